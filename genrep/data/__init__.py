@@ -1,0 +1,51 @@
+"""Data sets of images and of latents. The specs of both are here, light; the work is in the files beside this one."""
+
+from typing import Literal
+
+from genrep.specs import Fraction, NonNegativeInt, PositiveInt, Spec
+
+
+class DataSpec(Spec):
+    """Where images come from and how they are split and read."""
+
+    source: str = "digits"
+    """`digits` (scikit-learn's), an image folder, a folder or glob of parquet or Arrow files, or a Hub id."""
+    train_split: str = "train"
+    """Split to train on; slices as in `datasets`: train[:-5000]."""
+    held_out_split: str | None = None
+    """Split to measure on: test, train[-5000:]. Null: a part of the training split, see held_out_fraction."""
+    held_out_fraction: Fraction = 0.2
+    """Share of the training split that is held out, drawn by split_seed, where held_out_split is null."""
+    split_seed: NonNegativeInt = 0
+    """Seed of that draw."""
+    image_column: str = "image"
+    """Column that holds the images."""
+    label_column: str | None = "label"
+    """Column that holds the class labels; null is unlabelled."""
+    source_size: PositiveInt | None = None
+    """Keep images at this larger size too, so that stage 1 can train on random target sizes; null is off."""
+    flip: bool = False
+    """Mirror images left to right at random in training."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """An image that cannot be decoded: stop and name it, or check all before the start, name and count them, go on."""
+    in_memory: bool = False
+    """Decode everything once and keep the pixels in memory."""
+    num_workers: NonNegativeInt = 0
+    """Worker processes of the data loader."""
+
+
+class LatentsSpec(Spec):
+    """Where latents come from in stage 2."""
+
+    folder: str | None = None
+    """Folder of the cache; null encodes on the fly, without one."""
+    flips: bool = False
+    """Encode every image's mirror image too: a token set cannot be flipped."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Number type in the cache."""
+    shard_size: PositiveInt = 16384
+    """Images a shard."""
+    batch: PositiveInt = 256
+    """Images encoded at a time."""
+    statistics_images: PositiveInt = 10_000
+    """Images whose latents give mean and deviation when there is no cache."""

@@ -1,0 +1,37 @@
+"""Hypernetworks: images to latents. The table of what there is; a new one is a spec here and a file beside this one."""
+
+from typing import TYPE_CHECKING, Literal
+
+from genrep.specs import NonNegativeInt, PositiveInt, Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class CrossAttentionSpec(Spec):
+    """ANR: a transformer encoder over patches, and a transformer decoder from learned queries."""
+
+    type: Literal["cross_attention"]
+    patch_size: PositiveInt = 10
+    """Edge of a patch in pixels; the image is zero-padded to whole patches."""
+    dim: PositiveInt = 512
+    """Width of the transformer."""
+    encoder_depth: NonNegativeInt = 6
+    """Blocks over the patches."""
+    decoder_depth: PositiveInt = 6
+    """Blocks over the queries."""
+    num_heads: PositiveInt = 6
+    """Attention heads."""
+    head_dim: PositiveInt = 64
+    """Width of a head."""
+    mlp_dim: PositiveInt = 3072
+    """Hidden width of the feed-forward layers."""
+
+    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "nn.Module":
+        from genrep.encoders.cross_attention import CrossAttentionEncoder
+
+        return CrossAttentionEncoder(image_size, channels, num_tokens, latent_dim, **self.model_dump(exclude={"type"}))
+
+
+EncoderSpec = CrossAttentionSpec
+"""Every encoder there is: a union, told apart by `type`."""

@@ -1,0 +1,111 @@
+"""The INR autoencoder: any encoder with any decoder."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor
+
+from genrep.coords import Region
+from genrep.errors import InputError
+from genrep.models.loading import StrictLoading
+from genrep.models.specs import AutoencoderSpec
+from genrep.render import render
+from genrep.specs import validate
+
+
+class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
+    """Images to a set of latent tokens and, through a shared coordinate network, to values anywhere.
+
+    Args:
+        encoder: `{"type": ..., ...}`, one of `genrep.encoders`.
+        decoder: `{"type": ..., ...}`, one of `genrep.decoders`.
+        image_size: what the encoder takes: a number, or [height, width].
+        channels: 1 (grey) or 3 (RGB).
+        num_tokens: R, the tokens of a representation.
+        latent_dim: D, the width of a token.
+
+    Raises:
+        InputError: an unknown key or type, or a value that cannot be.
+    """
+
+    _supports_gradient_checkpointing = False
+
+    @register_to_config
+    def __init__(
+        self,
+        encoder: Mapping[str, Any],
+        decoder: Mapping[str, Any],
+        image_size: int | Sequence[int] = 128,
+        channels: int = 3,
+        num_tokens: int = 256,
+        latent_dim: int = 512,
+    ):
+        super().__init__()
+        spec = validate(
+            AutoencoderSpec,
+            {
+                "encoder": dict(encoder),
+                "decoder": dict(decoder),
+                "image_size": image_size if isinstance(image_size, int) else list(image_size),
+                "channels": channels,
+                "num_tokens": num_tokens,
+                "latent_dim": latent_dim,
+            },
+            where=type(self).__name__,
+        )
+        self.image_shape = spec.image_shape
+        self.latent_shape = (num_tokens, latent_dim)
+        self.encoder = spec.encoder.build(self.image_shape, channels, num_tokens, latent_dim)
+        self.decoder = spec.decoder.build(self.image_shape, channels, num_tokens, latent_dim)
+
+    def __getattr__(self, name: str) -> Any:
+        # diffusers would answer `encoder` and `decoder` from the config, which has arguments of these names
+        modules = self.__dict__.get("_modules", {})
+        return modules[name] if name in modules else super().__getattr__(name)
+
+    def encode(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens latent"]:
+        """Images in [-1, 1] of the size the encoder was built for -> latents `[B, R, D]`."""
+        return self.encoder(images)
+
+    def decode(
+        self,
+        latents: Float[Tensor, "batch tokens latent"],
+        coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
+    ) -> Float[Tensor, "batch points channels"]:
+        """Values at coordinates in [-1, 1], axes (y, x): `[N, c]` shared by the batch, or `[B, N, c]`."""
+        if latents.ndim != 3 or tuple(latents.shape[1:]) != self.latent_shape:
+            raise InputError(
+                f"latents of shape {tuple(latents.shape)} do not fit: this decoder takes [batch, {self.latent_shape[0]}, {self.latent_shape[1]}]"
+            )
+        if coords.shape[-1] != self.decoder.num_axes or coords.ndim not in (2, 3):
+            raise InputError(
+                f"coordinates of shape {tuple(coords.shape)} do not fit: give [points, {self.decoder.num_axes}] or [batch, points, {self.decoder.num_axes}]"
+            )
+        return self.decoder(coords, latents)
+
+    def render(
+        self,
+        latents: Float[Tensor, "batch tokens latent"],
+        size: int | Sequence[int] | None = None,
+        region: Region | None = None,
+        chunk: int | None = None,
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Images of any size and region, see `genrep.render.render`; the size is the encoder's when None."""
+        return render(self, latents, size=self.image_shape if size is None else size, region=region, chunk=chunk)
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
+    ) -> Float[Tensor, "batch points channels"]:
+        """Reconstruction at coordinates: `decode(encode(images), coords)`."""
+        return self.decode(self.encode(images), coords)
+
+    def freeze(self) -> "INRAutoencoder":
+        """Evaluation mode, and no parameter takes a gradient: what stage 2 works with."""
+        return self.eval().requires_grad_(False)
+
+

@@ -1,0 +1,139 @@
+"""The transformer that denoises latent sets."""
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from genrep.errors import InputError
+from genrep.models.loading import StrictLoading
+from genrep.models.specs import DenoiserSpec
+from genrep.nn.attention import Attention
+from genrep.nn.fourier import timestep_features
+from genrep.nn.transformer import FeedForward
+from genrep.specs import validate
+
+TIME_FEATURES = 256
+
+
+class DenoiserBlock(nn.Module):
+    """A pre-norm transformer block; with adaLN-zero (DiT) its norms take shift and scale, and its branches a gate."""
+
+    def __init__(self, spec: DenoiserSpec):
+        super().__init__()
+        adaptive = spec.conditioning == "adaln"
+        self.attention_norm = _norm(spec, affine=not adaptive)
+        self.attention = Attention(spec.dim, spec.num_heads, spec.head_dim, qk_norm=spec.qk_norm)
+        self.mlp_norm = _norm(spec, affine=not adaptive)
+        self.mlp = FeedForward(spec.dim, spec.mlp_dim, spec.mlp)
+        self.modulation = nn.Linear(spec.dim, 6 * spec.dim) if adaptive else None
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+
+    def forward(
+        self, tokens: Float[Tensor, "batch tokens dim"], condition: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch tokens dim"]:
+        if self.modulation is None:
+            tokens = tokens + self.attention(self.attention_norm(tokens))
+            return tokens + self.mlp(self.mlp_norm(tokens))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
+        tokens = tokens + gate_a * self.attention(self.attention_norm(tokens) * (1 + scale_a) + shift_a)
+        return tokens + gate_m * self.mlp(self.mlp_norm(tokens) * (1 + scale_m) + shift_m)
+
+
+class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
+    """Transformer over a noisy latent set `[B, R, D]` that predicts the clean one (x0); it knows no noise schedule.
+
+    Every token has a learned slot embedding (a set has slots, not positions). Time and class come in as tokens of the
+    sequence (ANR, appendix I) or through adaptive norm (adaLN-zero).
+
+    Args:
+        num_tokens, latent_dim: R and D.
+        num_classes: classes; 0 is unconditional. Label `num_classes` is "no class", what guidance contrasts with.
+        dim, depth, num_heads, head_dim, mlp_dim: width, blocks, heads, width of a head, feed-forward width.
+        conditioning: "token" or "adaln".
+        mlp: "gelu" or "swiglu".
+        norm: "layer" or "rms".
+        qk_norm: RMS-normalise queries and keys.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_tokens: int,
+        latent_dim: int,
+        num_classes: int = 0,
+        dim: int = 512,
+        depth: int = 8,
+        num_heads: int = 8,
+        head_dim: int = 64,
+        mlp_dim: int = 2048,
+        conditioning: str = "adaln",
+        mlp: str = "gelu",
+        norm: str = "layer",
+        qk_norm: bool = False,
+    ):
+        super().__init__()
+        given = {name: value for name, value in locals().items() if name in DenoiserSpec.model_fields}
+        self.spec = spec = validate(DenoiserSpec, given, where=type(self).__name__)
+        self.embed = nn.Linear(latent_dim, dim)
+        self.slots = nn.Parameter(0.02 * torch.randn(num_tokens, dim))
+        self.embed_time = nn.Sequential(nn.Linear(TIME_FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.embed_class = nn.Embedding(num_classes + 1, dim) if num_classes else None
+        self.blocks = nn.ModuleList(DenoiserBlock(spec) for _ in range(depth))
+        self.norm = _norm(spec, affine=conditioning == "token")
+        self.modulation = nn.Linear(dim, 2 * dim) if conditioning == "adaln" else None
+        self.head = nn.Linear(dim, latent_dim)
+        nn.init.zeros_(self.head.weight)  # the first prediction is the mean of standardised latents
+        nn.init.zeros_(self.head.bias)
+        if self.embed_class is not None:
+            nn.init.normal_(self.embed_class.weight, std=0.02)
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """(R, D)."""
+        return self.spec.num_tokens, self.spec.latent_dim
+
+    def forward(
+        self,
+        noisy_latents: Float[Tensor, "batch tokens latent"],
+        timesteps: Float[Tensor, " batch"] | Int[Tensor, " batch"],
+        class_labels: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch tokens latent"]:
+        """Predict the clean latents. `class_labels` None or `num_classes` means "no class"."""
+        time = self.embed_time(timestep_features(timesteps, TIME_FEATURES).to(self.slots.dtype))  # [B, dim]
+        tokens = self.embed(noisy_latents) + self.slots  # [B, R, dim]
+        label = None
+        if self.embed_class is not None:
+            if class_labels is None:
+                class_labels = torch.full((len(tokens),), self.spec.num_classes, device=tokens.device)
+            label = self.embed_class(class_labels)
+        elif class_labels is not None:
+            raise InputError("class labels were given to a denoiser that was trained without classes: leave them out")
+
+        if self.modulation is None:
+            extra = time[:, None] if label is None else torch.stack([time, label], dim=1)
+            tokens = torch.cat([tokens, extra], dim=1)
+            for block in self.blocks:
+                tokens = block(tokens, time)
+            return self.head(self.norm(tokens[:, : self.spec.num_tokens]))
+
+        condition = F.silu(time if label is None else time + label)
+        for block in self.blocks:
+            tokens = block(tokens, condition)
+        shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
+        return self.head(self.norm(tokens) * (1 + scale) + shift)
+
+
+def _norm(spec: DenoiserSpec, affine: bool) -> nn.Module:
+    kind = nn.RMSNorm if spec.norm == "rms" else nn.LayerNorm
+    return kind(spec.dim, eps=1e-6, elementwise_affine=affine)

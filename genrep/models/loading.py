@@ -1,0 +1,38 @@
+"""Loading that refuses what diffusers only warns about."""
+
+from pathlib import Path
+from typing import Any
+
+from genrep.errors import InputError
+
+
+class StrictLoading:
+    """Mixin, before ModelMixin: `from_pretrained` of a folder that is missing, damaged or of another model is an error.
+
+    diffusers takes a missing folder for a Hub id (and tries the network), and only logs missing or surplus weights.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Load a folder that `save_pretrained` wrote, or a Hub id `owner/name`. InputError if it is not whole."""
+        place = Path(pretrained_model_name_or_path)
+        folder = place / kwargs["subfolder"] if kwargs.get("subfolder") else place
+        looks_local = place.exists() or place.is_absolute() or str(pretrained_model_name_or_path).count("/") != 1
+        if looks_local and not (folder / "config.json").is_file():
+            raise InputError(f"{folder}: no {cls.__name__} here (no config.json); give a folder that save_pretrained wrote")
+        wants_info = kwargs.pop("output_loading_info", False)
+        try:
+            model, info = super().from_pretrained(place, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        except InputError as error:
+            raise InputError(f"{folder}/config.json: {error}") from None
+        except Exception as error:
+            if not looks_local:
+                raise
+            raise InputError(f"{folder}: this {cls.__name__} cannot be read, the file is damaged or not one ({error})") from error
+        for fault in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+            if info[fault]:
+                raise InputError(
+                    f"{folder}: the weights do not fit the {cls.__name__} that config.json describes: "
+                    f"{fault.replace('_', ' ')} {list(info[fault])[:4]}; save the model again, or mend config.json"
+                )
+        return (model, info) if wants_info else model

@@ -1,0 +1,1 @@
+"""Blocks that encoders, decoders and generators share."""

@@ -1,0 +1,74 @@
+"""Attention: the standard kind, and localized attention with L-softmax (ANR eqs. 4 to 7)."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def l_softmax(scores: Float[Tensor, "*rows tokens"], threshold: float) -> Float[Tensor, "*rows tokens"]:
+    """L-softmax (ANR eqs. 6 and 7): Normalize(ReLU(softmax(x) - m)).
+
+    A row in which no weight exceeds `threshold` attends to nothing: weights and gradients are zero, not 0/0.
+    """
+    weights = F.relu(torch.softmax(scores, dim=-1) - threshold)
+    return weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def localized_attention(
+    query: Float[Tensor, "#batch heads points dim"],
+    key: Float[Tensor, "batch heads tokens dim"],
+    value: Float[Tensor, "batch heads tokens dim"],
+    threshold: float,
+) -> Float[Tensor, "batch heads points dim"]:
+    """LAL(Q, K, V) = L-softmax_m(QKᵀ/√d) V (ANR eq. 5); equal to `l_softmax(...) @ value`, with fewer passes.
+
+    The normalisation is linear, so it is applied to the `dim` outputs instead of the `tokens` weights.
+    """
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    with torch.autocast(scores.device.type, enabled=False):  # thresholds near 1/tokens need all the bits
+        weights = F.relu(torch.softmax(scores.float(), dim=-1) - threshold)
+        total = weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        return ((weights @ value.float()) / total).to(value.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention from `queries` to `context` (itself when None), without masks.
+
+    Args:
+        dim: width of queries and output.
+        num_heads, head_dim: the inner width is their product and need not equal `dim`.
+        context_dim: width of the context; `dim` when None.
+        qk_norm: RMS-normalise queries and keys per head, which keeps the logits bounded in long low-precision runs.
+        qkv_bias: biases on the three input projections; the output projection always has one.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        head_dim: int,
+        *,
+        context_dim: int | None = None,
+        qk_norm: bool = False,
+        qkv_bias: bool = False,
+    ):
+        super().__init__()
+        inner = num_heads * head_dim
+        self.num_heads = num_heads
+        self.to_query = nn.Linear(dim, inner, bias=qkv_bias)
+        self.to_key_value = nn.Linear(dim if context_dim is None else context_dim, 2 * inner, bias=qkv_bias)
+        self.query_norm = nn.RMSNorm(head_dim) if qk_norm else nn.Identity()
+        self.key_norm = nn.RMSNorm(head_dim) if qk_norm else nn.Identity()
+        self.to_out = nn.Linear(inner, dim)
+
+    def forward(
+        self, queries: Float[Tensor, "batch points dim"], context: Float[Tensor, "batch tokens context"] | None = None
+    ) -> Float[Tensor, "batch points dim"]:
+        query = rearrange(self.to_query(queries), "b n (h d) -> b h n d", h=self.num_heads)
+        key, value = rearrange(
+            self.to_key_value(queries if context is None else context), "b n (two h d) -> two b h n d", two=2, h=self.num_heads
+        )
+        mixed = F.scaled_dot_product_attention(self.query_norm(query), self.key_norm(key), value)
+        return self.to_out(rearrange(mixed, "b h n d -> b n (h d)"))

@@ -1,0 +1,44 @@
+"""Tensors to picture files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+
+def picture(image: UInt8[Tensor, "channels height width"]) -> Any:
+    """uint8 `[C, H, W]`, grey or RGB => a PIL image."""
+    from PIL import Image
+
+    array = image.cpu().numpy()
+    return Image.fromarray(array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0))
+
+
+def picture_grid(images: UInt8[Tensor, "images channels height width"], columns: int, gap: int = 2) -> UInt8[Tensor, "channels height width"]:
+    """Images in rows of `columns` on white, as one image."""
+    from torchvision.utils import make_grid
+
+    tiled = make_grid(images.cpu(), nrow=columns, padding=gap, pad_value=255)  # grey comes back with three channels
+    return tiled[: images.shape[1]]
+
+
+def side_by_side(groups: Sequence[Tensor], size: int) -> UInt8[Tensor, "channels height width"]:
+    """Rows of pictures, one row a group `[N, C, h, w]`, each shown at `size` pixels a side (nearest neighbour)."""
+    import torch.nn.functional as F
+
+    shown = [F.interpolate(group.cpu().float(), size=(size, size), mode="nearest").to(torch.uint8) for group in groups]
+    return picture_grid(torch.cat(shown), columns=len(groups[0]))
+
+
+def save_png(image: UInt8[Tensor, "channels height width"], path: Path | str) -> Path:
+    """Write a PNG, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    picture(image).save(partial, format="PNG")
+    os.replace(partial, path)
+    return path

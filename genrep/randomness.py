@@ -1,0 +1,50 @@
+"""Random numbers that depend on a seed and an index alone: never on batch size, process count or restarts.
+
+Every draw belongs to a stream named by integers or strings, such as (seed, "noise", 7). Numbers are drawn on the CPU and
+moved to the device, so that an image looks the same whatever it was computed beside.
+"""
+
+import functools
+import math
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK_NUMBERS = 65_536
+"""`normal_at` and `uniform_at` draw about so many numbers at once: seeding a generator for each index would cost more."""
+
+
+def stream_generator(seed: int, *stream: int | str) -> torch.Generator:
+    """A CPU generator that is a pure function of `seed` and the names of the stream (strings, integers >= 0)."""
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in stream]
+    state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def image_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
+    """One generator an image, in the form diffusers' pipelines and schedulers take: image i depends on (seed, i)."""
+    return [stream_generator(seed, "image", int(index)) for index in indices]
+
+
+def normal_at(indices: Sequence[int], shape: Sequence[int], seed: int, stream: str) -> Tensor:
+    """Standard normal noise `[len(indices), *shape]`; row k depends on (seed, stream, indices[k]) alone."""
+    return _rows(torch.randn, indices, tuple(shape), seed, stream)
+
+
+def uniform_at(indices: Sequence[int], shape: Sequence[int], seed: int, stream: str) -> Tensor:
+    """Uniform numbers in [0, 1), `[len(indices), *shape]`; row k depends on (seed, stream, indices[k]) alone."""
+    return _rows(torch.rand, indices, tuple(shape), seed, stream)
+
+
+def _rows(draw, indices: Sequence[int], shape: tuple[int, ...], seed: int, stream: str) -> Tensor:
+    length = max(1, BLOCK_NUMBERS // max(1, math.prod(shape)))
+    blocks = [divmod(int(index), length) for index in indices]
+    return torch.stack([_block(draw, block, (length, *shape), seed, stream)[row] for block, row in blocks])
+
+
+@functools.lru_cache(maxsize=8)
+def _block(draw, block: int, shape: tuple[int, ...], seed: int, stream: str) -> Tensor:
+    return draw(*shape, generator=stream_generator(seed, stream, block))

@@ -1,0 +1,76 @@
+"""Latents to pixels at any size and region, in bounded memory: the one way from latents to images."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from genrep.coords import Region, grid, image_region, image_shape
+from genrep.errors import InputError
+
+CHUNK = 2048
+"""Coordinates decoded at a time: so few that what lies between two layers stays in a CPU's cache."""
+
+
+class Decodes(Protocol):
+    """Anything with `decode(latents, coords) -> values`: an autoencoder, a field."""
+
+    def decode(self, latents: Tensor, coords: Tensor) -> Tensor: ...
+
+
+def render(
+    model: Decodes,
+    latents: Float[Tensor, "batch tokens latent"],
+    size: int | Sequence[int],
+    region: Region | None = None,
+    chunk: int | None = None,
+) -> Float[Tensor, "batch channels height width"]:
+    """Render latents at any size and region, `[B, C, H, W]`, in [-1, 1] up to the model's error.
+
+    Beside the result only the work of one chunk is held, so memory does not grow with the size. Gradients flow to
+    latents and decoder where they are on; switch them off for large renders.
+
+    Args:
+        model: has `decode(latents, coords)`; coordinates are shared by the batch, so they are encoded once a chunk.
+        latents: `[B, R, D]`.
+        size: pixels, a number or (height, width).
+        region: `(y0, x0, y1, x1)` in [-1, 1] coordinates; None is the whole image.
+        chunk: coordinates × images decoded at a time. None is 2,048 on the CPU, 262,144 on a GPU.
+
+    Raises:
+        InputError: a size, region or chunk that cannot be.
+    """
+    height, width = shape = image_shape(size)
+    image_region(region)
+    if chunk is None:
+        chunk = CHUNK if latents.device.type == "cpu" else 128 * CHUNK
+    if chunk < 1:
+        raise InputError(f"chunk {chunk} cannot be: give a positive number of coordinates")
+    points, total = max(1, chunk // len(latents)), height * width
+    parts = (
+        (start, model.decode(latents, grid(shape, region, start=start, stop=start + points, device=latents.device)))
+        for start in range(0, total, points)
+    )
+    if torch.is_grad_enabled() and total <= points:
+        return next(parts)[1].transpose(1, 2).unflatten(2, shape)
+    if torch.is_grad_enabled():
+        return torch.cat([values for _, values in parts], dim=1).transpose(1, 2).unflatten(2, shape)
+    images: Tensor | None = None
+    for start, values in parts:
+        if images is None:
+            images = values.new_empty(len(latents), values.shape[-1], total)
+        images[:, :, start : start + values.shape[1]] = values.transpose(1, 2)
+    assert images is not None
+    return images.unflatten(2, shape)
+
+
+def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """[-1, 1] -> 0..255, round(255 (x + 1) / 2), clamped: the one rounding in the project."""
+    return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def from_uint8(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """0..255 -> [-1, 1]; `to_uint8` undoes it exactly."""
+    return pixels.float().mul_(2 / 255).sub_(1)

@@ -1,0 +1,119 @@
+"""Typed, validated descriptions: of what a model is, and of how a run goes. Light: no torch here."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from genrep.errors import InputError, did_you_mean
+
+S = TypeVar("S", bound="Spec")
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _one_or_two(size: Any) -> Any:
+    if not isinstance(size, int) and len(size) != 2:
+        raise ValueError("give one number, or two: [height, width]")
+    return size
+
+
+Size = Annotated[PositiveInt | list[PositiveInt], AfterValidator(_one_or_two)]
+"""Pixels: one number for a square, or [height, width]."""
+
+
+class Spec(BaseModel):
+    """Frozen and strict: an unknown key, a wrong type or an impossible value is an error. A string below a field is its help."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+def validate(kind: type[S], given: Mapping[str, Any], where: str = "", origins: Mapping[str, str] | None = None) -> S:
+    """Build a spec from plain data. Raises one InputError that names every bad key.
+
+    Args:
+        kind: the spec class.
+        given: plain data, as from YAML or `config.json`.
+        where: what the message starts with when a key's origin is not known (a file, a class).
+        origins: dotted key -> file or option that set it.
+    """
+    try:
+        return kind.model_validate(given)
+    except pydantic.ValidationError as error:
+        lines = [_explain(kind, problem, where, origins or {}) for problem in error.errors()]
+        raise InputError("\n".join(dict.fromkeys(lines))) from None
+
+
+def variants(annotation: Any) -> dict[str, type[Spec]]:
+    """The specs that an annotation admits, by their `type` tag (or class name when they have none)."""
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        tag = annotation.model_fields.get("type")
+        return {str(get_args(tag.annotation)[0]) if tag else annotation.__name__: annotation}
+    found: dict[str, type[Spec]] = {}
+    if get_origin(annotation) is not None:
+        for part in get_args(annotation):
+            found |= variants(part)
+    return found
+
+
+def _explain(kind: type[Spec], problem: Any, where: str, origins: Mapping[str, str]) -> str:
+    keys, owner = _readable_path(kind, problem["loc"])
+    path = ".".join(keys)
+    origin = next((origins[p] for p in (path, *_parents(path)) if p in origins), where)
+    head = f"{origin}: {path}" if origin and path else origin or path
+    given, fault = problem["input"], problem["type"]
+    if fault == "extra_forbidden":
+        allowed = sorted(owner.model_fields) if owner else []
+        return f"{head}: unknown key{did_you_mean(keys[-1], allowed) or ';'} allowed here: {', '.join(allowed)}"
+    if fault == "missing":
+        return f"{head}: this key is required and was not given"
+    if fault in ("union_tag_invalid", "union_tag_not_found"):
+        tags = sorted(variants_at(owner, keys[-1])) if owner else []
+        got = given.get("type") if isinstance(given, Mapping) else given
+        return f"{head}.type: got {got!r}; allowed: {', '.join(tags)}{did_you_mean(got, tags)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    suffix = ""
+    if fault == "literal_error":
+        suffix = did_you_mean(given, [part.strip("' ") for part in problem["ctx"]["expected"].replace(" or ", ",").split(",")])
+    shown = "" if isinstance(given, Mapping) else f"got {given!r}; "
+    return f"{head}: {shown}{message[:1].lower() + message[1:]}{suffix}"
+
+
+def _parents(path: str) -> list[str]:
+    keys = path.split(".")
+    return [".".join(keys[:count]) for count in range(len(keys) - 1, 0, -1)]
+
+
+def variants_at(owner: type[Spec], key: str) -> dict[str, type[Spec]]:
+    """The specs that the field `key` of `owner` admits."""
+    info = owner.model_fields.get(key)
+    return variants(Union[info.annotation, type(None)]) if info else {}
+
+
+def _readable_path(kind: type[Spec], loc: tuple[int | str, ...]) -> tuple[list[str], type[Spec] | None]:
+    """Drop pydantic's union tags from an error's location; return the keys and the spec that owns the last one."""
+    keys: list[str] = []
+    owner: type[Spec] | None = kind
+    options: dict[str, type[Spec]] = {}
+    for part in loc:
+        if isinstance(part, str) and options and part in options and (owner is None or part not in owner.model_fields):
+            owner = options[part]  # a union's tag, not a key
+            options = {}
+            continue
+        if keys and len(options) == 1 and owner is None:
+            owner = next(iter(options.values()))
+        if owner is not None and isinstance(part, str) and part in owner.model_fields:
+            options = variants_at(owner, part)
+            keys.append(part)
+            last_owner, owner = owner, None
+            continue
+        if owner is None and not options:  # inside a plain value (a union of plain types, an index)
+            continue
+        keys.append(str(part))
+        return keys, owner
+    return keys, last_owner if keys else kind

@@ -1,0 +1,89 @@
+"""Checkpoints: everything needed to go on, written beside and renamed when whole, verified when read.
+
+A checkpoint folder holds safetensors (weights, averages), `optimizer.pt` (read with `weights_only`), and `checkpoint.json`
+with the step and a hash of every file. No pickle is ever run.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from genrep.errors import InputError
+
+INDEX = "checkpoint.json"
+
+
+@dataclass
+class Checkpoint:
+    """A state to go on from.
+
+    Attributes:
+        step: optimizer steps done.
+        tensors: name -> tensors by name, e.g. "denoiser" -> its state dict.
+        optimizers: name -> state, as `Optimizer.state_dict` gives it.
+        extra: plain data.
+    """
+
+    step: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    optimizers: Mapping[str, Any]
+    extra: Mapping[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write `folder/step-00001000` whole or not at all, then delete all but the newest `keep`."""
+    target = folder / f"step-{checkpoint.step:08d}"
+    partial = folder / f"{target.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, tensors in checkpoint.tensors.items():
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
+    for name, state in checkpoint.optimizers.items():
+        torch.save(state, partial / f"{name}.pt")
+    files = {path.name: _hash(path) for path in sorted(partial.iterdir())}
+    index = {"step": checkpoint.step, "extra": dict(checkpoint.extra), "files": files}
+    (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and verify every byte. InputError names the damaged file."""
+    advice = f"delete {path} to go on from the checkpoint before it, or start anew with --restart"
+    try:
+        index = json.loads((path / INDEX).read_text())
+        files, step, extra = index["files"], int(index["step"]), index["extra"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path / INDEX}: damaged or missing ({error}); {advice}") from None
+    for name, wanted in files.items():
+        file = path / name
+        if not file.is_file() or _hash(file) != wanted:
+            raise InputError(f"{file}: {'damaged' if file.is_file() else 'missing'}; {advice}")
+    tensors = {file.removesuffix(".safetensors"): load_file(path / file) for file in files if file.endswith(".safetensors")}
+    optimizers = {
+        file.removesuffix(".pt"): torch.load(path / file, map_location="cpu", weights_only=True) for file in files if file.endswith(".pt")
+    }
+    return Checkpoint(step, tensors, optimizers, extra)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

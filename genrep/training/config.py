@@ -1,0 +1,203 @@
+"""YAML with includes, dotted overrides on the command line, and `--help` from the specs. Light: no torch here."""
+
+import argparse
+import re
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from genrep.errors import InputError
+from genrep.specs import Spec, validate, variants
+
+S = TypeVar("S", bound=Spec)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers and booleans (1e-4 is a float, on is a string, 010 is ten), and no duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise InputError(f"{node.start_mark.name}: key {key!r} stands twice, at line {node.value[number][0].start_mark.line + 1} again")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|false|True|False", "tTfF"),
+    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
+    ("float", r"[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+0123456789."),
+    ("null", r"~|null|Null|", "~nN\0"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first) + ([""] if _tag == "null" else []))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(node.value).replace("_", "")))
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Plain data from YAML text; InputError names the file and the line."""
+    loader = _Loader(text)
+    loader.name = name
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise InputError(f"{name}: not valid YAML: {error}") from None
+    finally:
+        loader.dispose()
+
+
+def read_config(path: Path | str, origins: dict[str, str] | None = None, _above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML file with the files that its `base:` key includes below it, as plain data.
+
+    Args:
+        path: the file; `base` is read relative to it, and may be a list (later ones win).
+        origins: filled with dotted key -> file.
+
+    Raises:
+        InputError: no such file, not YAML, a circular include.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = ", ".join(sorted(str(other) for other in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
+        raise InputError(f"{path}: no such config file" + (f"; there are {near}" if near else ""))
+    if path.resolve() in _above:
+        raise InputError(f"{path}: includes itself through `base`")
+    content = parse_yaml(path.read_text(), str(path))
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a config is a mapping of keys, got {type(content).__name__}")
+    bases = content.pop("base", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        merge(merged, read_config(path.parent / base, origins, (*_above, path.resolve())))
+    merge(merged, content, str(path), origins)
+    return merged
+
+
+def merge(into: dict[str, Any], new: Mapping[str, Any], origin: str = "", origins: dict[str, str] | None = None, at: str = "") -> None:
+    """Lay `new` over `into`, key by key. Where a `type` changes, the keys of the old type go."""
+    if "type" in new and "type" in into and new["type"] != into["type"]:
+        into.clear()
+    for key, value in new.items():
+        path = f"{at}.{key}" if at else str(key)
+        if isinstance(value, Mapping):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
+            merge(into[key], value, origin, origins, path)
+        else:
+            into[key] = value
+        if origins is not None and origin:
+            origins[path] = origin
+
+
+def parse_command_line(
+    kind: type[S],
+    description: str,
+    argv: Sequence[str] | None = None,
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> tuple[S, argparse.Namespace]:
+    """`script.py config.yaml --section.key value --flag`: the validated config, and the script's own options.
+
+    Args:
+        kind: the spec of the config.
+        description: what `--help` begins with.
+        argv: arguments; None is the process's own.
+        add_options: adds options that are no config keys.
+
+    Raises:
+        InputError: everything that is wrong with the file or the overrides, in one message.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.usage = "%(prog)s CONFIG.yaml [--section.key VALUE ...] [options]"
+    parser.add_argument("config", help="YAML of the run; every key can be overridden as --section.key VALUE")
+    add_options(parser)
+    parser.epilog = "keys of the config (type, default, meaning):\n\n" + "\n".join(describe(kind))
+    rest, overrides = [], []
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    while arguments:
+        argument = arguments.pop(0)
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and ("." in name or name in kind.model_fields):
+            if not equals:
+                if not arguments:
+                    raise InputError(f"{argument}: a value must follow, as in {argument} VALUE")
+                value = arguments.pop(0)
+            overrides.append((name, value))
+        else:
+            rest.append(argument)
+    options, unknown = parser.parse_known_args(rest)
+    if unknown:
+        raise InputError(f"{unknown[0]}: unknown option; config keys are written --section.key VALUE, see --help")
+    origins: dict[str, str] = {}
+    content = read_config(options.config, origins)
+    for name, value in overrides:
+        nested: Any = parse_yaml(value, f"--{name}")
+        for key in reversed(name.split(".")):
+            nested = {key: nested}
+        merge(content, nested, "command line", origins)
+    return validate(kind, content, where=str(options.config), origins=origins), options
+
+
+def dump_config(config: Spec, path: Path) -> None:
+    """Write the resolved config as YAML."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def describe(kind: type[Spec], at: str = "") -> list[str]:
+    """Lines of `--help`: every key with its type, default and meaning."""
+    lines = []
+    for name, info in kind.model_fields.items():
+        path = f"{at}.{name}" if at else name
+        choices = variants(info.annotation)
+        if not choices:
+            if name != "type" or not _is_tag(info):
+                lines.append(f"  --{path} {_type_name(info.annotation)}{_default(info)}\n        {info.description or ''}")
+            continue
+        optional = " (or null)" if type(None) in get_args(info.annotation) else ""
+        lines.append(f"{path}: {info.description or ''}{optional}")
+        for tag, choice in choices.items():
+            if "type" in choice.model_fields and _is_tag(choice.model_fields["type"]):
+                lines.append(f"  --{path}.type {tag}\n        {(choice.__doc__ or '').splitlines()[0]}")
+            lines += describe(choice, path)
+    return lines
+
+
+def _is_tag(info: FieldInfo) -> bool:
+    return get_origin(info.annotation) is Literal and len(get_args(info.annotation)) == 1
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return " (required)"
+    default = info.default_factory() if info.default_factory else info.default  # type: ignore[call-arg]
+    shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
+    return f" = {shown}"
+
+
+def _type_name(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return "|".join(map(str, get_args(annotation)))
+    if origin in (Union, types.UnionType):
+        return "|".join(_type_name(part) for part in get_args(annotation))
+    if origin is list:
+        return f"[{_type_name(get_args(annotation)[0])}, ...]"
+    if origin is not None:  # Annotated
+        return _type_name(get_args(annotation)[0])
+    return {type(None): "null", str: "text", bool: "true|false"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Call a script's `main`; an InputError becomes one message on stderr and exit status 2, without a traceback."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,131 @@
+"""Data order as a pure function of (seed, position): what makes a resumed run equal a straight one.
+
+Training counts images by their position in an endless stream. Position p is image `permutation_e[p mod N]`, where the
+permutation of epoch e = p // N is drawn from (seed, e). A step takes the next `batch` positions; each process takes its
+part of them, whatever their number, so two processes see together what one would have seen.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from genrep.data.images import ImageData
+from genrep.errors import InputError
+from genrep.randomness import stream_generator, uniform_at
+
+
+class DataOrder:
+    """Position in the training stream => index of the image."""
+
+    def __init__(self, num_images: int, seed: int):
+        self.num_images, self.seed = num_images, seed
+        self._permutation = functools.lru_cache(maxsize=2)(self._draw)
+
+    def indices(self, positions: list[int]) -> list[int]:
+        return [int(self._permutation(position // self.num_images)[position % self.num_images]) for position in positions]
+
+    def _draw(self, epoch: int) -> Tensor:
+        return torch.randperm(self.num_images, generator=stream_generator(self.seed, "order", epoch))
+
+    def __getstate__(self) -> dict[str, int]:  # worker processes rebuild the cache
+        return {"num_images": self.num_images, "seed": self.seed}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+class PositionBatches:
+    """Batch sampler: the positions of this process's part of every step from `first_step` to `last_step`."""
+
+    def __init__(self, batch: int, accumulation: int, process: tuple[int, int], first_step: int, last_step: int):
+        rank, num_processes = process
+        if batch % (accumulation * num_processes):
+            raise InputError(
+                f"run.batch {batch} cannot be cut into {accumulation} (run.accumulation) × {num_processes} (processes) equal parts: "
+                f"choose a multiple of {accumulation * num_processes}"
+            )
+        self.part = batch // (accumulation * num_processes)
+        self.rank, self.num_processes, self.accumulation = rank, num_processes, accumulation
+        self.batch, self.first_step, self.last_step = batch, first_step, last_step
+
+    def __len__(self) -> int:
+        return (self.last_step - self.first_step) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first_step, self.last_step):
+            for part in range(self.accumulation):
+                start = step * self.batch + (part * self.num_processes + self.rank) * self.part
+                yield list(range(start, start + self.part))
+
+
+@dataclass
+class TrainingBatch:
+    """What a loop gets: where in the stream it is, and the images there.
+
+    Attributes:
+        positions: positions in the stream, what randomness is keyed by.
+        indices: indices into the data set.
+        mirrored: `[B]` bool, which images are to be seen mirrored.
+        pixels: `[B, C, H, W]` uint8, mirrored already; None where only latents are wanted.
+        source_pixels: the same at `data.source_size`, or None.
+        labels: `[B]` int64, or None.
+    """
+
+    positions: list[int]
+    indices: list[int]
+    mirrored: Tensor
+    pixels: Tensor | None
+    source_pixels: Tensor | None
+    labels: Tensor | None
+
+
+class ImageStream(Dataset):
+    """The training stream over images: positions => TrainingBatch. Runs in the loader's workers."""
+
+    def __init__(self, data: ImageData, seed: int, flip: bool, wants_pixels: bool = True, wants_source: bool = False):
+        self.data, self.seed, self.flip = data, seed, flip
+        self.wants_pixels, self.wants_source = wants_pixels, wants_source
+        self.order = DataOrder(len(data), seed)
+
+    def __getitems__(self, positions: list[int]) -> TrainingBatch:
+        indices = self.order.indices(positions)
+        mirrored = torch.zeros(len(positions), dtype=torch.bool)
+        if self.flip:
+            mirrored = uniform_at(positions, (), self.seed, "flip") < 0.5
+        return TrainingBatch(
+            positions=positions,
+            indices=indices,
+            mirrored=mirrored,
+            pixels=mirror(self.data.pixels(indices), mirrored) if self.wants_pixels else None,
+            source_pixels=mirror(self.data.pixels(indices, source=True), mirrored) if self.wants_source else None,
+            labels=self.data.labels_of(indices),
+        )
+
+
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Images with those where `mirrored` is true flipped left to right."""
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images) if mirrored.any() else images
+
+
+def training_batches(stream: Any, batches: PositionBatches, num_workers: int) -> DataLoader:
+    """The loader of a training loop; `__iter__` yields this process's TrainingBatch for every part of every step."""
+    return DataLoader(
+        stream,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=num_workers,
+        collate_fn=_identity,
+        multiprocessing_context="spawn" if num_workers else None,
+        persistent_workers=False,
+        generator=torch.Generator().manual_seed(0),  # the loader draws a seed: keep it off the global stream
+    )
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+

@@ -1,0 +1,197 @@
+"""A run: its folder, its processes, its log, where it goes on from."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from tqdm.auto import tqdm
+
+from genrep.errors import InputError
+from genrep.specs import Spec
+from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from genrep.training.config import dump_config
+from genrep.training.specs import RunSpec
+
+MAY_CHANGE = {"steps", "images", "report_every", "evaluate_every", "evaluate_images", "preview_every", "save_every", "keep_checkpoints", "tracker", "folder", "compile"}
+"""Keys of `run` that a resumed run may have otherwise than the one it continues."""
+
+
+class Run:
+    """Folder, accelerator and log of one training run. The newest checkpoint in the folder is where it goes on.
+
+    Args:
+        config: the whole config of the run; it is written to `config.yaml`.
+        settings: its `run` part.
+        restart: delete what an earlier run left in the folder.
+
+    Attributes:
+        accelerator: device, processes, precision.
+        checkpoint: what to go on from, or None at the start.
+        first_step, num_steps: the steps to do are `range(first_step, num_steps)`.
+
+    Raises:
+        InputError: the folder holds a run with another config, or a damaged checkpoint; fewer processes than asked for.
+    """
+
+    def __init__(self, config: Spec, settings: RunSpec, restart: bool = False):
+        self.settings, self.folder = settings, Path(settings.folder)
+        self.accelerator = make_accelerator(settings.precision, settings.accumulation, settings.tracker, self.folder)
+        self.num_steps = settings.num_steps
+        fault: list[str | None] = [None]
+        if self.is_main:
+            try:
+                self._prepare_folder(config, restart)
+            except InputError as error:  # every process must stop, not the first alone
+                fault = [str(error)]
+        broadcast_object_list(fault)
+        if fault[0]:
+            raise InputError(fault[0])
+        found = list_checkpoints(self.folder / "checkpoints")
+        self.checkpoint = load_checkpoint(found[-1]) if found else None
+        self.first_step = self.checkpoint.step if self.checkpoint else 0
+        self.log = RunLog(self.folder / "metrics.jsonl", self.first_step) if self.is_main else None
+        if settings.tracker is not None:
+            self.accelerator.init_trackers(self.folder.name, config=_flat(config.model_dump(mode="json")))
+        self.started = time.perf_counter()
+        self._seen_step, self._seen_time = self.first_step, self.started
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def process(self) -> tuple[int, int]:
+        """(rank, number of processes)."""
+        return self.accelerator.process_index, self.accelerator.num_processes
+
+    def steps(self, description: str) -> tqdm:
+        """A progress bar over the steps still to do; the caller updates it."""
+        return tqdm(total=self.num_steps, initial=self.first_step, desc=description, unit="step", disable=not self.is_main, dynamic_ncols=True)
+
+    def due(self, every: int | None, step: int) -> bool:
+        """Whether something done every so many steps, and at the end, is due after `step` steps."""
+        return step == self.num_steps or (every is not None and step % every == 0)
+
+    def report(self, step: int, values: Mapping[str, float | torch.Tensor]) -> None:
+        """Write a line of metrics; tensors are averaged over the processes. InputError if the loss is no number."""
+        shown = {key: float(self.accelerator.reduce(v.detach().float(), "mean")) if isinstance(v, torch.Tensor) else v for key, v in values.items()}
+        if not all(map(_finite, shown.values())):
+            raise InputError(
+                f"step {step}: {shown} is not finite, the run has diverged. It can go on from its last checkpoint in {self.folder / 'checkpoints'}; "
+                "lower optimizer.lr, or set optimizer.clip_norm"
+            )
+        now = time.perf_counter()
+        speed = (step - self._seen_step) * self.settings.batch / max(1e-9, now - self._seen_time)
+        self._seen_step, self._seen_time = step, now
+        self.write({"step": step, "images": step * self.settings.batch, **shown, "images_per_second": speed, "seconds": now - self.started})
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write a line to metrics.jsonl and the tracker."""
+        if self.log is not None:
+            self.log.write(line)
+        if self.settings.tracker is not None:
+            self.accelerator.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint from the main process; all wait."""
+        if self.is_main:
+            save_checkpoint(self.folder / "checkpoints", checkpoint, self.settings.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def finish(self) -> None:
+        """Close the trackers."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+    def _prepare_folder(self, config: Spec, restart: bool) -> None:
+        saved = self.folder / "config.yaml"
+        if restart and saved.exists():  # only what is a run is deleted
+            for name in ("checkpoints", "model", "pipeline", "samples"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        elif list_checkpoints(self.folder / "checkpoints"):
+            _refuse_changed(saved, config)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "samples").mkdir(exist_ok=True)
+        dump_config(config, saved)
+
+
+class RunLog:
+    """`metrics.jsonl`, one JSON object a line; lines after `step`, from a run that was killed, are taken out."""
+
+    def __init__(self, path: Path, step: int):
+        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step] if path.exists() and step > 0 else []
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        os.replace(partial, path)
+        self.file = path.open("a", buffering=1)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        self.file.write(json.dumps(dict(line)) + "\n")
+
+
+def make_accelerator(precision: str = "fp32", accumulation: int = 1, tracker: str | None = None, folder: Path | None = None) -> Accelerator:
+    """An Accelerator that runs with as many processes as it was started with; InputError if not, or without the tracker."""
+    if tracker is not None:
+        from accelerate.tracking import get_available_trackers
+
+        available = [str(getattr(name, "value", name)) for name in get_available_trackers()]
+        if tracker not in available:
+            raise InputError(f"run.tracker {tracker!r} is not installed; installed: {', '.join(available) or 'none'}. pip install {tracker}, or leave it out")
+    accelerator = Accelerator(
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        gradient_accumulation_steps=accumulation,
+        log_with=tracker,
+        project_dir=str(folder) if folder else None,
+    )
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != asked:
+        raise InputError(
+            f"{asked} processes were launched but each runs alone. On machines without a GPU set ACCELERATE_USE_CPU=true and use "
+            "torchrun --nproc_per_node N, or accelerate launch --multi_gpu --num_processes N"
+        )
+    return accelerator
+
+
+def _refuse_changed(saved: Path, config: Spec) -> None:
+    before = _flat(yaml.safe_load(saved.read_text()) if saved.exists() else {})
+    now = _flat(config.model_dump(mode="json"))
+    changed = [
+        f"{key}: was {before.get(key)!r}, is now {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not (key.startswith("run.") and key.split(".")[1] in MAY_CHANGE)
+    ]
+    if changed:
+        raise InputError(
+            f"{saved.parent} holds a run with another config. Give its config to go on, another run.folder to keep both, or --restart to begin anew.\n  "
+            + "\n  ".join(changed)
+        )
+
+
+def _flat(nested: Any, at: str = "") -> dict[str, Any]:
+    if not isinstance(nested, dict):
+        return {at: nested if isinstance(nested, int | float | str | bool) else str(nested)}
+    return {key: value for name, part in nested.items() for key, value in _flat(part, f"{at}.{name}" if at else name).items()}
+
+
+def _finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return 2**62

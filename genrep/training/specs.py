@@ -1,0 +1,190 @@
+"""How a run goes: the YAML of every script, typed. Light: no torch here."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from genrep.data import DataSpec, LatentsSpec
+from genrep.diffusion import DiffusionSpec
+from genrep.models.specs import AutoencoderSpec, DenoiserArchitecture
+from genrep.specs import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
+
+
+class OptimizerSpec(Spec):
+    """The optimizer and its learning rate, a function of the step."""
+
+    type: Literal["adamw", "muon"] = "adamw"
+    """AdamW (Adam where weight_decay is 0), or Muon for the weights of linear layers and AdamW for the rest."""
+    lr: PositiveFloat = 1e-4
+    """Learning rate; Muon's updates are scaled to AdamW's, so it means the same for both."""
+    betas: list[Fraction] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
+    """AdamW's running averages."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: constant, or half a cosine down to min_lr at the last step."""
+    min_lr: NonNegativeFloat = 0.0
+    """Where the cosine ends."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the rate rises from 0."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Largest norm of the gradient; null is unlimited."""
+
+
+class EMASpec(Spec):
+    """Exponential moving average of the weights: what is evaluated, previewed and saved."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Decay an update; it rises to this as (1 + n) / (10 + n)."""
+    every: PositiveInt = 1
+    """Steps between updates."""
+
+
+class RunSpec(Spec):
+    """Where the run goes, how long, and how often it reports."""
+
+    folder: str
+    """Run folder."""
+    seed: NonNegativeInt = 0
+    """Seed of everything random."""
+    steps: PositiveInt | None = None
+    """Optimizer steps; give this or images."""
+    images: PositiveInt | None = None
+    """Images to train on, with repeats; give this or steps."""
+    batch: PositiveInt
+    """Images a step, over all processes and accumulation."""
+    accumulation: PositiveInt = 1
+    """Parts that the batch is computed in, for less memory."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 is for GPUs: on most CPUs it is slower."""
+    compile: bool = False
+    """torch.compile the model."""
+    report_every: PositiveInt = 100
+    """Steps between lines of metrics."""
+    evaluate_every: PositiveInt | None = None
+    """Steps between evaluations on held-out images; null is at the end only."""
+    evaluate_images: PositiveInt | None = None
+    """Held-out images to evaluate on; null is all."""
+    preview_every: PositiveInt | None = None
+    """Steps between pictures in samples/; null is at the end only."""
+    save_every: PositiveInt = 1000
+    """Steps between checkpoints."""
+    keep_checkpoints: PositiveInt = 2
+    """Checkpoints kept; older ones are deleted."""
+    tracker: Literal["tensorboard", "wandb", "trackio", "mlflow"] | None = None
+    """Also log to this tracker, where its package is installed."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.steps is None) == (self.images is None):
+            raise ValueError("give either steps or images, and not both")
+        if self.batch % self.accumulation:
+            raise ValueError(f"batch {self.batch} cannot be cut into {self.accumulation} equal parts (accumulation)")
+        return self
+
+    @property
+    def num_steps(self) -> int:
+        """Steps, from images where those are given."""
+        return self.steps if self.steps is not None else -(-(self.images or 0) // self.batch)
+
+
+class ReconstructionSpec(Spec):
+    """Objective of stage 1: mean squared error of values at coordinates."""
+
+    coords: Literal["grid", "gaussian", "uniform"] = "uniform"
+    """Pixel centres; centres with Gaussian shifts (ANR eq. 9); or spread evenly over the whole pixel."""
+    jitter_std: PositiveFloat = 0.15
+    """Deviation of Gaussian shifts, in pixels."""
+    jitter_clip: PositiveFloat = 0.25
+    """Largest Gaussian shift, in pixels; below 0.5 keeps a point next to its own pixel."""
+    targets: Literal["pixel", "bicubic"] = "bicubic"
+    """Value to match at a shifted coordinate: its pixel's own (ANR), or the image interpolated there."""
+    target_size: PositiveInt | None = None
+    """Side of the grid of target coordinates; null is the image size. Between it and data.source_size sizes are random."""
+    num_coords: PositiveInt | None = None
+    """Coordinates a step, a random subset; null is all."""
+
+
+class SamplingSpec(Spec):
+    """How samples are drawn, for previews and as the default of sample/generate.py and sample/evaluate.py."""
+
+    scheduler: Literal["ddpm", "ddim", "dpm_solver", "euler", "heun"] = "dpm_solver"
+    """A diffusers scheduler."""
+    steps: PositiveInt = 30
+    """Sampling steps."""
+    guidance_scale: NonNegativeFloat = 1.5
+    """Classifier-free guidance: 1 is none."""
+    guidance_interval: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
+    """Share of the noise levels that is guided, 0 the clean end, 1 the noisy one."""
+
+
+class AutoencoderRun(Spec):
+    """Stage 1."""
+
+    data: DataSpec = DataSpec()
+    """Images."""
+    autoencoder: AutoencoderSpec
+    """The model."""
+    reconstruction: ReconstructionSpec = ReconstructionSpec()
+    """The objective."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimizer."""
+    ema: EMASpec | None = EMASpec()
+    """Average of the weights; null is off."""
+    run: RunSpec
+    """The run."""
+
+
+class DiffusionRun(Spec):
+    """Stage 2, diffusion."""
+
+    data: DataSpec = DataSpec()
+    """Images, as in stage 1."""
+    autoencoder: str
+    """Run or model folder of stage 1."""
+    latents: LatentsSpec = LatentsSpec()
+    """The cache of latents."""
+    denoiser: DenoiserArchitecture = DenoiserArchitecture()
+    """The model."""
+    diffusion: DiffusionSpec = DiffusionSpec()
+    """The objective."""
+    sampling: SamplingSpec = SamplingSpec()
+    """How samples are drawn."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimizer."""
+    ema: EMASpec | None = EMASpec()
+    """Average of the weights; null is off."""
+    run: RunSpec
+    """The run."""
+
+
+class ClassifierArchitecture(Spec):
+    """The convolutional classifier behind fd_classifier."""
+
+    width: PositiveInt = 64
+    """Channels of the first stage; they double with every halving of the image."""
+    stages: PositiveInt = 2
+    """Resolutions, each half of the one before."""
+    dropout: Fraction = 0.1
+    """Dropout before the last layer."""
+
+
+class ClassifierRun(Spec):
+    """A classifier trained on the data set itself, the feature extractor of fd_classifier."""
+
+    data: DataSpec = DataSpec()
+    """Images, as in stage 1."""
+    image_size: PositiveInt
+    """Side of the images it takes."""
+    channels: Literal[1, 3] = 3
+    """1 for grey, 3 for RGB."""
+    classifier: ClassifierArchitecture = ClassifierArchitecture()
+    """The model."""
+    shift: NonNegativeInt = 1
+    """Largest random shift of training images, in pixels."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimizer."""
+    ema: EMASpec | None = EMASpec()
+    """Average of the weights; null is off."""
+    run: RunSpec
+    """The run."""

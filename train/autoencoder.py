@@ -1,0 +1,142 @@
+"""Train stage 1: an INR autoencoder that turns images into latent tokens and back.
+
+    python train/autoencoder.py configs/digits/anr.yaml --optimizer.lr 1e-3
+
+The run folder gets config.yaml, metrics.jsonl, samples/*.png, checkpoints/ and model/, which from_pretrained reads. The
+same command goes on from the last checkpoint of a run that was stopped.
+"""
+
+from genrep.training.config import parse_command_line, run_script
+from genrep.training.specs import AutoencoderRun
+
+
+def train(config: AutoencoderRun, restart: bool = False) -> None:
+    import torch
+    import torch.nn.functional as F
+
+    from genrep.data.images import open_images
+    from genrep.metrics.reconstruction import enlarge, reconstruction_psnr
+    from genrep.models.autoencoder import INRAutoencoder
+    from genrep.pictures import save_png, side_by_side
+    from genrep.randomness import stream_generator
+    from genrep.render import from_uint8, to_uint8
+    from genrep.training.checkpoint import Checkpoint
+    from genrep.training.ema import WeightAverage
+    from genrep.training.optimizer import Optimizer, learning_rate
+    from genrep.training.order import ImageStream, PositionBatches, training_batches
+    from genrep.training.reconstruction import coords_and_targets
+    from genrep.training.run import Run
+
+    # run
+    settings = config.run
+    run = Run(config, settings, restart)
+
+    # data
+    data, held_out = open_images(config.data, config.autoencoder.image_shape, config.autoencoder.channels)
+    batches = PositionBatches(settings.batch, settings.accumulation, run.process, run.first_step, run.num_steps)
+    stream = ImageStream(data, settings.seed, config.data.flip, wants_source=config.data.source_size is not None)
+    rank, num_processes = run.process
+    evaluated = range(min(len(held_out), settings.evaluate_images or len(held_out)))[rank::num_processes]
+
+    # models
+    torch.manual_seed(settings.seed)
+    autoencoder = INRAutoencoder(**config.autoencoder.model_dump()).to(run.device)
+    forward = run.accelerator.prepare(autoencoder)
+    if settings.compile:
+        forward = torch.compile(forward)
+
+    # optimizer
+    optimizer = Optimizer(autoencoder, config.optimizer)
+    average = WeightAverage(autoencoder, config.ema)
+
+    # resume
+    if run.checkpoint is not None:
+        autoencoder.load_state_dict(run.checkpoint.tensors["autoencoder"])
+        optimizer.load_state_dict(run.checkpoint.optimizers["optimizer"])
+        average.load_state_dict(run.checkpoint.tensors.get("average", {}), run.checkpoint.extra["average_updates"])
+
+    def evaluate(step: int) -> None:
+        """PSNR on held-out images, every process its share."""
+        with average.applied(), torch.no_grad():
+            decibels = reconstruction_psnr(autoencoder.eval(), held_out, evaluated)
+            autoencoder.train()
+        total = run.accelerator.reduce(torch.tensor([decibels.sum(), len(decibels)], dtype=torch.float64, device=run.device), "sum")
+        run.write({"step": step, "images": step * settings.batch, "psnr": float(total[0] / total[1]), "held_out_images": int(total[1])})
+
+    def preview(step: int) -> None:
+        """Held-out images, their reconstructions, renders at four times the size, and bicubic enlargements."""
+        if run.is_main:
+            pixels = held_out.pixels(range(min(8, len(held_out))))
+            large = 4 * max(autoencoder.image_shape)
+            with average.applied(), torch.no_grad():
+                latents = autoencoder.encode(from_uint8(pixels.to(run.device)))
+                rows = [pixels, *(to_uint8(autoencoder.render(latents, size=size)) for size in (autoencoder.image_shape, large))]
+            save_png(side_by_side([*rows, enlarge(pixels, large)], size=large), run.folder / "samples" / f"step-{step:08d}.png")
+
+    def save(step: int) -> None:
+        tensors = {"autoencoder": autoencoder.state_dict(), "average": average.state_dict()}
+        extra = {"average_updates": average.num_updates}
+        run.save(Checkpoint(step, {k: v for k, v in tensors.items() if v}, {"optimizer": optimizer.state_dict()}, extra))
+
+    # loop
+    step, total = run.first_step, torch.zeros((), device=run.device)
+    bar = run.steps("autoencoder")
+    for batch in training_batches(stream, batches, config.data.num_workers):
+        with run.accelerator.accumulate(forward):
+            images = from_uint8(batch.pixels.to(run.device, non_blocking=True))
+            sources = from_uint8(batch.source_pixels.to(run.device)) if batch.source_pixels is not None else None
+            generator = stream_generator(settings.seed, "coords", step)  # shared: every image of a step, on every process
+            coords, targets = coords_and_targets(config.reconstruction, images, sources, generator)
+            loss = F.mse_loss(forward(images, coords), targets)
+            run.accelerator.backward(loss)
+            total += loss.detach() / settings.accumulation
+        if not run.accelerator.sync_gradients:
+            continue
+        lr = learning_rate(config.optimizer, step, run.num_steps)
+        norm = optimizer.step(lr)
+        optimizer.zero_grad()
+        step += 1
+        average.update(step)
+        bar.update()
+        if run.due(settings.report_every, step):
+            run.report(step, {"loss": total, "gradient_norm": norm, "lr": lr})
+            bar.set_postfix(loss=f"{float(total):.5f}")
+        total = torch.zeros_like(total)
+        if run.due(settings.evaluate_every, step):
+            evaluate(step)
+        if run.due(settings.preview_every, step):
+            preview(step)
+        if run.due(settings.save_every, step):
+            save(step)
+    bar.close()
+
+    # done
+    if run.is_main:
+        with average.applied():
+            autoencoder.eval().save_pretrained(run.folder / "model")
+        print(f"model: {run.folder / 'model'}\npictures: {run.folder / 'samples'}")
+    run.finish()
+
+
+def dry_run(config: AutoencoderRun) -> None:
+    from genrep.models.autoencoder import INRAutoencoder
+    from genrep.training.stages import build_empty, check_data, print_parts
+
+    spec = config.autoencoder
+    print_parts("autoencoder", build_empty(INRAutoencoder, spec.model_dump()))
+    print(f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers an image")
+    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} images")
+    check_data(config.data, spec.image_shape, spec.channels)
+
+
+def main() -> None:
+    def add_options(parser) -> None:
+        parser.add_argument("--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop")
+        parser.add_argument("--restart", action="store_true", help="begin anew where the run folder already holds a run")
+
+    config, options = parse_command_line(AutoencoderRun, __doc__, add_options=add_options)
+    dry_run(config) if options.dry_run else train(config, options.restart)
+
+
+if __name__ == "__main__":
+    run_script(main)
