@@ -61,11 +61,6 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         self.encoder = spec.encoder.build(self.image_shape, channels, num_tokens, latent_dim)
         self.decoder = spec.decoder.build(self.image_shape, channels, num_tokens, latent_dim)
 
-    def __getattr__(self, name: str) -> Any:
-        # diffusers would answer `encoder` and `decoder` from the config, which has arguments of these names
-        modules = self.__dict__.get("_modules", {})
-        return modules[name] if name in modules else super().__getattr__(name)
-
     def encode(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens latent"]:
         """Images in [-1, 1] of the size the encoder was built for -> latents `[B, R, D]`."""
         return self.encoder(images)

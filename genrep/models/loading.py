@@ -12,6 +12,11 @@ class StrictLoading:
     diffusers takes a missing folder for a Hub id (and tries the network), and only logs missing or surplus weights.
     """
 
+    def __getattr__(self, name: str) -> Any:
+        # Submodules come first: diffusers would answer from the config, where `encoder` or `norm` is an argument.
+        modules = self.__dict__.get("_modules", {})
+        return modules[name] if name in modules else super().__getattr__(name)  # type: ignore[misc]
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a folder that `save_pretrained` wrote, or a Hub id `owner/name`. InputError if it is not whole."""
@@ -36,3 +41,13 @@ class StrictLoading:
                     f"{fault.replace('_', ' ')} {list(info[fault])[:4]}; save the model again, or mend config.json"
                 )
         return (model, info) if wants_info else model
+
+
+def refuse_missing_pipeline(name: str, place: Any) -> None:
+    """InputError if `place` is a local folder, or looks like one, and holds no pipeline."""
+    path = Path(place)
+    if (path / "model_index.json").is_file():
+        return
+    if path.exists() or path.is_absolute() or str(place).count("/") != 1:
+        inside = "; it holds pipeline/, give that" if (path / "pipeline" / "model_index.json").is_file() else ""
+        raise InputError(f"{path}: no {name} here (no model_index.json{inside}); give a folder that save_pretrained wrote, a run's pipeline/")

@@ -1,0 +1,195 @@
+"""Train stage 2: a diffusion transformer over the latents of a frozen autoencoder.
+
+    python train/diffusion.py configs/digits/diffusion.yaml --optimizer.lr 3e-4
+
+Encodes the data set first if `latents.folder` is empty. The run folder gets config.yaml, metrics.jsonl, samples/*.png,
+checkpoints/ and pipeline/, which LatentDiffusionPipeline.from_pretrained reads. The same command goes on from the last
+checkpoint of a run that was stopped.
+"""
+
+from genrep.training.config import parse_command_line, run_script
+from genrep.training.specs import DiffusionRun
+
+
+def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None:
+    import torch
+
+    from genrep.coords import grid, random_subset, values_at
+    from genrep.data.images import open_images
+    from genrep.training.latents import open_latents
+    from genrep.diffusion.losses import latent_loss, two_term_loss
+    from genrep.diffusion.noise_levels import NoiseLevels
+    from genrep.diffusion.schedulers import make_scheduler
+    from genrep.models.denoiser import LatentDenoiser
+    from genrep.models.normalizer import LatentNormalizer
+    from genrep.pictures import picture_grid, save_png
+    from genrep.pipelines.diffusion import LatentDiffusionPipeline
+    from genrep.randomness import image_generators, normal_at, stream_generator, uniform_at
+    from genrep.render import from_uint8
+    from genrep.training.checkpoint import Checkpoint
+    from genrep.training.ema import WeightAverage
+    from genrep.training.optimizer import Optimizer, learning_rate
+    from genrep.training.order import ImageStream, PositionBatches, training_batches
+    from genrep.training.run import Run
+    from genrep.training.stages import load_autoencoder
+
+    # run
+    settings, objective, sampling = config.run, config.diffusion, config.sampling
+    run = Run(config, settings, restart)
+
+    # data
+    autoencoder = load_autoencoder(config.autoencoder, config_path).to(run.device)
+    data, held_out = open_images(config.data, autoencoder.image_shape, autoencoder.config["channels"])
+    latent_data = open_latents(autoencoder, data, config.latents, run.process, run.accelerator.wait_for_everyone)
+    batches = PositionBatches(settings.batch, settings.accumulation, run.process, run.first_step, run.num_steps)
+    two_terms = objective.loss == "two_term"
+    stream = ImageStream(data, settings.seed, latent_data.flips, wants_pixels=two_terms or latent_data.wants_pixels)
+
+    # models
+    torch.manual_seed(settings.seed)
+    levels = NoiseLevels(objective.noise, autoencoder.latent_shape)
+    num_tokens, latent_dim = autoencoder.latent_shape
+    denoiser = LatentDenoiser(num_tokens, latent_dim, len(data.class_names), **config.denoiser.model_dump()).to(run.device)
+    normalizer = LatentNormalizer.from_statistics(latent_data.mean, latent_data.std).to(run.device)
+    forward = run.accelerator.prepare(denoiser)
+    if settings.compile:
+        forward = torch.compile(forward)
+    pipeline = LatentDiffusionPipeline(
+        autoencoder, denoiser, normalizer, make_scheduler(sampling.scheduler, levels), id2label=dict(enumerate(data.class_names)) or None
+    )
+    pipeline.set_progress_bar_config(disable=True)
+
+    # optimizer
+    optimizer = Optimizer(denoiser, config.optimizer)
+    average = WeightAverage(denoiser, config.ema)
+
+    # resume
+    if run.checkpoint is not None:
+        denoiser.load_state_dict(run.checkpoint.tensors["denoiser"])
+        optimizer.load_state_dict(run.checkpoint.optimizers["optimizer"])
+        average.load_state_dict(run.checkpoint.tensors.get("average", {}), run.checkpoint.extra["average_updates"])
+
+    def denoising_loss(latents, pixels, labels, positions, stream_name, step, model):
+        """The objective for images at `positions`, which key its randomness."""
+        clean = normalizer.standardize(latents)
+        draws = uniform_at(positions, (2,), settings.seed, f"{stream_name} levels")
+        timesteps = levels.timesteps(draws[:, 0]).to(run.device)
+        noise = normal_at(positions, autoencoder.latent_shape, settings.seed, f"{stream_name} noise").to(run.device)
+        if labels is not None:
+            dropped = draws[:, 1] < objective.label_dropout
+            labels = torch.where(dropped, len(data.class_names), labels).to(run.device)
+        predicted = model(levels.add_noise(clean, noise, timesteps), timesteps, labels)
+        weight = levels.weight(timesteps)
+        if not two_terms:
+            return latent_loss(predicted, clean, weight)
+        coords = grid(autoencoder.image_shape, device=run.device)
+        if objective.image_coords is not None:
+            chosen = random_subset(len(coords), objective.image_coords, stream_generator(settings.seed, "coords", step))
+            coords = coords[chosen.to(run.device)]
+        restored = normalizer.restore(predicted)
+        values = values_at(from_uint8(pixels.to(run.device)), coords, "nearest")
+        return two_term_loss(restored, latents, autoencoder.decode(restored, coords), values, weight)
+
+    rank, num_processes = run.process
+    evaluated = range(min(len(held_out), settings.evaluate_images or len(held_out)))[rank::num_processes]
+
+    def evaluate(step: int) -> None:
+        """The objective on held-out images, with the same noise every time; every process its share."""
+        total = torch.zeros(2, dtype=torch.float64, device=run.device)
+        with average.applied(), torch.no_grad():
+            for start in range(0, len(evaluated), config.latents.batch):
+                indices = list(evaluated[start : start + config.latents.batch])
+                pixels = held_out.pixels(indices)
+                latents = autoencoder.encode(from_uint8(pixels.to(run.device)))
+                loss = denoising_loss(latents, pixels, held_out.labels_of(indices), indices, "held-out", 0, denoiser.eval())
+                total += torch.tensor([float(loss) * len(indices), len(indices)], dtype=torch.float64, device=run.device)
+            denoiser.train()
+        total = run.accelerator.reduce(total, "sum")
+        run.write({"step": step, "images": step * settings.batch, "held_out_loss": float(total[0] / total[1]), "held_out_images": int(total[1])})
+
+    def preview(step: int) -> None:
+        """Eight samples of each of up to ten classes, the same noise every time."""
+        if run.is_main:
+            classes = range(min(10, len(data.class_names)))
+            labels = [label for label in classes for _ in range(8)] or None
+            count = len(labels) if labels else 32
+            with average.applied():
+                images = pipeline(
+                    labels, None if labels else count, sampling.guidance_scale, tuple(sampling.guidance_interval), sampling.steps,
+                    generator=image_generators(settings.seed, range(count)), batch_size=config.latents.batch, output_type="pt",
+                ).images  # fmt: skip
+            denoiser.train()
+            save_png(picture_grid(images, columns=8), run.folder / "samples" / f"step-{step:08d}.png")
+
+    def save(step: int) -> None:
+        tensors = {"denoiser": denoiser.state_dict(), "average": average.state_dict()}
+        extra = {"average_updates": average.num_updates}
+        run.save(Checkpoint(step, {k: v for k, v in tensors.items() if v}, {"optimizer": optimizer.state_dict()}, extra))
+
+    # loop
+    step, total = run.first_step, torch.zeros((), device=run.device)
+    bar = run.steps("diffusion")
+    denoiser.train()
+    for batch in training_batches(stream, batches, config.data.num_workers):
+        with run.accelerator.accumulate(forward):
+            latents = latent_data.latents(batch).to(run.device, non_blocking=True)
+            loss = denoising_loss(latents, batch.pixels, batch.labels, batch.positions, "training", step, forward)
+            run.accelerator.backward(loss)
+            total += loss.detach() / settings.accumulation
+        if not run.accelerator.sync_gradients:
+            continue
+        lr = learning_rate(config.optimizer, step, run.num_steps)
+        norm = optimizer.step(lr)
+        optimizer.zero_grad()
+        step += 1
+        average.update(step)
+        bar.update()
+        if run.due(settings.report_every, step):
+            run.report(step, {"loss": total, "gradient_norm": norm, "lr": lr})
+            bar.set_postfix(loss=f"{float(total):.5f}")
+        total = torch.zeros_like(total)
+        if run.due(settings.evaluate_every, step):
+            evaluate(step)
+        if run.due(settings.preview_every, step):
+            preview(step)
+        if run.due(settings.save_every, step):
+            save(step)
+    bar.close()
+
+    # done
+    if run.is_main:
+        with average.applied():
+            denoiser.eval()
+            pipeline.save_pretrained(run.folder / "pipeline")
+        print(f"pipeline: {run.folder / 'pipeline'}\npictures: {run.folder / 'samples'}")
+    run.finish()
+
+
+def dry_run(config: DiffusionRun, config_path: str) -> None:
+    from genrep.diffusion.noise_levels import NoiseLevels
+    from genrep.models.autoencoder import INRAutoencoder
+    from genrep.models.denoiser import LatentDenoiser
+    from genrep.training.stages import build_empty, check_data, describe_autoencoder, print_parts
+
+    spec = describe_autoencoder(config.autoencoder, config_path)
+    print_parts("autoencoder (frozen)", build_empty(INRAutoencoder, spec.model_dump()))
+    shape = {"num_tokens": spec.num_tokens, "latent_dim": spec.latent_dim}
+    print_parts("denoiser", build_empty(LatentDenoiser, {**shape, **config.denoiser.model_dump()}))
+    print(f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers an image")
+    levels = NoiseLevels(config.diffusion.noise, (spec.num_tokens, spec.latent_dim))
+    print(f"noise: {len(levels.log_snr)} levels, log-SNR {float(levels.log_snr[0]):.2f} to {float(levels.log_snr[-1]):.2f}, shift {levels.shift:.3g}")
+    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} images")
+    check_data(config.data, spec.image_shape, spec.channels)
+
+
+def main() -> None:
+    def add_options(parser) -> None:
+        parser.add_argument("--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop")
+        parser.add_argument("--restart", action="store_true", help="begin anew where the run folder already holds a run")
+
+    config, options = parse_command_line(DiffusionRun, __doc__, add_options=add_options)
+    dry_run(config, options.config) if options.dry_run else train(config, options.config, options.restart)
+
+
+if __name__ == "__main__":
+    run_script(main)

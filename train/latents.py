@@ -1,0 +1,70 @@
+"""Encode a data set once with the frozen autoencoder, into a cache that training memory-maps.
+
+    python train/latents.py configs/digits/diffusion.yaml
+
+The folder `latents.folder` gets shards, statistics and a manifest. A cache that is there already and fits is kept; one
+that was made from something else is refused. On many processes each encodes its share.
+"""
+
+from genrep.training.config import parse_command_line, run_script
+from genrep.training.specs import DiffusionRun
+
+
+def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> None:
+    import shutil
+    from pathlib import Path
+
+    from genrep.data.images import ImageData
+    from genrep.data.latents import LatentCache, write_cache
+    from genrep.errors import InputError
+    from genrep.training.run import make_accelerator
+    from genrep.training.stages import load_autoencoder
+
+    if config.latents.folder is None:
+        raise InputError(f"{config_path}: latents.folder is null, so there is nowhere to write latents: give a folder")
+    folder = Path(config.latents.folder)
+
+    # run
+    accelerator = make_accelerator()
+    if restart and accelerator.is_main_process and ((folder / "manifest.json").exists() or (folder / "unfinished.json").exists()):
+        shutil.rmtree(folder)
+    accelerator.wait_for_everyone()
+
+    # models
+    autoencoder = load_autoencoder(config.autoencoder, config_path).to(accelerator.device)
+
+    # data
+    data = ImageData(config.data, "train", autoencoder.image_shape, autoencoder.config["channels"])
+
+    # encode
+    process = (accelerator.process_index, accelerator.num_processes)
+    write_cache(autoencoder, data, config.latents, folder, process, accelerator.wait_for_everyone)
+
+    # done
+    if accelerator.is_main_process:
+        cache = LatentCache(folder)
+        print(f"latents: {folder}: {len(cache):,} images, {cache.num_views} view(s), {tuple(cache.manifest['latent_shape'])}, {cache.manifest['dtype']}")
+    accelerator.end_training()
+
+
+def dry_run(config: DiffusionRun, config_path: str) -> None:
+    from genrep.training.stages import check_data, describe_autoencoder
+
+    spec = describe_autoencoder(config.autoencoder, config_path)
+    numbers = spec.num_tokens * spec.latent_dim * (2 if config.latents.flips else 1)
+    width = 4 if config.latents.dtype == "float32" else 2
+    print(f"representation: {spec.num_tokens} tokens of {spec.latent_dim}; {numbers * width / 1e6:.4g} MB an image in the cache")
+    check_data(config.data, spec.image_shape, spec.channels)
+
+
+def main() -> None:
+    def add_options(parser) -> None:
+        parser.add_argument("--dry-run", action="store_true", help="print sizes, check the data, stop")
+        parser.add_argument("--restart", action="store_true", help="delete the cache that is in latents.folder and encode anew")
+
+    config, options = parse_command_line(DiffusionRun, __doc__, add_options=add_options)
+    dry_run(config, options.config) if options.dry_run else encode(config, options.config, options.restart)
+
+
+if __name__ == "__main__":
+    run_script(main)
