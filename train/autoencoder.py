@@ -20,12 +20,10 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     from genrep.pictures import save_png, side_by_side
     from genrep.randomness import stream_generator
     from genrep.render import from_uint8, to_uint8
-    from genrep.training.checkpoint import Checkpoint
-    from genrep.training.ema import WeightAverage
-    from genrep.training.optimizer import Optimizer, learning_rate
     from genrep.training.order import ImageStream, PositionBatches, training_batches
     from genrep.training.reconstruction import coords_and_targets
     from genrep.training.run import Run
+    from genrep.training.state import TrainingState
 
     # run
     settings = config.run
@@ -46,18 +44,14 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
         forward = torch.compile(forward)
 
     # optimizer
-    optimizer = Optimizer(autoencoder, config.optimizer)
-    average = WeightAverage(autoencoder, config.ema)
+    state = TrainingState(autoencoder, config.optimizer, config.ema, run.num_steps)
 
     # resume
-    if run.checkpoint is not None:
-        autoencoder.load_state_dict(run.checkpoint.tensors["autoencoder"])
-        optimizer.load_state_dict(run.checkpoint.optimizers["optimizer"])
-        average.load_state_dict(run.checkpoint.tensors.get("average", {}), run.checkpoint.extra["average_updates"])
+    state.restore(run.checkpoint)
 
     def evaluate(step: int) -> None:
         """PSNR on held-out images, every process its share."""
-        with average.applied(), torch.no_grad():
+        with state.average.applied(), torch.no_grad():
             decibels = reconstruction_psnr(autoencoder.eval(), held_out, evaluated)
             autoencoder.train()
         total = run.accelerator.reduce(torch.tensor([decibels.sum(), len(decibels)], dtype=torch.float64, device=run.device), "sum")
@@ -68,15 +62,10 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
         if run.is_main:
             pixels = held_out.pixels(range(min(8, len(held_out))))
             large = 4 * max(autoencoder.image_shape)
-            with average.applied(), torch.no_grad():
+            with state.average.applied(), torch.no_grad():
                 latents = autoencoder.encode(from_uint8(pixels.to(run.device)))
                 rows = [pixels, *(to_uint8(autoencoder.render(latents, size=size)) for size in (autoencoder.image_shape, large))]
             save_png(side_by_side([*rows, enlarge(pixels, large)], size=large), run.folder / "samples" / f"step-{step:08d}.png")
-
-    def save(step: int) -> None:
-        tensors = {"autoencoder": autoencoder.state_dict(), "average": average.state_dict()}
-        extra = {"average_updates": average.num_updates}
-        run.save(Checkpoint(step, {k: v for k, v in tensors.items() if v}, {"optimizer": optimizer.state_dict()}, extra))
 
     # loop
     step, total = run.first_step, torch.zeros((), device=run.device)
@@ -92,14 +81,11 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
             total += loss.detach() / settings.accumulation
         if not run.accelerator.sync_gradients:
             continue
-        lr = learning_rate(config.optimizer, step, run.num_steps)
-        norm = optimizer.step(lr)
-        optimizer.zero_grad()
+        measured = state.update(step)
         step += 1
-        average.update(step)
         bar.update()
         if run.due(settings.report_every, step):
-            run.report(step, {"loss": total, "gradient_norm": norm, "lr": lr})
+            run.report(step, {"loss": total, **measured})
             bar.set_postfix(loss=f"{float(total):.5f}")
         total = torch.zeros_like(total)
         if run.due(settings.evaluate_every, step):
@@ -107,12 +93,12 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
         if run.due(settings.preview_every, step):
             preview(step)
         if run.due(settings.save_every, step):
-            save(step)
+            run.save(state.checkpoint(step))
     bar.close()
 
     # done
     if run.is_main:
-        with average.applied():
+        with state.average.applied():
             autoencoder.eval().save_pretrained(run.folder / "model")
         print(f"model: {run.folder / 'model'}\npictures: {run.folder / 'samples'}")
     run.finish()

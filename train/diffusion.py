@@ -26,11 +26,9 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     from genrep.pipelines.diffusion import LatentDiffusionPipeline
     from genrep.randomness import image_generators, normal_at, stream_generator, uniform_at
     from genrep.render import from_uint8
-    from genrep.training.checkpoint import Checkpoint
-    from genrep.training.ema import WeightAverage
-    from genrep.training.optimizer import Optimizer, learning_rate
     from genrep.training.order import ImageStream, PositionBatches, training_batches
     from genrep.training.run import Run
+    from genrep.training.state import TrainingState
     from genrep.training.stages import load_autoencoder
 
     # run
@@ -60,14 +58,10 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     pipeline.set_progress_bar_config(disable=True)
 
     # optimizer
-    optimizer = Optimizer(denoiser, config.optimizer)
-    average = WeightAverage(denoiser, config.ema)
+    state = TrainingState(denoiser, config.optimizer, config.ema, run.num_steps)
 
     # resume
-    if run.checkpoint is not None:
-        denoiser.load_state_dict(run.checkpoint.tensors["denoiser"])
-        optimizer.load_state_dict(run.checkpoint.optimizers["optimizer"])
-        average.load_state_dict(run.checkpoint.tensors.get("average", {}), run.checkpoint.extra["average_updates"])
+    state.restore(run.checkpoint)
 
     def denoising_loss(latents, pixels, labels, positions, stream_name, step, model):
         """The objective for images at `positions`, which key its randomness."""
@@ -96,7 +90,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     def evaluate(step: int) -> None:
         """The objective on held-out images, with the same noise every time; every process its share."""
         total = torch.zeros(2, dtype=torch.float64, device=run.device)
-        with average.applied(), torch.no_grad():
+        with state.average.applied(), torch.no_grad():
             for start in range(0, len(evaluated), config.latents.batch):
                 indices = list(evaluated[start : start + config.latents.batch])
                 pixels = held_out.pixels(indices)
@@ -113,18 +107,13 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
             classes = range(min(10, len(data.class_names)))
             labels = [label for label in classes for _ in range(8)] or None
             count = len(labels) if labels else 32
-            with average.applied():
+            with state.average.applied():
                 images = pipeline(
                     labels, None if labels else count, sampling.guidance_scale, tuple(sampling.guidance_interval), sampling.steps,
                     generator=image_generators(settings.seed, range(count)), batch_size=config.latents.batch, output_type="pt",
                 ).images  # fmt: skip
             denoiser.train()
             save_png(picture_grid(images, columns=8), run.folder / "samples" / f"step-{step:08d}.png")
-
-    def save(step: int) -> None:
-        tensors = {"denoiser": denoiser.state_dict(), "average": average.state_dict()}
-        extra = {"average_updates": average.num_updates}
-        run.save(Checkpoint(step, {k: v for k, v in tensors.items() if v}, {"optimizer": optimizer.state_dict()}, extra))
 
     # loop
     step, total = run.first_step, torch.zeros((), device=run.device)
@@ -138,14 +127,11 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
             total += loss.detach() / settings.accumulation
         if not run.accelerator.sync_gradients:
             continue
-        lr = learning_rate(config.optimizer, step, run.num_steps)
-        norm = optimizer.step(lr)
-        optimizer.zero_grad()
+        measured = state.update(step)
         step += 1
-        average.update(step)
         bar.update()
         if run.due(settings.report_every, step):
-            run.report(step, {"loss": total, "gradient_norm": norm, "lr": lr})
+            run.report(step, {"loss": total, **measured})
             bar.set_postfix(loss=f"{float(total):.5f}")
         total = torch.zeros_like(total)
         if run.due(settings.evaluate_every, step):
@@ -153,12 +139,12 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         if run.due(settings.preview_every, step):
             preview(step)
         if run.due(settings.save_every, step):
-            save(step)
+            run.save(state.checkpoint(step))
     bar.close()
 
     # done
     if run.is_main:
-        with average.applied():
+        with state.average.applied():
             denoiser.eval()
             pipeline.save_pretrained(run.folder / "pipeline")
         print(f"pipeline: {run.folder / 'pipeline'}\npictures: {run.folder / 'samples'}")

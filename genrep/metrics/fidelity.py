@@ -1,0 +1,180 @@
+"""Distances between generated images and a data set, by torch-fidelity: FID, KID, IS, precision and recall, fd_classifier.
+
+torch-fidelity sees uint8 images [3, H, W]; grey ones get three equal channels. With Inception's features a distance is
+called `fid`; with those of a classifier trained on the data set itself it is `fd_classifier`, never `fid`.
+"""
+
+import hashlib
+import urllib.error
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from genrep.data.images import ImageData
+from genrep.errors import InputError
+from genrep.models.classifier import ImageClassifier
+from genrep.render import from_uint8
+
+INCEPTION = "inception-v3-compat"
+FEW_IMAGES = 10_000
+"""With fewer images a Fréchet distance is biased upwards so far that it compares only with its own kind."""
+
+
+class Pixels(Dataset):
+    """uint8 images `[C, H, W]` as torch-fidelity wants them: `[3, H, W]`."""
+
+    def __init__(self, images: UInt8[Tensor, "images channels height width"] | ImageData, indices: Sequence[int] | None = None):
+        self.images = images
+        self.indices = range(len(images)) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "3 height width"]:
+        image = self.images[self.indices[index]]
+        return image.expand(3, -1, -1) if image.shape[0] == 1 else image
+
+
+def inception_distances(
+    generated: Dataset, reference: Dataset, metrics: Sequence[str], weights: str | None = None, device: str = "cpu", batch: int = 64
+) -> dict[str, float]:
+    """FID, KID, Inception score, precision and recall with torch-fidelity's Inception-v3.
+
+    Args:
+        generated, reference: datasets of uint8 `[3, H, W]`.
+        metrics: some of fid, kid, is, prc.
+        weights: file of Inception weights; None lets torch-fidelity download or find its own.
+        device: "cpu" or "cuda".
+        batch: images at a time.
+
+    Raises:
+        InputError: weights that are missing, damaged or not to be downloaded; too few images.
+    """
+    if weights is not None:
+        _check_weights(Path(weights))
+    try:
+        found = _measure(generated, reference, metrics, INCEPTION, weights, device, batch)
+    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        raise InputError(
+            f"Inception weights could not be downloaded ({error}). Download weights-inception-2015-12-05-6726825d.pth from torch-fidelity's "
+            f"releases elsewhere, and give it with --inception-weights PATH or put it into {torch.hub.get_dir()}/checkpoints"
+        ) from error
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise
+        raise InputError(f"{weights}: these are not weights of torch-fidelity's Inception-v3 ({str(error)[:200]})") from error
+    return found
+
+
+def classifier_distance(classifier_folder: str | Path, generated: Dataset, reference: Dataset, device: str = "cpu", batch: int = 256) -> float:
+    """Fréchet distance of the features of an ImageClassifier, through torch-fidelity's registered extractors."""
+    return _measure(generated, reference, ["fid"], _register_classifier(), str(classifier_folder), device, batch)["fid"]
+
+
+@torch.no_grad()
+def predicted_labels(classifier: ImageClassifier, pixels: UInt8[Tensor, "images channels height width"], batch: int = 512) -> Int[Tensor, " images"]:
+    """The class that a classifier gives to each image."""
+    parts = [classifier(from_uint8(part.to(classifier.device))).argmax(-1).cpu() for part in pixels.split(batch)]
+    return torch.cat(parts)
+
+
+def classifier_accuracy(classifier: ImageClassifier, data: ImageData, batch: int = 512) -> float:
+    """Share of a labelled data set that a classifier gets right."""
+    right = 0
+    for start in range(0, len(data), batch):
+        indices = range(start, min(start + batch, len(data)))
+        right += int((predicted_labels(classifier, data.pixels(indices)) == data.labels_of(indices)).sum())
+    return right / len(data)
+
+
+def file_hash(path: Path | str) -> str:
+    """Hash of a file, for reports."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _measure(
+    generated: Any, reference: Any, metrics: Sequence[str], extractor: str, weights: str | None, device: str, batch: int
+) -> dict[str, float]:
+    from torch_fidelity import calculate_metrics
+
+    fewest = min(len(generated), len(reference))
+    if fewest < 2:
+        raise InputError(f"distances need at least 2 images on both sides, got {len(generated)} generated and {len(reference)} reference images")
+    found = calculate_metrics(
+        input1=generated,
+        input2=reference,
+        fid="fid" in metrics,
+        kid="kid" in metrics,
+        isc="is" in metrics,
+        prc="prc" in metrics,
+        kid_subset_size=min(1000, fewest),
+        feature_extractor=extractor,
+        feature_extractor_weights_path=weights,
+        cuda=device.startswith("cuda"),
+        batch_size=batch,
+        save_cpu_ram=True,  # one process: the images are in memory
+        cache=False,  # its cache is keyed by a name alone and returns what another data set or network left there
+        samples_find_deep=False,
+        verbose=False,
+    )
+    names = {
+        "frechet_inception_distance": "fid",
+        "kernel_inception_distance_mean": "kid",
+        "kernel_inception_distance_std": "kid_std",
+        "inception_score_mean": "inception_score",
+        "inception_score_std": "inception_score_std",
+        "precision": "precision",
+        "recall": "recall",
+        "f_score": "f_score",
+    }
+    return {names[key]: float(value) for key, value in found.items()}
+
+
+def _register_classifier() -> str:
+    """Register our classifier with torch-fidelity, once; its weights path is the classifier's folder."""
+    from torch_fidelity import register_feature_extractor
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+    name = "genrep-classifier"
+    if name in FEATURE_EXTRACTORS_REGISTRY:
+        return name
+
+    class ClassifierFeatures(FeatureExtractorBase):
+        def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs: Any):
+            super().__init__(name, features_list)
+            self.classifier = ImageClassifier.from_pretrained(feature_extractor_weights_path)
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return ("features",)
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return "features"
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return False
+
+        def forward(self, input: Tensor) -> tuple[Tensor, ...]:
+            images = from_uint8(input)[:, : self.classifier.config["channels"]]
+            return (self.classifier.features(images).double(),)
+
+    register_feature_extractor(name, ClassifierFeatures)
+    return name
+
+
+def _check_weights(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"--inception-weights {path}: no such file")
+    try:
+        torch.load(path, map_location="meta", weights_only=True)  # torch-fidelity itself would unpickle anything
+    except Exception as error:
+        raise InputError(f"--inception-weights {path}: not a file of weights, or damaged ({error})") from error

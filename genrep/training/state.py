@@ -1,0 +1,44 @@
+"""What changes while a model trains: weights, optimizer, average."""
+
+from torch import Tensor, nn
+
+from genrep.training.checkpoint import Checkpoint
+from genrep.training.ema import WeightAverage
+from genrep.training.optimizer import Optimizer, learning_rate
+from genrep.training.specs import EMASpec, OptimizerSpec
+
+
+class TrainingState:
+    """A model with its optimizer and the average of its weights; saved and restored as one.
+
+    Args:
+        model: the bare model, not its wrapper for many processes.
+        optimizer, ema: their specs.
+        num_steps: steps of the run, for the learning rate.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: OptimizerSpec, ema: EMASpec | None, num_steps: int):
+        self.model, self.spec, self.num_steps = model, optimizer, num_steps
+        self.optimizer = Optimizer(model, optimizer)
+        self.average = WeightAverage(model, ema)
+
+    def update(self, step: int) -> dict[str, float | Tensor]:
+        """Step number `step` (from 0): clip, move the weights, empty the gradients, take in the average."""
+        lr = learning_rate(self.spec, step, self.num_steps)
+        norm = self.optimizer.step(lr)
+        self.optimizer.zero_grad()
+        self.average.update(step + 1)
+        return {"lr": lr, "gradient_norm": norm}
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """The state after `step` steps."""
+        tensors = {"model": self.model.state_dict(), "average": self.average.state_dict()}
+        extra = {"average_updates": self.average.num_updates}
+        return Checkpoint(step, {name: part for name, part in tensors.items() if part}, {"optimizer": self.optimizer.state_dict()}, extra)
+
+    def restore(self, checkpoint: Checkpoint | None) -> None:
+        """Go on from a checkpoint; None is the beginning."""
+        if checkpoint is not None:
+            self.model.load_state_dict(checkpoint.tensors["model"])
+            self.optimizer.load_state_dict(checkpoint.optimizers["optimizer"])
+            self.average.load_state_dict(checkpoint.tensors.get("average", {}), checkpoint.extra["average_updates"])
