@@ -51,24 +51,24 @@ def enlarge(pixels: UInt8[Tensor, "batch channels height width"], size: int | Se
 
 
 @torch.no_grad()
-def reconstruction_psnr(
-    autoencoder: INRAutoencoder,
-    data: ImageData,
-    indices: Sequence[int],
-    sizes: Sequence[int | Sequence[int] | None] = (None,),
-    batch: int = 64,
-) -> Float[Tensor, "images sizes"]:
-    """PSNR in dB of each image of a data set, encoded and rendered at each size against `enlarge` of the original.
-
-    None is the image's own size.
-    """
-    rows = []
+def reconstructions(
+    autoencoder: INRAutoencoder, data: ImageData, indices: Sequence[int], size: int | Sequence[int] | None = None, batch: int = 64
+) -> UInt8[Tensor, "images channels height width"]:
+    """Images of a data set, encoded and rendered at `size` (their own when None)."""
+    parts = []
     for start in range(0, len(indices), batch):
-        pixels = data.pixels(indices[start : start + batch])
-        latents = autoencoder.encode(from_uint8(pixels.to(autoencoder.device)))
-        row = []
-        for size in sizes:
-            shape = data.image_shape if size is None else image_shape(size)
-            row.append(psnr(to_uint8(autoencoder.render(latents, size=shape)).cpu(), enlarge(pixels, shape)))
-        rows.append(torch.stack(row, dim=1))
-    return torch.cat(rows) if rows else torch.zeros(0, len(sizes))
+        latents = autoencoder.encode(from_uint8(data.pixels(indices[start : start + batch]).to(autoencoder.device)))
+        parts.append(to_uint8(autoencoder.render(latents, size=data.image_shape if size is None else size)).cpu())
+    return torch.cat(parts)
+
+
+def reconstruction_psnr(
+    autoencoder: INRAutoencoder, data: ImageData, indices: Sequence[int], size: int | Sequence[int] | None = None, batch: int = 64
+) -> Float[Tensor, " images"]:
+    """PSNR in dB of each image, encoded and rendered at `size`, against `enlarge` of the original."""
+    parts = [torch.zeros(0)]
+    for start in range(0, len(indices), batch):
+        part = indices[start : start + batch]
+        rendered = reconstructions(autoencoder, data, part, size, batch)
+        parts.append(psnr(rendered, enlarge(data.pixels(part), rendered.shape[-2:])))
+    return torch.cat(parts)

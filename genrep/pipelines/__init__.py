@@ -1,1 +1,25 @@
-"""From a trained run to images: diffusers pipelines."""
+"""From a trained run to images: diffusers pipelines. Light; the table of what there is."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from genrep.errors import InputError
+
+PIPELINES = {"LatentDiffusionPipeline": "genrep.pipelines.diffusion"}
+
+
+def load_pipeline(place: str | Path) -> Any:
+    """The pipeline in a run folder's `pipeline/`, or in a folder that `save_pretrained` wrote. InputError if none is there."""
+    folder = Path(place) / "pipeline" if (Path(place) / "pipeline").is_dir() else Path(place)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise InputError(f"{place}: no pipeline there (no {index}); give a run folder of stage 2 that has finished, or its pipeline/")
+    try:
+        name = json.loads(index.read_text())["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{index}: damaged ({error!r}); save the pipeline again") from None
+    if name not in PIPELINES:
+        raise InputError(f"{index}: a {name} is not one of {', '.join(PIPELINES)}")
+    return getattr(importlib.import_module(PIPELINES[name]), name).from_pretrained(folder)

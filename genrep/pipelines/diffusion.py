@@ -39,7 +39,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         denoiser: LatentDenoiser,
         normalizer: LatentNormalizer,
         scheduler: Any,
-        id2label: dict[int, str] | None = None,
+        id2label: dict | None = None,
     ):
         super().__init__()
         if scheduler.config.prediction_type != "sample":

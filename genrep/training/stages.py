@@ -1,5 +1,6 @@
 """What stage 2 and the sampling scripts find of earlier stages: model folders, configs, sizes; and dry runs."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +54,16 @@ def run_config(folder: Path | str, kind: type[S]) -> S:
     if not path.is_file():
         raise InputError(f"{folder}: no run folder (no config.yaml there); give the folder that a training script wrote")
     return validate(kind, read_config(path), where=str(path))
+
+
+def folder_hash(folder: Path) -> str:
+    """Hash of the model files (JSON and safetensors) in a folder and below it."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
+        digest.update(str(path.relative_to(folder)).encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def build_empty(model_class: Any, arguments: Mapping[str, Any]) -> nn.Module:

@@ -1,0 +1,90 @@
+"""Generated images on disk: the same N images for any batch size, number of processes or restart."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from genrep.errors import InputError
+
+CHUNK_IMAGES = 250
+
+
+class GeneratedImages(Dataset):
+    """N images with labels i mod classes, made where they are missing; chunks on disk, memory-mapped.
+
+    Args:
+        folder: holds one folder for each way of making images, named by a hash of `settings`.
+        settings: everything the images depend on, as plain data.
+        num_images: N.
+        num_classes: labels are balanced; 0 is without labels.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], num_images: int, num_classes: int):
+        if num_images < 1:
+            raise InputError(f"{num_images} images: give a positive number")
+        text = json.dumps(settings, sort_keys=True)
+        self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.settings, self.num_images, self.num_classes = settings, num_images, num_classes
+        self._chunks: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "channels height width"]:
+        number = index // CHUNK_IMAGES
+        if number not in self._chunks:
+            self._chunks[number] = self._read(number)
+        return self._chunks[number][index % CHUNK_IMAGES]
+
+    @property
+    def labels(self) -> Int[Tensor, " images"] | None:
+        """The class that each image was asked for."""
+        return torch.arange(self.num_images) % self.num_classes if self.num_classes else None
+
+    def make(self, draw: Callable[[list[int], list[int] | None], Tensor], process: tuple[int, int] = (0, 1)) -> None:
+        """Make the chunks that are missing; each of the processes makes its own.
+
+        Args:
+            draw: (indices, labels) => uint8 images `[n, C, H, W]`.
+            process: (rank, number of processes).
+        """
+        rank, num_processes = process
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "settings.json").write_text(json.dumps(self.settings, indent=2) + "\n")
+        numbers = range(-(-self.num_images // CHUNK_IMAGES))[rank::num_processes]
+        with tqdm(total=len(numbers) * CHUNK_IMAGES, desc="generating", unit=" images", disable=rank > 0) as bar:
+            for number in numbers:
+                # Whole chunks, so that what is on disk does not depend on N
+                indices = list(range(number * CHUNK_IMAGES, (number + 1) * CHUNK_IMAGES))
+                if number == self.num_images // CHUNK_IMAGES:
+                    indices = indices[: self.num_images % CHUNK_IMAGES]
+                if not self._holds(number, len(indices)):
+                    labels = [index % self.num_classes for index in indices] if self.num_classes else None
+                    partial = self._path(number).with_suffix(".partial")
+                    save_file({"images": draw(indices, labels)}, partial)
+                    os.replace(partial, self._path(number))
+                bar.update(CHUNK_IMAGES)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"images-{number:05d}.safetensors"
+
+    def _holds(self, number: int, count: int) -> bool:
+        return self._path(number).exists() and len(self._read(number)) >= count
+
+    def _read(self, number: int) -> Tensor:
+        path = self._path(number)
+        try:
+            return load_file(path)["images"]
+        except (SafetensorError, KeyError) as error:
+            raise InputError(f"{path}: damaged ({error}); delete it, and it is made again") from error

@@ -1,0 +1,151 @@
+"""Command-line options of sampling, the same for every script that draws samples. Light: no torch here."""
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from genrep.errors import InputError, did_you_mean
+from genrep.specs import validate
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn.
+
+    Attributes:
+        scheduler: name of a diffusers scheduler, see `genrep.diffusion.schedulers`; None keeps the pipeline's.
+        steps, guidance_scale, guidance_interval: as in the pipeline.
+        seed: image i depends on (seed, i).
+        size: (height, width), or None for the encoder's.
+        region: (y0, x0, y1, x1), or None for the whole image.
+        batch_size: images at a time.
+    """
+
+    scheduler: str | None
+    steps: int
+    guidance_scale: float
+    guidance_interval: tuple[float, float]
+    seed: int
+    size: tuple[int, int] | None
+    region: tuple[float, ...] | None
+    batch_size: int
+
+    def images(self, pipeline: Any, indices: Sequence[int], labels: Sequence[int] | None) -> Any:
+        """uint8 images `[N, C, H, W]` of the given indices and, for a conditional model, labels."""
+        from genrep.diffusion.schedulers import scheduler_name, swap_scheduler
+        from genrep.randomness import image_generators
+
+        if self.scheduler is not None and scheduler_name(pipeline.scheduler) != self.scheduler:
+            pipeline.scheduler = swap_scheduler(self.scheduler, pipeline.scheduler)
+        height, width = self.size or (None, None)
+        return pipeline(
+            class_labels=labels,
+            num_images=None if labels is not None else len(indices),
+            guidance_scale=self.guidance_scale,
+            guidance_interval=self.guidance_interval,
+            num_inference_steps=self.steps,
+            height=height,
+            width=width,
+            region=self.region,
+            generator=image_generators(self.seed, indices),
+            batch_size=self.batch_size,
+            output_type="pt",
+        ).images
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `parse_sampling` reads."""
+    group = parser.add_argument_group("sampling", "defaults are those of the run's config.yaml, under `sampling`")
+    group.add_argument("--scheduler", help="ddpm, ddim, dpm_solver, euler or heun")
+    group.add_argument("--steps", type=int, help="sampling steps")
+    group.add_argument("--guidance-scale", type=float, help="classifier-free guidance; 1 is none")
+    group.add_argument("--guidance-interval", help="LOW,HIGH: share of the noise levels that is guided, 0 is the clean end")
+    group.add_argument("--seed", type=int, default=0, help="image i depends on (seed, i) alone (default 0)")
+    group.add_argument("--size", help="N or HEIGHTxWIDTH in pixels; default is the size the encoder was trained at")
+    group.add_argument("--region", help="Y0,X0,Y1,X1 in [-1, 1]: the part of the image to render")
+    group.add_argument("--batch-size", type=int, default=64, help="images at a time; changes memory, not images (default 64)")
+    group.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
+
+
+def parse_sampling(options: argparse.Namespace, place: str) -> Sampling:
+    """Options, over the run's own settings, over the defaults of `SamplingSpec`. InputError for what cannot be."""
+    from genrep.training.config import read_config
+    from genrep.training.specs import SamplingSpec
+
+    config = Path(place) / "config.yaml"
+    settings: dict[str, Any] = dict(read_config(config).get("sampling", {})) if config.is_file() else {}
+    for key in ("scheduler", "steps", "guidance_scale"):
+        if getattr(options, key) is not None:
+            settings[key] = getattr(options, key)
+    if options.guidance_interval is not None:
+        settings["guidance_interval"] = list(_numbers(options.guidance_interval, 2, "--guidance-interval"))
+    spec = validate(SamplingSpec, settings, where="sampling")
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size {options.batch_size}: give a positive number")
+    low, high = spec.guidance_interval
+    return Sampling(
+        spec.scheduler,
+        spec.steps,
+        spec.guidance_scale,
+        (low, high),
+        options.seed,
+        parse_size(options.size),
+        _numbers(options.region, 4, "--region") if options.region is not None else None,
+        options.batch_size,
+    )
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """`64` or `48x64` (height × width)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:[x×,](\d+))?", text)
+    if not match or 0 in (height := int(match[1]), width := int(match[2] or match[1])):
+        raise InputError(f"--size {text!r}: give one positive number, or HEIGHTxWIDTH, as in 64 or 48x64")
+    return height, width
+
+
+def parse_classes(text: str, names: Mapping[int, str]) -> list[int]:
+    """`0-9`, `3,5,7`, `cat,dog`: labels, ranges and names, in the order given."""
+    if not names:
+        raise InputError(f"--classes {text!r}: this model was trained without classes; leave it out and give --num-images")
+    by_name = {name: label for label, name in names.items()}
+    labels: list[int] = []
+    for part in text.split(","):
+        part = part.strip()
+        span = re.fullmatch(r"(\d+)-(\d+)", part)
+        if part in by_name and not part.isdigit():
+            labels.append(by_name[part])
+        elif span and int(span[1]) <= int(span[2]):
+            labels += range(int(span[1]), int(span[2]) + 1)
+        elif part.isdigit():
+            labels.append(int(part))
+        else:
+            raise InputError(f"--classes: {part!r} is no class; give labels, ranges or names, as in 0-9 or 3,5{did_you_mean(part, by_name)}")
+    for label in labels:
+        if label not in names:
+            raise InputError(f"--classes: class {label} does not exist; this model has {min(names)} to {max(names)}")
+    return labels
+
+
+def choose_device(asked: str | None) -> str:
+    """The device asked for, or cuda where there is one. InputError if it is not there."""
+    import torch
+
+    device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: torch sees no CUDA device here; use --device cpu")
+    return device
+
+
+def _numbers(text: str, count: int, option: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        raise InputError(f"{option} {text!r}: give {count} numbers with commas between them")
+    return numbers

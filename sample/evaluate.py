@@ -1,0 +1,170 @@
+"""Measure a trained generator against a split of its data set.
+
+    python sample/evaluate.py runs/digits/diffusion --metrics fid,kid,prc --num-images 10000
+    python sample/evaluate.py runs/digits/diffusion --metrics fd_classifier,agreement --classifier runs/digits/classifier
+
+Metrics: fid, kid, is, prc (precision and recall) and rfid (reconstructions) use Inception-v3, whose weights torch-fidelity
+downloads or --inception-weights names. fd_classifier is the Fréchet distance of the features of a classifier trained on
+the data set itself (train/classifier.py); agreement is the share of conditional samples that it assigns to their class.
+Beside every Fréchet distance stand its floors: of reconstructions, and of the training split, against the reference.
+
+The images are kept in RUN/evaluation, so a run that was stopped goes on, and a second metric costs no new images.
+"""
+
+import argparse
+from pathlib import Path
+
+from genrep.errors import InputError, did_you_mean
+from genrep.pipelines.options import add_sampling_options, choose_device, parse_sampling
+from genrep.training.config import run_script
+
+INCEPTION_METRICS = ("fid", "kid", "is", "prc", "rfid")
+CLASSIFIER_METRICS = ("fd_classifier", "agreement")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    import dataclasses
+    import json
+    import time
+    import warnings
+
+    import torch
+
+    from genrep.data.images import ImageData
+    from genrep.metrics.fidelity import (
+        FEW_IMAGES, Pixels, classifier_accuracy, classifier_distance, file_hash, inception_distances, predicted_labels,
+    )  # fmt: skip
+    from genrep.metrics.generated import GeneratedImages
+    from genrep.metrics.reconstruction import reconstructions
+    from genrep.models.classifier import ImageClassifier
+    from genrep.pipelines import load_pipeline
+    from genrep.training.run import make_accelerator
+    from genrep.training.specs import DiffusionRun
+    from genrep.training.stages import folder_hash, model_folder, run_config
+
+    # what to measure
+    metrics = [name.strip() for name in options.metrics.split(",")]
+    known = (*INCEPTION_METRICS, *CLASSIFIER_METRICS)
+    for name in metrics:
+        if name not in known:
+            raise InputError(f"--metrics: {name!r} is not one of {', '.join(known)}{did_you_mean(name, known)}")
+    config = run_config(options.run, DiffusionRun)
+    sampling = parse_sampling(options, options.run)
+    folder = model_folder(options.run, "pipeline")
+    classifier = None
+    if set(metrics) & set(CLASSIFIER_METRICS):
+        if options.classifier is None:
+            raise InputError("fd_classifier and agreement need --classifier RUN: train one with train/classifier.py")
+        classifier = ImageClassifier.from_pretrained(model_folder(options.classifier))
+
+    # models and data
+    accelerator = make_accelerator()
+    device = options.device and choose_device(options.device) or str(accelerator.device)
+    pipeline = load_pipeline(options.run).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    autoencoder = pipeline.autoencoder
+    shape = sampling.size or autoencoder.image_shape
+    other = "train" if options.reference == "held_out" else "held_out"
+    reference, counterpart = (
+        ImageData(config.data.model_copy(update={"flip": False}), split, shape, autoencoder.config["channels"]) for split in (options.reference, other)
+    )
+    reference_indices = range(min(len(reference), options.reference_images or len(reference)))
+
+    # images
+    started = time.perf_counter()
+    settings = {
+        "pipeline": folder_hash(folder),
+        "sampling": {key: value for key, value in dataclasses.asdict(sampling).items() if key != "batch_size"},
+        "dtype": str(pipeline.denoiser.dtype).removeprefix("torch."),
+    }
+    generated = GeneratedImages(Path(options.run) / "evaluation", settings, options.num_images, pipeline.num_classes)
+    generated.make(
+        lambda indices, labels: sampling.images(pipeline, indices, labels), (accelerator.process_index, accelerator.num_processes)
+    )
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        return
+
+    # distances
+    fakes, reals = Pixels(generated), Pixels(reference, reference_indices)
+    floor_images = min(len(counterpart), max(options.num_images, FEW_IMAGES))
+    others = Pixels(counterpart, range(floor_images))
+    results: dict[str, float] = {}
+    wants_floors = not options.no_floors and bool({"fid", "fd_classifier"} & set(metrics))
+    decoded = None
+    if "rfid" in metrics or wants_floors:
+        if shape != autoencoder.image_shape:
+            originals = ImageData(config.data, options.reference, autoencoder.image_shape, autoencoder.config["channels"])
+        else:
+            originals = reference
+        decoded = Pixels(reconstructions(autoencoder, originals, reference_indices, shape, sampling.batch_size))
+
+    def inception(images, wanted):
+        return inception_distances(images, reals, wanted, options.inception_weights, device, options.feature_batch)
+
+    def classifier_fd(images):
+        return classifier_distance(model_folder(options.classifier), images, reals, device, options.feature_batch)
+
+    if wanted := [name for name in metrics if name in ("fid", "kid", "is", "prc")]:
+        results |= inception(fakes, wanted)
+    if "rfid" in metrics or ("fid" in metrics and wants_floors):
+        results["rfid"] = inception(decoded, ["fid"])["fid"]
+    if "fid" in metrics and wants_floors:
+        results["fid_floor"] = inception(others, ["fid"])["fid"]
+    if classifier is not None:
+        results["classifier_accuracy"] = classifier_accuracy(classifier.to(device), reference)
+    if "fd_classifier" in metrics:
+        results["fd_classifier"] = classifier_fd(fakes)
+        if wants_floors:
+            results["fd_reconstruction"] = classifier_fd(decoded)
+            results["fd_floor"] = classifier_fd(others)
+    if "agreement" in metrics:
+        if generated.labels is None:
+            raise InputError("agreement: this model was trained without classes; leave it out of --metrics")
+        images = torch.stack([generated[index] for index in range(len(generated))])
+        results["class_agreement"] = float((predicted_labels(classifier, images) == generated.labels).float().mean())
+
+    # report
+    if options.num_images < FEW_IMAGES:
+        warnings.warn(f"{options.num_images} images: below {FEW_IMAGES:,} a Fréchet distance is biased upwards", stacklevel=1)
+    report = {
+        "metrics": results,
+        "num_images": options.num_images,
+        **settings,
+        "ema": config.ema.model_dump() if config.ema else None,
+        "reference": {"name": reference.name, "fingerprint": reference.fingerprint(), "num_images": len(reference_indices), **reference.transform()},
+        "floor": {"name": counterpart.name, "num_images": floor_images} if wants_floors else None,
+        "features": {
+            "inception_weights": file_hash(options.inception_weights) if options.inception_weights else "torch-fidelity's own",
+            "classifier": folder_hash(model_folder(options.classifier)) if options.classifier else None,
+        },
+        "biased": options.num_images < FEW_IMAGES,
+        "torch": torch.__version__,
+        "seconds": time.perf_counter() - started,
+    }
+    out = Path(options.out or Path(options.run) / "evaluation" / "report.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=2) + "\n")
+    for name, value in results.items():
+        print(f"{name}: {value:.6g}")
+    print(f"report: {out}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("run", help="run folder of stage 2")
+    parser.add_argument("--metrics", default="fid", help=f"some of {','.join((*INCEPTION_METRICS, *CLASSIFIER_METRICS))} (default fid)")
+    parser.add_argument("--num-images", type=int, default=10_000, help="images to generate, classes in turn (default 10000)")
+    parser.add_argument("--reference", choices=["held_out", "train"], default="held_out", help="split to compare with (default held_out)")
+    parser.add_argument("--reference-images", type=int, help="images of it (default: all)")
+    parser.add_argument("--inception-weights", help="file of torch-fidelity's Inception weights (default: its own download)")
+    parser.add_argument("--classifier", help="run or model folder of train/classifier.py")
+    parser.add_argument("--feature-batch", type=int, default=64, help="images at a time in the feature network (default 64)")
+    parser.add_argument("--no-floors", action="store_true", help="leave out the floors of the Fréchet distances")
+    parser.add_argument("--out", help="JSON report (default RUN/evaluation/report.json)")
+    add_sampling_options(parser)
+    evaluate(parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_script(main)

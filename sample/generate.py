@@ -1,0 +1,71 @@
+"""Generate images from a trained run, at any size.
+
+    python sample/generate.py runs/digits/diffusion --classes 0-9 --per-class 8 --size 64 --out grid.png
+
+Image i depends on (seed, i) alone: the same whatever the batch size, the size it is rendered at, or the machine's number
+of processes (up to float rounding). A negative start of --region needs the form --region=-0.5,-0.5,0.5,0.5.
+"""
+
+import argparse
+from pathlib import Path
+
+from genrep.pipelines.options import add_sampling_options, choose_device, parse_classes, parse_sampling
+from genrep.training.config import run_script
+
+
+def generate(options: argparse.Namespace) -> None:
+    import torch
+    from tqdm.auto import tqdm
+
+    from genrep.errors import InputError
+    from genrep.pictures import picture_grid, save_png
+    from genrep.pipelines import load_pipeline
+
+    sampling = parse_sampling(options, options.run)
+    pipeline = load_pipeline(options.run).to(choose_device(options.device))
+    pipeline.set_progress_bar_config(disable=True)
+
+    # which images
+    names = {int(label): name for label, name in (pipeline.config.id2label or {}).items()}
+    labels = None
+    if options.classes is not None or (names and options.num_images is None):
+        chosen = parse_classes(options.classes, names) if options.classes is not None else sorted(names)
+        labels = [label for label in chosen for _ in range(options.per_class)]
+    count = len(labels) if labels is not None else options.num_images or 16
+    if count < 1:
+        raise InputError(f"{count} images: --per-class and --num-images take positive numbers")
+
+    # sample and render
+    parts = []
+    with tqdm(total=count, desc="generating", unit=" images") as bar:
+        for start in range(0, count, sampling.batch_size):
+            indices = range(start, min(start + sampling.batch_size, count))
+            parts.append(sampling.images(pipeline, indices, labels[start : indices.stop] if labels is not None else None))
+            bar.update(len(indices))
+    images = torch.cat(parts)
+
+    # write
+    columns = options.columns or (options.per_class if labels is not None else round(count**0.5))
+    print(f"grid: {save_png(picture_grid(images, columns), options.out)}")
+    if options.images is not None:
+        for index, image in enumerate(tqdm(images, desc="writing", unit=" images")):
+            label = f"-{names[labels[index]]}" if labels is not None else ""
+            save_png(image, Path(options.images) / f"{index:06d}{label}.png")
+        print(f"images: {options.images}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("run", help="run folder of stage 2, or a pipeline folder")
+    parser.add_argument("--classes", help="labels, ranges or names: 0-9 or cat,dog (default: all)")
+    parser.add_argument("--per-class", type=int, default=8, help="images a class (default 8)")
+    parser.add_argument("--num-images", type=int, help="images without class, for unconditional models or instead of --classes (default 16)")
+    parser.add_argument("--out", default="grid.png", help="PNG of the grid (default grid.png)")
+    parser.add_argument("--columns", type=int, help="images a row of the grid (default: --per-class)")
+    parser.add_argument("--images", help="folder for every image as a PNG of its own")
+    add_sampling_options(parser)
+    generate(parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_script(main)
