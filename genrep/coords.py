@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genrep.errors import InputError
 
-Region = Sequence[float]
+Region = Sequence[float | int]
 
 
 def image_shape(size: int | Sequence[int]) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Latents to pixels at any size and region, in bounded memory: the one way from latents to images."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -14,6 +14,7 @@ CHUNK = 2048
 """Coordinates decoded at a time: so few that what lies between two layers stays in a CPU's cache."""
 
 
+@runtime_checkable
 class Decodes(Protocol):
     """Anything with `decode(latents, coords) -> values`: an autoencoder, a field."""
 

@@ -15,14 +15,17 @@ from genrep.training.config import run_script
 
 def generate(options: argparse.Namespace) -> None:
     import torch
+    from accelerate.utils import gather_object
     from tqdm.auto import tqdm
 
     from genrep.errors import InputError
     from genrep.pictures import picture_grid, save_png
     from genrep.pipelines import load_pipeline
+    from genrep.training.run import make_accelerator
 
     sampling = parse_sampling(options, options.run)
-    pipeline = load_pipeline(options.run).to(choose_device(options.device))
+    accelerator = make_accelerator()
+    pipeline = load_pipeline(options.run).to(choose_device(options.device) if options.device else accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
 
     # which images
@@ -35,14 +38,18 @@ def generate(options: argparse.Namespace) -> None:
     if count < 1:
         raise InputError(f"{count} images: --per-class and --num-images take positive numbers")
 
-    # sample and render
-    parts = []
-    with tqdm(total=count, desc="generating", unit=" images") as bar:
-        for start in range(0, count, sampling.batch_size):
+    # sample and render; every process its share of the batches
+    rank, num_processes = accelerator.process_index, accelerator.num_processes
+    parts = {}
+    with tqdm(total=count, desc="generating", unit=" images", disable=rank > 0) as bar:
+        for start in list(range(0, count, sampling.batch_size))[rank::num_processes]:
             indices = range(start, min(start + sampling.batch_size, count))
-            parts.append(sampling.images(pipeline, indices, labels[start : indices.stop] if labels is not None else None))
-            bar.update(len(indices))
-    images = torch.cat(parts)
+            parts[start] = sampling.images(pipeline, indices, labels[start : indices.stop] if labels is not None else None)
+            bar.update(len(indices) * num_processes)
+    parts = {start: images for made in gather_object([parts]) for start, images in made.items()}
+    if not accelerator.is_main_process:
+        return
+    images = torch.cat([parts[start] for start in sorted(parts)])
 
     # write
     columns = options.columns or (options.per_class if labels is not None else round(count**0.5))

@@ -1,6 +1,6 @@
 """The training objective of diffusion: noise levels, weighting, losses. Samplers are diffusers' schedulers. No torch here."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,7 +30,7 @@ class NoiseSpec(Spec):
     """Deviation of log-SNR for `density: normal`."""
 
     @model_validator(mode="after")
-    def _rising(self) -> Self:
+    def _rising(self) -> "NoiseSpec":
         if self.beta_start >= self.beta_end:
             raise ValueError(f"beta_start must lie below beta_end, got {self.beta_start} and {self.beta_end}")
         return self

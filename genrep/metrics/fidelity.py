@@ -26,9 +26,14 @@ FEW_IMAGES = 10_000
 
 
 class Pixels(Dataset):
-    """uint8 images `[C, H, W]` as torch-fidelity wants them: `[3, H, W]`."""
+    """uint8 images `[C, H, W]` as torch-fidelity wants them: `[3, H, W]`.
 
-    def __init__(self, images: UInt8[Tensor, "images channels height width"] | ImageData, indices: Sequence[int] | None = None):
+    Args:
+        images: a tensor, or any data set that gives uint8 images by index.
+        indices: which of them; None is all.
+    """
+
+    def __init__(self, images: Tensor | Dataset, indices: Sequence[int] | None = None):
         self.images = images
         self.indices = range(len(images)) if indices is None else indices
 
@@ -41,7 +46,13 @@ class Pixels(Dataset):
 
 
 def inception_distances(
-    generated: Dataset, reference: Dataset, metrics: Sequence[str], weights: str | None = None, device: str = "cpu", batch: int = 64
+    generated: Dataset,
+    reference: Dataset,
+    metrics: Sequence[str],
+    weights: str | None = None,
+    device: str = "cpu",
+    batch: int = 64,
+    layer: str | None = None,
 ) -> dict[str, float]:
     """FID, KID, Inception score, precision and recall with torch-fidelity's Inception-v3.
 
@@ -51,6 +62,8 @@ def inception_distances(
         weights: file of Inception weights; None lets torch-fidelity download or find its own.
         device: "cpu" or "cuda".
         batch: images at a time.
+        layer: features of FID, KID, precision and recall: "64", "192", "768" or "2048", the default and the only one
+            that may be compared with published numbers.
 
     Raises:
         InputError: weights that are missing, damaged or not to be downloaded; too few images.
@@ -58,7 +71,7 @@ def inception_distances(
     if weights is not None:
         _check_weights(Path(weights))
     try:
-        found = _measure(generated, reference, metrics, INCEPTION, weights, device, batch)
+        found = _measure(generated, reference, metrics, INCEPTION, weights, device, batch, layer)
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise InputError(
             f"Inception weights could not be downloaded ({error}). Download weights-inception-2015-12-05-6726825d.pth from torch-fidelity's "
@@ -99,7 +112,14 @@ def file_hash(path: Path | str) -> str:
 
 
 def _measure(
-    generated: Any, reference: Any, metrics: Sequence[str], extractor: str, weights: str | None, device: str, batch: int
+    generated: Any,
+    reference: Any,
+    metrics: Sequence[str],
+    extractor: str,
+    weights: str | None,
+    device: str,
+    batch: int,
+    layer: str | None = None,
 ) -> dict[str, float]:
     from torch_fidelity import calculate_metrics
 
@@ -116,6 +136,9 @@ def _measure(
         kid_subset_size=min(1000, fewest),
         feature_extractor=extractor,
         feature_extractor_weights_path=weights,
+        feature_layer_fid=layer,
+        feature_layer_kid=layer,
+        feature_layer_prc=layer or ("2048" if extractor == INCEPTION else None),
         cuda=device.startswith("cuda"),
         batch_size=batch,
         save_cpu_ram=True,  # one process: the images are in memory

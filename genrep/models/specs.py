@@ -1,6 +1,6 @@
 """What each model is made of, typed: the arguments of the constructors in this folder. Light: no torch here."""
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -65,7 +65,7 @@ class DenoiserSpec(DenoiserArchitecture):
     """Classes; 0 is unconditional."""
 
     @model_validator(mode="after")
-    def _even(self) -> Self:
+    def _even(self) -> "DenoiserSpec":
         if self.dim % 2:
             raise ValueError(f"dim must be even (half of the time features are cosines), got {self.dim}")
         return self

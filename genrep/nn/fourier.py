@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -31,7 +31,9 @@ class FourierFeatures(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def timestep_features(timesteps: Float[Tensor, " batch"], dim: int, max_period: float = 10_000.0) -> Float[Tensor, "batch dim"]:
+def timestep_features(
+    timesteps: Float[Tensor, " batch"] | Int[Tensor, " batch"], dim: int, max_period: float = 10_000.0
+) -> Float[Tensor, "batch dim"]:
     """Sinusoidal features of diffusion timesteps (DDPM), `[B, dim]`, `dim` even; timesteps may be fractional."""
     half = dim // 2
     steps = torch.arange(half, dtype=torch.float32, device=timesteps.device)

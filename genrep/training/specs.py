@@ -1,6 +1,6 @@
 """How a run goes: the YAML of every script, typed. Light: no torch here."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -75,7 +75,7 @@ class RunSpec(Spec):
     """Also log to this tracker, where its package is installed."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> "RunSpec":
         if (self.steps is None) == (self.images is None):
             raise ValueError("give either steps or images, and not both")
         if self.batch % self.accumulation:

@@ -1,0 +1,18 @@
+"""Shared by all tests: annotated shapes are checked at run time, and one thread, so that processes do not fight."""
+
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("genrep", "beartype.beartype")
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def quiet_torch():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)

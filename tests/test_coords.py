@@ -1,0 +1,109 @@
+"""The coordinate convention, against closed forms and against torch's own grid_sample."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from genrep.coords import grid, image_region, image_shape, jitter_gaussian, jitter_uniform, pitch, random_subset, values_at
+from genrep.errors import InputError
+
+
+def test_pixel_centres_in_closed_form():
+    expected = torch.tensor([-1 + (2 * i + 1) / 5 for i in range(5)])
+    torch.testing.assert_close(grid((5, 1))[:, 0], expected)
+    torch.testing.assert_close(grid((1, 5))[:, 1], expected)
+
+
+def test_rows_come_first():
+    coords = grid((2, 3)).reshape(2, 3, 2)
+    assert (coords[0, :, 0] == coords[0, 0, 0]).all(), "a row shares y"
+    assert (coords[1, :, 0] > coords[0, :, 0]).all(), "y grows downwards"
+    assert (coords[:, 1, 1] > coords[:, 0, 1]).all(), "x grows to the right"
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_values_on_the_grid_are_the_pixels(mode):
+    images = torch.randn(3, 2, 5, 7)
+    values = values_at(images, grid((5, 7)), mode)
+    torch.testing.assert_close(values, images.flatten(2).transpose(1, 2), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_values_anywhere_equal_grid_sample(mode):
+    images, coords = torch.randn(2, 3, 6, 5), torch.rand(40, 2) * 2 - 1
+    reference = F.grid_sample(
+        images, coords.flip(-1).expand(2, -1, -1)[:, :, None], mode=mode, padding_mode="border", align_corners=False
+    )[..., 0].transpose(1, 2)  # fmt: skip
+    torch.testing.assert_close(values_at(images, coords, mode), reference)
+
+
+def test_bicubic_values_on_a_finer_grid_equal_interpolate():
+    images = torch.randn(2, 1, 8, 8)
+    enlarged = F.interpolate(images, size=(32, 32), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(values_at(images, grid(32)), enlarged.flatten(2).transpose(1, 2), atol=1e-4, rtol=0)
+
+
+def test_region_covers_its_part_of_the_whole():
+    whole = grid((8, 8)).reshape(8, 8, 2)
+    part = grid((4, 2), region=(-1, 0.5, 0, 1)).reshape(4, 2, 2)
+    torch.testing.assert_close(part, whole[:4, 6:])
+
+
+def test_a_run_of_a_grid_is_cut_from_the_whole():
+    whole = grid((7, 5), region=(-0.3, -1, 1, 0.2))
+    torch.testing.assert_close(torch.cat([grid((7, 5), (-0.3, -1, 1, 0.2), start=s, stop=s + 8) for s in range(0, 35, 8)]), whole)
+
+
+def test_neighbours_stay_distinct_on_a_large_grid():
+    run = grid((8192, 8192), start=8192 * 8192 - 3, stop=8192 * 8192)
+    assert (run[1:, 1] > run[:-1, 1]).all()
+    assert run[-1].tolist() == pytest.approx([1 - 1 / 8192] * 2, abs=1e-7)
+
+
+def test_three_axes():
+    assert grid((2, 3, 4)).shape == (24, 3)
+
+
+def test_gaussian_jitter_is_clipped_and_has_the_papers_spread():
+    coords = grid(128)
+    shift = (jitter_gaussian(coords, 128, torch.Generator().manual_seed(0)) - coords) / pitch(128)[0]
+    assert shift.abs().max() <= 0.25 + 1e-4
+    inside = torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(0.25 / 0.15))
+    assert (shift.abs() < 0.2499).float().mean() == pytest.approx(float(2 * inside - 1), abs=0.01)
+
+
+def test_gaussian_jitter_in_coordinates_is_the_published_one():
+    """Deviation 0.3 / N and clip 0.5 / N, where the pitch is 2 / N."""
+    coords = torch.zeros(100_000, 2)
+    shift = jitter_gaussian(coords, 64, torch.Generator().manual_seed(0), std=0.15, clip=10.0)
+    assert shift.std() == pytest.approx(0.3 / 64, rel=0.02)
+    assert jitter_gaussian(coords, 64, torch.Generator().manual_seed(0)).abs().max() == pytest.approx(0.5 / 64)
+
+
+def test_uniform_jitter_covers_the_pixel_and_no_more():
+    coords = grid((8, 16))
+    shift = (jitter_uniform(coords, (8, 16), torch.Generator().manual_seed(0)) - coords) / torch.tensor(pitch((8, 16)))
+    assert shift.abs().max() <= 0.5 + 1e-5
+    assert shift.std() == pytest.approx(12**-0.5, rel=0.1)
+
+
+def test_subset_has_no_repeats():
+    chosen = random_subset(50, 50, torch.Generator().manual_seed(0))
+    assert sorted(chosen.tolist()) == list(range(50))
+    with pytest.raises(InputError, match="51 points cannot be drawn from 50"):
+        random_subset(50, 51, torch.Generator())
+
+
+@pytest.mark.parametrize("size", [0, -1, (8, 0), (), True])
+def test_sizes_that_cannot_be(size):
+    with pytest.raises(InputError, match="cannot be: give one positive whole number"):
+        image_shape(size)
+
+
+def test_regions_that_cannot_be():
+    with pytest.raises(InputError, match="is empty: every start must lie below its end"):
+        image_region((0, 0, 0, 1))
+    with pytest.raises(InputError, match="give 4 finite numbers"):
+        image_region((0, 0, 1))
+    with pytest.raises(InputError, match="give 4 finite numbers"):
+        image_region((0, 0, 1, float("nan")))

@@ -1,0 +1,285 @@
+"""Shipped configs, a few steps each: every script, resumed runs, many processes, errors as a user sees them."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import genrep.training.run
+from genrep import INRAutoencoder, LatentDiffusionPipeline
+from tests.scripts import PROJECT, launch, lines, run
+
+SMALL = ["--autoencoder.encoder.dim", 16, "--autoencoder.encoder.mlp_dim", 16, "--autoencoder.decoder.hidden_dim", 16]
+SMALL_DENOISER = ["--denoiser.dim", 16, "--denoiser.depth", 1, "--denoiser.mlp_dim", 16]
+AUTOENCODER = ["configs/digits/anr.yaml", *SMALL, "--run.batch", 16, "--run.report_every", 1, "--run.evaluate_images", 20]
+DIFFUSION = ["configs/digits/diffusion.yaml", *SMALL_DENOISER, "--run.batch", 16, "--run.report_every", 1, "--run.evaluate_images", 20, "--sampling.steps", 2]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(PROJECT)
+
+
+@pytest.fixture(scope="module")
+def stage1(tmp_path_factory):
+    """An autoencoder trained for two steps."""
+    folder = tmp_path_factory.mktemp("stage1") / "anr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(PROJECT)
+        run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 2, "--run.folder", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stage2(stage1, tmp_path_factory):
+    """A denoiser trained for two steps."""
+    folder = tmp_path_factory.mktemp("stage2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(PROJECT)
+        run("train/diffusion.py", *diffusion(stage1, folder), "--run.steps", 2)
+    return folder / "diffusion"
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(PROJECT)
+        run("train/classifier.py", "configs/digits/classifier.yaml", "--run.steps", 60, "--classifier.width", 16, "--run.folder", folder)
+    return folder
+
+
+def diffusion(stage1, folder):
+    return [*DIFFUSION, "--autoencoder", stage1, "--latents.folder", folder / "latents", "--run.folder", folder / "diffusion"]
+
+
+def die_after_first_save(monkeypatch):
+    save = genrep.training.run.Run.save
+
+    def save_and_die(self, checkpoint):
+        save(self, checkpoint)
+        raise Killed
+
+    monkeypatch.setattr(genrep.training.run.Run, "save", save_and_die)
+
+
+def weights(folder):
+    (path,) = folder.glob("*.safetensors")
+    return load_file(path)
+
+
+def assert_same_weights(one, two):
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_stage_1_resumed_equals_straight_bit_for_bit(tmp_path, monkeypatch, optimizer):
+    def arguments(folder):
+        return [*AUTOENCODER, "--optimizer.type", optimizer, "--run.steps", 6, "--run.save_every", 3, "--run.folder", folder, "--data.flip", "true"]
+
+    run("train/autoencoder.py", *arguments(tmp_path / "straight"))
+    with monkeypatch.context() as patch:
+        die_after_first_save(patch)
+        with pytest.raises(Killed):
+            run("train/autoencoder.py", *arguments(tmp_path / "resumed"))
+    assert not (tmp_path / "resumed" / "model").exists()
+    run("train/autoencoder.py", *arguments(tmp_path / "resumed"))
+    assert_same_weights(tmp_path / "straight" / "model", tmp_path / "resumed" / "model")
+    assert lines(tmp_path / "straight") == lines(tmp_path / "resumed")
+    assert len(lines(tmp_path / "straight")) == 7  # six reports and an evaluation
+
+
+def test_stage_2_resumed_equals_straight_bit_for_bit(stage1, tmp_path, monkeypatch):
+    def arguments(folder):
+        return [*diffusion(stage1, folder), "--run.steps", 6, "--run.save_every", 3]
+
+    run("train/diffusion.py", *arguments(tmp_path / "straight"))
+    with monkeypatch.context() as patch:
+        die_after_first_save(patch)
+        with pytest.raises(Killed):
+            run("train/diffusion.py", *arguments(tmp_path / "resumed"))
+    run("train/diffusion.py", *arguments(tmp_path / "resumed"))
+    pipelines = [tmp_path / name / "diffusion" / "pipeline" / "denoiser" for name in ("straight", "resumed")]
+    assert_same_weights(*pipelines)
+    assert lines(tmp_path / "straight" / "diffusion") == lines(tmp_path / "resumed" / "diffusion")
+
+
+def test_stage_2_leaves_the_autoencoder_as_it_was(stage1, stage2):
+    before = weights(stage1 / "model")
+    after = LatentDiffusionPipeline.from_pretrained(stage2 / "pipeline").autoencoder.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert before.keys() == after.keys()
+
+
+def test_accumulation_changes_nothing_but_memory(tmp_path):
+    for name, parts in (("whole", 1), ("parts", 4)):
+        run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 4, "--run.accumulation", parts, "--run.folder", tmp_path / name)
+    for one, two in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        assert one == pytest.approx(two, rel=1e-4, abs=1e-5)
+
+
+def test_two_processes_equal_one_in_both_stages_and_generate_the_same_images(tmp_path, stage1):
+    """The same global batch: losses to 1e-5; the same images, from the same pipeline, split over processes or not."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, start in ((one, run), (two, lambda *a: launch(2, *a))):
+        start("train/autoencoder.py", *AUTOENCODER, "--run.steps", 3, "--run.folder", folder / "anr")
+        start("train/diffusion.py", *diffusion(stage1, folder), "--run.steps", 3)
+    for stage in ("anr", "diffusion"):
+        rows = zip(lines(one / stage), lines(two / stage), strict=True)
+        for first, second in rows:
+            assert first == pytest.approx(second, abs=1e-5, rel=1e-5), stage
+    images = {}
+    shutil.copytree(one / "diffusion", tmp_path / "copy")
+    for place, start in ((one / "diffusion", run), (tmp_path / "copy", lambda *a: launch(2, *a))):
+        # 260 images: two chunks, one for each process. Agreement needs a classifier; IS would need weights.
+        start("sample/generate.py", place, "--per-class", 2, "--out", place / "grid.png")
+        classifier_folder = tmp_path / "classifier"
+        if not classifier_folder.exists():
+            run("train/classifier.py", "configs/digits/classifier.yaml", "--run.steps", 1, "--classifier.width", 8, "--run.folder", classifier_folder)
+        start("sample/evaluate.py", place, "--metrics", "agreement", "--classifier", classifier_folder, "--num-images", 260)
+        chunks = sorted((place / "evaluation").glob("*/images-*.safetensors"))
+        images[place] = torch.cat([load_file(path)["images"] for path in chunks])
+        assert [len(load_file(path)["images"]) for path in chunks] == [250, 10]
+    first, second = images.values()
+    assert (first.int() - second.int()).abs().max() <= 1
+    assert (first != second).float().mean() < 0.01
+    assert (one / "diffusion" / "grid.png").read_bytes() == (tmp_path / "copy" / "grid.png").read_bytes()
+
+
+def test_the_run_folder_holds_what_the_map_says(stage1, stage2):
+    for folder, saved in ((stage1, "model"), (stage2, "pipeline")):
+        assert (folder / "config.yaml").exists() and (folder / saved).is_dir()
+        assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000002"]
+        assert [path.name for path in (folder / "samples").glob("*.png")] == ["step-00000002.png"]
+        assert all({"step", "images"} <= row.keys() for row in lines(folder))
+    autoencoder = INRAutoencoder.from_pretrained(stage1 / "model")
+    assert autoencoder.latent_shape == (8, 16)
+
+
+def test_encoding_on_the_fly_works_without_a_cache(stage1, tmp_path):
+    run("train/diffusion.py", *diffusion(stage1, tmp_path), "--latents.folder", "null", "--latents.flips", "true", "--run.steps", 2)
+    assert not (tmp_path / "latents").exists()
+    assert (tmp_path / "diffusion" / "pipeline" / "model_index.json").exists()
+
+
+def test_the_two_term_loss_trains(stage1, tmp_path):
+    extra = ["--diffusion.loss", "two_term", "--diffusion.image_coords", 20, "--denoiser.conditioning", "token", "--latents.flips", "true"]
+    run("train/diffusion.py", *diffusion(stage1, tmp_path), *extra, "--run.steps", 2, "--ema", "null")
+    assert all(row["loss"] > 0 for row in lines(tmp_path / "diffusion") if "loss" in row)
+
+
+def test_random_target_sizes_and_coordinates_of_the_paper_train(tmp_path):
+    folder = tmp_path / "sizes"
+    run("train/autoencoder.py", *AUTOENCODER, "--data.source_size", 12, "--reconstruction.num_coords", 30, "--run.steps", 2, "--run.folder", folder)
+    paper = ["--reconstruction.coords", "gaussian", "--reconstruction.targets", "pixel", "--run.tracker", "tensorboard"]
+    run("train/autoencoder.py", *AUTOENCODER, *paper, "--run.steps", 2, "--run.folder", tmp_path / "paper")
+    assert list((tmp_path / "paper").rglob("events.out.tfevents*")), "the tracker wrote nothing"
+
+
+def test_latents_script_writes_once_and_refuses_another_autoencoder(stage1, tmp_path, capsys):
+    arguments = diffusion(stage1, tmp_path)
+    run("train/latents.py", *arguments)
+    before = (tmp_path / "latents" / "manifest.json").stat().st_mtime_ns
+    run("train/latents.py", *arguments)
+    assert (tmp_path / "latents" / "manifest.json").stat().st_mtime_ns == before
+    other = tmp_path / "other"
+    run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 1, "--run.seed", 5, "--run.folder", other)
+    run("train/diffusion.py", *diffusion(other, tmp_path), "--run.steps", 1, expect=2)
+    assert "this cache was made from something else" in capsys.readouterr().err
+    run("train/latents.py", *diffusion(other, tmp_path), "--restart")
+
+
+def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path):
+    run("sample/generate.py", stage2, "--classes", "0-1,7", "--per-class", 2, "--size", "16x24", "--out", tmp_path / "g.png", "--images", tmp_path / "all")
+    assert sorted(p.name for p in (tmp_path / "all").iterdir())[-1] == "000005-7.png"
+    run("sample/reconstruct.py", stage1, "--size", 16, "--num-images", 10, "--out", tmp_path / "r.png")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["num_images"] == 10 and {"psnr", "psnr_16", "ssim_16"} <= report.keys()
+
+    metrics = ["--metrics", "fd_classifier,agreement", "--classifier", classifier, "--num-images", 40, "--out", tmp_path / "e.json"]
+    with pytest.warns(UserWarning, match="below 10,000 a Fréchet distance is biased"):
+        run("sample/evaluate.py", stage2, *metrics)
+    report = json.loads((tmp_path / "e.json").read_text())
+    found = report["metrics"]
+    assert found["fd_floor"] < found["fd_classifier"], "two steps of training are far from the data"
+    assert 0 <= found["class_agreement"] <= 1 and 0.1 < found["classifier_accuracy"] <= 1
+    assert report["sampling"]["guidance_scale"] == 1.5 and report["biased"] and report["reference"]["num_images"] == 359
+    (chunk,) = (stage2 / "evaluation").glob("*/images-*.safetensors")
+    before = chunk.stat().st_mtime_ns
+    with pytest.warns(UserWarning):
+        run("sample/evaluate.py", stage2, *metrics, "--batch-size", 7)
+    assert chunk.stat().st_mtime_ns == before, "images were made again"
+    assert json.loads((tmp_path / "e.json").read_text())["metrics"] == found
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("train/autoencoder.py", ["configs/digits/anr.yaml", "--optimizer.lrr", "1"], "optimizer.lrr: unknown key; did you mean 'lr'"),
+        ("train/autoencoder.py", ["configs/digits/none.yaml"], "no such config file; there are .*anr.yaml"),
+        ("train/autoencoder.py", ["configs/digits/anr.yaml", "--data.source", "./nowhere", "--dry-run"], "data.source './nowhere' does not exist"),
+        ("train/autoencoder.py", ["configs/digits/anr.yaml", "--run.accumulation", "7"], "batch 64 cannot be cut into 7 equal parts"),
+        ("train/diffusion.py", ["configs/digits/diffusion.yaml", "--autoencoder", "runs/nowhere"], "no model there .*give the run or model folder"),
+        ("train/latents.py", ["configs/celeba/diffusion.yaml"], "train it first: python train/autoencoder.py configs/celeba/anr.yaml"),
+        ("train/latents.py", ["configs/digits/diffusion.yaml", "--latents.folder", "null"], "latents.folder is null"),
+        ("sample/generate.py", ["runs/nowhere"], "no pipeline there"),
+        ("sample/evaluate.py", ["runs/nowhere", "--metrics", "fdi"], "'fdi' is not one of .*did you mean 'fid'"),
+        ("sample/evaluate.py", ["runs/nowhere"], "no run folder"),
+        ("sample/reconstruct.py", ["runs/nowhere"], "no model there"),
+    ],
+)
+def test_mistakes_get_one_message_and_status_2(script, arguments, message, capsys, monkeypatch, tmp_path):
+    import re
+
+    run(script, *arguments, *(["--run.folder", tmp_path] if script == "train/autoencoder.py" else []), expect=2)
+    shown = capsys.readouterr().err
+    assert re.search(message, shown, re.DOTALL), shown
+    assert "Traceback" not in shown
+
+
+def test_mistakes_with_a_trained_run(stage1, stage2, tmp_path, capsys):
+    for arguments, message in (
+        (["--classes", "10"], "class 10 does not exist; this model has 0 to 9"),
+        (["--classes", "zero"], "'zero' is no class"),
+        (["--size", "0"], "--size '0'"),
+        (["--region", "0,0,1"], "--region '0,0,1': give 4 numbers"),
+        (["--region", "1,1,0,0"], "is empty"),
+        (["--scheduler", "ddimm"], "sampling: scheduler: got 'ddimm'"),
+        (["--per-class", "0"], "take positive numbers"),
+    ):
+        run("sample/generate.py", stage2, *arguments, "--out", tmp_path / "x.png", expect=2)
+        assert message in capsys.readouterr().err
+    run("sample/evaluate.py", stage2, "--metrics", "fd_classifier", expect=2)
+    assert "need --classifier" in capsys.readouterr().err
+    run("sample/evaluate.py", stage2, "--inception-weights", tmp_path / "none.pth", "--num-images", 2, expect=2)
+    assert "no such file" in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_finished_run_started_again_does_nothing_more(stage1, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(stage1, folder)
+    before = lines(folder)
+    run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 2, "--run.folder", folder)
+    assert lines(folder) == before
+    run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 4, "--run.folder", folder)
+    assert lines(folder)[-1]["step"] == 4
+
+
+@pytest.mark.parametrize("script", ["autoencoder", "latents", "diffusion", "classifier"])
+def test_dry_run_prints_sizes_and_writes_nothing(script, tmp_path, monkeypatch, capsys):
+    config = {"autoencoder": "anr", "latents": "diffusion", "diffusion": "diffusion", "classifier": "classifier"}[script]
+    run(f"train/{script}.py", f"configs/digits/{config}.yaml", "--run.folder", tmp_path / "run", "--dry-run")
+    shown = capsys.readouterr().out
+    assert "data: digits (held_out): 359 images as 1 × 8 × 8, 10 classes" in shown
+    assert script == "latents" or "parameters" in shown
+    assert script == "classifier" or "8 tokens of 16" in shown
+    assert not (tmp_path / "run").exists()

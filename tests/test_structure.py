@@ -1,0 +1,118 @@
+"""The house's rules: imports run one way, importing is light, every shipped config builds."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import genrep
+from genrep.models.autoencoder import INRAutoencoder
+from genrep.models.classifier import ImageClassifier
+from genrep.models.denoiser import LatentDenoiser
+from genrep.specs import validate
+from genrep.training.config import read_config
+from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun
+from genrep.training.stages import describe_autoencoder
+
+PROJECT = Path(__file__).parent.parent
+# Each may import what stands before it, and its own. `specs` files and packages' tables are typed descriptions without
+# torch; they may be read from anywhere above them.
+ORDER = [
+    ["errors"], ["randomness", "specs"], ["coords"], ["nn"], ["encoders", "decoders"], ["models"], ["render"], ["pictures"],
+    ["diffusion"], ["pipelines"], ["data"], ["metrics"], ["training"],
+]  # fmt: skip
+ALLOWED = {
+    ("models.autoencoder", "render"),  # `autoencoder.render` is the one function that turns latents into pixels
+    ("pipelines.options", "training"),  # the options' defaults come from a run's config
+}
+
+
+def rank(module: str) -> int:
+    return next(number for number, names in enumerate(ORDER) if module.split(".")[0] in names)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("genrep."):
+            found.add(node.module.removeprefix("genrep."))
+    return found
+
+
+def test_imports_run_one_way():
+    wrong = []
+    for path in sorted((PROJECT / "genrep").rglob("*.py")):
+        module = ".".join(path.relative_to(PROJECT / "genrep").with_suffix("").parts).removesuffix(".__init__")
+        if module == "__init__":
+            continue
+        for imported in imports(path):
+            if rank(imported) > rank(module) and (module, imported.split(".")[0]) not in ALLOWED:
+                wrong.append(f"{module} imports {imported}")
+    assert wrong == []
+
+
+def test_nouns_never_import_verbs():
+    for path in (PROJECT / "genrep").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.split(".")[0] in ("train", "sample") for name in names), path
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=PROJECT).stdout
+
+
+def test_importing_genrep_is_light():
+    heavy = ("torch", "diffusers", "datasets", "numpy", "accelerate")
+    assert python(f"import genrep, sys; print([m for m in {heavy} if m in sys.modules])").strip() == "[]"
+
+
+def test_public_names_exist_and_unknown_ones_say_so():
+    for name in genrep.__all__:
+        assert getattr(genrep, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'; it has INRAutoencoder"):
+        genrep.Nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("script", sorted(str(p.relative_to(PROJECT)) for folder in ("train", "sample") for p in (PROJECT / folder).glob("*.py")))
+def test_help_teaches_and_loads_no_torch(script):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{script!r}, '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules\n"
+    )
+    shown = python(code)
+    assert f"python {script}" in shown, "an example to copy"
+    assert len(shown) > 300
+
+
+STAGE = {"anr": AutoencoderRun, "diffusion": DiffusionRun, "classifier": ClassifierRun}
+CONFIGS = sorted(path for path in (PROJECT / "configs").rglob("*.yaml") if path.stem != "data")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_config_loads_and_builds(path, monkeypatch):
+    """Large ones too: nothing is allocated."""
+    monkeypatch.chdir(PROJECT)
+    config = validate(STAGE[path.stem], read_config(path), where=str(path))
+    with torch.device("meta"):
+        if isinstance(config, AutoencoderRun):
+            model = INRAutoencoder(**config.autoencoder.model_dump())
+        elif isinstance(config, ClassifierRun):
+            model = ImageClassifier(config.image_size, config.channels, 10, **config.classifier.model_dump())
+        else:
+            spec = describe_autoencoder(config.autoencoder, str(path.relative_to(PROJECT)))
+            model = LatentDenoiser(spec.num_tokens, spec.latent_dim, 10, **config.denoiser.model_dump())
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_nothing_of_a_machine_stands_in_the_tree():
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=PROJECT).stdout.split()
+    for name in tracked:
+        if name.endswith((".py", ".yaml", ".md", ".toml", ".txt")) and (PROJECT / name).exists() and name != "tests/test_structure.py":
+            assert "/work/" not in (PROJECT / name).read_text(), name

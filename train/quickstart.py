@@ -1,0 +1,123 @@
+"""The whole road on scikit-learn's digits, in minutes on a CPU: every script in order, as a person would run them.
+
+    python train/quickstart.py
+
+Images to R-tokens (ANR), a latent cache, a classifier to measure with, class-conditional diffusion, samples at 64×64,
+a report. It ends by saying where the pictures are; runs/quickstart/report.json holds the numbers.
+"""
+
+import argparse
+import json
+import runpy
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from genrep.errors import InputError
+from genrep.training.config import run_script
+
+PROJECT = Path(__file__).resolve().parent.parent
+CONFIGS = PROJECT / "configs" / "digits"
+
+
+def run(script: str, *arguments: object) -> None:
+    """Run one of the project's scripts in this process, which saves importing torch every time."""
+    words = [str(argument) for argument in arguments]
+    print(f"\n$ python {shlex.join([script, *words])}", flush=True)
+    before = sys.argv
+    sys.argv = [script, *words]
+    try:
+        runpy.run_path(str(PROJECT / script), run_name="__main__")
+    except SystemExit as stop:
+        if stop.code:
+            raise
+    finally:
+        sys.argv = before
+
+
+def quickstart(folder: Path) -> None:
+    started = time.perf_counter()
+    stages = {name: folder / name for name in ("anr", "latents", "classifier", "diffusion")}
+    if folder.exists() and (unknown := [p.name for p in folder.iterdir() if p.is_dir() and p.name not in stages]):
+        raise InputError(f"--folder {folder} holds other things ({', '.join(unknown)}): give a new folder, the quickstart begins anew in it")
+    shutil.rmtree(folder, ignore_errors=True)
+    anr, latents, classifier, diffusion = stages.values()
+    stage2 = (CONFIGS / "diffusion.yaml", "--autoencoder", anr, "--latents.folder", latents, "--run.folder", diffusion)
+
+    # train
+    run("train/autoencoder.py", CONFIGS / "anr.yaml", "--run.folder", anr)
+    run("train/latents.py", *stage2)
+    run("train/diffusion.py", *stage2)
+    run("train/classifier.py", CONFIGS / "classifier.yaml", "--run.folder", classifier)
+
+    # sample
+    run("sample/reconstruct.py", anr, "--size", 64, "--out", folder / "reconstructions.png")
+    run("sample/generate.py", diffusion, "--classes", "0-9", "--per-class", 8, "--size", 64, "--out", folder / "samples.png")
+    run(
+        "sample/evaluate.py", diffusion, "--metrics", "fd_classifier,agreement", "--classifier", classifier,
+        "--num-images", 800, "--batch-size", 250, "--out", folder / "evaluation.json",
+    )  # fmt: skip
+
+    # report
+    picture_beside_real(folder)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    reconstruction = json.loads((folder / "reconstructions.json").read_text())
+    found = evaluation["metrics"]
+    report = {
+        "seconds": round(time.perf_counter() - started, 1),
+        "reconstruction": {key: reconstruction[key] for key in ("psnr", "psnr_64", "ssim_64", "num_images")},
+        "classifier": {"accuracy": found["classifier_accuracy"]},
+        "generation": {
+            "class_agreement": found["class_agreement"],
+            "fd_classifier": found["fd_classifier"],
+            "fd_floor": found["fd_floor"],
+            "fd_reconstruction": found["fd_reconstruction"],
+            "num_images": evaluation["num_images"],
+            "guidance_scale": evaluation["sampling"]["guidance_scale"],
+        },
+    }
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(f"""
+held-out reconstruction at 8×8        {report["reconstruction"]["psnr"]:6.2f} dB PSNR
+rendered at 64×64, against bicubic    {report["reconstruction"]["psnr_64"]:6.2f} dB PSNR
+classifier's held-out accuracy        {found["classifier_accuracy"]:6.1%}
+samples recognised as their class     {found["class_agreement"]:6.1%}
+fd_classifier of the samples          {found["fd_classifier"]:6.3f}
+  of the training images, the floor   {found["fd_floor"]:6.3f}
+time                                  {report["seconds"]:6.0f} s
+
+samples at 64×64, and real digits enlarged    {folder / "samples_beside_real.png"}
+originals, reconstructions, renders           {folder / "reconstructions.png"}
+the numbers                                   {folder / "report.json"}""")
+
+
+def picture_beside_real(folder: Path) -> None:
+    """The grid of samples, and to its right held-out digits of the same classes, enlarged bicubically."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from genrep.data.images import ImageData
+    from genrep.metrics.reconstruction import enlarge
+    from genrep.pictures import picture_grid, save_png
+    from genrep.training.specs import DiffusionRun
+    from genrep.training.stages import run_config
+
+    held_out = ImageData(run_config(folder / "diffusion", DiffusionRun).data, "held_out", (8, 8), channels=1)
+    chosen = [index for label in range(10) for index in (held_out.labels == label).nonzero()[:8, 0].tolist()]
+    real = picture_grid(enlarge(held_out.pixels(chosen), 64), columns=8)
+    samples = torch.from_numpy(np.array(Image.open(folder / "samples.png")))[None]
+    gap = torch.full((1, real.shape[1], 24), 255, dtype=torch.uint8)
+    save_png(torch.cat([samples, gap, real], dim=2), folder / "samples_beside_real.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--folder", type=Path, default=Path("runs/quickstart"), help="where everything goes (default runs/quickstart)")
+    quickstart(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    run_script(main)
