@@ -21,7 +21,9 @@ def image_shape(size: int | Sequence[int]) -> tuple[int, ...]:
     """`8` means 8×8; a sequence is one length an axis. Raises InputError for a size that cannot be."""
     shape = (size, size) if isinstance(size, int) else tuple(size)
     if not shape or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in shape):
-        raise InputError(f"size {size!r} cannot be: give one positive whole number, or one for each axis (height, width)")
+        raise InputError(
+            f"size {size!r} cannot be: give one positive whole number, or one for each axis (height, width)"
+        )
     return shape
 
 
@@ -31,7 +33,9 @@ def image_region(region: Region | None, num_axes: int = 2) -> tuple[float, ...]:
         return (-1.0,) * num_axes + (1.0,) * num_axes
     bounds = tuple(float(bound) for bound in region)
     if len(bounds) != 2 * num_axes or not all(math.isfinite(bound) for bound in bounds):
-        raise InputError(f"region {region!r} cannot be: give {2 * num_axes} finite numbers, starts then ends (y0, x0, y1, x1)")
+        raise InputError(
+            f"region {region!r} cannot be: give {2 * num_axes} finite numbers, starts then ends (y0, x0, y1, x1)"
+        )
     if any(start >= end for start, end in zip(bounds[:num_axes], bounds[num_axes:], strict=True)):
         raise InputError(f"region {region!r} is empty: every start must lie below its end, (y0, x0, y1, x1)")
     return bounds

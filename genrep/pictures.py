@@ -18,7 +18,9 @@ def picture(image: UInt8[Tensor, "channels height width"]) -> Any:
     return Image.fromarray(array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0))
 
 
-def picture_grid(images: UInt8[Tensor, "images channels height width"], columns: int, gap: int = 2) -> UInt8[Tensor, "channels rows columns"]:
+def picture_grid(
+    images: UInt8[Tensor, "images channels height width"], columns: int, gap: int = 2
+) -> UInt8[Tensor, "channels rows columns"]:
     """Images in rows of `columns` on white, as one image."""
     from torchvision.utils import make_grid
 

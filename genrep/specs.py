@@ -1,7 +1,7 @@
 """Typed, validated descriptions: of what a model is, and of how a run goes. Light: no torch here."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -30,7 +30,9 @@ Size = Annotated[PositiveInt | list[PositiveInt], AfterValidator(_one_or_two)]
 class Spec(BaseModel):
     """Frozen and strict: an unknown key, a wrong type or an impossible value is an error. A string below a field is its help."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 def validate(kind: type[S], given: Mapping[str, Any], where: str = "", origins: Mapping[str, str] | None = None) -> S:
@@ -79,7 +81,9 @@ def _explain(kind: type[Spec], problem: Any, where: str, origins: Mapping[str, s
     message = problem["msg"].removeprefix("Value error, ")
     suffix = ""
     if fault == "literal_error":
-        suffix = did_you_mean(given, [part.strip("' ") for part in problem["ctx"]["expected"].replace(" or ", ",").split(",")])
+        suffix = did_you_mean(
+            given, [part.strip("' ") for part in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
+        )
     shown = "" if isinstance(given, Mapping) else f"got {given!r}; "
     return f"{head}: {shown}{message[:1].lower() + message[1:]}{suffix}"
 
@@ -92,7 +96,7 @@ def _parents(path: str) -> list[str]:
 def variants_at(owner: type[Spec], key: str) -> dict[str, type[Spec]]:
     """The specs that the field `key` of `owner` admits."""
     info = owner.model_fields.get(key)
-    return variants(Union[info.annotation, type(None)]) if info else {}
+    return variants(info.annotation) if info else {}
 
 
 def _readable_path(kind: type[Spec], loc: tuple[int | str, ...]) -> tuple[list[str], type[Spec] | None]:

@@ -32,7 +32,13 @@ def evaluate(options: argparse.Namespace) -> None:
 
     from genrep.data.images import ImageData
     from genrep.metrics.fidelity import (
-        FEW_IMAGES, Pixels, classifier_accuracy, classifier_distance, file_hash, inception_distances, predicted_labels,
+        FEW_IMAGES,
+        Pixels,
+        classifier_accuracy,
+        classifier_distance,
+        file_hash,
+        inception_distances,
+        predicted_labels,
     )  # fmt: skip
     from genrep.metrics.generated import GeneratedImages
     from genrep.metrics.reconstruction import reconstructions
@@ -59,14 +65,15 @@ def evaluate(options: argparse.Namespace) -> None:
 
     # models and data
     accelerator = make_accelerator()
-    device = options.device and choose_device(options.device) or str(accelerator.device)
+    device = (options.device and choose_device(options.device)) or str(accelerator.device)
     pipeline = load_pipeline(options.run).to(device)
     pipeline.set_progress_bar_config(disable=True)
     autoencoder = pipeline.autoencoder
     shape = sampling.size or autoencoder.image_shape
     other = "train" if options.reference == "held_out" else "held_out"
     reference, counterpart = (
-        ImageData(config.data.model_copy(update={"flip": False}), split, shape, autoencoder.config["channels"]) for split in (options.reference, other)
+        ImageData(config.data.model_copy(update={"flip": False}), split, shape, autoencoder.config["channels"])
+        for split in (options.reference, other)
     )
     reference_indices = range(min(len(reference), options.reference_images or len(reference)))
 
@@ -79,7 +86,8 @@ def evaluate(options: argparse.Namespace) -> None:
     }
     generated = GeneratedImages(Path(options.run) / "evaluation", settings, options.num_images, pipeline.num_classes)
     generated.make(
-        lambda indices, labels: sampling.images(pipeline, indices, labels), (accelerator.process_index, accelerator.num_processes)
+        lambda indices, labels: sampling.images(pipeline, indices, labels),
+        (accelerator.process_index, accelerator.num_processes),
     )
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
@@ -94,7 +102,9 @@ def evaluate(options: argparse.Namespace) -> None:
     decoded = None
     if "rfid" in metrics or wants_floors:
         if shape != autoencoder.image_shape:
-            originals = ImageData(config.data, options.reference, autoencoder.image_shape, autoencoder.config["channels"])
+            originals = ImageData(
+                config.data, options.reference, autoencoder.image_shape, autoencoder.config["channels"]
+            )
         else:
             originals = reference
         decoded = Pixels(reconstructions(autoencoder, originals, reference_indices, shape, sampling.batch_size))
@@ -126,16 +136,25 @@ def evaluate(options: argparse.Namespace) -> None:
 
     # report
     if options.num_images < FEW_IMAGES:
-        warnings.warn(f"{options.num_images} images: below {FEW_IMAGES:,} a Fréchet distance is biased upwards", stacklevel=1)
+        warnings.warn(
+            f"{options.num_images} images: below {FEW_IMAGES:,} a Fréchet distance is biased upwards", stacklevel=1
+        )
     report = {
         "metrics": results,
         "num_images": options.num_images,
         **settings,
         "ema": config.ema.model_dump() if config.ema else None,
-        "reference": {"name": reference.name, "fingerprint": reference.fingerprint(), "num_images": len(reference_indices), **reference.transform()},
+        "reference": {
+            "name": reference.name,
+            "fingerprint": reference.fingerprint(),
+            "num_images": len(reference_indices),
+            **reference.transform(),
+        },
         "floor": {"name": counterpart.name, "num_images": floor_images} if wants_floors else None,
         "features": {
-            "inception_weights": file_hash(options.inception_weights) if options.inception_weights else "torch-fidelity's own",
+            "inception_weights": file_hash(options.inception_weights)
+            if options.inception_weights
+            else "torch-fidelity's own",
             "classifier": folder_hash(model_folder(options.classifier)) if options.classifier else None,
         },
         "biased": options.num_images < FEW_IMAGES,
@@ -151,15 +170,30 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("run", help="run folder of stage 2")
-    parser.add_argument("--metrics", default="fid", help=f"some of {','.join((*INCEPTION_METRICS, *CLASSIFIER_METRICS))} (default fid)")
-    parser.add_argument("--num-images", type=int, default=10_000, help="images to generate, classes in turn (default 10000)")
-    parser.add_argument("--reference", choices=["held_out", "train"], default="held_out", help="split to compare with (default held_out)")
+    parser.add_argument(
+        "--metrics", default="fid", help=f"some of {','.join((*INCEPTION_METRICS, *CLASSIFIER_METRICS))} (default fid)"
+    )
+    parser.add_argument(
+        "--num-images", type=int, default=10_000, help="images to generate, classes in turn (default 10000)"
+    )
+    parser.add_argument(
+        "--reference",
+        choices=["held_out", "train"],
+        default="held_out",
+        help="split to compare with (default held_out)",
+    )
     parser.add_argument("--reference-images", type=int, help="images of it (default: all)")
-    parser.add_argument("--inception-weights", help="file of torch-fidelity's Inception weights (default: its own download)")
+    parser.add_argument(
+        "--inception-weights", help="file of torch-fidelity's Inception weights (default: its own download)"
+    )
     parser.add_argument("--classifier", help="run or model folder of train/classifier.py")
-    parser.add_argument("--feature-batch", type=int, default=64, help="images at a time in the feature network (default 64)")
+    parser.add_argument(
+        "--feature-batch", type=int, default=64, help="images at a time in the feature network (default 64)"
+    )
     parser.add_argument("--no-floors", action="store_true", help="leave out the floors of the Fréchet distances")
     parser.add_argument("--out", help="JSON report (default RUN/evaluation/report.json)")
     add_sampling_options(parser)

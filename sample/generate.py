@@ -44,7 +44,9 @@ def generate(options: argparse.Namespace) -> None:
     with tqdm(total=count, desc="generating", unit=" images", disable=rank > 0) as bar:
         for start in list(range(0, count, sampling.batch_size))[rank::num_processes]:
             indices = range(start, min(start + sampling.batch_size, count))
-            parts[start] = sampling.images(pipeline, indices, labels[start : indices.stop] if labels is not None else None)
+            parts[start] = sampling.images(
+                pipeline, indices, labels[start : indices.stop] if labels is not None else None
+            )
             bar.update(len(indices) * num_processes)
     parts = {start: images for made in gather_object([parts]) for start, images in made.items()}
     if not accelerator.is_main_process:
@@ -62,11 +64,17 @@ def generate(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("run", help="run folder of stage 2, or a pipeline folder")
     parser.add_argument("--classes", help="labels, ranges or names: 0-9 or cat,dog (default: all)")
     parser.add_argument("--per-class", type=int, default=8, help="images a class (default 8)")
-    parser.add_argument("--num-images", type=int, help="images without class, for unconditional models or instead of --classes (default 16)")
+    parser.add_argument(
+        "--num-images",
+        type=int,
+        help="images without class, for unconditional models or instead of --classes (default 16)",
+    )
     parser.add_argument("--out", default="grid.png", help="PNG of the grid (default grid.png)")
     parser.add_argument("--columns", type=int, help="images a row of the grid (default: --per-class)")
     parser.add_argument("--images", help="folder for every image as a PNG of its own")

@@ -37,7 +37,9 @@ def reconstruct(options: argparse.Namespace) -> None:
         spec, split = DataSpec(**read_config(config).get("data", {})), options.split
     else:
         raise InputError(f"{options.run} is a model folder without a run's config.yaml: say which images with --source")
-    data = ImageData(spec.model_copy(update={"in_memory": False}), split, autoencoder.image_shape, autoencoder.config["channels"])
+    data = ImageData(
+        spec.model_copy(update={"in_memory": False}), split, autoencoder.image_shape, autoencoder.config["channels"]
+    )
     count = min(len(data), options.num_images or len(data))
     size = parse_size(options.size) or tuple(4 * length for length in autoencoder.image_shape)
 
@@ -52,7 +54,13 @@ def reconstruct(options: argparse.Namespace) -> None:
             for shape in dict.fromkeys([autoencoder.image_shape, size]):
                 rendered, reference = to_uint8(autoencoder.render(latents, size=shape)).cpu(), enlarge(pixels, shape)
                 pairs += [rendered, reference]
-                suffix = "" if shape == autoencoder.image_shape else f"_{shape[0]}" if shape[0] == shape[1] else f"_{shape[0]}x{shape[1]}"
+                suffix = (
+                    ""
+                    if shape == autoencoder.image_shape
+                    else f"_{shape[0]}"
+                    if shape[0] == shape[1]
+                    else f"_{shape[0]}x{shape[1]}"
+                )
                 found.setdefault(f"psnr{suffix}", []).append(psnr(rendered, reference))
                 if min(shape) >= SSIM_WINDOW:
                     found.setdefault(f"ssim{suffix}", []).append(ssim(rendered, reference))
@@ -73,11 +81,15 @@ def reconstruct(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("run", help="run folder of stage 1, or a model folder")
     parser.add_argument("--size", help="N or HEIGHTxWIDTH to render at as well (default: four times the image)")
     parser.add_argument("--split", default="held_out", help="held_out or train (default held_out)")
-    parser.add_argument("--source", help="other images: a folder, parquet files, a Hub id (default: the run's own data)")
+    parser.add_argument(
+        "--source", help="other images: a folder, parquet files, a Hub id (default: the run's own data)"
+    )
     parser.add_argument("--num-images", type=int, help="images to measure (default: all)")
     parser.add_argument("--show", type=int, default=8, help="images in the picture (default 8)")
     parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/reconstructions.png)")

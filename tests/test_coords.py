@@ -4,7 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genrep.coords import grid, image_region, image_shape, jitter_gaussian, jitter_uniform, pitch, random_subset, values_at
+from genrep.coords import (
+    grid,
+    image_region,
+    image_shape,
+    jitter_gaussian,
+    jitter_uniform,
+    pitch,
+    random_subset,
+    values_at,
+)
 from genrep.errors import InputError
 
 
@@ -51,7 +60,9 @@ def test_region_covers_its_part_of_the_whole():
 
 def test_a_run_of_a_grid_is_cut_from_the_whole():
     whole = grid((7, 5), region=(-0.3, -1, 1, 0.2))
-    torch.testing.assert_close(torch.cat([grid((7, 5), (-0.3, -1, 1, 0.2), start=s, stop=s + 8) for s in range(0, 35, 8)]), whole)
+    torch.testing.assert_close(
+        torch.cat([grid((7, 5), (-0.3, -1, 1, 0.2), start=s, stop=s + 8) for s in range(0, 35, 8)]), whole
+    )
 
 
 def test_neighbours_stay_distinct_on_a_large_grid():

@@ -13,8 +13,28 @@ from tests.scripts import PROJECT, launch, lines, run
 
 SMALL = ["--autoencoder.encoder.dim", 16, "--autoencoder.encoder.mlp_dim", 16, "--autoencoder.decoder.hidden_dim", 16]
 SMALL_DENOISER = ["--denoiser.dim", 16, "--denoiser.depth", 1, "--denoiser.mlp_dim", 16]
-AUTOENCODER = ["configs/digits/anr.yaml", *SMALL, "--run.batch", 16, "--run.report_every", 1, "--run.evaluate_images", 20]
-DIFFUSION = ["configs/digits/diffusion.yaml", *SMALL_DENOISER, "--run.batch", 16, "--run.report_every", 1, "--run.evaluate_images", 20, "--sampling.steps", 2]
+AUTOENCODER = [
+    "configs/digits/anr.yaml",
+    *SMALL,
+    "--run.batch",
+    16,
+    "--run.report_every",
+    1,
+    "--run.evaluate_images",
+    20,
+]
+DIFFUSION = [
+    "configs/digits/diffusion.yaml",
+    *SMALL_DENOISER,
+    "--run.batch",
+    16,
+    "--run.report_every",
+    1,
+    "--run.evaluate_images",
+    20,
+    "--sampling.steps",
+    2,
+]
 
 
 class Killed(Exception):
@@ -51,12 +71,29 @@ def classifier(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(PROJECT)
-        run("train/classifier.py", "configs/digits/classifier.yaml", "--run.steps", 60, "--classifier.width", 16, "--run.folder", folder)
+        run(
+            "train/classifier.py",
+            "configs/digits/classifier.yaml",
+            "--run.steps",
+            60,
+            "--classifier.width",
+            16,
+            "--run.folder",
+            folder,
+        )
     return folder
 
 
 def diffusion(stage1, folder):
-    return [*DIFFUSION, "--autoencoder", stage1, "--latents.folder", folder / "latents", "--run.folder", folder / "diffusion"]
+    return [
+        *DIFFUSION,
+        "--autoencoder",
+        stage1,
+        "--latents.folder",
+        folder / "latents",
+        "--run.folder",
+        folder / "diffusion",
+    ]
 
 
 def die_after_first_save(monkeypatch):
@@ -83,7 +120,19 @@ def assert_same_weights(one, two):
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_stage_1_resumed_equals_straight_bit_for_bit(tmp_path, monkeypatch, optimizer):
     def arguments(folder):
-        return [*AUTOENCODER, "--optimizer.type", optimizer, "--run.steps", 6, "--run.save_every", 3, "--run.folder", folder, "--data.flip", "true"]
+        return [
+            *AUTOENCODER,
+            "--optimizer.type",
+            optimizer,
+            "--run.steps",
+            6,
+            "--run.save_every",
+            3,
+            "--run.folder",
+            folder,
+            "--data.flip",
+            "true",
+        ]
 
     run("train/autoencoder.py", *arguments(tmp_path / "straight"))
     with monkeypatch.context() as patch:
@@ -121,7 +170,16 @@ def test_stage_2_leaves_the_autoencoder_as_it_was(stage1, stage2):
 
 def test_accumulation_changes_nothing_but_memory(tmp_path):
     for name, parts in (("whole", 1), ("parts", 4)):
-        run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 4, "--run.accumulation", parts, "--run.folder", tmp_path / name)
+        run(
+            "train/autoencoder.py",
+            *AUTOENCODER,
+            "--run.steps",
+            4,
+            "--run.accumulation",
+            parts,
+            "--run.folder",
+            tmp_path / name,
+        )
     for one, two in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert one == pytest.approx(two, rel=1e-4, abs=1e-5)
 
@@ -143,8 +201,26 @@ def test_two_processes_equal_one_in_both_stages_and_generate_the_same_images(tmp
         start("sample/generate.py", place, "--per-class", 2, "--out", place / "grid.png")
         classifier_folder = tmp_path / "classifier"
         if not classifier_folder.exists():
-            run("train/classifier.py", "configs/digits/classifier.yaml", "--run.steps", 1, "--classifier.width", 8, "--run.folder", classifier_folder)
-        start("sample/evaluate.py", place, "--metrics", "agreement", "--classifier", classifier_folder, "--num-images", 260)
+            run(
+                "train/classifier.py",
+                "configs/digits/classifier.yaml",
+                "--run.steps",
+                1,
+                "--classifier.width",
+                8,
+                "--run.folder",
+                classifier_folder,
+            )
+        start(
+            "sample/evaluate.py",
+            place,
+            "--metrics",
+            "agreement",
+            "--classifier",
+            classifier_folder,
+            "--num-images",
+            260,
+        )
         chunks = sorted((place / "evaluation").glob("*/images-*.safetensors"))
         images[place] = torch.cat([load_file(path)["images"] for path in chunks])
         assert [len(load_file(path)["images"]) for path in chunks] == [250, 10]
@@ -165,20 +241,49 @@ def test_the_run_folder_holds_what_the_map_says(stage1, stage2):
 
 
 def test_encoding_on_the_fly_works_without_a_cache(stage1, tmp_path):
-    run("train/diffusion.py", *diffusion(stage1, tmp_path), "--latents.folder", "null", "--latents.flips", "true", "--run.steps", 2)
+    run(
+        "train/diffusion.py",
+        *diffusion(stage1, tmp_path),
+        "--latents.folder",
+        "null",
+        "--latents.flips",
+        "true",
+        "--run.steps",
+        2,
+    )
     assert not (tmp_path / "latents").exists()
     assert (tmp_path / "diffusion" / "pipeline" / "model_index.json").exists()
 
 
 def test_the_two_term_loss_trains(stage1, tmp_path):
-    extra = ["--diffusion.loss", "two_term", "--diffusion.image_coords", 20, "--denoiser.conditioning", "token", "--latents.flips", "true"]
+    extra = [
+        "--diffusion.loss",
+        "two_term",
+        "--diffusion.image_coords",
+        20,
+        "--denoiser.conditioning",
+        "token",
+        "--latents.flips",
+        "true",
+    ]
     run("train/diffusion.py", *diffusion(stage1, tmp_path), *extra, "--run.steps", 2, "--ema", "null")
     assert all(row["loss"] > 0 for row in lines(tmp_path / "diffusion") if "loss" in row)
 
 
 def test_random_target_sizes_and_coordinates_of_the_paper_train(tmp_path):
     folder = tmp_path / "sizes"
-    run("train/autoencoder.py", *AUTOENCODER, "--data.source_size", 12, "--reconstruction.num_coords", 30, "--run.steps", 2, "--run.folder", folder)
+    run(
+        "train/autoencoder.py",
+        *AUTOENCODER,
+        "--data.source_size",
+        12,
+        "--reconstruction.num_coords",
+        30,
+        "--run.steps",
+        2,
+        "--run.folder",
+        folder,
+    )
     paper = ["--reconstruction.coords", "gaussian", "--reconstruction.targets", "pixel", "--run.tracker", "tensorboard"]
     run("train/autoencoder.py", *AUTOENCODER, *paper, "--run.steps", 2, "--run.folder", tmp_path / "paper")
     assert list((tmp_path / "paper").rglob("events.out.tfevents*")), "the tracker wrote nothing"
@@ -198,13 +303,35 @@ def test_latents_script_writes_once_and_refuses_another_autoencoder(stage1, tmp_
 
 
 def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path):
-    run("sample/generate.py", stage2, "--classes", "0-1,7", "--per-class", 2, "--size", "16x24", "--out", tmp_path / "g.png", "--images", tmp_path / "all")
+    run(
+        "sample/generate.py",
+        stage2,
+        "--classes",
+        "0-1,7",
+        "--per-class",
+        2,
+        "--size",
+        "16x24",
+        "--out",
+        tmp_path / "g.png",
+        "--images",
+        tmp_path / "all",
+    )
     assert sorted(p.name for p in (tmp_path / "all").iterdir())[-1] == "000005-7.png"
     run("sample/reconstruct.py", stage1, "--size", 16, "--num-images", 10, "--out", tmp_path / "r.png")
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["num_images"] == 10 and {"psnr", "psnr_16", "ssim_16"} <= report.keys()
 
-    metrics = ["--metrics", "fd_classifier,agreement", "--classifier", classifier, "--num-images", 40, "--out", tmp_path / "e.json"]
+    metrics = [
+        "--metrics",
+        "fd_classifier,agreement",
+        "--classifier",
+        classifier,
+        "--num-images",
+        40,
+        "--out",
+        tmp_path / "e.json",
+    ]
     with pytest.warns(UserWarning, match="below 10,000 a Fréchet distance is biased"):
         run("sample/evaluate.py", stage2, *metrics)
     report = json.loads((tmp_path / "e.json").read_text())
@@ -223,12 +350,32 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
-        ("train/autoencoder.py", ["configs/digits/anr.yaml", "--optimizer.lrr", "1"], "optimizer.lrr: unknown key; did you mean 'lr'"),
+        (
+            "train/autoencoder.py",
+            ["configs/digits/anr.yaml", "--optimizer.lrr", "1"],
+            "optimizer.lrr: unknown key; did you mean 'lr'",
+        ),
         ("train/autoencoder.py", ["configs/digits/none.yaml"], "no such config file; there are .*anr.yaml"),
-        ("train/autoencoder.py", ["configs/digits/anr.yaml", "--data.source", "./nowhere", "--dry-run"], "data.source './nowhere' does not exist"),
-        ("train/autoencoder.py", ["configs/digits/anr.yaml", "--run.accumulation", "7"], "batch 64 cannot be cut into 7 equal parts"),
-        ("train/diffusion.py", ["configs/digits/diffusion.yaml", "--autoencoder", "runs/nowhere"], "no model there .*give the run or model folder"),
-        ("train/latents.py", ["configs/celeba/diffusion.yaml"], "train it first: python train/autoencoder.py configs/celeba/anr.yaml"),
+        (
+            "train/autoencoder.py",
+            ["configs/digits/anr.yaml", "--data.source", "./nowhere", "--dry-run"],
+            "data.source './nowhere' does not exist",
+        ),
+        (
+            "train/autoencoder.py",
+            ["configs/digits/anr.yaml", "--run.accumulation", "7"],
+            "batch 64 cannot be cut into 7 equal parts",
+        ),
+        (
+            "train/diffusion.py",
+            ["configs/digits/diffusion.yaml", "--autoencoder", "runs/nowhere"],
+            "no model there .*give the run or model folder",
+        ),
+        (
+            "train/latents.py",
+            ["configs/celeba/diffusion.yaml"],
+            "train it first: python train/autoencoder.py configs/celeba/anr.yaml",
+        ),
         ("train/latents.py", ["configs/digits/diffusion.yaml", "--latents.folder", "null"], "latents.folder is null"),
         ("sample/generate.py", ["runs/nowhere"], "no pipeline there"),
         ("sample/evaluate.py", ["runs/nowhere", "--metrics", "fdi"], "'fdi' is not one of .*did you mean 'fid'"),
@@ -276,7 +423,9 @@ def test_a_finished_run_started_again_does_nothing_more(stage1, tmp_path):
 
 @pytest.mark.parametrize("script", ["autoencoder", "latents", "diffusion", "classifier"])
 def test_dry_run_prints_sizes_and_writes_nothing(script, tmp_path, monkeypatch, capsys):
-    config = {"autoencoder": "anr", "latents": "diffusion", "diffusion": "diffusion", "classifier": "classifier"}[script]
+    config = {"autoencoder": "anr", "latents": "diffusion", "diffusion": "diffusion", "classifier": "classifier"}[
+        script
+    ]
     run(f"train/{script}.py", f"configs/digits/{config}.yaml", "--run.folder", tmp_path / "run", "--dry-run")
     shown = capsys.readouterr().out
     assert "data: digits (held_out): 359 images as 1 × 8 × 8, 10 classes" in shown

@@ -38,7 +38,9 @@ def test_chunked_equals_whole(chunk, gradients):
 def test_a_region_is_a_crop_of_the_whole():
     autoencoder, latents = tiny_autoencoder(), torch.randn(2, 4, 8)
     whole = autoencoder.render(latents, size=16)
-    torch.testing.assert_close(autoencoder.render(latents, size=(8, 4), region=(-1, -0.5, 0, 0)), whole[:, :, :8, 4:8], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        autoencoder.render(latents, size=(8, 4), region=(-1, -0.5, 0, 0)), whole[:, :, :8, 4:8], atol=1e-5, rtol=1e-4
+    )
 
 
 def test_gradients_reach_the_latents():
@@ -93,7 +95,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 
 def peak_bytes(size: int) -> int:
-    return int(subprocess.run([sys.executable, "-c", MEMORY, str(size)], check=True, capture_output=True, text=True).stdout)
+    return int(
+        subprocess.run([sys.executable, "-c", MEMORY, str(size)], check=True, capture_output=True, text=True).stdout
+    )
 
 
 def test_memory_of_a_render_is_its_picture_and_a_little():

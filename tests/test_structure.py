@@ -57,7 +57,13 @@ def test_imports_run_one_way():
 def test_nouns_never_import_verbs():
     for path in (PROJECT / "genrep").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else []
+            )
             assert not any(name.split(".")[0] in ("train", "sample") for name in names), path
 
 
@@ -77,7 +83,10 @@ def test_public_names_exist_and_unknown_ones_say_so():
         genrep.Nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("script", sorted(str(p.relative_to(PROJECT)) for folder in ("train", "sample") for p in (PROJECT / folder).glob("*.py")))
+@pytest.mark.parametrize(
+    "script",
+    sorted(str(p.relative_to(PROJECT)) for folder in ("train", "sample") for p in (PROJECT / folder).glob("*.py")),
+)
 def test_help_teaches_and_loads_no_torch(script):
     code = (
         "import runpy, sys\n"
@@ -114,5 +123,9 @@ def test_every_shipped_config_loads_and_builds(path, monkeypatch):
 def test_nothing_of_a_machine_stands_in_the_tree():
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=PROJECT).stdout.split()
     for name in tracked:
-        if name.endswith((".py", ".yaml", ".md", ".toml", ".txt")) and (PROJECT / name).exists() and name != "tests/test_structure.py":
+        if (
+            name.endswith((".py", ".yaml", ".md", ".toml", ".txt"))
+            and (PROJECT / name).exists()
+            and name != "tests/test_structure.py"
+        ):
             assert "/work/" not in (PROJECT / name).read_text(), name

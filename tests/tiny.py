@@ -26,4 +26,6 @@ def tiny_autoencoder(seed: int = 0, **options) -> INRAutoencoder:
 def tiny_denoiser(num_classes: int = 10, seed: int = 0, **options) -> LatentDenoiser:
     """A denoiser of 4 tokens of 8."""
     torch.manual_seed(seed)
-    return LatentDenoiser(4, 8, num_classes, **{"dim": 16, "depth": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, **options})
+    return LatentDenoiser(
+        4, 8, num_classes, **{"dim": 16, "depth": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, **options}
+    )

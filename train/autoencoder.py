@@ -54,8 +54,17 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
         with state.average.applied(), torch.no_grad():
             decibels = reconstruction_psnr(autoencoder.eval(), held_out, evaluated)
             autoencoder.train()
-        total = run.accelerator.reduce(torch.tensor([decibels.sum(), len(decibels)], dtype=torch.float64, device=run.device), "sum")
-        run.write({"step": step, "images": step * settings.batch, "psnr": float(total[0] / total[1]), "held_out_images": int(total[1])})
+        total = run.accelerator.reduce(
+            torch.tensor([decibels.sum(), len(decibels)], dtype=torch.float64, device=run.device), "sum"
+        )
+        run.write(
+            {
+                "step": step,
+                "images": step * settings.batch,
+                "psnr": float(total[0] / total[1]),
+                "held_out_images": int(total[1]),
+            }
+        )
 
     def preview(step: int) -> None:
         """Held-out images, their reconstructions, renders at four times the size, and bicubic enlargements."""
@@ -64,8 +73,14 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
             large = 4 * max(autoencoder.image_shape)
             with state.average.applied(), torch.no_grad():
                 latents = autoencoder.encode(from_uint8(pixels.to(run.device)))
-                rows = [pixels, *(to_uint8(autoencoder.render(latents, size=size)) for size in (autoencoder.image_shape, large))]
-            save_png(side_by_side([*rows, enlarge(pixels, large)], size=large), run.folder / "samples" / f"step-{step:08d}.png")
+                rows = [
+                    pixels,
+                    *(to_uint8(autoencoder.render(latents, size=size)) for size in (autoencoder.image_shape, large)),
+                ]
+            save_png(
+                side_by_side([*rows, enlarge(pixels, large)], size=large),
+                run.folder / "samples" / f"step-{step:08d}.png",
+            )
 
     # loop
     step, total = run.first_step, torch.zeros((), device=run.device)
@@ -74,7 +89,9 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
         with run.accelerator.accumulate(forward):
             images = from_uint8(batch.pixels.to(run.device, non_blocking=True))
             sources = from_uint8(batch.source_pixels.to(run.device)) if batch.source_pixels is not None else None
-            generator = stream_generator(settings.seed, "coords", step)  # shared: every image of a step, on every process
+            generator = stream_generator(
+                settings.seed, "coords", step
+            )  # shared: every image of a step, on every process
             coords, targets = coords_and_targets(config.reconstruction, images, sources, generator)
             loss = F.mse_loss(forward(images, coords), targets)
             run.accelerator.backward(loss)
@@ -110,15 +127,21 @@ def dry_run(config: AutoencoderRun) -> None:
 
     spec = config.autoencoder
     print_parts("autoencoder", build_empty(INRAutoencoder, spec.model_dump()))
-    print(f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers an image")
+    print(
+        f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers an image"
+    )
     print(f"run: {config.run.num_steps:,} steps of {config.run.batch} images")
     check_data(config.data, spec.image_shape, spec.channels)
 
 
 def main() -> None:
     def add_options(parser) -> None:
-        parser.add_argument("--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop")
-        parser.add_argument("--restart", action="store_true", help="begin anew where the run folder already holds a run")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop"
+        )
+        parser.add_argument(
+            "--restart", action="store_true", help="begin anew where the run folder already holds a run"
+        )
 
     config, options = parse_command_line(AutoencoderRun, __doc__, add_options=add_options)
     dry_run(config) if options.dry_run else train(config, options.restart)

@@ -32,7 +32,9 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     shape = (config.image_size, config.image_size)
     data, held_out = open_images(config.data, shape, config.channels)
     if data.labels is None:
-        raise InputError(f"{data.name}: a classifier needs labels, and data.label_column {config.data.label_column!r} is not there")
+        raise InputError(
+            f"{data.name}: a classifier needs labels, and data.label_column {config.data.label_column!r} is not there"
+        )
     batches = PositionBatches(settings.batch, settings.accumulation, run.process, run.first_step, run.num_steps)
     stream = ImageStream(data, settings.seed, config.data.flip)
 
@@ -55,14 +57,18 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
         span = 2 * config.shift + 1
         moves = (uniform_at(positions, (2,), settings.seed, "shift") * span).long().tolist()
         padded = F.pad(images, [config.shift] * 4, mode="replicate")
-        return torch.stack([image[:, y : y + shape[0], x : x + shape[1]] for image, (y, x) in zip(padded, moves, strict=True)])
+        return torch.stack(
+            [image[:, y : y + shape[0], x : x + shape[1]] for image, (y, x) in zip(padded, moves, strict=True)]
+        )
 
     def evaluate(step: int) -> None:
         if run.is_main:
             with state.average.applied():
                 accuracy = classifier_accuracy(classifier.eval(), held_out)
             classifier.train()
-            run.write({"step": step, "images": step * settings.batch, "accuracy": accuracy, "held_out_images": len(held_out)})
+            run.write(
+                {"step": step, "images": step * settings.batch, "accuracy": accuracy, "held_out_images": len(held_out)}
+            )
 
     # loop
     step, total = run.first_step, torch.zeros((), device=run.device)
@@ -94,7 +100,9 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     if run.is_main:
         with state.average.applied():
             classifier.eval().save_pretrained(run.folder / "model")
-            print(f"classifier: {run.folder / 'model'}: {classifier_accuracy(classifier, held_out):.2%} of {len(held_out):,} held-out images right")
+            print(
+                f"classifier: {run.folder / 'model'}: {classifier_accuracy(classifier, held_out):.2%} of {len(held_out):,} held-out images right"
+            )
     run.finish()
 
 
@@ -110,8 +118,12 @@ def dry_run(config: ClassifierRun) -> None:
 
 def main() -> None:
     def add_options(parser) -> None:
-        parser.add_argument("--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop")
-        parser.add_argument("--restart", action="store_true", help="begin anew where the run folder already holds a run")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop"
+        )
+        parser.add_argument(
+            "--restart", action="store_true", help="begin anew where the run folder already holds a run"
+        )
 
     config, options = parse_command_line(ClassifierRun, __doc__, add_options=add_options)
     dry_run(config) if options.dry_run else train(config, options.restart)

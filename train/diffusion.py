@@ -16,7 +16,6 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
 
     from genrep.coords import grid, random_subset, values_at
     from genrep.data.images import open_images
-    from genrep.training.latents import open_latents
     from genrep.diffusion.losses import latent_loss, two_term_loss
     from genrep.diffusion.noise_levels import NoiseLevels
     from genrep.diffusion.schedulers import make_scheduler
@@ -26,10 +25,11 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     from genrep.pipelines.diffusion import LatentDiffusionPipeline
     from genrep.randomness import image_generators, normal_at, stream_generator, uniform_at
     from genrep.render import from_uint8
+    from genrep.training.latents import open_latents
     from genrep.training.order import ImageStream, PositionBatches, training_batches
     from genrep.training.run import Run
-    from genrep.training.state import TrainingState
     from genrep.training.stages import load_autoencoder
+    from genrep.training.state import TrainingState
 
     # run
     settings, objective, sampling = config.run, config.diffusion, config.sampling
@@ -47,13 +47,19 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     torch.manual_seed(settings.seed)
     levels = NoiseLevels(objective.noise, autoencoder.latent_shape)
     num_tokens, latent_dim = autoencoder.latent_shape
-    denoiser = LatentDenoiser(num_tokens, latent_dim, len(data.class_names), **config.denoiser.model_dump()).to(run.device)
+    denoiser = LatentDenoiser(num_tokens, latent_dim, len(data.class_names), **config.denoiser.model_dump()).to(
+        run.device
+    )
     normalizer = LatentNormalizer.from_statistics(latent_data.mean, latent_data.std).to(run.device)
     forward = run.accelerator.prepare(denoiser)
     if settings.compile:
         forward = torch.compile(forward)
     pipeline = LatentDiffusionPipeline(
-        autoencoder, denoiser, normalizer, make_scheduler(sampling.scheduler, levels), id2label=dict(enumerate(data.class_names)) or None
+        autoencoder,
+        denoiser,
+        normalizer,
+        make_scheduler(sampling.scheduler, levels),
+        id2label=dict(enumerate(data.class_names)) or None,
     )
     pipeline.set_progress_bar_config(disable=True)
 
@@ -95,11 +101,22 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
                 indices = list(evaluated[start : start + config.latents.batch])
                 pixels = held_out.pixels(indices)
                 latents = autoencoder.encode(from_uint8(pixels.to(run.device)))
-                loss = denoising_loss(latents, pixels, held_out.labels_of(indices), indices, "held-out", 0, denoiser.eval())
-                total += torch.tensor([float(loss) * len(indices), len(indices)], dtype=torch.float64, device=run.device)
+                loss = denoising_loss(
+                    latents, pixels, held_out.labels_of(indices), indices, "held-out", 0, denoiser.eval()
+                )
+                total += torch.tensor(
+                    [float(loss) * len(indices), len(indices)], dtype=torch.float64, device=run.device
+                )
             denoiser.train()
         total = run.accelerator.reduce(total, "sum")
-        run.write({"step": step, "images": step * settings.batch, "held_out_loss": float(total[0] / total[1]), "held_out_images": int(total[1])})
+        run.write(
+            {
+                "step": step,
+                "images": step * settings.batch,
+                "held_out_loss": float(total[0] / total[1]),
+                "held_out_images": int(total[1]),
+            }
+        )
 
     def preview(step: int) -> None:
         """Eight samples of each of up to ten classes, the same noise every time."""
@@ -161,17 +178,25 @@ def dry_run(config: DiffusionRun, config_path: str) -> None:
     print_parts("autoencoder (frozen)", build_empty(INRAutoencoder, spec.model_dump()))
     shape = {"num_tokens": spec.num_tokens, "latent_dim": spec.latent_dim}
     print_parts("denoiser", build_empty(LatentDenoiser, {**shape, **config.denoiser.model_dump()}))
-    print(f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers an image")
+    print(
+        f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers an image"
+    )
     levels = NoiseLevels(config.diffusion.noise, (spec.num_tokens, spec.latent_dim))
-    print(f"noise: {len(levels.log_snr)} levels, log-SNR {float(levels.log_snr[0]):.2f} to {float(levels.log_snr[-1]):.2f}, shift {levels.shift:.3g}")
+    print(
+        f"noise: {len(levels.log_snr)} levels, log-SNR {float(levels.log_snr[0]):.2f} to {float(levels.log_snr[-1]):.2f}, shift {levels.shift:.3g}"
+    )
     print(f"run: {config.run.num_steps:,} steps of {config.run.batch} images")
     check_data(config.data, spec.image_shape, spec.channels)
 
 
 def main() -> None:
     def add_options(parser) -> None:
-        parser.add_argument("--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop")
-        parser.add_argument("--restart", action="store_true", help="begin anew where the run folder already holds a run")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop"
+        )
+        parser.add_argument(
+            "--restart", action="store_true", help="begin anew where the run folder already holds a run"
+        )
 
     config, options = parse_command_line(DiffusionRun, __doc__, add_options=add_options)
     dry_run(config, options.config) if options.dry_run else train(config, options.config, options.restart)

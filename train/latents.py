@@ -26,7 +26,11 @@ def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> Non
 
     # run
     accelerator = make_accelerator()
-    if restart and accelerator.is_main_process and ((folder / "manifest.json").exists() or (folder / "unfinished.json").exists()):
+    if (
+        restart
+        and accelerator.is_main_process
+        and ((folder / "manifest.json").exists() or (folder / "unfinished.json").exists())
+    ):
         shutil.rmtree(folder)
     accelerator.wait_for_everyone()
 
@@ -43,7 +47,9 @@ def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> Non
     # done
     if accelerator.is_main_process:
         cache = LatentCache(folder)
-        print(f"latents: {folder}: {len(cache):,} images, {cache.num_views} view(s), {tuple(cache.manifest['latent_shape'])}, {cache.manifest['dtype']}")
+        print(
+            f"latents: {folder}: {len(cache):,} images, {cache.num_views} view(s), {tuple(cache.manifest['latent_shape'])}, {cache.manifest['dtype']}"
+        )
     accelerator.end_training()
 
 
@@ -53,14 +59,18 @@ def dry_run(config: DiffusionRun, config_path: str) -> None:
     spec = describe_autoencoder(config.autoencoder, config_path)
     numbers = spec.num_tokens * spec.latent_dim * (2 if config.latents.flips else 1)
     width = 4 if config.latents.dtype == "float32" else 2
-    print(f"representation: {spec.num_tokens} tokens of {spec.latent_dim}; {numbers * width / 1e6:.4g} MB an image in the cache")
+    print(
+        f"representation: {spec.num_tokens} tokens of {spec.latent_dim}; {numbers * width / 1e6:.4g} MB an image in the cache"
+    )
     check_data(config.data, spec.image_shape, spec.channels)
 
 
 def main() -> None:
     def add_options(parser) -> None:
         parser.add_argument("--dry-run", action="store_true", help="print sizes, check the data, stop")
-        parser.add_argument("--restart", action="store_true", help="delete the cache that is in latents.folder and encode anew")
+        parser.add_argument(
+            "--restart", action="store_true", help="delete the cache that is in latents.folder and encode anew"
+        )
 
     config, options = parse_command_line(DiffusionRun, __doc__, add_options=add_options)
     dry_run(config, options.config) if options.dry_run else encode(config, options.config, options.restart)

@@ -41,7 +41,9 @@ def quickstart(folder: Path) -> None:
     started = time.perf_counter()
     stages = {name: folder / name for name in ("anr", "latents", "classifier", "diffusion")}
     if folder.exists() and (unknown := [p.name for p in folder.iterdir() if p.is_dir() and p.name not in stages]):
-        raise InputError(f"--folder {folder} holds other things ({', '.join(unknown)}): give a new folder, the quickstart begins anew in it")
+        raise InputError(
+            f"--folder {folder} holds other things ({', '.join(unknown)}): give a new folder, the quickstart begins anew in it"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     anr, latents, classifier, diffusion = stages.values()
     stage2 = (CONFIGS / "diffusion.yaml", "--autoencoder", anr, "--latents.folder", latents, "--run.folder", diffusion)
@@ -54,7 +56,18 @@ def quickstart(folder: Path) -> None:
 
     # sample
     run("sample/reconstruct.py", anr, "--size", 64, "--out", folder / "reconstructions.png")
-    run("sample/generate.py", diffusion, "--classes", "0-9", "--per-class", 8, "--size", 64, "--out", folder / "samples.png")
+    run(
+        "sample/generate.py",
+        diffusion,
+        "--classes",
+        "0-9",
+        "--per-class",
+        8,
+        "--size",
+        64,
+        "--out",
+        folder / "samples.png",
+    )
     run(
         "sample/evaluate.py", diffusion, "--metrics", "fd_classifier,agreement", "--classifier", classifier,
         "--num-images", 800, "--batch-size", 250, "--out", folder / "evaluation.json",
@@ -114,8 +127,12 @@ def picture_beside_real(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--folder", type=Path, default=Path("runs/quickstart"), help="where everything goes (default runs/quickstart)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/quickstart"), help="where everything goes (default runs/quickstart)"
+    )
     quickstart(parser.parse_args().folder)
 
 

@@ -38,7 +38,9 @@ class ImageData(torch.utils.data.Dataset):
         self.source_shape = None
         if spec.source_size is not None:
             if spec.source_size < max(image_shape):
-                raise InputError(f"data.source_size {spec.source_size} is smaller than the image size {image_shape}: leave it out")
+                raise InputError(
+                    f"data.source_size {spec.source_size} is smaller than the image size {image_shape}: leave it out"
+                )
             scale = spec.source_size / max(image_shape)
             self.source_shape = (round(image_shape[0] * scale), round(image_shape[1] * scale))
         self.rows = _undecoded(_split_rows(_open_source(spec), spec, split), spec)
@@ -70,7 +72,12 @@ class ImageData(torch.utils.data.Dataset):
 
     def transform(self) -> dict[str, Any]:
         """What was done to the pixels, for manifests and reports."""
-        return {"image_shape": list(self.image_shape), "channels": self.channels, "resize": "short side, PIL bicubic", "crop": "centre"}
+        return {
+            "image_shape": list(self.image_shape),
+            "channels": self.channels,
+            "resize": "short side, PIL bicubic",
+            "crop": "centre",
+        }
 
     def fingerprint(self) -> str:
         """Hash of the content: row count, labels, and the encoded bytes of evenly spaced rows. Paths play no part."""
@@ -94,7 +101,9 @@ class ImageData(torch.utils.data.Dataset):
     def _decode_all(self) -> UInt8[Tensor, "images channels height width"]:
         pixels = torch.empty(len(self), self.channels, *self.image_shape, dtype=torch.uint8)
         step = 512
-        for start in tqdm(range(0, len(self), step), desc=f"decoding {self.name}", unit_scale=step, disable=len(self) < 5000):
+        for start in tqdm(
+            range(0, len(self), step), desc=f"decoding {self.name}", unit_scale=step, disable=len(self) < 5000
+        ):
             rows = self.rows[start : start + step][self.spec.image_column]
             for offset, row in enumerate(rows):
                 pixels[start + offset] = self._decode(row, start + offset, self.image_shape)
@@ -165,14 +174,18 @@ def _open_source(spec: DataSpec) -> Any:
         return _load("imagefolder", data_dir=str(place))
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
         near = did_you_mean(source, ["digits"])
-        raise InputError(f"data.source {source!r} does not exist: give digits, a folder, a parquet or Arrow file, or a Hub id owner/name{near}")
+        raise InputError(
+            f"data.source {source!r} does not exist: give digits, a folder, a parquet or Arrow file, or a Hub id owner/name{near}"
+        )
     return _load(source)
 
 
 def _builder_of(file: str, source: str) -> str:
     suffix = Path(file).suffix.lstrip(".")
     if suffix not in ("parquet", "arrow"):
-        raise InputError(f"data.source {source!r}: files of type .{suffix} are not read: give parquet or Arrow files, or a folder of images")
+        raise InputError(
+            f"data.source {source!r}: files of type .{suffix} are not read: give parquet or Arrow files, or a folder of images"
+        )
     return suffix
 
 
@@ -186,10 +199,17 @@ def _load(builder: str, **where: Any) -> Any:
             f"data.source {builder!r} is neither a folder here nor a data set that the Hub let us reach ({error}): "
             "check the name, or download it first and give its folder"
         ) from error
-    except (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DatasetGenerationError, FileNotFoundError, ValueError) as error:
+    except (
+        datasets.exceptions.DatasetNotFoundError,
+        datasets.exceptions.DatasetGenerationError,
+        FileNotFoundError,
+        ValueError,
+    ) as error:
         place = where.get("data_dir") or where.get("data_files") or builder
         cause = error.__cause__ or error
-        raise InputError(f"data.source {place}: cannot be read as {builder} ({cause}); give a folder of images, or whole parquet or Arrow files") from error
+        raise InputError(
+            f"data.source {place}: cannot be read as {builder} ({cause}); give a folder of images, or whole parquet or Arrow files"
+        ) from error
 
 
 def _digits() -> Any:
@@ -200,7 +220,9 @@ def _digits() -> Any:
 
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=[str(n) for n in range(10)])})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=[str(n) for n in range(10)])}
+    )
     columns = {"image": [_png(Image.fromarray(image)) for image in pixels], "label": digits.target.tolist()}
     return datasets.Dataset.from_dict(columns, features=features)
 
@@ -221,7 +243,9 @@ def _split_rows(tables: Any, spec: DataSpec, split: str) -> Any:
         return rows
     held_out = round(len(rows) * spec.held_out_fraction)
     if held_out == 0 and split == "held_out":
-        raise InputError(f"data.held_out_fraction {spec.held_out_fraction} of {len(rows)} images holds none out: raise it, or name data.held_out_split")
+        raise InputError(
+            f"data.held_out_fraction {spec.held_out_fraction} of {len(rows)} images holds none out: raise it, or name data.held_out_split"
+        )
     order = np.random.default_rng(spec.split_seed).permutation(len(rows))
     return rows.select(np.sort(order[:held_out] if split == "held_out" else order[held_out:]))
 
@@ -234,11 +258,15 @@ def _select(tables: Any, name: str, spec: DataSpec) -> Any:
     known = ", ".join(f"{key} ({count:,})" for key, count in lengths.items())
     base = name.split("[")[0].strip()
     if base not in lengths:
-        raise InputError(f"data.source {spec.source!r} has no split {base!r}; it has {known}{did_you_mean(base, lengths)}")
+        raise InputError(
+            f"data.source {spec.source!r} has no split {base!r}; it has {known}{did_you_mean(base, lengths)}"
+        )
     try:
         (part,) = datasets.ReadInstruction.from_spec(name).to_absolute(lengths)
     except (ValueError, AssertionError) as error:
-        raise InputError(f"split {name!r} cannot be ({error}); write it like train, train[:-5000] or test[:10%]; there is {known}") from error
+        raise InputError(
+            f"split {name!r} cannot be ({error}); write it like train, train[:-5000] or test[:10%]; there is {known}"
+        ) from error
     return tables[part.splitname].select(range(part.from_ or 0, lengths[base] if part.to is None else part.to))
 
 
@@ -258,13 +286,21 @@ def _labels(rows: Any, spec: DataSpec) -> tuple[Tensor | None, list[str]]:
 
     if spec.label_column is None or spec.label_column not in rows.column_names:
         if spec.label_column not in (None, "label"):  # asked for by name, not by default
-            raise InputError(f"data.label_column {spec.label_column!r} is not in {spec.source!r}, which has {', '.join(rows.column_names)}")
+            raise InputError(
+                f"data.label_column {spec.label_column!r} is not in {spec.source!r}, which has {', '.join(rows.column_names)}"
+            )
         return None, []
     values = np.asarray(rows.with_format("numpy")[spec.label_column][:])
     if values.dtype.kind not in "iu" or values.min() < 0:
-        raise InputError(f"data.label_column {spec.label_column!r} must hold whole numbers from 0 (a ClassLabel), got {values[:3].tolist()}")
+        raise InputError(
+            f"data.label_column {spec.label_column!r} must hold whole numbers from 0 (a ClassLabel), got {values[:3].tolist()}"
+        )
     feature = rows.features[spec.label_column]
-    names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else [str(n) for n in range(int(values.max()) + 1)]
+    names = (
+        list(feature.names)
+        if isinstance(feature, datasets.ClassLabel)
+        else [str(n) for n in range(int(values.max()) + 1)]
+    )
     return torch.from_numpy(values.astype(np.int64)), names
 
 

@@ -80,7 +80,9 @@ def cache_manifest(autoencoder: INRAutoencoder, data: ImageData, spec: LatentsSp
 
 
 @torch.no_grad()
-def encode_views(autoencoder: INRAutoencoder, pixels: Tensor, flips: bool) -> Float[Tensor, "batch views tokens latent"]:
+def encode_views(
+    autoencoder: INRAutoencoder, pixels: Tensor, flips: bool
+) -> Float[Tensor, "batch views tokens latent"]:
     """uint8 images => latents of the image and, with `flips`, of its mirror image."""
     images = from_uint8(pixels.to(autoencoder.device))
     views = [images, images.flip(-1)] if flips else [images]
@@ -125,7 +127,9 @@ def write_cache(
                 parts = []
                 for first in range(start, stop, spec.batch):
                     indices = range(first, min(first + spec.batch, stop))
-                    parts.append(encode_views(autoencoder, data.pixels(indices), spec.flips).to(getattr(torch, spec.dtype)).cpu())
+                    parts.append(
+                        encode_views(autoencoder, data.pixels(indices), spec.flips).to(getattr(torch, spec.dtype)).cpu()
+                    )
                     bar.update(len(indices) * num_processes)
                 tensors = {"latents": torch.cat(parts)}
                 if data.labels is not None:
@@ -158,7 +162,9 @@ class LatentCache:
     def __init__(self, folder: Path | str, expected: dict[str, Any] | None = None):
         self.folder = Path(folder)
         if not (self.folder / MANIFEST).exists():
-            raise InputError(f"{self.folder}: no latent cache here ({MANIFEST} is missing); write it with train/latents.py")
+            raise InputError(
+                f"{self.folder}: no latent cache here ({MANIFEST} is missing); write it with train/latents.py"
+            )
         if expected is not None:
             _refuse_other(self.folder / MANIFEST, expected)
         self.manifest = _read_json(self.folder / MANIFEST)
@@ -167,7 +173,9 @@ class LatentCache:
         self.shards = [_read_shard(self.folder / _shard_name(number, count)) for number in range(count)]
         found = sum(len(shard["latents"]) for shard in self.shards)
         if found != self.manifest["num_images"]:
-            raise InputError(f"{self.folder}: {found} latents where the manifest says {self.manifest['num_images']}; delete the folder and encode again")
+            raise InputError(
+                f"{self.folder}: {found} latents where the manifest says {self.manifest['num_images']}; delete the folder and encode again"
+            )
         statistics = _read_shard(self.folder / STATISTICS)
         self.mean, self.std = statistics["mean"], statistics["std"]
         self.labels = torch.cat([shard["labels"] for shard in self.shards]) if self.manifest["labelled"] else None
@@ -232,5 +240,6 @@ def _refuse_other(path: Path, expected: dict[str, Any]) -> None:
     ]
     if differences:
         raise InputError(
-            f"{path}: this cache was made from something else. Delete its folder, or set latents.folder to another.\n  " + "\n  ".join(differences)
+            f"{path}: this cache was made from something else. Delete its folder, or set latents.folder to another.\n  "
+            + "\n  ".join(differences)
         )

@@ -6,7 +6,9 @@ from torch import Tensor
 
 
 def latent_loss(
-    predicted: Float[Tensor, "batch tokens latent"], clean: Float[Tensor, "batch tokens latent"], weight: Float[Tensor, " batch"]
+    predicted: Float[Tensor, "batch tokens latent"],
+    clean: Float[Tensor, "batch tokens latent"],
+    weight: Float[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
     """Mean over images of weight · MSE, on standardised latents (x0 parameterisation)."""
     return (weight * (predicted - clean).square().flatten(1).mean(1)).mean()

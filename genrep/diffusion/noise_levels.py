@@ -46,7 +46,10 @@ class NoiseLevels:
         return torch.searchsorted(self._cumulative, uniform.double(), right=True).clamp_max(self.spec.num_timesteps - 1)
 
     def add_noise(
-        self, latents: Float[Tensor, "batch tokens latent"], noise: Float[Tensor, "batch tokens latent"], timesteps: Tensor
+        self,
+        latents: Float[Tensor, "batch tokens latent"],
+        noise: Float[Tensor, "batch tokens latent"],
+        timesteps: Tensor,
     ) -> Float[Tensor, "batch tokens latent"]:
         """x_t."""
         signal = self.alphas_cumprod[timesteps.cpu()][:, None, None]

@@ -29,7 +29,9 @@ def swap_scheduler(name: str, scheduler: Any) -> Any:
 
 def scheduler_name(scheduler: Any) -> str:
     """Our name of a scheduler, or its class's."""
-    return next((name for name, (kind, _) in SCHEDULERS.items() if kind == type(scheduler).__name__), type(scheduler).__name__)
+    return next(
+        (name for name, (kind, _) in SCHEDULERS.items() if kind == type(scheduler).__name__), type(scheduler).__name__
+    )
 
 
 def _class_of(name: str) -> Any:

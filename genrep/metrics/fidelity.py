@@ -33,7 +33,7 @@ class Pixels(Dataset):
         indices: which of them; None is all.
     """
 
-    def __init__(self, images: Tensor | Dataset, indices: Sequence[int] | None = None):
+    def __init__(self, images: Any, indices: Sequence[int] | None = None):
         self.images = images
         self.indices = range(len(images)) if indices is None else indices
 
@@ -80,17 +80,23 @@ def inception_distances(
     except RuntimeError as error:
         if "state_dict" not in str(error):
             raise
-        raise InputError(f"{weights}: these are not weights of torch-fidelity's Inception-v3 ({str(error)[:200]})") from error
+        raise InputError(
+            f"{weights}: these are not weights of torch-fidelity's Inception-v3 ({str(error)[:200]})"
+        ) from error
     return found
 
 
-def classifier_distance(classifier_folder: str | Path, generated: Dataset, reference: Dataset, device: str = "cpu", batch: int = 256) -> float:
+def classifier_distance(
+    classifier_folder: str | Path, generated: Dataset, reference: Dataset, device: str = "cpu", batch: int = 256
+) -> float:
     """Fréchet distance of the features of an ImageClassifier, through torch-fidelity's registered extractors."""
     return _measure(generated, reference, ["fid"], _register_classifier(), str(classifier_folder), device, batch)["fid"]
 
 
 @torch.no_grad()
-def predicted_labels(classifier: ImageClassifier, pixels: UInt8[Tensor, "images channels height width"], batch: int = 512) -> Int[Tensor, " images"]:
+def predicted_labels(
+    classifier: ImageClassifier, pixels: UInt8[Tensor, "images channels height width"], batch: int = 512
+) -> Int[Tensor, " images"]:
     """The class that a classifier gives to each image."""
     parts = [classifier(from_uint8(part.to(classifier.device))).argmax(-1).cpu() for part in pixels.split(batch)]
     return torch.cat(parts)
@@ -101,7 +107,10 @@ def classifier_accuracy(classifier: ImageClassifier, data: ImageData, batch: int
     right = 0
     for start in range(0, len(data), batch):
         indices = range(start, min(start + batch, len(data)))
-        right += int((predicted_labels(classifier, data.pixels(indices)) == data.labels_of(indices)).sum())
+        labels = data.labels_of(indices)
+        if labels is None:
+            raise InputError(f"{data.name} has no labels, so there is nothing that a classifier could get right")
+        right += int(torch.eq(predicted_labels(classifier, data.pixels(indices)), labels).sum())
     return right / len(data)
 
 
@@ -125,7 +134,9 @@ def _measure(
 
     fewest = min(len(generated), len(reference))
     if fewest < 2:
-        raise InputError(f"distances need at least 2 images on both sides, got {len(generated)} generated and {len(reference)} reference images")
+        raise InputError(
+            f"distances need at least 2 images on both sides, got {len(generated)} generated and {len(reference)} reference images"
+        )
     found = calculate_metrics(
         input1=generated,
         input2=reference,

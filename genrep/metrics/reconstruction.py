@@ -35,24 +35,42 @@ def ssim(
     from skimage.metrics import structural_similarity
 
     if min(images.shape[-2:]) < SSIM_WINDOW:
-        raise InputError(f"SSIM needs images of {SSIM_WINDOW}×{SSIM_WINDOW} pixels or more, got {images.shape[-2]}×{images.shape[-1]}")
-    options = {"channel_axis": 0, "data_range": 255, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+        raise InputError(
+            f"SSIM needs images of {SSIM_WINDOW}×{SSIM_WINDOW} pixels or more, got {images.shape[-2]}×{images.shape[-1]}"
+        )
+    options = {
+        "channel_axis": 0,
+        "data_range": 255,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+    }
     pairs = zip(images.cpu().numpy(), reference.cpu().numpy(), strict=True)
-    return torch.tensor(np.array([structural_similarity(image, target, **options) for image, target in pairs]), dtype=torch.float32)
+    return torch.tensor(
+        np.array([structural_similarity(image, target, **options) for image, target in pairs]), dtype=torch.float32
+    )
 
 
-def enlarge(pixels: UInt8[Tensor, "batch channels height width"], size: int | Sequence[int]) -> UInt8[Tensor, "batch channels h w"]:
+def enlarge(
+    pixels: UInt8[Tensor, "batch channels height width"], size: int | Sequence[int]
+) -> UInt8[Tensor, "batch channels h w"]:
     """Bicubic resize, antialiased where it shrinks: the reference for renders at another size than the image's."""
     shape = image_shape(size)
     if shape == tuple(pixels.shape[-2:]):
         return pixels
     shrinks = shape[0] < pixels.shape[-2] or shape[1] < pixels.shape[-1]
-    return to_uint8(F.interpolate(from_uint8(pixels), size=shape, mode="bicubic", align_corners=False, antialias=shrinks))
+    return to_uint8(
+        F.interpolate(from_uint8(pixels), size=shape, mode="bicubic", align_corners=False, antialias=shrinks)
+    )
 
 
 @torch.no_grad()
 def reconstructions(
-    autoencoder: INRAutoencoder, data: ImageData, indices: Sequence[int], size: int | Sequence[int] | None = None, batch: int = 64
+    autoencoder: INRAutoencoder,
+    data: ImageData,
+    indices: Sequence[int],
+    size: int | Sequence[int] | None = None,
+    batch: int = 64,
 ) -> UInt8[Tensor, "images channels height width"]:
     """Images of a data set, encoded and rendered at `size` (their own when None)."""
     parts = []
@@ -63,7 +81,11 @@ def reconstructions(
 
 
 def reconstruction_psnr(
-    autoencoder: INRAutoencoder, data: ImageData, indices: Sequence[int], size: int | Sequence[int] | None = None, batch: int = 64
+    autoencoder: INRAutoencoder,
+    data: ImageData,
+    indices: Sequence[int],
+    size: int | Sequence[int] | None = None,
+    batch: int = 64,
 ) -> Float[Tensor, " images"]:
     """PSNR in dB of each image, encoded and rendered at `size`, against `enlarge` of the original."""
     parts = [torch.zeros(0)]

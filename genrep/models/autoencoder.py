@@ -102,5 +102,3 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     def freeze(self) -> "INRAutoencoder":
         """Evaluation mode, and no parameter takes a gradient: what stage 2 works with."""
         return self.eval().requires_grad_(False)
-
-

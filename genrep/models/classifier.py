@@ -36,7 +36,9 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, image_size: int, channels: int, num_classes: int, width: int = 64, stages: int = 2, dropout: float = 0.1):
+    def __init__(
+        self, image_size: int, channels: int, num_classes: int, width: int = 64, stages: int = 2, dropout: float = 0.1
+    ):
         super().__init__()
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         layers: list[nn.Module] = []

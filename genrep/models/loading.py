@@ -24,7 +24,9 @@ class StrictLoading:
         folder = place / kwargs["subfolder"] if kwargs.get("subfolder") else place
         looks_local = place.exists() or place.is_absolute() or str(pretrained_model_name_or_path).count("/") != 1
         if looks_local and not (folder / "config.json").is_file():
-            raise InputError(f"{folder}: no {cls.__name__} here (no config.json); give a folder that save_pretrained wrote")
+            raise InputError(
+                f"{folder}: no {cls.__name__} here (no config.json); give a folder that save_pretrained wrote"
+            )
         wants_info = kwargs.pop("output_loading_info", False)
         try:
             model, info = super().from_pretrained(place, output_loading_info=True, **kwargs)  # type: ignore[misc]
@@ -33,7 +35,9 @@ class StrictLoading:
         except Exception as error:
             if not looks_local:
                 raise
-            raise InputError(f"{folder}: this {cls.__name__} cannot be read, the file is damaged or not one ({error})") from error
+            raise InputError(
+                f"{folder}: this {cls.__name__} cannot be read, the file is damaged or not one ({error})"
+            ) from error
         for fault in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
             if info[fault]:
                 raise InputError(
@@ -50,4 +54,6 @@ def refuse_missing_pipeline(name: str, place: Any) -> None:
         return
     if path.exists() or path.is_absolute() or str(place).count("/") != 1:
         inside = "; it holds pipeline/, give that" if (path / "pipeline" / "model_index.json").is_file() else ""
-        raise InputError(f"{path}: no {name} here (no model_index.json{inside}); give a folder that save_pretrained wrote, a run's pipeline/")
+        raise InputError(
+            f"{path}: no {name} here (no model_index.json{inside}); give a folder that save_pretrained wrote, a run's pipeline/"
+        )

@@ -26,7 +26,9 @@ class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
         self.register_buffer("std", torch.ones(num_tokens, latent_dim))
 
     @classmethod
-    def from_statistics(cls, mean: Float[Tensor, "tokens latent"], std: Float[Tensor, "tokens latent"]) -> "LatentNormalizer":
+    def from_statistics(
+        cls, mean: Float[Tensor, "tokens latent"], std: Float[Tensor, "tokens latent"]
+    ) -> "LatentNormalizer":
         """Channels that never vary keep a deviation of 1e-6 of the largest, so that nothing is divided by zero."""
         normalizer = cls(*mean.shape)
         normalizer.mean.copy_(mean)

@@ -28,7 +28,8 @@ class AutoencoderSpec(Spec):
     @property
     def image_shape(self) -> tuple[int, int]:
         """(height, width)."""
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else tuple(self.image_size)
+        height, width = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
+        return height, width
 
 
 class DenoiserArchitecture(Spec):

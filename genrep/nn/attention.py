@@ -68,7 +68,10 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch points dim"]:
         query = rearrange(self.to_query(queries), "b n (h d) -> b h n d", h=self.num_heads)
         key, value = rearrange(
-            self.to_key_value(queries if context is None else context), "b n (two h d) -> two b h n d", two=2, h=self.num_heads
+            self.to_key_value(queries if context is None else context),
+            "b n (two h d) -> two b h n d",
+            two=2,
+            h=self.num_heads,
         )
         mixed = F.scaled_dot_product_attention(self.query_norm(query), self.key_norm(key), value)
         return self.to_out(rearrange(mixed, "b h n d -> b n (h d)"))

@@ -21,6 +21,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, num_axes: int, num_frequencies: int, max_frequency: float):
         super().__init__()
+        self.frequencies: Tensor
         exponents = torch.linspace(0, 1, num_frequencies, dtype=torch.float64)
         frequencies = (float(max_frequency) ** exponents).to(torch.float32)
         self.register_buffer("frequencies", frequencies, persistent=False)

@@ -15,7 +15,9 @@ def load_pipeline(place: str | Path) -> Any:
     folder = Path(place) / "pipeline" if (Path(place) / "pipeline").is_dir() else Path(place)
     index = folder / "model_index.json"
     if not index.is_file():
-        raise InputError(f"{place}: no pipeline there (no {index}); give a run folder of stage 2 that has finished, or its pipeline/")
+        raise InputError(
+            f"{place}: no pipeline there (no {index}); give a run folder of stage 2 that has finished, or its pipeline/"
+        )
     try:
         name = json.loads(index.read_text())["_class_name"]
     except (ValueError, KeyError, TypeError) as error:

@@ -32,6 +32,10 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "denoiser->autoencoder"
+    autoencoder: Any
+    denoiser: Any
+    normalizer: Any
+    scheduler: Any
 
     def __init__(
         self,
@@ -48,7 +52,9 @@ class LatentDiffusionPipeline(DiffusionPipeline):
                 'so it takes prediction_type="sample"'
             )
         if denoiser.latent_shape != autoencoder.latent_shape:
-            raise InputError(f"a denoiser of latents {denoiser.latent_shape} does not fit an autoencoder of latents {autoencoder.latent_shape}")
+            raise InputError(
+                f"a denoiser of latents {denoiser.latent_shape} does not fit an autoencoder of latents {autoencoder.latent_shape}"
+            )
         self.register_modules(autoencoder=autoencoder, denoiser=denoiser, normalizer=normalizer, scheduler=scheduler)
         self.register_to_config(id2label=id2label)
 
@@ -104,7 +110,9 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         image_region(region)
         low, high = guidance_interval
         if not 0 <= low <= high <= 1:
-            raise InputError(f"guidance_interval {guidance_interval} cannot be: give two shares of the noise levels, 0 <= low <= high <= 1")
+            raise InputError(
+                f"guidance_interval {guidance_interval} cannot be: give two shares of the noise levels, 0 <= low <= high <= 1"
+            )
         if num_inference_steps < 1:
             raise InputError(f"num_inference_steps {num_inference_steps} cannot be: give a positive number")
         if output_type not in ("pil", "np", "pt", "latent"):
@@ -114,8 +122,14 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         results = []
         for start in range(0, count, batch_size or count):
             part = slice(start, start + (batch_size or count))
-            latents = self._sample_latents(labels[part], generators[part], num_inference_steps, guidance_scale, (low, high))
-            results.append(latents.cpu() if output_type == "latent" else to_uint8(self.autoencoder.render(latents, size=size, region=region)).cpu())
+            latents = self._sample_latents(
+                labels[part], generators[part], num_inference_steps, guidance_scale, (low, high)
+            )
+            results.append(
+                latents.cpu()
+                if output_type == "latent"
+                else to_uint8(self.autoencoder.render(latents, size=size, region=region)).cpu()
+            )
         images: Any = torch.cat(results)
         if output_type == "np":
             images = images.permute(0, 2, 3, 1).numpy().astype("float32") / 255
@@ -125,11 +139,21 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _sample_latents(
-        self, labels: list[int], generators: list[torch.Generator], num_steps: int, scale: float, interval: tuple[float, float]
+        self,
+        labels: list[int],
+        generators: list[torch.Generator],
+        num_steps: int,
+        scale: float,
+        interval: tuple[float, float],
     ) -> Float[Tensor, "batch tokens latent"]:
         device, dtype = self._execution_device, self.denoiser.dtype
         self.scheduler.set_timesteps(num_steps, device=device)
-        noise = torch.stack([torch.randn(self.denoiser.latent_shape, generator=generator, device=generator.device) for generator in generators])
+        noise = torch.stack(
+            [
+                torch.randn(self.denoiser.latent_shape, generator=generator, device=generator.device)
+                for generator in generators
+            ]
+        )
         latents = noise.to(device, dtype) * self.scheduler.init_noise_sigma
         condition = torch.tensor(labels, device=device) if self.num_classes else None
         last_level = self.scheduler.config.num_train_timesteps - 1
@@ -158,19 +182,27 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             return [self.num_classes] * (1 if num_images is None else num_images)
         labels = [class_labels] if isinstance(class_labels, int) else [int(label) for label in class_labels]
         if not self.num_classes:
-            raise InputError("class labels were given, but this model was trained without classes: leave them out and give num_images")
+            raise InputError(
+                "class labels were given, but this model was trained without classes: leave them out and give num_images"
+            )
         for label in labels:
             if not 0 <= label < self.num_classes:
-                raise InputError(f"class label {label} is not one of 0 to {self.num_classes - 1}, the classes of this model")
+                raise InputError(
+                    f"class label {label} is not one of 0 to {self.num_classes - 1}, the classes of this model"
+                )
         if not labels or num_images not in (None, len(labels)):
-            raise InputError(f"{len(labels)} class labels for {num_images} images: give one label an image, and at least one")
+            raise InputError(
+                f"{len(labels)} class labels for {num_images} images: give one label an image, and at least one"
+            )
         return labels
 
 
 def _generators(given: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
     if isinstance(given, Sequence):
         if len(given) != count:
-            raise InputError(f"{len(given)} generators for {count} images: give one generator an image, or a single one")
+            raise InputError(
+                f"{len(given)} generators for {count} images: give one generator an image, or a single one"
+            )
         return list(given)
     device = given.device if given is not None else "cpu"
     base = int(torch.randint(2**62, (), generator=given, device=device))  # a second call with this generator differs

@@ -62,11 +62,15 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--scheduler", help="ddpm, ddim, dpm_solver, euler or heun")
     group.add_argument("--steps", type=int, help="sampling steps")
     group.add_argument("--guidance-scale", type=float, help="classifier-free guidance; 1 is none")
-    group.add_argument("--guidance-interval", help="LOW,HIGH: share of the noise levels that is guided, 0 is the clean end")
+    group.add_argument(
+        "--guidance-interval", help="LOW,HIGH: share of the noise levels that is guided, 0 is the clean end"
+    )
     group.add_argument("--seed", type=int, default=0, help="image i depends on (seed, i) alone (default 0)")
     group.add_argument("--size", help="N or HEIGHTxWIDTH in pixels; default is the size the encoder was trained at")
     group.add_argument("--region", help="Y0,X0,Y1,X1 in [-1, 1]: the part of the image to render")
-    group.add_argument("--batch-size", type=int, default=64, help="images at a time; changes memory, not images (default 64)")
+    group.add_argument(
+        "--batch-size", type=int, default=64, help="images at a time; changes memory, not images (default 64)"
+    )
     group.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
 
 
@@ -111,7 +115,9 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 def parse_classes(text: str, names: Mapping[int, str]) -> list[int]:
     """`0-9`, `3,5,7`, `cat,dog`: labels, ranges and names, in the order given."""
     if not names:
-        raise InputError(f"--classes {text!r}: this model was trained without classes; leave it out and give --num-images")
+        raise InputError(
+            f"--classes {text!r}: this model was trained without classes; leave it out and give --num-images"
+        )
     by_name = {name: label for label, name in names.items()}
     labels: list[int] = []
     for part in text.split(","):
@@ -124,7 +130,9 @@ def parse_classes(text: str, names: Mapping[int, str]) -> list[int]:
         elif part.isdigit():
             labels.append(int(part))
         else:
-            raise InputError(f"--classes: {part!r} is no class; give labels, ranges or names, as in 0-9 or 3,5{did_you_mean(part, by_name)}")
+            raise InputError(
+                f"--classes: {part!r} is no class; give labels, ranges or names, as in 0-9 or 3,5{did_you_mean(part, by_name)}"
+            )
     for label in labels:
         if label not in names:
             raise InputError(f"--classes: class {label} does not exist; this model has {min(names)} to {max(names)}")

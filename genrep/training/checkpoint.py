@@ -47,7 +47,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, tensors in checkpoint.tensors.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors"
+        )
     for name, state in checkpoint.optimizers.items():
         torch.save(state, partial / f"{name}.pt")
     files = {path.name: _hash(path) for path in sorted(partial.iterdir())}
@@ -77,9 +79,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         file = path / name
         if not file.is_file() or _hash(file) != wanted:
             raise InputError(f"{file}: {'damaged' if file.is_file() else 'missing'}; {advice}")
-    tensors = {file.removesuffix(".safetensors"): load_file(path / file) for file in files if file.endswith(".safetensors")}
+    tensors = {
+        file.removesuffix(".safetensors"): load_file(path / file) for file in files if file.endswith(".safetensors")
+    }
     optimizers = {
-        file.removesuffix(".pt"): torch.load(path / file, map_location="cpu", weights_only=True) for file in files if file.endswith(".pt")
+        file.removesuffix(".pt"): torch.load(path / file, map_location="cpu", weights_only=True)
+        for file in files
+        if file.endswith(".pt")
     }
     return Checkpoint(step, tensors, optimizers, extra)
 

@@ -25,7 +25,9 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for number, key in enumerate(keys):
             if key in keys[:number]:
-                raise InputError(f"{node.start_mark.name}: key {key!r} stands twice, at line {node.value[number][0].start_mark.line + 1} again")
+                raise InputError(
+                    f"{node.start_mark.name}: key {key!r} stands twice, at line {node.value[number][0].start_mark.line + 1} again"
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -36,7 +38,9 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+0123456789."),
     ("null", r"~|null|Null|", "~nN\0"),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first) + ([""] if _tag == "null" else []))
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first) + ([""] if _tag == "null" else [])
+    )
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(node.value).replace("_", "")))
 
 
@@ -52,7 +56,9 @@ def parse_yaml(text: str, name: str) -> Any:
         loader.dispose()
 
 
-def read_config(path: Path | str, origins: dict[str, str] | None = None, _above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_config(
+    path: Path | str, origins: dict[str, str] | None = None, _above: tuple[Path, ...] = ()
+) -> dict[str, Any]:
     """A YAML file with the files that its `base:` key includes below it, as plain data.
 
     Args:
@@ -79,7 +85,9 @@ def read_config(path: Path | str, origins: dict[str, str] | None = None, _above:
     return merged
 
 
-def merge(into: dict[str, Any], new: Mapping[str, Any], origin: str = "", origins: dict[str, str] | None = None, at: str = "") -> None:
+def merge(
+    into: dict[str, Any], new: Mapping[str, Any], origin: str = "", origins: dict[str, str] | None = None, at: str = ""
+) -> None:
     """Lay `new` over `into`, key by key. Where a `type` changes, the keys of the old type go."""
     if "type" in new and "type" in into and new["type"] != into["type"]:
         into.clear()
@@ -112,7 +120,9 @@ def parse_command_line(
     Raises:
         InputError: everything that is wrong with the file or the overrides, in one message.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.usage = "%(prog)s CONFIG.yaml [--section.key VALUE ...] [options]"
     parser.add_argument("config", help="YAML of the run; every key can be overridden as --section.key VALUE")
     add_options(parser)
@@ -156,7 +166,9 @@ def describe(kind: type[Spec], at: str = "") -> list[str]:
         choices = variants(info.annotation)
         if not choices:
             if name != "type" or not _is_tag(info):
-                lines.append(f"  --{path} {_type_name(info.annotation)}{_default(info)}\n        {info.description or ''}")
+                lines.append(
+                    f"  --{path} {_type_name(info.annotation)}{_default(info)}\n        {info.description or ''}"
+                )
             continue
         optional = " (or null)" if type(None) in get_args(info.annotation) else ""
         lines.append(f"{path}: {info.description or ''}{optional}")
@@ -189,7 +201,9 @@ def _type_name(annotation: Any) -> str:
         return f"[{_type_name(get_args(annotation)[0])}, ...]"
     if origin is not None:  # Annotated
         return _type_name(get_args(annotation)[0])
-    return {type(None): "null", str: "text", bool: "true|false"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return {type(None): "null", str: "text", bool: "true|false"}.get(
+        annotation, getattr(annotation, "__name__", str(annotation))
+    )
 
 
 def run_script(main: Callable[[], None]) -> None:

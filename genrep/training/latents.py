@@ -37,7 +37,9 @@ class EncodedLatents:
         statistics = LatentStatistics(autoencoder.latent_shape)
         chosen = np.unique(np.linspace(0, len(data) - 1, min(len(data), spec.statistics_images)).astype(int)).tolist()
         for start in range(0, len(chosen), spec.batch):
-            statistics.update(encode_views(autoencoder, data.pixels(chosen[start : start + spec.batch]), spec.flips).flatten(0, 1))
+            statistics.update(
+                encode_views(autoencoder, data.pixels(chosen[start : start + spec.batch]), spec.flips).flatten(0, 1)
+            )
         self.mean, self.std = statistics.mean.float(), statistics.std.float()
 
     def latents(self, batch: TrainingBatch) -> Float[Tensor, "batch tokens latent"]:
@@ -46,7 +48,11 @@ class EncodedLatents:
 
 
 def open_latents(
-    autoencoder: INRAutoencoder, data: ImageData, spec: LatentsSpec, process: tuple[int, int], barrier: Callable[[], None]
+    autoencoder: INRAutoencoder,
+    data: ImageData,
+    spec: LatentsSpec,
+    process: tuple[int, int],
+    barrier: Callable[[], None],
 ) -> CachedLatents | EncodedLatents:
     """The cache that `spec.folder` names, written first if it is missing; or, without a folder, encoding on the fly.
 

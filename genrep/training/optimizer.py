@@ -26,9 +26,15 @@ class Optimizer:
         rest = [parameter for parameter in self.parameters if id(parameter) not in chosen]
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(torch.optim.Muon(matrices, lr=spec.lr, weight_decay=spec.weight_decay, adjust_lr_fn="match_rms_adamw"))
+            self.parts.append(
+                torch.optim.Muon(matrices, lr=spec.lr, weight_decay=spec.weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
         if rest:
-            self.parts.append(torch.optim.AdamW(rest, lr=spec.lr, betas=tuple(spec.betas), weight_decay=spec.weight_decay, fused=True))
+            self.parts.append(
+                torch.optim.AdamW(
+                    rest, lr=spec.lr, betas=(spec.betas[0], spec.betas[1]), weight_decay=spec.weight_decay, fused=True
+                )
+            )
 
     def zero_grad(self) -> None:
         for part in self.parts:
@@ -36,7 +42,9 @@ class Optimizer:
 
     def step(self, lr: float) -> Tensor:
         """Clip the gradient, take a step at `lr`, and return the gradient's norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if self.spec.clip_norm is None else self.spec.clip_norm)
+        norm = nn.utils.clip_grad_norm_(
+            self.parameters, math.inf if self.spec.clip_norm is None else self.spec.clip_norm
+        )
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = lr
@@ -48,7 +56,9 @@ class Optimizer:
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         if len(states) != len(self.parts):
-            raise InputError(f"the checkpoint holds {len(states)} optimizer states, this run needs {len(self.parts)}: was optimizer.type changed?")
+            raise InputError(
+                f"the checkpoint holds {len(states)} optimizer states, this run needs {len(self.parts)}: was optimizer.type changed?"
+            )
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)
 
@@ -63,7 +73,7 @@ def learning_rate(spec: OptimizerSpec, step: int, num_steps: int) -> float:
     return spec.min_lr + (spec.lr - spec.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def _matrices(model: nn.Module) -> Iterator[nn.Parameter]:
+def _matrices(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
         if isinstance(module, nn.Linear) and module.weight.requires_grad:
             yield module.weight

@@ -27,7 +27,9 @@ class DataOrder:
         self._permutation = functools.lru_cache(maxsize=2)(self._draw)
 
     def indices(self, positions: list[int]) -> list[int]:
-        return [int(self._permutation(position // self.num_images)[position % self.num_images]) for position in positions]
+        return [
+            int(self._permutation(position // self.num_images)[position % self.num_images]) for position in positions
+        ]
 
     def _draw(self, epoch: int) -> Tensor:
         return torch.randperm(self.num_images, generator=stream_generator(self.seed, "order", epoch))
@@ -116,7 +118,7 @@ def training_batches(stream: Any, batches: PositionBatches, num_workers: int) ->
     """The loader of a training loop; `__iter__` yields this process's TrainingBatch for every part of every step."""
     return DataLoader(
         stream,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=_identity,
         multiprocessing_context="spawn" if num_workers else None,
@@ -127,5 +129,3 @@ def training_batches(stream: Any, batches: PositionBatches, num_workers: int) ->
 
 def _identity(batch: Any) -> Any:
     return batch
-
-

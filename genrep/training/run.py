@@ -20,7 +20,19 @@ from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkp
 from genrep.training.config import dump_config
 from genrep.training.specs import RunSpec
 
-MAY_CHANGE = {"steps", "images", "report_every", "evaluate_every", "evaluate_images", "preview_every", "save_every", "keep_checkpoints", "tracker", "folder", "compile"}
+MAY_CHANGE = {
+    "steps",
+    "images",
+    "report_every",
+    "evaluate_every",
+    "evaluate_images",
+    "preview_every",
+    "save_every",
+    "keep_checkpoints",
+    "tracker",
+    "folder",
+    "compile",
+}
 """Keys of `run` that a resumed run may have otherwise than the one it continues."""
 
 
@@ -78,7 +90,14 @@ class Run:
 
     def steps(self, description: str) -> tqdm:
         """A progress bar over the steps still to do; the caller updates it."""
-        return tqdm(total=self.num_steps, initial=self.first_step, desc=description, unit="step", disable=not self.is_main, dynamic_ncols=True)
+        return tqdm(
+            total=self.num_steps,
+            initial=self.first_step,
+            desc=description,
+            unit="step",
+            disable=not self.is_main,
+            dynamic_ncols=True,
+        )
 
     def due(self, every: int | None, step: int) -> bool:
         """Whether something done every so many steps, and at the end, is due after `step` steps."""
@@ -86,7 +105,10 @@ class Run:
 
     def report(self, step: int, values: Mapping[str, float | torch.Tensor]) -> None:
         """Write a line of metrics; tensors are averaged over the processes. InputError if the loss is no number."""
-        shown = {key: float(self.accelerator.reduce(v.detach().float(), "mean")) if isinstance(v, torch.Tensor) else v for key, v in values.items()}
+        shown = {
+            key: float(self.accelerator.reduce(v.detach().float(), "mean")) if isinstance(v, torch.Tensor) else v
+            for key, v in values.items()
+        }
         if not all(map(_finite, shown.values())):
             raise InputError(
                 f"step {step}: {shown} is not finite, the run has diverged. It can go on from its last checkpoint in {self.folder / 'checkpoints'}; "
@@ -95,7 +117,15 @@ class Run:
         now = time.perf_counter()
         speed = (step - self._seen_step) * self.settings.batch / max(1e-9, now - self._seen_time)
         self._seen_step, self._seen_time = step, now
-        self.write({"step": step, "images": step * self.settings.batch, **shown, "images_per_second": speed, "seconds": now - self.started})
+        self.write(
+            {
+                "step": step,
+                "images": step * self.settings.batch,
+                **shown,
+                "images_per_second": speed,
+                "seconds": now - self.started,
+            }
+        )
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Write a line to metrics.jsonl and the tracker."""
@@ -132,7 +162,11 @@ class RunLog:
     """`metrics.jsonl`, one JSON object a line; lines after `step`, from a run that was killed, are taken out."""
 
     def __init__(self, path: Path, step: int):
-        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step] if path.exists() and step > 0 else []
+        kept = (
+            [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+            if path.exists() and step > 0
+            else []
+        )
         partial = path.with_suffix(".partial")
         partial.write_text("".join(line + "\n" for line in kept))
         os.replace(partial, path)
@@ -142,14 +176,18 @@ class RunLog:
         self.file.write(json.dumps(dict(line)) + "\n")
 
 
-def make_accelerator(precision: str = "fp32", accumulation: int = 1, tracker: str | None = None, folder: Path | None = None) -> Accelerator:
+def make_accelerator(
+    precision: str = "fp32", accumulation: int = 1, tracker: str | None = None, folder: Path | None = None
+) -> Accelerator:
     """An Accelerator that runs with as many processes as it was started with; InputError if not, or without the tracker."""
     if tracker is not None:
         from accelerate.tracking import get_available_trackers
 
         available = [str(getattr(name, "value", name)) for name in get_available_trackers()]
         if tracker not in available:
-            raise InputError(f"run.tracker {tracker!r} is not installed; installed: {', '.join(available) or 'none'}. pip install {tracker}, or leave it out")
+            raise InputError(
+                f"run.tracker {tracker!r} is not installed; installed: {', '.join(available) or 'none'}. pip install {tracker}, or leave it out"
+            )
     accelerator = Accelerator(
         mixed_precision="bf16" if precision == "bf16" else "no",
         gradient_accumulation_steps=accumulation,
@@ -183,7 +221,11 @@ def _refuse_changed(saved: Path, config: Spec) -> None:
 def _flat(nested: Any, at: str = "") -> dict[str, Any]:
     if not isinstance(nested, dict):
         return {at: nested if isinstance(nested, int | float | str | bool) else str(nested)}
-    return {key: value for name, part in nested.items() for key, value in _flat(part, f"{at}.{name}" if at else name).items()}
+    return {
+        key: value
+        for name, part in nested.items()
+        for key, value in _flat(part, f"{at}.{name}" if at else name).items()
+    }
 
 
 def _finite(value: float) -> bool:

@@ -30,7 +30,11 @@ def load_autoencoder(place: str, config_path: str | None = None) -> INRAutoencod
     folder = model_folder(place)
     if not (folder / "config.json").exists():
         maker = _maker(place, config_path)
-        how = f"train it first: python train/autoencoder.py {maker}" if maker else "give the run or model folder of stage 1"
+        how = (
+            f"train it first: python train/autoencoder.py {maker}"
+            if maker
+            else "give the run or model folder of stage 1"
+        )
         raise InputError(f"autoencoder {place!r}: no model there (no {folder / 'config.json'}); {how}")
     return INRAutoencoder.from_pretrained(folder).freeze()
 
@@ -40,10 +44,16 @@ def describe_autoencoder(place: str, config_path: str) -> AutoencoderSpec:
     folder = model_folder(place)
     if (folder / "config.json").exists():
         config = INRAutoencoder.load_config(folder)
-        return validate(AutoencoderSpec, {key: value for key, value in config.items() if key in AutoencoderSpec.model_fields}, where=str(folder))
+        return validate(
+            AutoencoderSpec,
+            {key: value for key, value in config.items() if key in AutoencoderSpec.model_fields},
+            where=str(folder),
+        )
     maker = _maker(place, config_path)
     if maker is None:
-        raise InputError(f"autoencoder {place!r}: no model there, and no YAML beside {config_path} makes one; give the run or model folder of stage 1")
+        raise InputError(
+            f"autoencoder {place!r}: no model there, and no YAML beside {config_path} makes one; give the run or model folder of stage 1"
+        )
     print(f"autoencoder {place} is not trained yet; sizes are taken from {maker}")
     return validate(AutoencoderRun, read_config(maker), where=str(maker)).autoencoder
 
@@ -52,7 +62,9 @@ def run_config(folder: Path | str, kind: type[S]) -> S:
     """The config of a run folder. InputError if there is none."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise InputError(f"{folder}: no run folder (no config.yaml there); give the folder that a training script wrote")
+        raise InputError(
+            f"{folder}: no run folder (no config.yaml there); give the folder that a training script wrote"
+        )
     return validate(kind, read_config(path), where=str(path))
 
 
@@ -98,6 +110,8 @@ def _maker(place: str, config_path: str | None) -> Path | None:
     """The stage-1 YAML beside `config_path` whose run folder is `place`."""
     for path in sorted(Path(config_path).parent.glob("*.yaml")) if config_path else []:
         content = read_config(path)
-        if isinstance(content.get("autoencoder"), dict) and Path(content.get("run", {}).get("folder", "")) == Path(place):
+        if isinstance(content.get("autoencoder"), dict) and Path(content.get("run", {}).get("folder", "")) == Path(
+            place
+        ):
             return path
     return None

@@ -34,7 +34,12 @@ class TrainingState:
         """The state after `step` steps."""
         tensors = {"model": self.model.state_dict(), "average": self.average.state_dict()}
         extra = {"average_updates": self.average.num_updates}
-        return Checkpoint(step, {name: part for name, part in tensors.items() if part}, {"optimizer": self.optimizer.state_dict()}, extra)
+        return Checkpoint(
+            step,
+            {name: part for name, part in tensors.items() if part},
+            {"optimizer": self.optimizer.state_dict()},
+            extra,
+        )
 
     def restore(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint; None is the beginning."""

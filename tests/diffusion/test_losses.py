@@ -14,7 +14,11 @@ def test_latent_loss_is_the_weighted_mean():
 def test_two_term_loss_by_hand():
     """One token (3, 4) against (0, 2): unit vectors (0.6, 0.8) and (0, 1); d = 2; one value off by 0.5."""
     loss = two_term_loss(
-        torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[0.0, 2.0]]]), torch.tensor([[[0.75]]]), torch.tensor([[[0.25]]]), torch.ones(1)
+        torch.tensor([[[3.0, 4.0]]]),
+        torch.tensor([[[0.0, 2.0]]]),
+        torch.tensor([[[0.75]]]),
+        torch.tensor([[[0.25]]]),
+        torch.ones(1),
     )
     token = (0.6**2 + 0.2**2) / 2 * 2
     torch.testing.assert_close(loss, torch.tensor(0.5 * (0.25 + token)))

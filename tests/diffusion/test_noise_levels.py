@@ -31,7 +31,9 @@ def test_noise_is_added_as_in_ddpm():
 
 def test_shift_lowers_log_snr_by_twice_its_logarithm():
     plain, shifted = (NoiseLevels(NoiseSpec(shift=shift), (4, 8)) for shift in (1.0, 3.0))
-    torch.testing.assert_close(plain.log_snr - shifted.log_snr, torch.full((1000,), 2 * math.log(3), dtype=torch.float64))
+    torch.testing.assert_close(
+        plain.log_snr - shifted.log_snr, torch.full((1000,), 2 * math.log(3), dtype=torch.float64)
+    )
     assert NoiseLevels(NoiseSpec(shift="auto"), (256, 64)).shift == pytest.approx(2.0)  # sqrt(256 · 64 / 4096)
 
 

@@ -12,7 +12,13 @@ import torch_fidelity.feature_extractor_inceptionv3 as inception_module
 from genrep.data import DataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError
-from genrep.metrics.fidelity import Pixels, classifier_accuracy, classifier_distance, inception_distances, predicted_labels
+from genrep.metrics.fidelity import (
+    Pixels,
+    classifier_accuracy,
+    classifier_distance,
+    inception_distances,
+    predicted_labels,
+)
 from genrep.metrics.generated import CHUNK_IMAGES, GeneratedImages
 from genrep.models.classifier import ImageClassifier
 from genrep.render import from_uint8
@@ -22,7 +28,9 @@ def plain_frechet(one: np.ndarray, two: np.ndarray) -> float:
     """|μ1 - μ2|² + tr(Σ1 + Σ2 - 2 (Σ1 Σ2)^½), with SciPy's matrix square root."""
     root = scipy.linalg.sqrtm(np.cov(one, rowvar=False) @ np.cov(two, rowvar=False))
     difference = one.mean(0) - two.mean(0)
-    return float(difference @ difference + np.trace(np.cov(one, rowvar=False) + np.cov(two, rowvar=False) - 2 * root.real))
+    return float(
+        difference @ difference + np.trace(np.cov(one, rowvar=False) + np.cov(two, rowvar=False) - 2 * root.real)
+    )
 
 
 @pytest.fixture
@@ -34,7 +42,9 @@ def classifier(tmp_path):
 
 @pytest.fixture
 def images():
-    return torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8), torch.randint(0, 200, (200, 1, 8, 8), dtype=torch.uint8)
+    return torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8), torch.randint(
+        0, 200, (200, 1, 8, 8), dtype=torch.uint8
+    )
 
 
 def test_frechet_distance_equals_the_plain_formula(classifier, images):
@@ -73,7 +83,9 @@ def test_predicted_labels_and_accuracy(classifier):
     predicted = predicted_labels(network, data.pixels(range(len(data))), batch=100)
     with torch.no_grad():
         assert torch.equal(predicted, network(from_uint8(data.pixels(range(len(data))))).argmax(-1))
-    assert classifier_accuracy(network, data, batch=50) == pytest.approx(float((predicted == data.labels).float().mean()))
+    assert classifier_accuracy(network, data, batch=50) == pytest.approx(
+        float((predicted == data.labels).float().mean())
+    )
 
 
 @pytest.fixture(scope="session")
@@ -98,8 +110,19 @@ def test_inception_metrics_through_the_real_network(random_inception, images):
     path, _ = random_inception
     one, two = Pixels(images[0], range(6)), Pixels(images[1], range(5))
     found = inception_distances(one, two, ["fid", "kid", "is", "prc"], weights=str(path), layer="64")
-    assert found.keys() == {"fid", "kid", "kid_std", "inception_score", "inception_score_std", "precision", "recall", "f_score"}
-    extractor = inception_module.FeatureExtractorInceptionV3("inception-v3-compat", ["64"], feature_extractor_weights_path=str(path))
+    assert found.keys() == {
+        "fid",
+        "kid",
+        "kid_std",
+        "inception_score",
+        "inception_score_std",
+        "precision",
+        "recall",
+        "f_score",
+    }
+    extractor = inception_module.FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["64"], feature_extractor_weights_path=str(path)
+    )
     with torch.no_grad():
         features = [extractor(torch.stack([part[i] for i in range(len(part))]))[0].numpy() for part in (one, two)]
     assert found["fid"] == pytest.approx(plain_frechet(*features), rel=1e-3, abs=1e-6)
@@ -146,7 +169,13 @@ def test_generated_images_go_on_where_they_stopped(tmp_path):
     def draw(indices, labels):
         calls.append((indices[0], len(indices)))
         assert labels == [index % 3 for index in indices]
-        return torch.tensor(indices, dtype=torch.float32).remainder(256).to(torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2).clone()
+        return (
+            torch.tensor(indices, dtype=torch.float32)
+            .remainder(256)
+            .to(torch.uint8)[:, None, None, None]
+            .expand(-1, 1, 2, 2)
+            .clone()
+        )
 
     made = GeneratedImages(tmp_path, {"seed": 0}, CHUNK_IMAGES + 10, num_classes=3)
     made.make(draw)

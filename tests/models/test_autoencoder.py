@@ -36,10 +36,17 @@ def test_decoder_equals_the_papers_equations_point_by_point():
         for point in coords:
             angles = torch.cat([torch.pi * decoder.encoding.frequencies * c for c in point])
             query = decoder.to_query(torch.cat([angles.cos(), angles.sin()]))  # eqs. 1 and 2
-            heads = [part.reshape(len(part), decoder.num_heads, -1) for part in (query[None], decoder.to_key(latent), decoder.to_value(latent))]
-            mixed = plain_localized_attention(*(part.transpose(0, 1)[None] for part in heads), decoder.threshold)  # eq. 5
+            heads = [
+                part.reshape(len(part), decoder.num_heads, -1)
+                for part in (query[None], decoder.to_key(latent), decoder.to_value(latent))
+            ]
+            mixed = plain_localized_attention(
+                *(part.transpose(0, 1)[None] for part in heads), decoder.threshold
+            )  # eq. 5
             rows.append(decoder.mlp(decoder.to_out(mixed.transpose(1, 2).flatten())))  # eq. 3
-    torch.testing.assert_close(autoencoder.decode(latents, coords), torch.stack(rows).reshape(2, 5, -1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        autoencoder.decode(latents, coords), torch.stack(rows).reshape(2, 5, -1), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_encode_save_load_decode_is_equal(tmp_path):
@@ -55,18 +62,24 @@ def test_encode_save_load_decode_is_equal(tmp_path):
 def test_permuting_the_points_permutes_the_values():
     autoencoder, latents, coords = tiny_autoencoder(), torch.randn(2, 4, 8), grid(6)
     order = torch.randperm(len(coords))
-    torch.testing.assert_close(autoencoder.decode(latents, coords[order]), autoencoder.decode(latents, coords)[:, order])
+    torch.testing.assert_close(
+        autoencoder.decode(latents, coords[order]), autoencoder.decode(latents, coords)[:, order]
+    )
 
 
 def test_permuting_the_tokens_changes_nothing():
     """The decoder reads a set."""
     autoencoder, latents = tiny_autoencoder(), torch.randn(2, 4, 8)
-    torch.testing.assert_close(autoencoder.decode(latents[:, [2, 0, 3, 1]], grid(4)), autoencoder.decode(latents, grid(4)))
+    torch.testing.assert_close(
+        autoencoder.decode(latents[:, [2, 0, 3, 1]], grid(4)), autoencoder.decode(latents, grid(4))
+    )
 
 
 def test_shared_coordinates_equal_coordinates_for_each_image():
     autoencoder, latents, coords = tiny_autoencoder(), torch.randn(3, 4, 8), grid(5)
-    torch.testing.assert_close(autoencoder.decode(latents, coords), autoencoder.decode(latents, coords.expand(3, -1, -1)))
+    torch.testing.assert_close(
+        autoencoder.decode(latents, coords), autoencoder.decode(latents, coords.expand(3, -1, -1))
+    )
 
 
 def test_one_training_step_moves_every_parameter():
@@ -97,7 +110,9 @@ def test_the_threshold_and_the_top_frequency_have_the_stated_defaults():
 
 def test_what_does_not_fit_is_refused():
     autoencoder = tiny_autoencoder()
-    with pytest.raises(InputError, match=r"latents of shape \(1, 5, 8\) do not fit: this decoder takes \[batch, 4, 8\]"):
+    with pytest.raises(
+        InputError, match=r"latents of shape \(1, 5, 8\) do not fit: this decoder takes \[batch, 4, 8\]"
+    ):
         autoencoder.decode(torch.zeros(1, 5, 8), grid(2))
     with pytest.raises(InputError, match=r"coordinates of shape \(4, 3\) do not fit"):
         autoencoder.decode(torch.zeros(1, 4, 8), torch.zeros(4, 3))

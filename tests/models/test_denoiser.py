@@ -9,7 +9,16 @@ from genrep.errors import InputError
 from genrep.models.denoiser import LatentDenoiser
 from genrep.models.normalizer import LatentNormalizer
 
-SMALL = {"num_tokens": 4, "latent_dim": 8, "num_classes": 3, "dim": 16, "depth": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
+SMALL = {
+    "num_tokens": 4,
+    "latent_dim": 8,
+    "num_classes": 3,
+    "dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "head_dim": 8,
+    "mlp_dim": 32,
+}
 VARIANTS = [
     {"conditioning": "adaln"},
     {"conditioning": "token"},
@@ -55,7 +64,9 @@ def test_time_and_class_matter_and_no_class_is_the_last_label(options):
 @pytest.mark.parametrize("options", VARIANTS)
 def test_rows_of_a_batch_are_independent(options):
     denoiser, noisy, timesteps = woken(**options), torch.randn(5, 4, 8), torch.tensor([1, 50, 300, 700, 999])
-    torch.testing.assert_close(denoiser(noisy, timesteps)[3:4], denoiser(noisy[3:4], timesteps[3:4]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        denoiser(noisy, timesteps)[3:4], denoiser(noisy[3:4], timesteps[3:4]), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("options", VARIANTS)
@@ -66,14 +77,18 @@ def test_one_training_step_moves_every_parameter(options):
     labels = torch.tensor([0, 1, 2, 3]) if denoiser.spec.num_classes else None
     for _ in range(3):  # zero-initialised layers open one after the other
         optimizer.zero_grad()
-        (denoiser(torch.randn(4, 4, 8), torch.tensor([5, 100, 500, 900]), labels) - torch.randn(4, 4, 8)).square().mean().backward()
+        (
+            denoiser(torch.randn(4, 4, 8), torch.tensor([5, 100, 500, 900]), labels) - torch.randn(4, 4, 8)
+        ).square().mean().backward()
         optimizer.step()
     assert [name for name, value in denoiser.named_parameters() if torch.equal(value, before[name])] == []
 
 
 def test_adaln_block_equals_dit_equations():
     block, tokens, condition = woken().blocks[0], torch.randn(2, 4, 16), torch.randn(2, 16)
-    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (part[:, None] for part in block.modulation(condition).chunk(6, -1))
+    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
+        part[:, None] for part in block.modulation(condition).chunk(6, -1)
+    )
 
     def norm(x):
         return (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
@@ -102,7 +117,9 @@ def test_impossible_arguments_are_refused():
     with pytest.raises(InputError, match="conditioning: got 'adanl'; .*did you mean 'adaln'"):
         LatentDenoiser(4, 8, conditioning="adanl")
     with pytest.raises(InputError, match="trained without classes"):
-        LatentDenoiser(**{**SMALL, "num_classes": 0})(torch.zeros(1, 4, 8), torch.zeros(1), torch.zeros(1, dtype=torch.long))
+        LatentDenoiser(**{**SMALL, "num_classes": 0})(
+            torch.zeros(1, 4, 8), torch.zeros(1), torch.zeros(1, dtype=torch.long)
+        )
 
 
 def test_normalizer_standardises_and_restores(tmp_path):

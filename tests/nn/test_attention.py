@@ -17,12 +17,16 @@ def plain_l_softmax(row, threshold):
 
 def plain_localized_attention(query, key, value, threshold):
     """One point, one head, one image at a time."""
-    out = torch.zeros(*torch.broadcast_shapes(query.shape[:2], key.shape[:2]), query.shape[2], query.shape[3], dtype=query.dtype)
+    out = torch.zeros(
+        *torch.broadcast_shapes(query.shape[:2], key.shape[:2]), query.shape[2], query.shape[3], dtype=query.dtype
+    )
     rows = []
     for b in range(key.shape[0]):
         for h in range(key.shape[1]):
             for n in range(query.shape[2]):
-                scores = torch.stack([(query[b % len(query), h, n] * k).sum() for k in key[b, h]]) / query.shape[-1] ** 0.5
+                scores = (
+                    torch.stack([(query[b % len(query), h, n] * k).sum() for k in key[b, h]]) / query.shape[-1] ** 0.5
+                )
                 rows.append(plain_l_softmax(scores, threshold) @ value[b, h])
     return torch.stack(rows).reshape(out.shape)
 
@@ -33,7 +37,9 @@ def test_l_softmax_equals_the_plain_definition(threshold):
     upstream = torch.randn(4, 6, dtype=torch.float64)
     ours, plain = l_softmax(scores, threshold), torch.stack([plain_l_softmax(row, threshold) for row in scores])
     torch.testing.assert_close(ours, plain)
-    for mine, reference in zip(torch.autograd.grad(ours, scores, upstream), torch.autograd.grad(plain, scores, upstream), strict=True):
+    for mine, reference in zip(
+        torch.autograd.grad(ours, scores, upstream), torch.autograd.grad(plain, scores, upstream), strict=True
+    ):
         torch.testing.assert_close(mine, reference)
 
 

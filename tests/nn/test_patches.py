@@ -8,7 +8,8 @@ from genrep.nn.patches import PatchTokenizer
 
 
 @pytest.mark.parametrize(
-    ("size", "patch", "tokens", "padding"), [(128, 10, 169, (1, 1)), (178, 9, 400, (1, 1)), (1024, 48, 484, (16, 16)), (32, 5, 49, (1, 2))]
+    ("size", "patch", "tokens", "padding"),
+    [(128, 10, 169, (1, 1)), (178, 9, 400, (1, 1)), (1024, 48, 484, (16, 16)), (32, 5, 49, (1, 2))],
 )
 def test_token_counts_of_the_papers(size, patch, tokens, padding):
     with torch.device("meta"):
@@ -30,5 +31,8 @@ def test_tokens_equal_a_loop_over_patches():
 
 
 def test_images_of_another_size_are_refused():
-    with pytest.raises(InputError, match=r"images of shape \(1, 1, 4, 5\) do not fit the encoder, which was built for a batch of 1 × 4 × 4"):
+    with pytest.raises(
+        InputError,
+        match=r"images of shape \(1, 1, 4, 5\) do not fit the encoder, which was built for a batch of 1 × 4 × 4",
+    ):
         PatchTokenizer((4, 4), 1, 2, 4)(torch.zeros(1, 1, 4, 5))

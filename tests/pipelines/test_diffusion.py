@@ -22,7 +22,9 @@ from tests.tiny import tiny_autoencoder
 def pipeline():
     levels = NoiseLevels(NoiseSpec(), (4, 8))
     normalizer = LatentNormalizer.from_statistics(torch.randn(4, 8), torch.rand(4, 8) + 0.5)
-    pipeline = LatentDiffusionPipeline(tiny_autoencoder(), woken(), normalizer, make_scheduler("dpm_solver", levels), {0: "a", 1: "b", 2: "c"})
+    pipeline = LatentDiffusionPipeline(
+        tiny_autoencoder(), woken(), normalizer, make_scheduler("dpm_solver", levels), {0: "a", 1: "b", 2: "c"}
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -75,13 +77,17 @@ def test_guidance_interval_saves_forward_passes(pipeline):
 def test_scale_one_and_an_empty_interval_are_no_guidance(pipeline):
     plain = latents(pipeline, [1], generator=image_generators(0, [0]))
     assert torch.equal(latents(pipeline, [1], generator=image_generators(0, [0]), guidance_scale=1.0), plain)
-    outside = latents(pipeline, [1], generator=image_generators(0, [0]), guidance_scale=9.0, guidance_interval=(0.123456, 0.123457))
+    outside = latents(
+        pipeline, [1], generator=image_generators(0, [0]), guidance_scale=9.0, guidance_interval=(0.123456, 0.123457)
+    )
     assert torch.equal(outside, plain)
 
 
 def test_any_size_and_region_is_the_same_sample(pipeline):
     def pixels(**where):
-        return pipeline([1], num_inference_steps=5, generator=image_generators(0, [0]), output_type="pt", **where).images
+        return pipeline(
+            [1], num_inference_steps=5, generator=image_generators(0, [0]), output_type="pt", **where
+        ).images
 
     whole = pixels(height=16, width=24)
     assert whole.shape == (1, 1, 16, 24) and whole.dtype == torch.uint8
@@ -92,7 +98,8 @@ def test_any_size_and_region_is_the_same_sample(pipeline):
 
 def test_output_types_agree(pipeline):
     outputs = {
-        kind: pipeline([0, 1], num_inference_steps=3, generator=image_generators(0, [0, 1]), output_type=kind).images for kind in ("pil", "np", "pt")
+        kind: pipeline([0, 1], num_inference_steps=3, generator=image_generators(0, [0, 1]), output_type=kind).images
+        for kind in ("pil", "np", "pt")
     }
     assert outputs["pil"][0].mode == "L" and outputs["pil"][0].size == (8, 8)
     assert list(outputs["pil"][1].getdata()) == outputs["pt"][1].flatten().tolist()
@@ -103,7 +110,9 @@ def test_save_and_load_are_equal(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     for loaded in (LatentDiffusionPipeline.from_pretrained(tmp_path), load_pipeline(tmp_path)):
         loaded.set_progress_bar_config(disable=True)
-        one, two = (latents(p, [0, 2], generator=image_generators(1, [0, 1]), guidance_scale=1.5) for p in (pipeline, loaded))
+        one, two = (
+            latents(p, [0, 2], generator=image_generators(1, [0, 1]), guidance_scale=1.5) for p in (pipeline, loaded)
+        )
         assert torch.equal(one, two)
         assert {int(label): name for label, name in loaded.config.id2label.items()} == {0: "a", 1: "b", 2: "c"}
 
@@ -147,7 +156,7 @@ def test_what_cannot_be_is_refused(pipeline):
 def test_parts_that_do_not_fit_are_refused(pipeline):
     parts = dict(pipeline.components)
     wrong = DDIMScheduler.from_config(pipeline.scheduler.config, prediction_type="epsilon")
-    with pytest.raises(InputError, match="takes prediction_type=\"sample\""):
+    with pytest.raises(InputError, match='takes prediction_type="sample"'):
         LatentDiffusionPipeline(**{**parts, "scheduler": wrong})
     with pytest.raises(InputError, match="does not fit an autoencoder of latents"):
         LatentDiffusionPipeline(**{**parts, "denoiser": woken(num_tokens=5)})
