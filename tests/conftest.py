@@ -10,9 +10,11 @@ install_import_hook("genrep", "beartype.beartype")
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 
 @pytest.fixture(autouse=True)
 def quiet_torch():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    AcceleratorState._reset_state(reset_partial_state=True)  # each test is a process of its own to accelerate

@@ -255,6 +255,32 @@ def test_encoding_on_the_fly_works_without_a_cache(stage1, tmp_path):
     assert (tmp_path / "diffusion" / "pipeline" / "model_index.json").exists()
 
 
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion", "classifier"])
+def test_bf16_and_worker_processes_train(stage, stage1, tmp_path):
+    arguments = {
+        "autoencoder": [*AUTOENCODER, "--run.folder", tmp_path / "run"],
+        "diffusion": [*diffusion(stage1, tmp_path), "--run.folder", tmp_path / "run"],
+        "classifier": ["configs/digits/classifier.yaml", "--classifier.width", 8, "--run.folder", tmp_path / "run"],
+    }[stage]
+    run(f"train/{stage}.py", *arguments, "--run.steps", 2, "--run.precision", "bf16", "--data.num_workers", 1)
+    assert lines(tmp_path / "run")[-1]["step"] == 2
+
+
+def test_a_run_that_diverges_stops_and_says_so(tmp_path, capsys):
+    run("train/autoencoder.py", *AUTOENCODER, "--optimizer.lr", "1e30", "--run.steps", 9, "--run.folder", tmp_path, expect=2)
+    assert "is not finite, the run has diverged" in capsys.readouterr().err
+
+
+def test_the_average_is_what_is_saved(tmp_path):
+    """With a decay so near 1 that the average stays behind, the saved model is not the trained weights but the average."""
+    run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 3, "--run.folder", tmp_path)
+    saved = weights(tmp_path / "model")
+    checkpoint = tmp_path / "checkpoints" / "step-00000003"
+    average, raw = (load_file(checkpoint / f"{name}.safetensors") for name in ("average", "model"))
+    assert all(torch.equal(saved[name], average[name]) for name in saved)
+    assert not all(torch.equal(saved[name], raw[name]) for name in saved)
+
+
 def test_the_two_term_loss_trains(stage1, tmp_path):
     extra = [
         "--diffusion.loss",

@@ -1,5 +1,6 @@
 """ANR's decoder: MLP ∘ LAL, coordinates and R-tokens to values (eqs. 1 to 7)."""
 
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -54,5 +55,12 @@ class LocalizedAttentionDecoder(nn.Module):
         query = rearrange(self.to_query(features), "b n (h d) -> b h n d", h=self.num_heads)
         key = rearrange(self.to_key(latents), "b r (h d) -> b h r d", h=self.num_heads)
         value = rearrange(self.to_value(latents), "b r (h d) -> b h r d", h=self.num_heads)
-        mixed = localized_attention(query, key, value, self.threshold)
-        return self.mlp(self.to_out(rearrange(mixed, "b h n d -> b n (h d)")))
+        mixed = rearrange(localized_attention(query, key, value, self.threshold), "b h n d -> b n (h d)")
+        if mixed.shape[0] * mixed.shape[1] < mixed.shape[2]:
+            return self.mlp(self.to_out(mixed))
+        # Two linear layers in a row are one: with more points than `inner` the product of their weights costs less than
+        # what it saves, the MLP's first layer at every point.
+        first = self.mlp[0]
+        weight = first.weight @ self.to_out.weight
+        bias = F.linear(self.to_out.bias, first.weight, first.bias)
+        return self.mlp[1:](F.linear(mixed, weight, bias))

@@ -28,7 +28,9 @@ def localized_attention(
     """
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     with torch.autocast(scores.device.type, enabled=False):  # thresholds near 1/tokens need all the bits
-        weights = F.relu(torch.softmax(scores.float(), dim=-1) - threshold)
+        weights = torch.softmax(scores.float(), dim=-1)
+        # in place where autograd does not need the softmax itself: every pass over the map counts
+        weights = (weights - threshold if weights.requires_grad else weights.sub_(threshold)).relu_()
         total = weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         return ((weights @ value.float()) / total).to(value.dtype)
 

@@ -121,7 +121,6 @@ def training_batches(stream: Any, batches: PositionBatches, num_workers: int) ->
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=_identity,
-        multiprocessing_context="spawn" if num_workers else None,
         persistent_workers=False,
         generator=torch.Generator().manual_seed(0),  # the loader draws a seed: keep it off the global stream
     )

@@ -1,0 +1,340 @@
+"""Checkpoints and run folders: whole or not there, verified, gone on from, never mixed up."""
+
+import json
+import os
+import re
+
+import pytest
+import torch
+import yaml
+from accelerate.tracking import get_available_trackers
+
+from genrep.errors import InputError
+from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from genrep.training.run import Run, RunLog, make_accelerator
+from genrep.training.specs import ClassifierRun
+
+FILES = ["average.safetensors", "checkpoint.json", "model.safetensors", "optimizer.pt"]
+
+
+def checkpoint(step: int) -> Checkpoint:
+    generator = torch.Generator().manual_seed(step)
+    tensors = {name: {"a.weight": torch.randn(3, 4, generator=generator), "b": torch.arange(step)} for name in ("model", "average")}
+    optimizer = [{"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(2, generator=generator)}}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.99)}]}]
+    return Checkpoint(step, tensors, {"optimizer": optimizer}, {"average_updates": 7, "note": "ø"})
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# one checkpoint
+
+
+def test_a_checkpoint_comes_back_equal(tmp_path):
+    saved = checkpoint(5)
+    path = save_checkpoint(tmp_path / "checkpoints", saved, keep=2)
+    assert path == tmp_path / "checkpoints" / "step-00000005" and names(path) == FILES
+    loaded = load_checkpoint(path)
+    assert (loaded.step, loaded.extra) == (5, {"average_updates": 7, "note": "ø"})
+    torch.testing.assert_close(loaded.tensors, saved.tensors, rtol=0, atol=0)
+    torch.testing.assert_close(loaded.optimizers["optimizer"][0]["state"], saved.optimizers["optimizer"][0]["state"], rtol=0, atol=0)
+    assert loaded.optimizers["optimizer"][0]["param_groups"] == saved.optimizers["optimizer"][0]["param_groups"]
+
+
+def test_views_of_larger_tensors_are_saved_as_what_they_show(tmp_path):
+    large = torch.randn(6, 4)
+    saved = Checkpoint(1, {"model": {"transposed": large.t(), "rows": large[::2].clone().requires_grad_(True)}}, {}, {})
+    loaded = load_checkpoint(save_checkpoint(tmp_path, saved, 1)).tensors["model"]
+    assert torch.equal(loaded["transposed"], large.t()) and torch.equal(loaded["rows"], large[::2])
+
+
+def test_the_newest_are_kept(tmp_path):
+    for step in (8, 9, 10, 100):
+        save_checkpoint(tmp_path, checkpoint(step), keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000010", "step-00000100"] == names(tmp_path)
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    save_checkpoint(tmp_path, checkpoint(3), keep=2)
+    other = Checkpoint(3, {"model": {"a.weight": torch.ones(1)}}, {}, {})
+    loaded = load_checkpoint(save_checkpoint(tmp_path, other, keep=2))
+    assert loaded.tensors["model"]["a.weight"].tolist() == [1.0] and loaded.tensors.keys() == {"model"}
+
+
+def test_half_written_checkpoints_are_no_checkpoints_and_are_written_over(tmp_path):
+    partial = tmp_path / "step-00000009.partial"
+    partial.mkdir(parents=True)
+    (partial / "model.safetensors").write_bytes(b"half")
+    (partial / "rubbish").write_bytes(b"half")
+    assert list_checkpoints(tmp_path) == []
+    path = save_checkpoint(tmp_path, checkpoint(9), keep=2)
+    assert names(tmp_path) == ["step-00000009"] and names(path) == FILES
+    load_checkpoint(path)
+
+
+def test_a_folder_that_is_not_there_holds_none(tmp_path):
+    assert list_checkpoints(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("place", [0, 0.5, -1])
+@pytest.mark.parametrize("name", [name for name in FILES if name != "checkpoint.json"])
+def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, name, place):
+    path = save_checkpoint(tmp_path, checkpoint(5), keep=2)
+    content = bytearray((path / name).read_bytes())
+    content[int(place * len(content)) if place >= 0 else -1] ^= 1
+    (path / name).write_bytes(content)
+    advice = f"delete {path} to go on from the checkpoint before it, or start anew with --restart"
+    with pytest.raises(InputError, match=f"^{re.escape(f'{path / name}: damaged; {advice}')}$"):
+        load_checkpoint(path)
+
+
+def flipped_anywhere(path):
+    """Every content of a file with one bit flipped."""
+    content = path.read_bytes()
+    for place in range(len(content)):
+        yield content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: nothing verifies `step` and `extra` in checkpoint.json")
+def test_a_flipped_bit_anywhere_in_the_index_is_found(tmp_path):
+    path = save_checkpoint(tmp_path, Checkpoint(5, {"model": {"a": torch.ones(1)}}, {}, {"average_updates": 7}), keep=2)
+    taken = []
+    for content in flipped_anywhere(path / "checkpoint.json"):
+        (path / "checkpoint.json").write_bytes(content)
+        try:
+            taken.append((load_checkpoint(path), content))
+        except InputError as error:
+            assert str(path) in str(error)
+    assert taken == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"step": "x", "files": {}, "extra": {}}', b"\xff\xfe"])
+def test_a_broken_index_is_named(tmp_path, content):
+    path = save_checkpoint(tmp_path, checkpoint(5), keep=2)
+    (path / "checkpoint.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint.json: damaged or missing .*; delete .*step-00000005 to go on"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(tmp_path, name):
+    path = save_checkpoint(tmp_path, checkpoint(5), keep=2)
+    (path / name).unlink()
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path / name))}: .*missing.*; delete .* or start anew with --restart"):
+        load_checkpoint(path)
+
+
+class Attack:
+    """Would run code if a pickle were ever executed."""
+
+    def __reduce__(self):
+        return os.mkdir, ("attacked",)
+
+
+def test_no_pickle_is_ever_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = save_checkpoint(tmp_path, Checkpoint(1, {}, {"optimizer": Attack()}, {}), keep=1)
+    with pytest.raises(Exception, match="(?i)weights.only"):
+        load_checkpoint(path)
+    assert not (tmp_path / "attacked").exists()
+
+
+# a run's folder
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config of a run in tmp_path, with some of its keys otherwise."""
+
+    def config(optimizer=None, **run) -> ClassifierRun:
+        settings = {"folder": str(tmp_path / "run"), "batch": 4, "steps": 50, "keep_checkpoints": 2, **run}
+        return ClassifierRun.model_validate({"image_size": 8, "channels": 1, "optimizer": optimizer or {}, "run": settings})
+
+    return config
+
+
+def start(config: ClassifierRun, restart: bool = False) -> Run:
+    return Run(config, config.run, restart)
+
+
+def test_a_new_run_writes_its_config_and_starts_at_0(config, tmp_path):
+    run = start(config())
+    assert (run.first_step, run.num_steps, run.checkpoint, run.process, run.is_main) == (0, 50, None, (0, 1), True)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == config().model_dump(mode="json")
+    assert start(config(steps=None, images=203)).num_steps == 51
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint(config):
+    run = start(config())
+    for step in (10, 20, 30):
+        run.save(checkpoint(step))
+    again = start(config())
+    assert (again.first_step, again.checkpoint.step) == (30, 30)
+    torch.testing.assert_close(again.checkpoint.tensors, checkpoint(30).tensors, rtol=0, atol=0)
+    assert [path.name for path in list_checkpoints(again.folder / "checkpoints")] == ["step-00000020", "step-00000030"]
+
+
+def test_a_killed_save_goes_on_from_the_checkpoint_before(config):
+    run = start(config())
+    run.save(checkpoint(10))
+    (run.folder / "checkpoints" / "step-00000020.partial").mkdir()
+    assert start(config()).first_step == 10
+
+
+def test_a_damaged_checkpoint_stops_the_run_with_advice(config):
+    run = start(config())
+    run.save(checkpoint(10))
+    run.save(checkpoint(20))
+    damaged = run.folder / "checkpoints" / "step-00000020"
+    (damaged / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"step-00000020/model.safetensors: damaged; delete .*step-00000020 to go on from the checkpoint before it"):
+        start(config())
+    for file in damaged.iterdir():
+        file.unlink()
+    damaged.rmdir()
+    assert start(config()).first_step == 10
+
+
+def test_another_config_is_refused_by_key(config):
+    start(config()).save(checkpoint(10))
+    saved = (start(config()).folder / "config.yaml").read_bytes()
+    with pytest.raises(InputError) as error:
+        start(config(optimizer={"lr": 0.5, "betas": [0.8, 0.9]}, batch=8, seed=1))
+    head, *lines = str(error.value).splitlines()
+    assert "holds a run with another config. Give its config to go on, another run.folder to keep both, or --restart to begin anew." in head
+    assert [line.strip() for line in lines] == [
+        "optimizer.betas: was '[0.9, 0.999]', is now '[0.8, 0.9]'",
+        "optimizer.lr: was 0.0001, is now 0.5",
+        "run.batch: was 4, is now 8",
+        "run.seed: was 0, is now 1",
+    ]
+    assert (start(config()).folder / "config.yaml").read_bytes() == saved
+
+
+def test_a_section_that_was_switched_off_is_another_config(config):
+    start(config()).save(checkpoint(10))
+    without = config().model_copy(update={"ema": None})
+    with pytest.raises(InputError, match=r"ema.decay: was 0.999, is now None"):
+        start(without)
+
+
+def test_how_long_and_how_often_may_change(config):
+    start(config()).save(checkpoint(10))
+    changed = config(steps=70, report_every=3, evaluate_every=4, evaluate_images=5, preview_every=6, save_every=7, keep_checkpoints=8)
+    run = start(changed)
+    assert (run.first_step, run.num_steps) == (10, 70)
+    assert yaml.safe_load((run.folder / "config.yaml").read_text())["run"]["steps"] == 70
+    assert start(config(steps=None, images=400)).num_steps == 100
+
+
+def test_without_a_checkpoint_any_config_may_begin(config):
+    start(config())
+    assert start(config(optimizer={"lr": 0.5})).first_step == 0
+
+
+def test_a_moved_run_goes_on(config, tmp_path):
+    start(config()).save(checkpoint(10))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert start(config(folder=str(tmp_path / "moved"))).first_step == 10
+
+
+def test_restart_deletes_what_a_run_wrote_and_nothing_else(config):
+    run = start(config())
+    run.write({"step": 1})
+    run.save(checkpoint(10))
+    own = ["model/config.json", "pipeline/model_index.json", "samples/step-1.png"]
+    foreign = ["notes.txt", "mine/a.txt", "checkpoints.txt", "config.yaml.bak"]
+    for name in own + foreign:
+        (run.folder / name).parent.mkdir(exist_ok=True)
+        (run.folder / name).write_text("x")
+    again = start(config(optimizer={"lr": 0.5}), restart=True)
+    assert (again.first_step, again.checkpoint) == (0, None)
+    assert [(run.folder / name).read_text() for name in foreign] == ["x"] * 4
+    assert names(run.folder) == sorted(["checkpoints.txt", "config.yaml", "config.yaml.bak", "metrics.jsonl", "mine", "notes.txt", "samples"])
+    assert (run.folder / "metrics.jsonl").read_text() == "" and names(run.folder / "samples") == []
+    assert yaml.safe_load((run.folder / "config.yaml").read_text())["optimizer"]["lr"] == 0.5
+
+
+def test_restart_leaves_a_folder_alone_that_holds_no_run(config, tmp_path):
+    """Without config.yaml it is somebody's folder: its `model` and `samples` are not ours to delete."""
+    for name in ("model", "samples"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "run" / name / "mine").write_text("x")
+    start(config(), restart=True)
+    assert [(tmp_path / "run" / name / "mine").read_text() for name in ("model", "samples")] == ["x", "x"]
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: without config.yaml --restart deletes nothing, and the error advises --restart")
+def test_restart_works_where_the_config_was_lost(config):
+    run = start(config())
+    run.save(checkpoint(10))
+    (run.folder / "config.yaml").unlink()
+    assert start(config(), restart=True).first_step == 0
+
+
+# metrics.jsonl
+
+
+def steps_in(path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_metrics_are_cut_after_the_step_that_a_run_goes_on_from(config):
+    run = start(config())
+    for step in (10, 20, 30):
+        run.report(step, {"loss": torch.tensor(0.5), "lr": 1e-3})
+        if step == 20:
+            run.save(checkpoint(20))
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4')  # killed while writing
+    again = start(config())
+    assert steps_in(again.folder / "metrics.jsonl") == [10, 20]
+    again.report(30, {"loss": 0.25})
+    lines = [json.loads(line) for line in (again.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["images"], line["loss"]) for line in lines] == [(10, 40, 0.5), (20, 80, 0.5), (30, 120, 0.25)]
+
+
+def test_a_run_from_the_beginning_has_no_lines_of_another(config):
+    start(config()).write({"step": 10})
+    assert (start(config()).folder / "metrics.jsonl").read_text() == ""
+
+
+def test_a_line_is_on_disk_when_it_is_written(tmp_path):
+    log = RunLog(tmp_path / "metrics.jsonl", 0)
+    log.write({"step": 1, "psnr": 20.5})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "psnr": 20.5}\n'
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
+def test_a_run_that_diverges_stops_and_says_what_to_do(config, loss):
+    run = start(config())
+    for value in (loss, torch.tensor(loss)):
+        with pytest.raises(InputError, match=r"step 7: .* is not finite, the run has diverged. .*checkpoints; lower optimizer.lr, or set optimizer.clip_norm"):
+            run.report(7, {"loss": value})
+    assert (run.folder / "metrics.jsonl").read_text() == ""
+
+
+def test_what_is_due_when(config):
+    run = start(config(steps=50))
+    assert [step for step in range(1, 51) if run.due(20, step)] == [20, 40, 50]
+    assert [step for step in range(1, 51) if run.due(None, step)] == [50]
+
+
+# processes and trackers
+
+
+def test_processes_that_each_run_alone_are_refused(monkeypatch):
+    make_accelerator()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes were launched but each runs alone.*torchrun --nproc_per_node N, or accelerate launch"):
+        make_accelerator()
+
+
+def test_a_tracker_that_is_not_installed_is_refused():
+    available = {str(getattr(name, "value", name)) for name in get_available_trackers()}
+    missing = sorted({"wandb", "trackio", "mlflow"} - available)
+    if not missing:
+        pytest.skip("every tracker is installed")
+    with pytest.raises(InputError, match=f"run.tracker '{missing[0]}' is not installed; installed: .*pip install {missing[0]}, or leave it out"):
+        make_accelerator(tracker=missing[0])

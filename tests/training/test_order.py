@@ -1,0 +1,134 @@
+"""Data order as a function of (seed, position): every image once an epoch, resumed equal to straight, cut into parts."""
+
+import pickle
+
+import pytest
+import torch
+
+from genrep.data import DataSpec
+from genrep.data.images import ImageData
+from genrep.errors import InputError
+from genrep.training.order import DataOrder, ImageStream, PositionBatches, mirror, training_batches
+
+NUM_IMAGES = 37
+
+
+@pytest.fixture(scope="module")
+def data():
+    spec = DataSpec(train_split=f"train[:{NUM_IMAGES}]", held_out_fraction=0.0, in_memory=True, source_size=12)
+    return ImageData(spec, "train", (8, 8), 1)
+
+
+def test_every_image_once_an_epoch():
+    order = DataOrder(NUM_IMAGES, seed=3)
+    epochs = [order.indices(list(range(e * NUM_IMAGES, (e + 1) * NUM_IMAGES))) for e in range(4)]
+    assert all(sorted(epoch) == list(range(NUM_IMAGES)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_the_image_at_a_position_is_a_function_of_seed_and_position():
+    whole = DataOrder(NUM_IMAGES, 3).indices(list(range(200)))
+    assert [DataOrder(NUM_IMAGES, 3).indices([position])[0] for position in range(200)] == whole
+    assert DataOrder(NUM_IMAGES, 3).indices([199, 0, 36, 37]) == [whole[position] for position in (199, 0, 36, 37)]
+    assert DataOrder(NUM_IMAGES, 4).indices(list(range(200))) != whole
+
+
+def test_workers_get_the_same_order():
+    order = DataOrder(NUM_IMAGES, 3)
+    assert pickle.loads(pickle.dumps(order)).indices(list(range(100))) == order.indices(list(range(100)))
+
+
+def positions(batch=12, accumulation=1, process=(0, 1), first_step=0, last_step=5) -> list[list[int]]:
+    batches = PositionBatches(batch, accumulation, process, first_step, last_step)
+    parts = list(batches)
+    assert len(parts) == len(batches)
+    return parts
+
+
+def test_a_step_takes_the_next_batch():
+    assert positions(batch=4, last_step=3) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_resuming_in_the_middle_goes_on_where_it_was(accumulation):
+    assert positions(accumulation=accumulation, first_step=2) == positions(accumulation=accumulation)[2 * accumulation :]
+    assert positions(first_step=5) == []
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 4])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_all_parts_of_a_step_are_what_one_process_sees(num_processes, accumulation):
+    """24 images a step, whatever the processes and the parts."""
+    parts = [positions(24, accumulation, (rank, num_processes)) for rank in range(num_processes)]
+    for step, whole in enumerate(positions(24)):
+        pieces = [piece for process in parts for piece in process[step * accumulation : (step + 1) * accumulation]]
+        assert len(pieces) == num_processes * accumulation and {len(piece) for piece in pieces} == {24 // (num_processes * accumulation)}
+        assert sorted(sum(pieces, [])) == whole
+
+
+@pytest.mark.parametrize(("batch", "accumulation", "num_processes", "multiple"), [(10, 3, 1, 3), (10, 1, 4, 4), (12, 2, 4, 8)])
+def test_a_batch_that_cannot_be_cut_is_refused(batch, accumulation, num_processes, multiple):
+    message = rf"run.batch {batch} cannot be cut into {accumulation} \(run.accumulation\) × {num_processes} \(processes\) equal parts: choose a multiple of {multiple}$"
+    with pytest.raises(InputError, match=message):
+        PositionBatches(batch, accumulation, (0, num_processes), 0, 1)
+
+
+def seen(stream, first_step=0, num_workers=0, process=(0, 1)) -> list:
+    return list(training_batches(stream, PositionBatches(8, 1, process, first_step, 8), num_workers))
+
+
+def assert_equal(batch, other):
+    assert batch.positions == other.positions and batch.indices == other.indices
+    for name in ("mirrored", "pixels", "source_pixels", "labels"):
+        assert torch.equal(getattr(batch, name), getattr(other, name)), name
+
+
+def test_a_resumed_stream_equals_a_straight_one(data):
+    stream = ImageStream(data, seed=0, flip=True, wants_source=True)
+    straight, resumed = seen(stream), seen(ImageStream(data, seed=0, flip=True, wants_source=True), first_step=3)
+    assert (len(straight), len(resumed)) == (8, 5)
+    for batch, other in zip(straight[3:], resumed, strict=True):
+        assert_equal(batch, other)
+
+
+def test_two_processes_see_the_rows_of_one(data):
+    """Pixels, flips and labels too: an image's randomness is keyed by its position, not by who reads it."""
+    stream = ImageStream(data, seed=0, flip=True)
+    for whole, *parts in zip(seen(stream), seen(stream, process=(0, 2)), seen(stream, process=(1, 2)), strict=True):
+        assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
+        assert torch.equal(torch.cat([part.mirrored for part in parts]), whole.mirrored)
+        assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
+
+
+def test_a_batch_holds_its_images_mirrored_where_it_says(data):
+    for batch in seen(ImageStream(data, seed=0, flip=True, wants_source=True)):
+        plain = data.pixels(batch.indices)
+        expected = torch.stack([image.flip(-1) if mirrored else image for image, mirrored in zip(plain, batch.mirrored, strict=True)])
+        assert torch.equal(batch.pixels, expected)
+        assert torch.equal(batch.source_pixels, mirror(data.pixels(batch.indices, source=True), batch.mirrored))
+        assert torch.equal(batch.labels, data.labels[batch.indices])
+
+
+def test_half_of_the_images_are_mirrored_and_not_the_same_ones_every_epoch(data):
+    mirrored = ImageStream(data, seed=0, flip=True, wants_pixels=False).__getitems__(list(range(100 * NUM_IMAGES))).mirrored
+    assert abs(mirrored.float().mean() - 0.5) < 0.03
+    assert len({tuple(epoch) for epoch in mirrored.view(100, NUM_IMAGES).tolist()}) == 100
+
+
+def test_without_flips_nothing_is_mirrored_and_without_wants_nothing_is_read(data):
+    batch = ImageStream(data, seed=0, flip=False).__getitems__([0, 1, 2])
+    assert not batch.mirrored.any() and torch.equal(batch.pixels, data.pixels(batch.indices)) and batch.source_pixels is None
+    assert ImageStream(data, seed=0, flip=True, wants_pixels=False).__getitems__([0]).pixels is None
+
+
+def test_the_loader_leaves_the_global_generator_alone(data):
+    before = torch.get_rng_state()
+    seen(ImageStream(data, seed=0, flip=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_worker_processes_read_the_same(data):
+    stream = ImageStream(data, seed=0, flip=True, wants_source=True)
+    for batch, other in zip(seen(stream), seen(stream, num_workers=2), strict=True):
+        assert_equal(batch, other)
