@@ -99,8 +99,8 @@ def diffusion(stage1, folder):
 def die_after_first_save(monkeypatch):
     save = genrep.training.run.Run.save
 
-    def save_and_die(self, checkpoint):
-        save(self, checkpoint)
+    def save_and_die(self, state):
+        save(self, state)
         raise Killed
 
     monkeypatch.setattr(genrep.training.run.Run, "save", save_and_die)
@@ -267,7 +267,17 @@ def test_bf16_and_worker_processes_train(stage, stage1, tmp_path):
 
 
 def test_a_run_that_diverges_stops_and_says_so(tmp_path, capsys):
-    run("train/autoencoder.py", *AUTOENCODER, "--optimizer.lr", "1e30", "--run.steps", 9, "--run.folder", tmp_path, expect=2)
+    run(
+        "train/autoencoder.py",
+        *AUTOENCODER,
+        "--optimizer.lr",
+        "1e30",
+        "--run.steps",
+        9,
+        "--run.folder",
+        tmp_path,
+        expect=2,
+    )
     assert "is not finite, the run has diverged" in capsys.readouterr().err
 
 

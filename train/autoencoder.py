@@ -6,7 +6,7 @@ The run folder gets config.yaml, metrics.jsonl, samples/*.png, checkpoints/ and 
 same command goes on from the last checkpoint of a run that was stopped.
 """
 
-from genrep.training.config import parse_command_line, run_script
+from genrep.training.config import add_training_options, parse_command_line, run_script
 from genrep.training.specs import AutoencoderRun
 
 
@@ -20,7 +20,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     from genrep.pictures import save_png, side_by_side
     from genrep.randomness import stream_generator
     from genrep.render import from_uint8, to_uint8
-    from genrep.training.order import ImageStream, PositionBatches, training_batches
+    from genrep.training.order import ImageStream
     from genrep.training.reconstruction import coords_and_targets
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
@@ -31,10 +31,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
 
     # data
     data, held_out = open_images(config.data, config.autoencoder.image_shape, config.autoencoder.channels)
-    batches = PositionBatches(settings.batch, settings.accumulation, run.process, run.first_step, run.num_steps)
     stream = ImageStream(data, settings.seed, config.data.flip, wants_source=config.data.source_size is not None)
-    rank, num_processes = run.process
-    evaluated = range(min(len(held_out), settings.evaluate_images or len(held_out)))[rank::num_processes]
 
     # models
     torch.manual_seed(settings.seed)
@@ -49,69 +46,43 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     # resume
     state.restore(run.checkpoint)
 
-    def evaluate(step: int) -> None:
-        """PSNR on held-out images, every process its share."""
+    def evaluate() -> None:
+        """PSNR on held-out images."""
         with state.average.applied(), torch.no_grad():
-            decibels = reconstruction_psnr(autoencoder.eval(), held_out, evaluated)
-            autoencoder.train()
-        total = run.accelerator.reduce(
-            torch.tensor([decibels.sum(), len(decibels)], dtype=torch.float64, device=run.device), "sum"
-        )
-        run.write(
-            {
-                "step": step,
-                "images": step * settings.batch,
-                "psnr": float(total[0] / total[1]),
-                "held_out_images": int(total[1]),
-            }
-        )
+            decibels = reconstruction_psnr(autoencoder.eval(), held_out, run.held_out_share(held_out))
+        autoencoder.train()
+        run.write_mean("psnr", float(decibels.sum()), len(decibels))
 
-    def preview(step: int) -> None:
+    def preview() -> None:
         """Held-out images, their reconstructions, renders at four times the size, and bicubic enlargements."""
         if run.is_main:
             pixels = held_out.pixels(range(min(8, len(held_out))))
             large = 4 * max(autoencoder.image_shape)
             with state.average.applied(), torch.no_grad():
                 latents = autoencoder.encode(from_uint8(pixels.to(run.device)))
-                rows = [
-                    pixels,
-                    *(to_uint8(autoencoder.render(latents, size=size)) for size in (autoencoder.image_shape, large)),
-                ]
-            save_png(
-                side_by_side([*rows, enlarge(pixels, large)], size=large),
-                run.folder / "samples" / f"step-{step:08d}.png",
-            )
+                small, large_render = (
+                    to_uint8(autoencoder.render(latents, size=n)) for n in (pixels.shape[-2:], large)
+                )
+            picture = side_by_side([pixels, small, large_render, enlarge(pixels, large)], size=large)
+            save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
-    step, total = run.first_step, torch.zeros((), device=run.device)
-    bar = run.steps("autoencoder")
-    for batch in training_batches(stream, batches, config.data.num_workers):
+    for batch in run.training_batches(stream, config.data.num_workers):
         with run.accelerator.accumulate(forward):
             images = from_uint8(batch.pixels.to(run.device, non_blocking=True))
             sources = from_uint8(batch.source_pixels.to(run.device)) if batch.source_pixels is not None else None
-            generator = stream_generator(
-                settings.seed, "coords", step
-            )  # shared: every image of a step, on every process
+            # every image of a step shares its coordinates, on every process
+            generator = stream_generator(settings.seed, "coords", run.step)
             coords, targets = coords_and_targets(config.reconstruction, images, sources, generator)
             loss = F.mse_loss(forward(images, coords), targets)
-            run.accelerator.backward(loss)
-            total += loss.detach() / settings.accumulation
-        if not run.accelerator.sync_gradients:
-            continue
-        measured = state.update(step)
-        step += 1
-        bar.update()
-        if run.due(settings.report_every, step):
-            run.report(step, {"loss": total, **measured})
-            bar.set_postfix(loss=f"{float(total):.5f}")
-        total = torch.zeros_like(total)
-        if run.due(settings.evaluate_every, step):
-            evaluate(step)
-        if run.due(settings.preview_every, step):
-            preview(step)
-        if run.due(settings.save_every, step):
-            run.save(state.checkpoint(step))
-    bar.close()
+            run.backward(loss)
+        if run.finish_step(state):
+            if run.due(settings.evaluate_every):
+                evaluate()
+            if run.due(settings.preview_every):
+                preview()
+            if run.due(settings.save_every):
+                run.save(state)
 
     # done
     if run.is_main:
@@ -135,15 +106,7 @@ def dry_run(config: AutoencoderRun) -> None:
 
 
 def main() -> None:
-    def add_options(parser) -> None:
-        parser.add_argument(
-            "--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop"
-        )
-        parser.add_argument(
-            "--restart", action="store_true", help="begin anew where the run folder already holds a run"
-        )
-
-    config, options = parse_command_line(AutoencoderRun, __doc__, add_options=add_options)
+    config, options = parse_command_line(AutoencoderRun, __doc__, add_options=add_training_options)
     dry_run(config) if options.dry_run else train(config, options.restart)
 
 

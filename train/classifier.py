@@ -6,7 +6,7 @@ The run folder gets config.yaml, metrics.jsonl, checkpoints/ and model/, which s
 same command goes on from the last checkpoint of a run that was stopped.
 """
 
-from genrep.training.config import parse_command_line, run_script
+from genrep.training.config import add_training_options, parse_command_line, run_script
 from genrep.training.specs import ClassifierRun
 
 
@@ -20,7 +20,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     from genrep.models.classifier import ImageClassifier
     from genrep.randomness import uniform_at
     from genrep.render import from_uint8
-    from genrep.training.order import ImageStream, PositionBatches, training_batches
+    from genrep.training.order import ImageStream
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
 
@@ -35,7 +35,6 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
         raise InputError(
             f"{data.name}: a classifier needs labels, and data.label_column {config.data.label_column!r} is not there"
         )
-    batches = PositionBatches(settings.batch, settings.accumulation, run.process, run.first_step, run.num_steps)
     stream = ImageStream(data, settings.seed, config.data.flip)
 
     # models
@@ -61,40 +60,26 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
             [image[:, y : y + shape[0], x : x + shape[1]] for image, (y, x) in zip(padded, moves, strict=True)]
         )
 
-    def evaluate(step: int) -> None:
+    def evaluate() -> None:
         if run.is_main:
             with state.average.applied():
                 accuracy = classifier_accuracy(classifier.eval(), held_out)
             classifier.train()
-            run.write(
-                {"step": step, "images": step * settings.batch, "accuracy": accuracy, "held_out_images": len(held_out)}
-            )
+            run.write({"accuracy": accuracy, "held_out_images": len(held_out)})
 
     # loop
-    step, total = run.first_step, torch.zeros((), device=run.device)
-    bar = run.steps("classifier")
     classifier.train()
-    for batch in training_batches(stream, batches, config.data.num_workers):
-        torch.manual_seed(step)  # dropout's
+    for batch in run.training_batches(stream, config.data.num_workers):
+        torch.manual_seed(run.step)  # dropout's
         with run.accelerator.accumulate(forward):
             images = shifted(from_uint8(batch.pixels.to(run.device)), batch.positions)
             loss = F.cross_entropy(forward(images), batch.labels.to(run.device))
-            run.accelerator.backward(loss)
-            total += loss.detach() / settings.accumulation
-        if not run.accelerator.sync_gradients:
-            continue
-        measured = state.update(step)
-        step += 1
-        bar.update()
-        if run.due(settings.report_every, step):
-            run.report(step, {"loss": total, **measured})
-            bar.set_postfix(loss=f"{float(total):.5f}")
-        total = torch.zeros_like(total)
-        if run.due(settings.evaluate_every, step):
-            evaluate(step)
-        if run.due(settings.save_every, step):
-            run.save(state.checkpoint(step))
-    bar.close()
+            run.backward(loss)
+        if run.finish_step(state):
+            if run.due(settings.evaluate_every):
+                evaluate()
+            if run.due(settings.save_every):
+                run.save(state)
 
     # done
     if run.is_main:
@@ -117,15 +102,7 @@ def dry_run(config: ClassifierRun) -> None:
 
 
 def main() -> None:
-    def add_options(parser) -> None:
-        parser.add_argument(
-            "--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop"
-        )
-        parser.add_argument(
-            "--restart", action="store_true", help="begin anew where the run folder already holds a run"
-        )
-
-    config, options = parse_command_line(ClassifierRun, __doc__, add_options=add_options)
+    config, options = parse_command_line(ClassifierRun, __doc__, add_options=add_training_options)
     dry_run(config) if options.dry_run else train(config, options.restart)
 
 

@@ -7,7 +7,7 @@ checkpoints/ and pipeline/, which LatentDiffusionPipeline.from_pretrained reads.
 checkpoint of a run that was stopped.
 """
 
-from genrep.training.config import parse_command_line, run_script
+from genrep.training.config import add_training_options, parse_command_line, run_script
 from genrep.training.specs import DiffusionRun
 
 
@@ -26,7 +26,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     from genrep.randomness import image_generators, normal_at, stream_generator, uniform_at
     from genrep.render import from_uint8
     from genrep.training.latents import open_latents
-    from genrep.training.order import ImageStream, PositionBatches, training_batches
+    from genrep.training.order import ImageStream
     from genrep.training.run import Run
     from genrep.training.stages import load_autoencoder
     from genrep.training.state import TrainingState
@@ -39,7 +39,6 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     autoencoder = load_autoencoder(config.autoencoder, config_path).to(run.device)
     data, held_out = open_images(config.data, autoencoder.image_shape, autoencoder.config["channels"])
     latent_data = open_latents(autoencoder, data, config.latents, run.process, run.accelerator.wait_for_everyone)
-    batches = PositionBatches(settings.batch, settings.accumulation, run.process, run.first_step, run.num_steps)
     two_terms = objective.loss == "two_term"
     stream = ImageStream(data, settings.seed, latent_data.flips, wants_pixels=two_terms or latent_data.wants_pixels)
 
@@ -69,7 +68,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     # resume
     state.restore(run.checkpoint)
 
-    def denoising_loss(latents, pixels, labels, positions, stream_name, step, model):
+    def denoising_loss(latents, pixels, labels, positions, stream_name, model):
         """The objective for images at `positions`, which key its randomness."""
         clean = normalizer.standardize(latents)
         draws = uniform_at(positions, (2,), settings.seed, f"{stream_name} levels")
@@ -84,80 +83,61 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
             return latent_loss(predicted, clean, weight)
         coords = grid(autoencoder.image_shape, device=run.device)
         if objective.image_coords is not None:
-            chosen = random_subset(len(coords), objective.image_coords, stream_generator(settings.seed, "coords", step))
+            chosen = random_subset(
+                len(coords), objective.image_coords, stream_generator(settings.seed, "coords", run.step)
+            )
             coords = coords[chosen.to(run.device)]
         restored = normalizer.restore(predicted)
         values = values_at(from_uint8(pixels.to(run.device)), coords, "nearest")
         return two_term_loss(restored, latents, autoencoder.decode(restored, coords), values, weight)
 
-    rank, num_processes = run.process
-    evaluated = range(min(len(held_out), settings.evaluate_images or len(held_out)))[rank::num_processes]
-
-    def evaluate(step: int) -> None:
-        """The objective on held-out images, with the same noise every time; every process its share."""
-        total = torch.zeros(2, dtype=torch.float64, device=run.device)
+    def evaluate() -> None:
+        """The objective on held-out images, with the same noise every time."""
+        total, share = 0.0, run.held_out_share(held_out)
         with state.average.applied(), torch.no_grad():
-            for start in range(0, len(evaluated), config.latents.batch):
-                indices = list(evaluated[start : start + config.latents.batch])
-                pixels = held_out.pixels(indices)
+            denoiser.eval()
+            for start in range(0, len(share), config.latents.batch):
+                indices = list(share[start : start + config.latents.batch])
+                pixels, labels = held_out.pixels(indices), held_out.labels_of(indices)
                 latents = autoencoder.encode(from_uint8(pixels.to(run.device)))
-                loss = denoising_loss(
-                    latents, pixels, held_out.labels_of(indices), indices, "held-out", 0, denoiser.eval()
-                )
-                total += torch.tensor(
-                    [float(loss) * len(indices), len(indices)], dtype=torch.float64, device=run.device
-                )
-            denoiser.train()
-        total = run.accelerator.reduce(total, "sum")
-        run.write(
-            {
-                "step": step,
-                "images": step * settings.batch,
-                "held_out_loss": float(total[0] / total[1]),
-                "held_out_images": int(total[1]),
-            }
-        )
+                loss = denoising_loss(latents, pixels, labels, indices, "held-out", denoiser)
+                total += float(loss) * len(indices)
+        denoiser.train()
+        run.write_mean("held_out_loss", total, len(share))
 
-    def preview(step: int) -> None:
+    def preview() -> None:
         """Eight samples of each of up to ten classes, the same noise every time."""
         if run.is_main:
-            classes = range(min(10, len(data.class_names)))
-            labels = [label for label in classes for _ in range(8)] or None
-            count = len(labels) if labels else 32
+            labels = [label for label in range(min(10, len(data.class_names))) for _ in range(8)] or None
+            count = len(labels or range(32))
             with state.average.applied():
                 images = pipeline(
-                    labels, None if labels else count, sampling.guidance_scale, tuple(sampling.guidance_interval), sampling.steps,
-                    generator=image_generators(settings.seed, range(count)), batch_size=config.latents.batch, output_type="pt",
-                ).images  # fmt: skip
+                    labels,
+                    num_images=count,
+                    guidance_scale=sampling.guidance_scale,
+                    guidance_interval=(sampling.guidance_interval[0], sampling.guidance_interval[1]),
+                    num_inference_steps=sampling.steps,
+                    generator=image_generators(settings.seed, range(count)),
+                    batch_size=config.latents.batch,
+                    output_type="pt",
+                ).images
             denoiser.train()
-            save_png(picture_grid(images, columns=8), run.folder / "samples" / f"step-{step:08d}.png")
+            save_png(picture_grid(images, columns=8), run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
-    step, total = run.first_step, torch.zeros((), device=run.device)
-    bar = run.steps("diffusion")
     denoiser.train()
-    for batch in training_batches(stream, batches, config.data.num_workers):
+    for batch in run.training_batches(stream, config.data.num_workers):
         with run.accelerator.accumulate(forward):
             latents = latent_data.latents(batch).to(run.device, non_blocking=True)
-            loss = denoising_loss(latents, batch.pixels, batch.labels, batch.positions, "training", step, forward)
-            run.accelerator.backward(loss)
-            total += loss.detach() / settings.accumulation
-        if not run.accelerator.sync_gradients:
-            continue
-        measured = state.update(step)
-        step += 1
-        bar.update()
-        if run.due(settings.report_every, step):
-            run.report(step, {"loss": total, **measured})
-            bar.set_postfix(loss=f"{float(total):.5f}")
-        total = torch.zeros_like(total)
-        if run.due(settings.evaluate_every, step):
-            evaluate(step)
-        if run.due(settings.preview_every, step):
-            preview(step)
-        if run.due(settings.save_every, step):
-            run.save(state.checkpoint(step))
-    bar.close()
+            loss = denoising_loss(latents, batch.pixels, batch.labels, batch.positions, "training", forward)
+            run.backward(loss)
+        if run.finish_step(state):
+            if run.due(settings.evaluate_every):
+                evaluate()
+            if run.due(settings.preview_every):
+                preview()
+            if run.due(settings.save_every):
+                run.save(state)
 
     # done
     if run.is_main:
@@ -190,15 +170,7 @@ def dry_run(config: DiffusionRun, config_path: str) -> None:
 
 
 def main() -> None:
-    def add_options(parser) -> None:
-        parser.add_argument(
-            "--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop"
-        )
-        parser.add_argument(
-            "--restart", action="store_true", help="begin anew where the run folder already holds a run"
-        )
-
-    config, options = parse_command_line(DiffusionRun, __doc__, add_options=add_options)
+    config, options = parse_command_line(DiffusionRun, __doc__, add_options=add_training_options)
     dry_run(config, options.config) if options.dry_run else train(config, options.config, options.restart)
 
 

@@ -6,7 +6,7 @@ The folder `latents.folder` gets shards, statistics and a manifest. A cache that
 that was made from something else is refused. On many processes each encodes its share.
 """
 
-from genrep.training.config import parse_command_line, run_script
+from genrep.training.config import add_training_options, parse_command_line, run_script
 from genrep.training.specs import DiffusionRun
 
 
@@ -66,13 +66,7 @@ def dry_run(config: DiffusionRun, config_path: str) -> None:
 
 
 def main() -> None:
-    def add_options(parser) -> None:
-        parser.add_argument("--dry-run", action="store_true", help="print sizes, check the data, stop")
-        parser.add_argument(
-            "--restart", action="store_true", help="delete the cache that is in latents.folder and encode anew"
-        )
-
-    config, options = parse_command_line(DiffusionRun, __doc__, add_options=add_options)
+    config, options = parse_command_line(DiffusionRun, __doc__, add_options=add_training_options)
     dry_run(config, options.config) if options.dry_run else encode(config, options.config, options.restart)
 
 

@@ -61,6 +61,7 @@ class LocalizedAttentionDecoder(nn.Module):
         # Two linear layers in a row are one: with more points than `inner` the product of their weights costs less than
         # what it saves, the MLP's first layer at every point.
         first = self.mlp[0]
+        assert isinstance(first, nn.Linear)
         weight = first.weight @ self.to_out.weight
         bias = F.linear(self.to_out.bias, first.weight, first.bias)
         return self.mlp[1:](F.linear(mixed, weight, bias))

@@ -153,6 +153,14 @@ def parse_command_line(
     return validate(kind, content, where=str(options.config), origins=origins), options
 
 
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every training script."""
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop"
+    )
+    parser.add_argument("--restart", action="store_true", help="begin anew where the folder already holds a run")
+
+
 def dump_config(config: Spec, path: Path) -> None:
     """Write the resolved config as YAML."""
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

@@ -114,7 +114,7 @@ def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images) if mirrored.any() else images
 
 
-def training_batches(stream: Any, batches: PositionBatches, num_workers: int) -> DataLoader:
+def training_loader(stream: Any, batches: PositionBatches, num_workers: int) -> DataLoader:
     """The loader of a training loop; `__iter__` yields this process's TrainingBatch for every part of every step."""
     return DataLoader(
         stream,

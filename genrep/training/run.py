@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,17 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from genrep.data.images import ImageData
 from genrep.errors import InputError
 from genrep.specs import Spec
-from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from genrep.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from genrep.training.config import dump_config
+from genrep.training.order import ImageStream, PositionBatches, TrainingBatch, training_loader
 from genrep.training.specs import RunSpec
+from genrep.training.state import TrainingState
 
 MAY_CHANGE = {
     "steps",
@@ -47,7 +51,7 @@ class Run:
     Attributes:
         accelerator: device, processes, precision.
         checkpoint: what to go on from, or None at the start.
-        first_step, num_steps: the steps to do are `range(first_step, num_steps)`.
+        step, num_steps: steps done, and to be done at the end.
 
     Raises:
         InputError: the folder holds a run with another config, or a damaged checkpoint; fewer processes than asked for.
@@ -68,12 +72,13 @@ class Run:
             raise InputError(fault[0])
         found = list_checkpoints(self.folder / "checkpoints")
         self.checkpoint = load_checkpoint(found[-1]) if found else None
-        self.first_step = self.checkpoint.step if self.checkpoint else 0
-        self.log = RunLog(self.folder / "metrics.jsonl", self.first_step) if self.is_main else None
+        self.step = self.checkpoint.step if self.checkpoint else 0
+        self.log = RunLog(self.folder / "metrics.jsonl", self.step) if self.is_main else None
         if settings.tracker is not None:
             self.accelerator.init_trackers(self.folder.name, config=_flat(config.model_dump(mode="json")))
         self.started = time.perf_counter()
-        self._seen_step, self._seen_time = self.first_step, self.started
+        self._seen_step, self._seen_time = self.step, self.started
+        self._loss = torch.zeros((), device=self.device)
 
     @property
     def is_main(self) -> bool:
@@ -88,56 +93,82 @@ class Run:
         """(rank, number of processes)."""
         return self.accelerator.process_index, self.accelerator.num_processes
 
-    def steps(self, description: str) -> tqdm:
-        """A progress bar over the steps still to do; the caller updates it."""
-        return tqdm(
+    def training_batches(self, stream: ImageStream, num_workers: int) -> Iterator[TrainingBatch]:
+        """This process's part of every step still to do, `run.accumulation` parts a step, under a progress bar."""
+        settings = self.settings
+        batches = PositionBatches(settings.batch, settings.accumulation, self.process, self.step, self.num_steps)
+        self._bar = tqdm(
             total=self.num_steps,
-            initial=self.first_step,
-            desc=description,
+            initial=self.step,
+            desc=self.folder.name,
             unit="step",
             disable=not self.is_main,
             dynamic_ncols=True,
         )
+        with self._bar:
+            yield from training_loader(stream, batches, num_workers)
 
-    def due(self, every: int | None, step: int) -> bool:
-        """Whether something done every so many steps, and at the end, is due after `step` steps."""
-        return step == self.num_steps or (every is not None and step % every == 0)
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of one part of a step; its loss is kept for the report."""
+        self.accelerator.backward(loss)
+        self._loss = self._loss + loss.detach() / self.settings.accumulation
 
-    def report(self, step: int, values: Mapping[str, float | torch.Tensor]) -> None:
-        """Write a line of metrics; tensors are averaged over the processes. InputError if the loss is no number."""
+    def finish_step(self, state: TrainingState) -> bool:
+        """After the last part of a step: move the weights, count the step, report if it is due. False after other parts."""
+        if not self.accelerator.sync_gradients:
+            return False
+        measured = state.update(self.step)
+        self.step += 1
+        self._bar.update()
+        if self.due(self.settings.report_every):
+            self._report({"loss": self._loss, **measured})
+            self._bar.set_postfix(loss=f"{float(self._loss):.5f}")
+        self._loss = torch.zeros((), device=self.device)
+        return True
+
+    def due(self, every: int | None) -> bool:
+        """Whether something done every so many steps, and at the end, is due after this step."""
+        return self.step == self.num_steps or (every is not None and self.step % every == 0)
+
+    def _report(self, values: Mapping[str, float | Tensor]) -> None:
+        """A line of metrics; tensors are averaged over the processes. InputError if the loss is no number."""
         shown = {
-            key: float(self.accelerator.reduce(v.detach().float(), "mean")) if isinstance(v, torch.Tensor) else v
+            key: float(self.accelerator.reduce(v.detach().float(), "mean")) if isinstance(v, Tensor) else v
             for key, v in values.items()
         }
         if not all(map(_finite, shown.values())):
             raise InputError(
-                f"step {step}: {shown} is not finite, the run has diverged. It can go on from its last checkpoint in {self.folder / 'checkpoints'}; "
+                f"step {self.step}: {shown} is not finite, the run has diverged. It can go on from its last checkpoint in {self.folder / 'checkpoints'}; "
                 "lower optimizer.lr, or set optimizer.clip_norm"
             )
         now = time.perf_counter()
-        speed = (step - self._seen_step) * self.settings.batch / max(1e-9, now - self._seen_time)
-        self._seen_step, self._seen_time = step, now
-        self.write(
-            {
-                "step": step,
-                "images": step * self.settings.batch,
-                **shown,
-                "images_per_second": speed,
-                "seconds": now - self.started,
-            }
-        )
+        speed = (self.step - self._seen_step) * self.settings.batch / max(1e-9, now - self._seen_time)
+        self._seen_step, self._seen_time = self.step, now
+        self.write({**shown, "images_per_second": speed, "seconds": now - self.started})
 
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Write a line to metrics.jsonl and the tracker."""
+    def held_out_share(self, held_out: ImageData) -> range:
+        """Indices of the held-out images that this process evaluates: all processes together see each image once."""
+        rank, num_processes = self.process
+        return range(min(len(held_out), self.settings.evaluate_images or len(held_out)))[rank::num_processes]
+
+    def write_mean(self, name: str, total: float, count: int) -> None:
+        """A line with a mean over the held-out images, from every process's sum and count."""
+        sums = torch.tensor([total, count], dtype=torch.float64, device=self.device)
+        total, images = self.accelerator.reduce(sums, "sum").tolist()
+        self.write({name: total / images, "held_out_images": int(images)})
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """A line of metrics.jsonl, and of the tracker: the step, the images seen so far, and these values."""
+        line = {"step": self.step, "images": self.step * self.settings.batch, **values}
         if self.log is not None:
             self.log.write(line)
         if self.settings.tracker is not None:
-            self.accelerator.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
+            self.accelerator.log({key: value for key, value in line.items() if key != "step"}, step=self.step)
 
-    def save(self, checkpoint: Checkpoint) -> None:
+    def save(self, state: TrainingState) -> None:
         """Write a checkpoint from the main process; all wait."""
         if self.is_main:
-            save_checkpoint(self.folder / "checkpoints", checkpoint, self.settings.keep_checkpoints)
+            save_checkpoint(self.folder / "checkpoints", state.checkpoint(self.step), self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
     def finish(self) -> None:
