@@ -27,11 +27,11 @@ def render(
     size: int | Sequence[int],
     region: Region | None = None,
     chunk: int | None = None,
+    gradients: bool = False,
 ) -> Float[Tensor, "batch channels height width"]:
     """Render latents at any size and region, `[B, C, H, W]`, in [-1, 1] up to the model's error.
 
-    Beside the result only the work of one chunk is held, so memory does not grow with the size. Gradients flow to
-    latents and decoder where they are on; switch them off for large renders.
+    Beside the result only the work of one chunk is held, so memory does not grow with the size.
 
     Args:
         model: has `decode(latents, coords)`; coordinates are shared by the batch, so they are encoded once a chunk.
@@ -39,6 +39,7 @@ def render(
         size: pixels, a number or (height, width).
         region: `(y0, x0, y1, x1)` in [-1, 1] coordinates; None is the whole image.
         chunk: coordinates × images decoded at a time. None is 2,048 on the CPU, 262,144 on a GPU.
+        gradients: keep the graph for gradients to latents and decoder, which takes memory for every pixel.
 
     Raises:
         InputError: a size, region or chunk that cannot be.
@@ -50,20 +51,20 @@ def render(
     if chunk < 1:
         raise InputError(f"chunk {chunk} cannot be: give a positive number of coordinates")
     points, total = max(1, chunk // len(latents)), height * width
-    parts = (
-        (start, model.decode(latents, grid(shape, region, start=start, stop=start + points, device=latents.device)))
-        for start in range(0, total, points)
-    )
-    if torch.is_grad_enabled() and total <= points:
-        return next(parts)[1].transpose(1, 2).unflatten(2, shape)
-    if torch.is_grad_enabled():
-        return torch.cat([values for _, values in parts], dim=1).transpose(1, 2).unflatten(2, shape)
-    images: Tensor | None = None
-    for start, values in parts:
-        if images is None:
-            images = values.new_empty(len(latents), values.shape[-1], total)
-        images[:, :, start : start + values.shape[1]] = values.transpose(1, 2)
-    assert images is not None
+    starts = range(0, total, points)
+
+    def values(start: int) -> Tensor:
+        coords = grid(shape, region, start=start, stop=start + points, device=latents.device)
+        return model.decode(latents, coords).transpose(1, 2)
+
+    if gradients:
+        return torch.cat([values(start) for start in starts], dim=2).unflatten(2, shape)
+    with torch.no_grad():
+        first = values(0)
+        images = first.new_empty(*first.shape[:2], total)
+        images[:, :, :points] = first
+        for start in starts[1:]:
+            images[:, :, start : start + points] = values(start)
     return images.unflatten(2, shape)
 
 

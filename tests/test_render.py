@@ -30,9 +30,8 @@ def test_the_picture_of_a_known_field():
 @pytest.mark.parametrize("chunk", [1, 7, 64, 10_000])
 def test_chunked_equals_whole(chunk, gradients):
     autoencoder, latents = tiny_autoencoder(), torch.randn(3, 4, 8)
-    with torch.set_grad_enabled(gradients):
-        whole = autoencoder.decode(latents, grid((9, 6))).transpose(1, 2).reshape(3, 1, 9, 6)
-        torch.testing.assert_close(autoencoder.render(latents, size=(9, 6), chunk=chunk), whole)
+    whole = autoencoder.decode(latents, grid((9, 6))).transpose(1, 2).reshape(3, 1, 9, 6)
+    torch.testing.assert_close(autoencoder.render(latents, size=(9, 6), chunk=chunk, gradients=gradients), whole)
 
 
 def test_a_region_is_a_crop_of_the_whole():
@@ -43,10 +42,13 @@ def test_a_region_is_a_crop_of_the_whole():
     )
 
 
-def test_gradients_reach_the_latents():
-    latents = torch.randn(1, 4, 8, requires_grad=True)
-    tiny_autoencoder().render(latents, size=5, chunk=3).sum().backward()
-    assert latents.grad.abs().sum() > 0
+def test_gradients_are_kept_when_asked_for_and_only_then():
+    autoencoder, latents = tiny_autoencoder(), torch.randn(1, 4, 8, requires_grad=True)
+    upstream = torch.randn(1, 1, 5, 5)
+    (chunked,) = torch.autograd.grad(autoencoder.render(latents, size=5, chunk=3, gradients=True), latents, upstream)
+    whole = autoencoder.decode(latents, grid(5)).transpose(1, 2).reshape(1, 1, 5, 5)
+    torch.testing.assert_close(chunked, torch.autograd.grad(whole, latents, upstream)[0])
+    assert not autoencoder.render(latents, size=5).requires_grad, "a large render would keep every activation"
 
 
 def test_rounding_and_back():
@@ -84,12 +86,11 @@ autoencoder = INRAutoencoder(
     decoder={"type": "localized_attention", "hidden_dim": 8, "depth": 2, "num_heads": 1, "head_dim": 8, "num_frequencies": 4},
     image_size=8, channels=3, num_tokens=4, latent_dim=8).freeze()
 latents = torch.randn(1, 4, 8)
-with torch.no_grad():
-    autoencoder.render(latents, size=64)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    image = autoencoder.render(latents, size=int(sys.argv[1]))
-    from genrep.render import to_uint8
-    to_uint8(image)
+latents.requires_grad_()  # as `encode` gives them
+autoencoder.render(latents, size=64)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from genrep.render import to_uint8
+to_uint8(autoencoder.render(latents, size=int(sys.argv[1])))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 

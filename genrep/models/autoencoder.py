@@ -87,9 +87,10 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         size: int | Sequence[int] | None = None,
         region: Region | None = None,
         chunk: int | None = None,
+        gradients: bool = False,
     ) -> Float[Tensor, "batch channels height width"]:
         """Images of any size and region, see `genrep.render.render`; the size is the encoder's when None."""
-        return render(self, latents, size=self.image_shape if size is None else size, region=region, chunk=chunk)
+        return render(self, latents, self.image_shape if size is None else size, region, chunk, gradients)
 
     def forward(
         self,
