@@ -70,12 +70,12 @@ def _explain(kind: type[Spec], problem: Any, where: str, origins: Mapping[str, s
     head = f"{origin}: {path}" if origin and path else origin or path
     given, fault = problem["input"], problem["type"]
     if fault == "extra_forbidden":
-        allowed = sorted(owner.model_fields) if owner else []
+        allowed = sorted(owner.model_fields)
         return f"{head}: unknown key{did_you_mean(keys[-1], allowed) or ';'} allowed here: {', '.join(allowed)}"
     if fault == "missing":
-        return f"{head}: this key is required and was not given"
+        return f"{where}: {path}: this key is required and was not given" if where else f"{path}: this key is required"
     if fault in ("union_tag_invalid", "union_tag_not_found"):
-        tags = sorted(variants_at(owner, keys[-1])) if owner else []
+        tags = sorted(variants_at(owner, keys[-1]))
         got = given.get("type") if isinstance(given, Mapping) else given
         return f"{head}.type: got {got!r}; allowed: {', '.join(tags)}{did_you_mean(got, tags)}"
     message = problem["msg"].removeprefix("Value error, ")
@@ -99,25 +99,20 @@ def variants_at(owner: type[Spec], key: str) -> dict[str, type[Spec]]:
     return variants(info.annotation) if info else {}
 
 
-def _readable_path(kind: type[Spec], loc: tuple[int | str, ...]) -> tuple[list[str], type[Spec] | None]:
-    """Drop pydantic's union tags from an error's location; return the keys and the spec that owns the last one."""
+def _readable_path(kind: type[Spec], loc: tuple[int | str, ...]) -> tuple[list[str], type[Spec]]:
+    """The keys in an error's location, without pydantic's names of union branches, and the spec that owns the last one."""
     keys: list[str] = []
     owner: type[Spec] | None = kind
+    last: type[Spec] = kind
     options: dict[str, type[Spec]] = {}
     for part in loc:
-        if isinstance(part, str) and options and part in options and (owner is None or part not in owner.model_fields):
-            owner = options[part]  # a union's tag, not a key
-            options = {}
-            continue
-        if keys and len(options) == 1 and owner is None:
-            owner = next(iter(options.values()))
-        if owner is not None and isinstance(part, str) and part in owner.model_fields:
-            options = variants_at(owner, part)
-            keys.append(part)
-            last_owner, owner = owner, None
-            continue
-        if owner is None and not options:  # inside a plain value (a union of plain types, an index)
-            continue
+        if owner is None:
+            if part in options:  # a union's tag is no key
+                owner = options[str(part)]
+                continue
+            if len(options) != 1:  # inside a plain value: an index, or the name of a branch
+                continue
+            (owner,) = options.values()
         keys.append(str(part))
-        return keys, owner
-    return keys, last_owner if keys else kind
+        last, options, owner = owner, variants_at(owner, str(part)), None
+    return keys, last

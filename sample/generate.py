@@ -3,7 +3,7 @@
     python sample/generate.py runs/digits/diffusion --classes 0-9 --per-class 8 --size 64 --out grid.png
 
 Image i depends on (seed, i) alone: the same whatever the batch size, the size it is rendered at, or the machine's number
-of processes (up to float rounding). A negative start of --region needs the form --region=-0.5,-0.5,0.5,0.5.
+of processes (up to float rounding).
 """
 
 import argparse

@@ -53,7 +53,7 @@ def test_normal_and_uniform_numbers_have_their_moments():
     normal, uniform = (draw(range(20_000), (5,), 0, "x").double() for draw in (normal_at, uniform_at))
     assert abs(normal.mean()) < 0.02 and abs(normal.var() - 1) < 0.03 and abs((normal**4).mean() - 3) < 0.15
     assert abs(uniform.mean() - 1 / 2) < 0.01 and abs(uniform.var() - 1 / 12) < 0.005
-    assert 0 <= uniform.min() and uniform.max() < 1
+    assert uniform.min() >= 0 and uniform.max() < 1
     neighbours = (normal[1:] * normal[:-1]).mean(0)
     assert neighbours.abs().max() < 0.04
 

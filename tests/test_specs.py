@@ -57,17 +57,28 @@ def test_plain_data_becomes_a_frozen_spec():
 
 
 def test_an_unknown_key_names_the_nearest_right_one():
-    assert refusal(cotas=3).startswith("paint.yaml: cotas: unknown key; did you mean 'coats'? allowed here: coats, colour, glossy, layers, size, thinner")
+    assert refusal(cotas=3).startswith(
+        "paint.yaml: cotas: unknown key; did you mean 'coats'? allowed here: coats, colour, glossy, layers, size, thinner"
+    )
     assert "did you mean" not in refusal(zzzzz=3)
 
 
 def test_inside_a_union_only_the_chosen_variants_keys_are_allowed():
-    assert refusal(colour={"type": "mixed", "parts": [1, 2], "nam": "red"}) == "paint.yaml: colour.nam: unknown key; allowed here: parts, type"
-    assert refusal(colour={"type": "named", "nam": "red"}) == "paint.yaml: colour.nam: unknown key; did you mean 'name'? allowed here: name, type"
+    assert (
+        refusal(colour={"type": "mixed", "parts": [1, 2], "nam": "red"})
+        == "paint.yaml: colour.nam: unknown key; allowed here: parts, type"
+    )
+    assert (
+        refusal(colour={"type": "named", "nam": "red"})
+        == "paint.yaml: colour.nam: unknown key; did you mean 'name'? allowed here: name, type"
+    )
 
 
 def test_a_wrong_or_missing_type_lists_the_variants():
-    assert refusal(colour={"type": "mxed"}) == "paint.yaml: colour.type: got 'mxed'; allowed: mixed, named; did you mean 'mixed'?"
+    assert (
+        refusal(colour={"type": "mxed"})
+        == "paint.yaml: colour.type: got 'mxed'; allowed: mixed, named; did you mean 'mixed'?"
+    )
     assert refusal(colour={"parts": [1, 2]}) == "paint.yaml: colour.type: got None; allowed: mixed, named"
 
 
@@ -79,7 +90,16 @@ def test_a_missing_key_is_named():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("coats", "2"), ("coats", 2.0), ("coats", True), ("thinner", "0.5"), ("glossy", 1), ("glossy", "yes"), ("layers", "none"), ("colour", 3)],
+    [
+        ("coats", "2"),
+        ("coats", 2.0),
+        ("coats", True),
+        ("thinner", "0.5"),
+        ("glossy", 1),
+        ("glossy", "yes"),
+        ("layers", "none"),
+        ("colour", 3),
+    ],
 )
 def test_nothing_is_converted_silently(key, value):
     assert refusal(**{key: value}).startswith(f"paint.yaml: {key}: got {value!r}; input should be a valid ")
@@ -111,7 +131,10 @@ def test_a_misspelt_choice_names_the_nearest():
 
 
 def test_an_index_into_a_list_is_no_key():
-    assert refusal(colour={"type": "mixed", "parts": [1, -1]}) == "paint.yaml: colour.parts: got -1; input should be greater than 0"
+    assert (
+        refusal(colour={"type": "mixed", "parts": [1, -1]})
+        == "paint.yaml: colour.parts: got -1; input should be greater than 0"
+    )
 
 
 @pytest.mark.parametrize("size", [8, [8, 16]])
@@ -132,7 +155,12 @@ def test_everything_wrong_is_said_at_once_a_line_each():
 def test_the_origin_is_that_of_the_key_then_of_its_section_then_the_default():
     origins = {"coats": "command line", "colour": "colours.yaml", "colour.type": "command line"}
     with pytest.raises(InputError) as error:
-        validate(Paint, {"coats": 0, "glossy": 3, "colour": {"type": "named", "name": "gray"}}, where="paint.yaml", origins=origins)
+        validate(
+            Paint,
+            {"coats": 0, "glossy": 3, "colour": {"type": "named", "name": "gray"}},
+            where="paint.yaml",
+            origins=origins,
+        )
     lines = {line.split(": ")[1]: line.split(": ")[0] for line in str(error.value).splitlines()}
     assert lines == {"coats": "command line", "glossy": "paint.yaml", "colour.name": "colours.yaml"}
 
@@ -150,13 +178,23 @@ def test_variants_are_found_by_tag():
 
 @pytest.mark.parametrize(
     ("spec", "model", "whole"),
-    [(AutoencoderSpec, INRAutoencoder, True), (DenoiserSpec, LatentDenoiser, True), (ClassifierArchitecture, ImageClassifier, False)],
+    [
+        (AutoencoderSpec, INRAutoencoder, True),
+        (DenoiserSpec, LatentDenoiser, True),
+        (ClassifierArchitecture, ImageClassifier, False),
+    ],
 )
 def test_a_spec_and_its_constructor_have_the_same_arguments_and_defaults(spec, model, whole):
-    arguments = {name: argument.default for name, argument in inspect.signature(model.__init__).parameters.items() if name != "self"}
+    arguments = {
+        name: argument.default
+        for name, argument in inspect.signature(model.__init__).parameters.items()
+        if name != "self"
+    }
     fields = spec.model_fields
     assert fields.keys() == arguments.keys() if whole else fields.keys() < arguments.keys()
-    both = [name for name in fields if not fields[name].is_required() and arguments[name] is not inspect.Parameter.empty]
+    both = [
+        name for name in fields if not fields[name].is_required() and arguments[name] is not inspect.Parameter.empty
+    ]
     assert len(both) >= 3
     assert {name: fields[name].default for name in both} == {name: arguments[name] for name in both}
     assert [name for name in fields if fields[name].is_required() != (arguments[name] is inspect.Parameter.empty)] == []

@@ -85,18 +85,26 @@ class ImageData(torch.utils.data.Dataset):
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         for index in np.unique(np.linspace(0, len(self.rows) - 1, FINGERPRINT_ROWS).astype(int)):
-            digest.update(_encoded(self.rows[int(index)][self.spec.image_column]))
+            index = int(index)
+            row = self.rows[index][self.spec.image_column]
+            try:
+                digest.update(_encoded(row))
+            except (OSError, TypeError) as error:
+                raise self._bad(row, index, error) from error
         return digest.hexdigest()[:16]
 
     def _decode(self, row: Any, index: int, shape: tuple[int, int]) -> UInt8[Tensor, "channels height width"]:
         try:
             image = decode(row, self.channels)
         except Exception as error:
-            raise InputError(
-                f"{_row_name(row, index)} of {self.name} cannot be decoded as an image ({error}): "
-                "mend or remove it, or set data.on_bad_image: skip"
-            ) from error
+            raise self._bad(row, index, error) from error
         return resize_and_crop(image, shape)
+
+    def _bad(self, row: Any, index: int, error: Exception) -> InputError:
+        return InputError(
+            f"{_row_name(row, index)} of {self.name} cannot be decoded as an image ({error}): "
+            "mend or remove it, or set data.on_bad_image: skip"
+        )
 
     def _decode_all(self) -> UInt8[Tensor, "images channels height width"]:
         pixels = torch.empty(len(self), self.channels, *self.image_shape, dtype=torch.uint8)
@@ -120,7 +128,10 @@ def decode(row: Any, channels: int) -> Any:
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(_encoded(row))) as image:
-        return ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16-bit grey: PIL would clip it at 255
+            upright = Image.fromarray((np.array(upright, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        return upright.convert("L" if channels == 1 else "RGB")
 
 
 def resize_and_crop(image: Any, shape: tuple[int, int]) -> UInt8[Tensor, "channels height width"]:
@@ -164,10 +175,14 @@ def _open_source(spec: DataSpec) -> Any:
     if place.is_file():
         return _load(_builder_of(str(place), source), data_files=str(place))
     if place.is_dir():
-        if (place / "dataset_dict.json").exists():
-            return datasets.load_from_disk(str(place))
-        if (place / "state.json").exists():
-            return datasets.DatasetDict(train=datasets.load_from_disk(str(place)))
+        if (place / "dataset_dict.json").exists() or (place / "state.json").exists():
+            try:
+                saved = datasets.load_from_disk(str(place))
+            except Exception as error:  # pyarrow's and fsspec's are many
+                raise InputError(
+                    f"data.source {source}: cannot be read, a file is damaged or missing ({error})"
+                ) from error
+            return saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved)
         for suffix in ("parquet", "arrow"):
             if any(place.glob(f"**/*.{suffix}")):
                 return _load(suffix, data_dir=str(place))
@@ -278,7 +293,14 @@ def _undecoded(rows: Any, spec: DataSpec) -> Any:
         raise InputError(
             f"data.image_column {spec.image_column!r} is not in {spec.source!r}, which has {', '.join(names)}{did_you_mean(spec.image_column, names)}"
         )
-    return rows.cast_column(spec.image_column, datasets.Image(decode=False))
+    try:
+        return rows.cast_column(spec.image_column, datasets.Image(decode=False))
+    except Exception as error:  # pyarrow's are many
+        feature = rows.features[spec.image_column]
+        raise InputError(
+            f"data.image_column {spec.image_column!r} of {spec.source!r} holds no images but {feature}; "
+            f"it has {', '.join(rows.column_names)}"
+        ) from error
 
 
 def _labels(rows: Any, spec: DataSpec) -> tuple[Tensor | None, list[str]]:

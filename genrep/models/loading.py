@@ -1,9 +1,11 @@
 """Loading that refuses what diffusers only warns about."""
 
+import inspect
+import json
 from pathlib import Path
 from typing import Any
 
-from genrep.errors import InputError
+from genrep.errors import InputError, did_you_mean
 
 
 class StrictLoading:
@@ -27,9 +29,12 @@ class StrictLoading:
             raise InputError(
                 f"{folder}: no {cls.__name__} here (no config.json); give a folder that save_pretrained wrote"
             )
+        if looks_local:
+            cls._refuse_unknown_keys(folder)
         wants_info = kwargs.pop("output_loading_info", False)
         try:
-            model, info = super().from_pretrained(place, output_loading_info=True, **kwargs)  # type: ignore[misc]
+            strict = {**kwargs, "output_loading_info": True, "use_safetensors": True}
+            model, info = super().from_pretrained(place, **strict)  # type: ignore[misc]
         except InputError as error:
             raise InputError(f"{folder}/config.json: {error}") from None
         except Exception as error:
@@ -45,6 +50,18 @@ class StrictLoading:
                     f"{fault.replace('_', ' ')} {list(info[fault])[:4]}; save the model again, or mend config.json"
                 )
         return (model, info) if wants_info else model
+
+    @classmethod
+    def _refuse_unknown_keys(cls, folder: Path) -> None:
+        try:
+            keys = json.loads((folder / "config.json").read_text())
+            allowed = inspect.signature(cls.__init__).parameters
+            unknown = [key for key in keys if not key.startswith("_") and key not in allowed]
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{folder}/config.json: damaged ({error}); save the model again") from None
+        if unknown:
+            near = did_you_mean(unknown[0], allowed)
+            raise InputError(f"{folder}/config.json: {cls.__name__} has no argument {unknown[0]!r}{near}")
 
 
 def refuse_missing_pipeline(name: str, place: Any) -> None:

@@ -62,7 +62,12 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a folder that `save_pretrained` wrote (a run's `pipeline/`), or a Hub id. InputError if it is not whole."""
         refuse_missing_pipeline(cls.__name__, pretrained_model_name_or_path)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except InputError:
+            raise
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{pretrained_model_name_or_path}: not a whole {cls.__name__} ({error})") from error
 
     @property
     def num_classes(self) -> int:

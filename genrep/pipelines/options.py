@@ -68,6 +68,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="image i depends on (seed, i) alone (default 0)")
     group.add_argument("--size", help="N or HEIGHTxWIDTH in pixels; default is the size the encoder was trained at")
     group.add_argument("--region", help="Y0,X0,Y1,X1 in [-1, 1]: the part of the image to render")
+    parser._negative_number_matcher = re.compile(r"^-[0-9.]+(,-?[0-9.]+)*$")  # --region -1,-1,0,0: a value, no option
     group.add_argument(
         "--batch-size", type=int, default=64, help="images at a time; changes memory, not images (default 64)"
     )
@@ -89,6 +90,8 @@ def parse_sampling(options: argparse.Namespace, place: str) -> Sampling:
     spec = validate(SamplingSpec, settings, where="sampling")
     if options.batch_size < 1:
         raise InputError(f"--batch-size {options.batch_size}: give a positive number")
+    if options.seed < 0:
+        raise InputError(f"--seed {options.seed}: give a whole number from 0")
     low, high = spec.guidance_interval
     return Sampling(
         spec.scheduler,
@@ -106,7 +109,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     """`64` or `48x64` (height × width)."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)(?:[x×,](\d+))?", text)
+    match = re.fullmatch(r"([0-9]+)(?:[x×,]([0-9]+))?", text)
     if not match or 0 in (height := int(match[1]), width := int(match[2] or match[1])):
         raise InputError(f"--size {text!r}: give one positive number, or HEIGHTxWIDTH, as in 64 or 48x64")
     return height, width
@@ -122,12 +125,12 @@ def parse_classes(text: str, names: Mapping[int, str]) -> list[int]:
     labels: list[int] = []
     for part in text.split(","):
         part = part.strip()
-        span = re.fullmatch(r"(\d+)-(\d+)", part)
-        if part in by_name and not part.isdigit():
+        span = re.fullmatch(r"([0-9]+)-([0-9]+)", part)
+        if part in by_name and not re.fullmatch(r"[0-9]+", part):
             labels.append(by_name[part])
         elif span and int(span[1]) <= int(span[2]):
             labels += range(int(span[1]), int(span[2]) + 1)
-        elif part.isdigit():
+        elif re.fullmatch(r"[0-9]+", part):
             labels.append(int(part))
         else:
             raise InputError(
@@ -144,6 +147,8 @@ def choose_device(asked: str | None) -> str:
     import torch
 
     device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
+        raise InputError(f"--device {device}: give cpu, cuda or cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {device}: torch sees no CUDA device here; use --device cpu")
     return device

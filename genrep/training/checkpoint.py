@@ -54,7 +54,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         torch.save(state, partial / f"{name}.pt")
     files = {path.name: _hash(path) for path in sorted(partial.iterdir())}
     index = {"step": checkpoint.step, "extra": dict(checkpoint.extra), "files": files}
-    (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (partial / INDEX).write_text(json.dumps({**index, "sha256": _hash_index(index)}, indent=2) + "\n")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
     for old in list_checkpoints(folder)[:-keep]:
@@ -73,7 +73,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         index = json.loads((path / INDEX).read_text())
         files, step, extra = index["files"], int(index["step"]), index["extra"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if index.pop("sha256") != _hash_index(index):
+            raise ValueError("its hash is another")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path / INDEX}: damaged or missing ({error}); {advice}") from None
     for name, wanted in files.items():
         file = path / name
@@ -88,6 +90,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if file.endswith(".pt")
     }
     return Checkpoint(step, tensors, optimizers, extra)
+
+
+def _hash_index(index: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def _hash(path: Path) -> str:

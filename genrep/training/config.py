@@ -46,14 +46,12 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(no
 
 def parse_yaml(text: str, name: str) -> Any:
     """Plain data from YAML text; InputError names the file and the line."""
-    loader = _Loader(text)
-    loader.name = name
     try:
+        loader = _Loader(text)
+        loader.name = name
         return loader.get_single_data()
     except yaml.YAMLError as error:
         raise InputError(f"{name}: not valid YAML: {error}") from None
-    finally:
-        loader.dispose()
 
 
 def read_config(
@@ -74,12 +72,18 @@ def read_config(
         raise InputError(f"{path}: no such config file" + (f"; there are {near}" if near else ""))
     if path.resolve() in _above:
         raise InputError(f"{path}: includes itself through `base`")
-    content = parse_yaml(path.read_text(), str(path))
+    try:
+        content = parse_yaml(path.read_text(), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file ({error})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: a config is a mapping of keys, got {type(content).__name__}")
     bases = content.pop("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise InputError(f"{path}: base: got {bases!r}; give a file, or a list of files, relative to this one")
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         merge(merged, read_config(path.parent / base, origins, (*_above, path.resolve())))
     merge(merged, content, str(path), origins)
     return merged
@@ -145,7 +149,9 @@ def parse_command_line(
         raise InputError(f"{unknown[0]}: unknown option; config keys are written --section.key VALUE, see --help")
     origins: dict[str, str] = {}
     content = read_config(options.config, origins)
-    for name, value in overrides:
+    for name, value in sorted(
+        overrides, key=lambda override: not override[0].endswith(".type")
+    ):  # a type clears others
         nested: Any = parse_yaml(value, f"--{name}")
         for key in reversed(name.split(".")):
             nested = {key: nested}

@@ -178,7 +178,8 @@ class Run:
 
     def _prepare_folder(self, config: Spec, restart: bool) -> None:
         saved = self.folder / "config.yaml"
-        if restart and saved.exists():  # only what is a run is deleted
+        is_run = saved.exists() or bool(list_checkpoints(self.folder / "checkpoints"))
+        if restart and is_run:  # nothing is deleted of a folder that holds no run
             for name in ("checkpoints", "model", "pipeline", "samples"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)

@@ -11,7 +11,14 @@ import torch
 
 from genrep.data import DataSpec, LatentsSpec
 from genrep.data.images import ImageData
-from genrep.data.latents import LatentCache, LatentStatistics, autoencoder_hash, cache_manifest, encode_views, write_cache
+from genrep.data.latents import (
+    LatentCache,
+    LatentStatistics,
+    autoencoder_hash,
+    cache_manifest,
+    encode_views,
+    write_cache,
+)
 from genrep.errors import InputError
 from genrep.render import from_uint8
 from genrep.training.latents import CachedLatents, EncodedLatents, open_latents
@@ -128,14 +135,18 @@ def test_a_smaller_number_type_rounds_and_nothing_else(autoencoder, data, tmp_pa
 def test_shards_of_any_size_hold_the_same(autoencoder, data, written, tmp_path, shard_size):
     write_cache(autoencoder, data, SPEC.model_copy(update={"shard_size": shard_size}), tmp_path)
     assert len(list(tmp_path.glob("latents-*.safetensors"))) == -(-COUNT // shard_size)
-    torch.testing.assert_close(every(LatentCache(tmp_path), view=1), every(LatentCache(written), view=1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        every(LatentCache(tmp_path), view=1), every(LatentCache(written), view=1), atol=1e-5, rtol=1e-5
+    )
 
 
 # interrupted, and on several processes
 
 
 def test_nothing_unfinished_is_left(written):
-    assert sorted(path.name for path in written.iterdir()) == sorted([*SHARDS, "manifest.json", "statistics.safetensors"])
+    assert sorted(path.name for path in written.iterdir()) == sorted(
+        [*SHARDS, "manifest.json", "statistics.safetensors"]
+    )
 
 
 def test_an_interrupted_call_goes_on_and_keeps_whole_shards(folder, written, autoencoder, data):
@@ -146,7 +157,9 @@ def test_an_interrupted_call_goes_on_and_keeps_whole_shards(folder, written, aut
     before = {name: (folder / name).stat().st_mtime_ns for name in SHARDS if name != SHARDS[1]}
     write_cache(autoencoder, data, SPEC, folder)
     assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {path.name: path.read_bytes() for path in written.iterdir()}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        path.name: path.read_bytes() for path in written.iterdir()
+    }
 
 
 def test_a_whole_cache_is_left_alone(folder, autoencoder, data):
@@ -172,7 +185,9 @@ def test_many_processes_write_what_one_writes(autoencoder, data, written, tmp_pa
     for thread in threads:
         thread.join()
     assert faults == []
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {path.name: path.read_bytes() for path in written.iterdir()}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        path.name: path.read_bytes() for path in written.iterdir()
+    }
 
 
 def test_a_process_writes_its_own_shards_alone(autoencoder, data, tmp_path):
@@ -224,7 +239,10 @@ def test_a_shard_of_another_length_is_refused(folder):
 
 
 def test_a_missing_or_damaged_manifest_is_named(folder, tmp_path):
-    with pytest.raises(InputError, match=rf"{tmp_path}/nowhere: no latent cache here \(manifest.json is missing\); write it with train/latents.py"):
+    with pytest.raises(
+        InputError,
+        match=rf"{tmp_path}/nowhere: no latent cache here \(manifest.json is missing\); write it with train/latents.py",
+    ):
         LatentCache(tmp_path / "nowhere")
     (folder / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest.json: damaged .*; delete the folder and encode again"):
@@ -244,7 +262,15 @@ def test_the_hash_of_an_autoencoder_is_of_its_weights_and_config(autoencoder, tm
     other_weights = tiny_autoencoder()
     other_weights.decoder.mlp[0].bias[0] += 1e-6
     with_threshold = tiny_autoencoder(decoder={**autoencoder.config["decoder"], "threshold": 0.01})
-    assert len({autoencoder_hash(model) for model in (autoencoder, tiny_autoencoder(seed=1), other_weights, with_threshold)}) == 4
+    assert (
+        len(
+            {
+                autoencoder_hash(model)
+                for model in (autoencoder, tiny_autoencoder(seed=1), other_weights, with_threshold)
+            }
+        )
+        == 4
+    )
 
 
 @pytest.mark.parametrize("unfinished", [False, True])
@@ -268,7 +294,10 @@ def test_the_cache_of_something_else_is_refused(folder, data, autoencoder, chang
     if unfinished:
         (folder / "manifest.json").rename(folder / name)
     before = sorted(folder.iterdir())
-    with pytest.raises(InputError, match=rf"(?s){re.escape(str(folder))}/{name}: this cache was made from something else. Delete its folder, .*{message}"):
+    with pytest.raises(
+        InputError,
+        match=rf"(?s){re.escape(str(folder))}/{name}: this cache was made from something else. Delete its folder, .*{message}",
+    ):
         open_latents(autoencoder, data, spec, (0, 1), lambda: None)
     assert sorted(folder.iterdir()) == before
 

@@ -66,7 +66,10 @@ def test_a_missing_folder_is_refused_without_asking_the_network(model, relative,
     monkeypatch.chdir(tmp_path)
     kind = type(model())
     place = "nowhere" if relative else str(tmp_path / "no" / "where")
-    with pytest.raises(InputError, match=rf"^{place}: no {kind.__name__} here \(no config.json\); give a folder that save_pretrained wrote$"):
+    with pytest.raises(
+        InputError,
+        match=rf"^{place}: no {kind.__name__} here \(no config.json\); give a folder that save_pretrained wrote$",
+    ):
         kind.from_pretrained(place)
 
 
@@ -88,7 +91,10 @@ def test_truncated_weights_are_refused(model, length, tmp_path):
     saved.save_pretrained(tmp_path)
     content = (tmp_path / WEIGHTS).read_bytes()
     (tmp_path / WEIGHTS).write_bytes(content[:length])
-    with pytest.raises(InputError, match=rf"^{tmp_path}: this {type(saved).__name__} cannot be read, the file is damaged or not one .*{WEIGHTS}"):
+    with pytest.raises(
+        InputError,
+        match=rf"^{tmp_path}: this {type(saved).__name__} cannot be read, the file is damaged or not one .*{WEIGHTS}",
+    ):
         type(saved).from_pretrained(tmp_path)
 
 
@@ -108,7 +114,10 @@ def test_surplus_weights_are_named(model, tmp_path):
     saved = model()
     saved.save_pretrained(tmp_path)
     change_weights(tmp_path, lambda weights: weights.update({"of_another.model": torch.zeros(2)}))
-    with pytest.raises(InputError, match=r"the weights do not fit .*: unexpected keys \['of_another.model'\]; save the model again, or mend config.json"):
+    with pytest.raises(
+        InputError,
+        match=r"the weights do not fit .*: unexpected keys \['of_another.model'\]; save the model again, or mend config.json",
+    ):
         type(saved).from_pretrained(tmp_path)
 
 
@@ -117,8 +126,12 @@ def test_weights_of_another_shape_are_named(model, tmp_path):
     saved = model()
     saved.save_pretrained(tmp_path)
     name, value = sorted(saved.state_dict().items())[0]
-    change_weights(tmp_path, lambda weights: weights.update({name: torch.zeros(*value.shape[:-1], value.shape[-1] + 1)}))
-    with pytest.raises(InputError, match=rf"this {type(saved).__name__} cannot be read.*{re.escape(name)} expected shape"):
+    change_weights(
+        tmp_path, lambda weights: weights.update({name: torch.zeros(*value.shape[:-1], value.shape[-1] + 1)})
+    )
+    with pytest.raises(
+        InputError, match=rf"this {type(saved).__name__} cannot be read.*{re.escape(name)} expected shape"
+    ):
         type(saved).from_pretrained(tmp_path)
 
 
@@ -131,7 +144,6 @@ def test_missing_weights_file_is_refused(model, tmp_path):
         type(saved).from_pretrained(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: without safetensors diffusers falls back to a pickled .bin")
 def test_pickled_weights_are_not_read(tmp_path):
     saved = tiny_denoiser()
     saved.save_pretrained(tmp_path)
@@ -146,21 +158,29 @@ def test_a_damaged_config_is_refused(model, tmp_path):
     saved = model()
     saved.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match=rf"^{tmp_path}: this {type(saved).__name__} cannot be read.*config.json.* not a valid JSON file"):
+    with pytest.raises(
+        InputError,
+        match=rf"^{tmp_path}/config.json: damaged",
+    ):
         type(saved).from_pretrained(tmp_path)
 
 
 def test_a_misspelt_key_inside_a_part_is_named(tmp_path):
     tiny_autoencoder().save_pretrained(tmp_path)
     change_config(tmp_path, lambda config: config["encoder"].update(dmi=config["encoder"].pop("dim")))
-    with pytest.raises(InputError, match=rf"^{tmp_path}/config.json: INRAutoencoder: encoder.dmi: unknown key; did you mean 'dim'\?"):
+    with pytest.raises(
+        InputError, match=rf"^{tmp_path}/config.json: INRAutoencoder: encoder.dmi: unknown key; did you mean 'dim'\?"
+    ):
         INRAutoencoder.from_pretrained(tmp_path)
 
 
 def test_an_impossible_value_in_a_config_is_named(tmp_path):
     tiny_denoiser().save_pretrained(tmp_path)
     change_config(tmp_path, lambda config: config.update(conditioning="adanl"))
-    with pytest.raises(InputError, match=rf"^{tmp_path}/config.json: LatentDenoiser: conditioning: got 'adanl'; .*did you mean 'adaln'\?"):
+    with pytest.raises(
+        InputError,
+        match=rf"^{tmp_path}/config.json: LatentDenoiser: conditioning: got 'adanl'; .*did you mean 'adaln'\?",
+    ):
         LatentDenoiser.from_pretrained(tmp_path)
 
 
@@ -179,8 +199,11 @@ def test_a_misspelt_key_that_shapes_the_weights_never_loads(model, key, tmp_path
         type(saved).from_pretrained(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: diffusers only logs an unknown key of config.json, and the default makes another model")
-@pytest.mark.parametrize("model", [lambda: tiny_denoiser(norm="rms"), lambda: ImageClassifier(8, 1, 10, width=8, dropout=0.7)], ids=["norm", "dropout"])
+@pytest.mark.parametrize(
+    "model",
+    [lambda: tiny_denoiser(norm="rms"), lambda: ImageClassifier(8, 1, 10, width=8, dropout=0.7)],
+    ids=["norm", "dropout"],
+)
 def test_a_misspelt_key_that_shapes_no_weight_never_loads_either(model, tmp_path):
     saved = model()
     saved.save_pretrained(tmp_path)
@@ -222,10 +245,16 @@ def test_a_pipeline_is_found_in_a_run_folder_and_by_its_own(saved_pipeline):
 
 
 def test_a_missing_pipeline_is_refused(tmp_path):
-    with pytest.raises(InputError, match=rf"^{tmp_path}: no pipeline there \(no {tmp_path}/model_index.json\); give a run folder of stage 2 that has finished"):
+    with pytest.raises(
+        InputError,
+        match=rf"^{tmp_path}: no pipeline there \(no {tmp_path}/model_index.json\); give a run folder of stage 2 that has finished",
+    ):
         load_pipeline(tmp_path)
     for place in (tmp_path, tmp_path / "nowhere", "nowhere", "./no/where"):
-        with pytest.raises(InputError, match=r"no LatentDiffusionPipeline here \(no model_index.json\); give a folder that save_pretrained wrote"):
+        with pytest.raises(
+            InputError,
+            match=r"no LatentDiffusionPipeline here \(no model_index.json\); give a folder that save_pretrained wrote",
+        ):
             LatentDiffusionPipeline.from_pretrained(place)
 
 
@@ -249,7 +278,10 @@ def test_an_index_of_something_else_is_refused(run_folder, content, message):
         load_pipeline(run_folder)
 
 
-@pytest.mark.parametrize(("part", "kind"), [("autoencoder", "INRAutoencoder"), ("denoiser", "LatentDenoiser"), ("normalizer", "LatentNormalizer")])
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [("autoencoder", "INRAutoencoder"), ("denoiser", "LatentDenoiser"), ("normalizer", "LatentNormalizer")],
+)
 def test_a_missing_or_damaged_part_of_a_pipeline_is_named(run_folder, part, kind):
     weights = run_folder / "pipeline" / part / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-4])
@@ -260,14 +292,12 @@ def test_a_missing_or_damaged_part_of_a_pipeline_is_named(run_folder, part, kind
         load_pipeline(run_folder)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: OSError from diffusers")
 def test_a_pipeline_without_its_scheduler_is_refused(run_folder):
     shutil.rmtree(run_folder / "pipeline" / "scheduler")
     with pytest.raises(InputError, match="scheduler"):
         load_pipeline(run_folder)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: ValueError from diffusers")
 def test_an_index_that_lacks_a_part_is_refused(run_folder):
     index = run_folder / "pipeline" / "model_index.json"
     content = json.loads(index.read_text())

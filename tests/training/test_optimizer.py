@@ -1,5 +1,6 @@
 """Learning rate, optimizers, the average of the weights: closed forms, plain loops, and resumed equal to straight."""
 
+import itertools
 import math
 
 import pytest
@@ -29,7 +30,7 @@ def test_the_cosine():
     assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
     assert (rates[10], rates[60], rates[110]) == pytest.approx((2.0, 1.25, 0.5))  # its start, middle and end
     assert rates[35] == pytest.approx(0.5 + 1.5 * (1 + math.sqrt(0.5)) / 2)  # a quarter of the way, cos 45°
-    assert all(after < before for before, after in zip(rates[10:], rates[11:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(rates[10:]))
     assert learning_rate(spec, 1000, 110) == 0.5
 
 
@@ -63,8 +64,17 @@ def test_adamw_gets_everything_that_takes_a_gradient():
     model.slots.requires_grad_(False)
     model.head.requires_grad_(False)
     for kind in ("adamw", "muon"):
-        held = [p for part in Optimizer(model, OptimizerSpec(type=kind)).parts for group in part.param_groups for p in group["params"]]
-        assert names_of(model, held) == {name for name, _ in model.named_parameters()} - {"slots", "head.weight", "head.bias"}
+        held = [
+            p
+            for part in Optimizer(model, OptimizerSpec(type=kind)).parts
+            for group in part.param_groups
+            for p in group["params"]
+        ]
+        assert names_of(model, held) == {name for name, _ in model.named_parameters()} - {
+            "slots",
+            "head.weight",
+            "head.bias",
+        }
     assert len(Optimizer(model, OptimizerSpec()).parts) == 1
 
 
@@ -116,7 +126,10 @@ def test_the_state_of_another_optimizer_is_refused(kind):
     other = {"adamw": "muon", "muon": "adamw"}[kind]
     state = Optimizer(tiny_denoiser(), OptimizerSpec(type=other)).state_dict()
     counts = {"adamw": 1, "muon": 2}
-    with pytest.raises(InputError, match=f"holds {counts[other]} optimizer states, this run needs {counts[kind]}: was optimizer.type changed"):
+    with pytest.raises(
+        InputError,
+        match=f"holds {counts[other]} optimizer states, this run needs {counts[kind]}: was optimizer.type changed",
+    ):
         Optimizer(tiny_denoiser(), OptimizerSpec(type=kind)).load_state_dict(state)
 
 
@@ -141,7 +154,10 @@ def test_the_average_is_a_plain_loop(decay):
         moved(model, n)
         average.update(n + 1)
         rate = min(decay, (1 + n) / (10 + n)) if n else 0.0
-        plain = {name: value.detach().double() * (1 - rate) + rate * plain.get(name, 0) for name, value in model.named_parameters()}
+        plain = {
+            name: value.detach().double() * (1 - rate) + rate * plain.get(name, 0)
+            for name, value in model.named_parameters()
+        }
     assert average.num_updates == 12 and average.state_dict().keys() == plain.keys()
     for name, value in average.state_dict().items():
         torch.testing.assert_close(value.double(), plain[name], atol=1e-6, rtol=1e-5)
@@ -199,7 +215,9 @@ def test_an_average_that_lacks_a_weight_is_refused():
     average = WeightAverage(tiny_denoiser(), EMASpec())
     state = dict(average.state_dict())
     del state["head.bias"]
-    with pytest.raises(InputError, match=r"the checkpoint's average lacks head.bias: was `ema` off when it was written\?"):
+    with pytest.raises(
+        InputError, match=r"the checkpoint's average lacks head.bias: was `ema` off when it was written\?"
+    ):
         average.load_state_dict(state, 1)
 
 
@@ -230,7 +248,10 @@ def test_going_on_from_a_checkpoint_equals_going_straight_on(kind, ema, tmp_path
     torch.testing.assert_close(resumed.average.state_dict(), straight.average.state_dict(), atol=0, rtol=0)
     assert resumed.average.num_updates == straight.average.num_updates == (8 if ema else 0)
     if ema:
-        assert any(not torch.equal(value, straight.average.state_dict()[name]) for name, value in straight.model.named_parameters())
+        assert any(
+            not torch.equal(value, straight.average.state_dict()[name])
+            for name, value in straight.model.named_parameters()
+        )
 
 
 def test_restoring_nothing_is_the_beginning():
