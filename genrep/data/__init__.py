@@ -47,5 +47,7 @@ class LatentsSpec(Spec):
     """Images a shard."""
     batch: PositiveInt = 256
     """Images encoded at a time."""
+    verify: bool = True
+    """Check the hash of every shard when the cache is opened; about a second a gigabyte."""
     statistics_images: PositiveInt = 10_000
     """Images whose latents give mean and deviation when there is no cache."""

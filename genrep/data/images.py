@@ -125,9 +125,13 @@ def open_images(spec: DataSpec, image_shape: tuple[int, int], channels: int) -> 
 
 def decode(row: Any, channels: int) -> Any:
     """An undecoded row of `datasets` ({"bytes", "path"}) => a PIL image, grey or RGB."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
-    with Image.open(io.BytesIO(_encoded(row))) as image:
+    try:
+        opened = Image.open(io.BytesIO(_encoded(row)))
+    except UnidentifiedImageError:
+        raise ValueError("no known image format") from None
+    with opened as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16-bit grey: PIL would clip it at 255
             upright = Image.fromarray((np.array(upright, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8))

@@ -138,12 +138,13 @@ def write_cache(
     barrier()
     if rank == 0:
         statistics = LatentStatistics(autoencoder.latent_shape)
-        for number in range(len(starts)):
-            shard = _read_shard(folder / _shard_name(number, len(starts)))["latents"]
-            for part in shard.split(spec.batch):
+        names = [_shard_name(number, len(starts)) for number in range(len(starts))]
+        for name in names:
+            for part in _read_shard(folder / name)["latents"].split(spec.batch):
                 statistics.update(part.flatten(0, 1))
         _save_whole({"mean": statistics.mean.float(), "std": statistics.std.float()}, folder / STATISTICS)
-        _write_json(folder / MANIFEST, manifest)
+        hashes = {name: _hash(folder / name) for name in (*names, STATISTICS)}
+        _write_json(folder / MANIFEST, {**manifest, "files": hashes})
         unfinished.unlink()
     barrier()
 
@@ -154,12 +155,13 @@ class LatentCache:
     Args:
         folder: what `write_cache` wrote.
         expected: the manifest it must have, from `cache_manifest`; None takes any.
+        verify: check the hash of every file.
 
     Raises:
         InputError: no cache, a damaged one, or one of other images, another autoencoder or other settings.
     """
 
-    def __init__(self, folder: Path | str, expected: dict[str, Any] | None = None):
+    def __init__(self, folder: Path | str, expected: dict[str, Any] | None = None, verify: bool = True):
         self.folder = Path(folder)
         if not (self.folder / MANIFEST).exists():
             raise InputError(
@@ -168,6 +170,12 @@ class LatentCache:
         if expected is not None:
             _refuse_other(self.folder / MANIFEST, expected)
         self.manifest = _read_json(self.folder / MANIFEST)
+        for name, wanted in self.manifest["files"].items() if verify else ():
+            path = self.folder / name
+            if path.exists() and _hash(path) != wanted:
+                raise InputError(
+                    f"{path}: this shard is damaged (its hash is another); delete the folder and encode again"
+                )
         self.shard_size = self.manifest["shard_size"]
         count = -(-self.manifest["num_images"] // self.shard_size)
         self.shards = [_read_shard(self.folder / _shard_name(number, count)) for number in range(count)]
@@ -222,6 +230,11 @@ def _write_json(path: Path, content: Any) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(partial, path)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(path: Path) -> Any:

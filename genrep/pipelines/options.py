@@ -129,7 +129,7 @@ def parse_classes(text: str, names: Mapping[int, str]) -> list[int]:
         if part in by_name and not re.fullmatch(r"[0-9]+", part):
             labels.append(by_name[part])
         elif span and int(span[1]) <= int(span[2]):
-            labels += range(int(span[1]), int(span[2]) + 1)
+            labels += range(int(span[1]), min(int(span[2]), max(names) + 1) + 1)
         elif re.fullmatch(r"[0-9]+", part):
             labels.append(int(part))
         else:

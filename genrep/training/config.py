@@ -44,6 +44,13 @@ for _tag, _pattern, _first in (
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(node.value).replace("_", "")))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would take for a number or a boolean."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 def parse_yaml(text: str, name: str) -> Any:
     """Plain data from YAML text; InputError names the file and the line."""
     try:
@@ -138,7 +145,8 @@ def parse_command_line(
         name, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and ("." in name or name in kind.model_fields):
             if not equals:
-                if not arguments:
+                following = arguments[0].removeprefix("--").partition("=")[0] if arguments else ""
+                if not arguments or (arguments[0].startswith("--") and following.split(".")[0] in kind.model_fields):
                     raise InputError(f"{argument}: a value must follow, as in {argument} VALUE")
                 value = arguments.pop(0)
             overrides.append((name, value))
@@ -149,13 +157,13 @@ def parse_command_line(
         raise InputError(f"{unknown[0]}: unknown option; config keys are written --section.key VALUE, see --help")
     origins: dict[str, str] = {}
     content = read_config(options.config, origins)
-    for name, value in sorted(
-        overrides, key=lambda override: not override[0].endswith(".type")
-    ):  # a type clears others
+    given: dict[str, Any] = {}
+    for name, value in overrides:
         nested: Any = parse_yaml(value, f"--{name}")
         for key in reversed(name.split(".")):
             nested = {key: nested}
-        merge(content, nested, "command line", origins)
+        merge(given, nested)
+    merge(content, given, "command line", origins)
     return validate(kind, content, where=str(options.config), origins=origins), options
 
 
@@ -169,7 +177,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 def dump_config(config: Spec, path: Path) -> None:
     """Write the resolved config as YAML."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    path.write_text(yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False))
 
 
 def describe(kind: type[Spec], at: str = "") -> list[str]:

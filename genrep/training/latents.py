@@ -61,4 +61,4 @@ def open_latents(
     if spec.folder is None:
         return EncodedLatents(autoencoder, data, spec)
     write_cache(autoencoder, data, spec, Path(spec.folder), process, barrier)
-    return CachedLatents(LatentCache(spec.folder, cache_manifest(autoencoder, data, spec)))
+    return CachedLatents(LatentCache(spec.folder, cache_manifest(autoencoder, data, spec), spec.verify))

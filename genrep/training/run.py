@@ -43,6 +43,8 @@ MAY_CHANGE = {
 class Run:
     """Folder, accelerator and log of one training run. The newest checkpoint in the folder is where it goes on.
 
+    One at a time in a process: accelerate keeps what it knows of accumulation for the whole process.
+
     Args:
         config: the whole config of the run; it is written to `config.yaml`.
         settings: its `run` part.

@@ -22,7 +22,7 @@ class OptimizerSpec(Spec):
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant, or half a cosine down to min_lr at the last step."""
+    """After the warm-up: constant, or half a cosine that comes to min_lr after the last step."""
     min_lr: NonNegativeFloat = 0.0
     """Where the cosine ends."""
     warmup_steps: NonNegativeInt = 0

@@ -235,6 +235,17 @@ def test_a_missing_shard_is_named(folder, name):
 def test_a_shard_of_another_length_is_refused(folder):
     shutil.copy(folder / SHARDS[3], folder / SHARDS[0])  # 2 rows instead of 16
     with pytest.raises(InputError, match=r"36 latents where the manifest says 50; delete the folder and encode again"):
+        LatentCache(folder, verify=False)
+    with pytest.raises(InputError, match=r"latents-00000-of-00004.safetensors: this shard is damaged"):
+        LatentCache(folder)
+
+
+def test_a_flipped_bit_in_a_shard_is_found(folder):
+    path = folder / SHARDS[1]
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(InputError, match=rf"{SHARDS[1]}: this shard is damaged \(its hash is another\)"):
         LatentCache(folder)
 
 
@@ -310,7 +321,9 @@ def test_only_what_differs_is_named(folder, data, autoencoder):
 
 def test_the_same_images_elsewhere_are_the_same(folder, data, autoencoder):
     manifest = cache_manifest(autoencoder, data, SPEC)
-    assert json.loads((folder / "manifest.json").read_text()) == manifest
+    written = json.loads((folder / "manifest.json").read_text())
+    assert written.pop("files").keys() == {*SHARDS, "statistics.safetensors"}
+    assert written == manifest
     assert len(LatentCache(folder, {**manifest, "source": "moved (train)"})) == COUNT
 
 

@@ -198,6 +198,7 @@ def test_the_order_of_overrides_does_not_matter(parse):
     for overrides in (
         ["--optimizer.type=adamw", "--optimizer.lr=5e-3"],
         ["--optimizer.lr=5e-3", "--optimizer.type=adamw"],
+        ["--optimizer.lr=5e-3", "--optimizer={type: adamw}"],
     ):
         assert parse(*overrides).optimizer.lr == 5e-3
 
@@ -213,6 +214,18 @@ def test_a_scripts_own_options_stay_apart(write):
         AutoencoderRun, "help", ["--dry-run", str(path), "--out", "a.b", "--run.seed", "3"], add_options=add_options
     )
     assert (config.run.seed, options.dry_run, options.out, options.config) == (3, True, "a.b", str(path))
+
+
+def test_text_that_looks_like_a_number_survives_the_run_folder(parse, tmp_path):
+    config = parse("--run.folder", "'1e5'", "--data.source", "'010'")
+    dump_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml")["run"]["folder"] == "1e5"
+    assert read_config(tmp_path / "config.yaml")["data"]["source"] == "010"
+
+
+def test_another_option_is_no_value(parse):
+    with pytest.raises(InputError, match=r"^--optimizer.lr: a value must follow"):
+        parse("--optimizer.lr", "--run.steps", "5")
 
 
 def test_a_value_must_follow_an_option(parse):
