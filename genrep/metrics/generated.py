@@ -62,19 +62,17 @@ class GeneratedImages(Dataset):
         rank, num_processes = process
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "settings.json").write_text(json.dumps(self.settings, indent=2) + "\n")
-        numbers = range(-(-self.num_images // CHUNK_IMAGES))[rank::num_processes]
-        with tqdm(total=len(numbers) * CHUNK_IMAGES, desc="generating", unit=" images", disable=rank > 0) as bar:
-            for number in numbers:
-                # Whole chunks, so that what is on disk does not depend on N
-                indices = list(range(number * CHUNK_IMAGES, (number + 1) * CHUNK_IMAGES))
-                if number == self.num_images // CHUNK_IMAGES:
-                    indices = indices[: self.num_images % CHUNK_IMAGES]
+        chunks = range(0, self.num_images, CHUNK_IMAGES)[rank::num_processes]
+        parts = [range(start, min(start + CHUNK_IMAGES, self.num_images)) for start in chunks]
+        with tqdm(total=sum(map(len, parts)), desc="generating", unit=" images", disable=rank > 0) as bar:
+            for indices in parts:
+                number = indices.start // CHUNK_IMAGES
                 if not self._holds(number, len(indices)):
                     labels = [index % self.num_classes for index in indices] if self.num_classes else None
                     partial = self._path(number).with_suffix(".partial")
-                    save_file({"images": draw(indices, labels)}, partial)
+                    save_file({"images": draw(list(indices), labels)}, partial)
                     os.replace(partial, self._path(number))
-                bar.update(CHUNK_IMAGES)
+                bar.update(len(indices))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"images-{number:05d}.safetensors"
