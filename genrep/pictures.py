@@ -28,11 +28,11 @@ def picture_grid(
     return tiled[: images.shape[1]]
 
 
-def side_by_side(groups: Sequence[Tensor], size: int) -> UInt8[Tensor, "channels height width"]:
-    """Rows of pictures, one row a group `[N, C, h, w]`, each shown at `size` pixels a side (nearest neighbour)."""
+def side_by_side(groups: Sequence[Tensor], size: tuple[int, int]) -> UInt8[Tensor, "channels height width"]:
+    """Rows of pictures, one row a group `[N, C, h, w]`, each shown at (height, width) (nearest neighbour)."""
     import torch.nn.functional as F
 
-    shown = [F.interpolate(group.cpu().float(), size=(size, size), mode="nearest").to(torch.uint8) for group in groups]
+    shown = [F.interpolate(group.cpu().float(), size=size, mode="nearest").to(torch.uint8) for group in groups]
     return picture_grid(torch.cat(shown), columns=len(groups[0]))
 
 

@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from genrep.errors import InputError, did_you_mean
-from genrep.pipelines.options import add_sampling_options, choose_device, parse_sampling
+from genrep.pipelines.options import add_sampling_options, choose_device, parse_sampling, positive
 from genrep.training.config import run_script
 
 INCEPTION_METRICS = ("fid", "kid", "is", "prc", "rfid")
@@ -30,16 +30,18 @@ def evaluate(options: argparse.Namespace) -> None:
 
     import torch
 
-    from genrep.data.images import ImageData
+    from genrep.data.images import ImageData, evenly
     from genrep.metrics.fidelity import (
         FEW_IMAGES,
+        INCEPTION_FILE,
         Pixels,
+        check_weights,
         classifier_accuracy,
         classifier_distance,
         file_hash,
         inception_distances,
         predicted_labels,
-    )  # fmt: skip
+    )
     from genrep.metrics.generated import GeneratedImages
     from genrep.metrics.reconstruction import reconstructions
     from genrep.models.classifier import ImageClassifier
@@ -62,6 +64,10 @@ def evaluate(options: argparse.Namespace) -> None:
         if options.classifier is None:
             raise InputError("fd_classifier and agreement need --classifier RUN: train one with train/classifier.py")
         classifier = ImageClassifier.from_pretrained(model_folder(options.classifier))
+    if sampling.region is not None:
+        raise InputError("--region: a part of an image cannot be compared with whole ones; leave it out")
+    if options.inception_weights is not None:
+        check_weights(options.inception_weights)
 
     # models and data
     accelerator = make_accelerator()
@@ -70,12 +76,21 @@ def evaluate(options: argparse.Namespace) -> None:
     pipeline.set_progress_bar_config(disable=True)
     autoencoder = pipeline.autoencoder
     shape = sampling.size or autoencoder.image_shape
+    channels = autoencoder.config["channels"]
+    if classifier is not None:
+        wanted = {"image_size": shape[0] if shape[0] == shape[1] else shape, "channels": channels}
+        wanted["num_classes"] = pipeline.num_classes or classifier.config["num_classes"]
+        for key, value in wanted.items():
+            if classifier.config[key] != value:
+                given = f"{classifier.config[key]}, the samples have {value}"
+                raise InputError(f"--classifier {options.classifier}: its {key} is {given}; train one for these images")
+    if "agreement" in metrics and not pipeline.num_classes:
+        raise InputError("agreement: this model was trained without classes; leave it out of --metrics")
+    data = config.data.model_copy(update={"source_size": None})
     other = "train" if options.reference == "held_out" else "held_out"
-    reference, counterpart = (
-        ImageData(config.data.model_copy(update={"flip": False}), split, shape, autoencoder.config["channels"])
-        for split in (options.reference, other)
-    )
-    reference_indices = range(min(len(reference), options.reference_images or len(reference)))
+    splits = {split: ImageData(data, split, shape, channels) for split in (options.reference, other)}
+    reference, counterpart = splits[options.reference], splits[other]
+    reference_indices = evenly(len(reference), options.reference_images)
 
     # images
     started = time.perf_counter()
@@ -95,18 +110,15 @@ def evaluate(options: argparse.Namespace) -> None:
 
     # distances
     fakes, reals = Pixels(generated), Pixels(reference, reference_indices)
-    floor_images = min(len(counterpart), max(options.num_images, FEW_IMAGES))
-    others = Pixels(counterpart, range(floor_images))
+    floor_indices = evenly(len(counterpart), max(options.num_images, FEW_IMAGES))
+    others = Pixels(counterpart, floor_indices)
     results: dict[str, float] = {}
     wants_floors = not options.no_floors and bool({"fid", "fd_classifier"} & set(metrics))
     decoded = None
     if "rfid" in metrics or wants_floors:
+        originals = reference
         if shape != autoencoder.image_shape:
-            originals = ImageData(
-                config.data, options.reference, autoencoder.image_shape, autoencoder.config["channels"]
-            )
-        else:
-            originals = reference
+            originals = ImageData(data, options.reference, autoencoder.image_shape, channels)
         decoded = Pixels(reconstructions(autoencoder, originals, reference_indices, shape, sampling.batch_size))
 
     def inception(images, wanted):
@@ -122,15 +134,13 @@ def evaluate(options: argparse.Namespace) -> None:
     if "fid" in metrics and wants_floors:
         results["fid_floor"] = inception(others, ["fid"])["fid"]
     if classifier is not None:
-        results["classifier_accuracy"] = classifier_accuracy(classifier.to(device), reference)
+        results["classifier_accuracy"] = classifier_accuracy(classifier.to(device), splits["held_out"])
     if "fd_classifier" in metrics:
         results["fd_classifier"] = classifier_fd(fakes)
         if wants_floors:
             results["fd_reconstruction"] = classifier_fd(decoded)
             results["fd_floor"] = classifier_fd(others)
     if "agreement" in metrics:
-        if generated.labels is None:
-            raise InputError("agreement: this model was trained without classes; leave it out of --metrics")
         images = torch.stack([generated[index] for index in range(len(generated))])
         results["class_agreement"] = float((predicted_labels(classifier, images) == generated.labels).float().mean())
 
@@ -150,13 +160,14 @@ def evaluate(options: argparse.Namespace) -> None:
             "num_images": len(reference_indices),
             **reference.transform(),
         },
-        "floor": {"name": counterpart.name, "num_images": floor_images} if wants_floors else None,
+        "floor": {"name": counterpart.name, "num_images": len(floor_indices)} if wants_floors else None,
         "features": {
-            "inception_weights": file_hash(options.inception_weights)
-            if options.inception_weights
-            else "torch-fidelity's own",
+            "inception_weights": file_hash(options.inception_weights) if options.inception_weights else INCEPTION_FILE,
             "classifier": folder_hash(model_folder(options.classifier)) if options.classifier else None,
         },
+        "feature_batch": options.feature_batch,
+        "kid_subset_size": min(1000, options.num_images, len(reference_indices)) if "kid" in metrics else None,
+        "device": device,
         "biased": options.num_images < FEW_IMAGES,
         "torch": torch.__version__,
         "seconds": time.perf_counter() - started,
@@ -178,7 +189,7 @@ def main() -> None:
         "--metrics", default="fid", help=f"some of {','.join((*INCEPTION_METRICS, *CLASSIFIER_METRICS))} (default fid)"
     )
     parser.add_argument(
-        "--num-images", type=int, default=10_000, help="images to generate, classes in turn (default 10000)"
+        "--num-images", type=positive, default=10_000, help="images to generate, classes in turn (default 10000)"
     )
     parser.add_argument(
         "--reference",
@@ -186,13 +197,13 @@ def main() -> None:
         default="held_out",
         help="split to compare with (default held_out)",
     )
-    parser.add_argument("--reference-images", type=int, help="images of it (default: all)")
+    parser.add_argument("--reference-images", type=positive, help="images of it (default: all)")
     parser.add_argument(
         "--inception-weights", help="file of torch-fidelity's Inception weights (default: its own download)"
     )
     parser.add_argument("--classifier", help="run or model folder of train/classifier.py")
     parser.add_argument(
-        "--feature-batch", type=int, default=64, help="images at a time in the feature network (default 64)"
+        "--feature-batch", type=positive, default=64, help="images at a time in the feature network (default 64)"
     )
     parser.add_argument("--no-floors", action="store_true", help="leave out the floors of the Fréchet distances")
     parser.add_argument("--out", help="JSON report (default RUN/evaluation/report.json)")

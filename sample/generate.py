@@ -9,7 +9,7 @@ of processes (up to float rounding).
 import argparse
 from pathlib import Path
 
-from genrep.pipelines.options import add_sampling_options, choose_device, parse_classes, parse_sampling
+from genrep.pipelines.options import add_sampling_options, choose_device, parse_classes, parse_sampling, positive
 from genrep.training.config import run_script
 
 
@@ -31,12 +31,16 @@ def generate(options: argparse.Namespace) -> None:
     # which images
     names = {int(label): name for label, name in (pipeline.config.id2label or {}).items()}
     labels = None
-    if options.classes is not None or (names and options.num_images is None):
+    if options.classes is not None and options.num_images is not None:
+        raise InputError("--classes takes --per-class, and --num-images is for images without class: give one of them")
+    if names and options.num_images is None:
         chosen = parse_classes(options.classes, names) if options.classes is not None else sorted(names)
         labels = [label for label in chosen for _ in range(options.per_class)]
+    elif options.classes is not None:
+        parse_classes(options.classes, names)  # says that there are none
     count = len(labels) if labels is not None else options.num_images or 16
-    if count < 1:
-        raise InputError(f"{count} images: --per-class and --num-images take positive numbers")
+    if Path(options.out).is_dir():
+        raise InputError(f"--out {options.out} is a folder: give the name of a PNG; --images takes a folder")
 
     # sample and render; every process its share of the batches
     rank, num_processes = accelerator.process_index, accelerator.num_processes
@@ -69,14 +73,14 @@ def main() -> None:
     )
     parser.add_argument("run", help="run folder of stage 2, or a pipeline folder")
     parser.add_argument("--classes", help="labels, ranges or names: 0-9 or cat,dog (default: all)")
-    parser.add_argument("--per-class", type=int, default=8, help="images a class (default 8)")
+    parser.add_argument("--per-class", type=positive, default=8, help="images a class (default 8)")
     parser.add_argument(
         "--num-images",
         type=int,
         help="images without class, for unconditional models or instead of --classes (default 16)",
     )
     parser.add_argument("--out", default="grid.png", help="PNG of the grid (default grid.png)")
-    parser.add_argument("--columns", type=int, help="images a row of the grid (default: --per-class)")
+    parser.add_argument("--columns", type=positive, help="images a row of the grid (default: --per-class)")
     parser.add_argument("--images", help="folder for every image as a PNG of its own")
     add_sampling_options(parser)
     generate(parser.parse_args())

@@ -9,7 +9,7 @@ image's own is against the bicubic resize of the original.
 import argparse
 from pathlib import Path
 
-from genrep.pipelines.options import choose_device, parse_size
+from genrep.pipelines.options import choose_device, parse_size, positive
 from genrep.training.config import run_script
 
 
@@ -20,11 +20,12 @@ def reconstruct(options: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from genrep.data import DataSpec
-    from genrep.data.images import ImageData
+    from genrep.data.images import ImageData, evenly
     from genrep.errors import InputError
     from genrep.metrics.reconstruction import SSIM_WINDOW, enlarge, psnr, ssim
     from genrep.pictures import save_png, side_by_side
     from genrep.render import from_uint8, to_uint8
+    from genrep.specs import validate
     from genrep.training.config import read_config
     from genrep.training.stages import load_autoencoder
 
@@ -32,15 +33,21 @@ def reconstruct(options: argparse.Namespace) -> None:
     autoencoder = load_autoencoder(options.run).to(choose_device(options.device))
     config = Path(options.run) / "config.yaml"
     if options.source is not None:
-        spec, split = DataSpec(source=options.source, label_column=None, held_out_fraction=0.0), "train"
+        spec, split = (
+            DataSpec(
+                source=options.source, image_column=options.image_column, label_column=None, held_out_fraction=0.0
+            ),
+            "train",
+        )
     elif config.is_file():
-        spec, split = DataSpec(**read_config(config).get("data", {})), options.split
+        spec, split = validate(DataSpec, read_config(config).get("data", {}), where=str(config)), options.split
     else:
         raise InputError(f"{options.run} is a model folder without a run's config.yaml: say which images with --source")
     data = ImageData(
         spec.model_copy(update={"in_memory": False}), split, autoencoder.image_shape, autoencoder.config["channels"]
     )
-    count = min(len(data), options.num_images or len(data))
+    chosen = evenly(len(data), options.num_images)
+    count = len(chosen)
     size = parse_size(options.size) or tuple(4 * length for length in autoencoder.image_shape)
 
     # encode and render
@@ -48,7 +55,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     shown: list[list[torch.Tensor]] = []
     with torch.no_grad(), tqdm(total=count, desc="reconstructing", unit=" images") as bar:
         for start in range(0, count, options.batch_size):
-            pixels = data.pixels(range(start, min(start + options.batch_size, count)))
+            pixels = data.pixels(chosen[start : start + options.batch_size])
             latents = autoencoder.encode(from_uint8(pixels.to(autoencoder.device)))
             pairs = []
             for shape in dict.fromkeys([autoencoder.image_shape, size]):
@@ -73,7 +80,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     report |= {"num_images": count, "size": list(size), "data": data.name, "autoencoder": str(options.run)}
     rows = [torch.cat(parts)[: options.show] for parts in zip(*shown, strict=True)]
     out = Path(options.out or Path(options.run) / "reconstructions.png")
-    save_png(side_by_side(rows, size=max(size)), out)
+    save_png(side_by_side(rows, size), out)
     out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
     for name, value in report.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
@@ -90,10 +97,11 @@ def main() -> None:
     parser.add_argument(
         "--source", help="other images: a folder, parquet files, a Hub id (default: the run's own data)"
     )
-    parser.add_argument("--num-images", type=int, help="images to measure (default: all)")
-    parser.add_argument("--show", type=int, default=8, help="images in the picture (default 8)")
+    parser.add_argument("--image-column", default="image", help="column of --source that holds images (default image)")
+    parser.add_argument("--num-images", type=positive, help="images to measure (default: all)")
+    parser.add_argument("--show", type=positive, default=8, help="images in the picture (default 8)")
     parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/reconstructions.png)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default 64)")
+    parser.add_argument("--batch-size", type=positive, default=64, help="images at a time (default 64)")
     parser.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
     reconstruct(parser.parse_args())
 

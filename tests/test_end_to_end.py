@@ -413,6 +413,23 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
             "train it first: python train/autoencoder.py configs/celeba/anr.yaml",
         ),
         ("train/latents.py", ["configs/digits/diffusion.yaml", "--latents.folder", "null"], "latents.folder is null"),
+        (
+            "train/autoencoder.py",
+            ["configs/digits/anr.yaml", "--reconstruction.num_coords", "122"],
+            "122 is more than the 121",
+        ),
+        ("train/diffusion.py", ["configs/digits/diffusion.yaml", "--data.flip", "true"], "set latents.flips"),
+        (
+            "train/diffusion.py",
+            ["configs/digits/diffusion.yaml", "--sampling.steps", "1001"],
+            "more than the noise levels",
+        ),
+        (
+            "train/classifier.py",
+            ["configs/digits/classifier.yaml", "--classifier.stages", "6"],
+            "halve 8 pixels to nothing",
+        ),
+        ("train/classifier.py", ["configs/digits/classifier.yaml", "--classifier.width", "10"], "multiple of 8"),
         ("sample/generate.py", ["runs/nowhere"], "no pipeline there"),
         ("sample/evaluate.py", ["runs/nowhere", "--metrics", "fdi"], "'fdi' is not one of .*did you mean 'fid'"),
         ("sample/evaluate.py", ["runs/nowhere"], "no run folder"),
@@ -436,7 +453,8 @@ def test_mistakes_with_a_trained_run(stage1, stage2, tmp_path, capsys):
         (["--region", "0,0,1"], "--region '0,0,1': give 4 numbers"),
         (["--region", "1,1,0,0"], "is empty"),
         (["--scheduler", "ddimm"], "sampling: scheduler: got 'ddimm'"),
-        (["--per-class", "0"], "take positive numbers"),
+        (["--per-class", "0"], "'0' is no positive whole number"),
+        (["--num-images", "3", "--classes", "1"], "give one of them"),
     ):
         run("sample/generate.py", stage2, *arguments, "--out", tmp_path / "x.png", expect=2)
         assert message in capsys.readouterr().err
@@ -445,6 +463,56 @@ def test_mistakes_with_a_trained_run(stage1, stage2, tmp_path, capsys):
     run("sample/evaluate.py", stage2, "--inception-weights", tmp_path / "none.pth", "--num-images", 2, expect=2)
     assert "no such file" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
+
+
+def test_what_does_not_compare_is_not_compared(stage2, classifier, tmp_path, capsys):
+    metrics = ["--metrics", "fd_classifier", "--classifier", classifier, "--num-images", 4]
+    for arguments, message in (
+        (["--region", "-1,-1,0,0"], "a part of an image cannot be compared with whole ones"),
+        (["--size", "16"], "its image_size is 8, the samples have 16"),
+    ):
+        run("sample/evaluate.py", stage2, *metrics, *arguments, expect=2)
+        assert message in capsys.readouterr().err
+
+
+def test_a_failed_start_deletes_nothing(stage1, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(stage1, folder)
+    nowhere = ["--data.source", "./nowhere", "--restart", "--run.folder", folder]
+    run("train/autoencoder.py", *AUTOENCODER, *nowhere, "--run.steps", 2, expect=2)
+    assert (folder / "model" / "config.json").exists() and (folder / "checkpoints" / "step-00000002").is_dir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    run("train/quickstart.py", "--folder", tmp_path / "mine", expect=2)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    run(
+        "train/autoencoder.py",
+        *AUTOENCODER,
+        "--run.folder",
+        tmp_path / "mine" / "thesis.txt",
+        "--run.steps",
+        1,
+        expect=2,
+    )
+    assert "is a file: give a folder" in capsys.readouterr().err
+
+
+def test_stage_2_does_not_go_on_on_another_autoencoder(stage1, tmp_path, capsys):
+    place = tmp_path / "anr"
+    shutil.copytree(stage1, place)
+    arguments = [*diffusion(place, tmp_path), "--latents.folder", "null"]
+    run("train/diffusion.py", *arguments, "--run.steps", 1)
+    run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 3, "--run.folder", place)
+    run("train/diffusion.py", *arguments, "--run.steps", 2, expect=2)
+    assert "this run was trained on another autoencoder" in capsys.readouterr().err
+
+
+def test_settings_that_change_nothing_learned_may_change(stage1, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(stage1, folder)
+    more = ["--run.steps", 3, "--run.folder", folder, "--data.in_memory", "false", "--data.num_workers", 0]
+    run("train/autoencoder.py", *AUTOENCODER, *more)
+    assert lines(folder)[-1]["step"] == 3
 
 
 def test_a_finished_run_started_again_does_nothing_more(stage1, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from pydantic import Field
 
 from genrep.data import DataSpec
+from genrep.diffusion import NoiseSpec
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.classifier import ImageClassifier
@@ -166,8 +167,8 @@ def test_the_origin_is_that_of_the_key_then_of_its_section_then_the_default():
 
 
 def test_a_rule_over_several_keys_speaks_for_the_whole():
-    with pytest.raises(InputError, match=r"^LatentDenoiser: dim must be even .*, got 15$"):
-        LatentDenoiser(4, 8, dim=15)
+    with pytest.raises(InputError, match=r"^NoiseSpec: beta_start must lie below beta_end, got 0.5 and 0.1$"):
+        validate(NoiseSpec, {"beta_start": 0.5, "beta_end": 0.1}, where="NoiseSpec")
 
 
 def test_variants_are_found_by_tag():

@@ -25,12 +25,12 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
 
+    # data
+    data, held_out = open_images(config.data, config.autoencoder.image_shape, config.autoencoder.channels)
+
     # run
     settings = config.run
     run = Run(config, settings, restart)
-
-    # data
-    data, held_out = open_images(config.data, config.autoencoder.image_shape, config.autoencoder.channels)
     stream = ImageStream(data, settings.seed, config.data.flip, wants_source=config.data.source_size is not None)
 
     # models
@@ -57,7 +57,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
         """Held-out images, their reconstructions, renders at four times the size, and bicubic enlargements."""
         if run.is_main:
             pixels = held_out.pixels(range(min(8, len(held_out))))
-            large = 4 * max(autoencoder.image_shape)
+            large = (4 * autoencoder.image_shape[0], 4 * autoencoder.image_shape[1])
             with state.average.applied(), torch.no_grad():
                 latents = autoencoder.encode(from_uint8(pixels.to(run.device)))
                 small, large_render = (

@@ -24,10 +24,6 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
 
-    # run
-    settings = config.run
-    run = Run(config, settings, restart)
-
     # data
     shape = (config.image_size, config.image_size)
     data, held_out = open_images(config.data, shape, config.channels)
@@ -35,6 +31,10 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
         raise InputError(
             f"{data.name}: a classifier needs labels, and data.label_column {config.data.label_column!r} is not there"
         )
+
+    # run
+    settings = config.run
+    run = Run(config, settings, restart)
     stream = ImageStream(data, settings.seed, config.data.flip)
 
     # models
@@ -70,7 +70,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     # loop
     classifier.train()
     for batch in run.training_batches(stream, config.data.num_workers):
-        torch.manual_seed(run.step)  # dropout's
+        torch.manual_seed(settings.seed + batch.positions[0])  # dropout's
         with run.accelerator.accumulate(forward):
             images = shifted(from_uint8(batch.pixels.to(run.device)), batch.positions)
             loss = F.cross_entropy(forward(images), batch.labels.to(run.device))
@@ -95,10 +95,10 @@ def dry_run(config: ClassifierRun) -> None:
     from genrep.models.classifier import ImageClassifier
     from genrep.training.stages import build_empty, check_data, print_parts
 
-    shape = {"image_size": config.image_size, "channels": config.channels, "num_classes": 10}
-    print_parts("classifier (of 10 classes)", build_empty(ImageClassifier, {**shape, **config.classifier.model_dump()}))
     print(f"run: {config.run.num_steps:,} steps of {config.run.batch} images")
-    check_data(config.data, (config.image_size, config.image_size), config.channels)
+    classes = check_data(config.data, (config.image_size, config.image_size), config.channels)
+    sizes = {"image_size": config.image_size, "channels": config.channels, "num_classes": classes}
+    print_parts("classifier", build_empty(ImageClassifier, {**sizes, **config.classifier.model_dump()}))
 
 
 def main() -> None:

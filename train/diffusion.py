@@ -16,9 +16,11 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
 
     from genrep.coords import grid, random_subset, values_at
     from genrep.data.images import open_images
+    from genrep.data.latents import autoencoder_hash
     from genrep.diffusion.losses import latent_loss, two_term_loss
     from genrep.diffusion.noise_levels import NoiseLevels
     from genrep.diffusion.schedulers import make_scheduler
+    from genrep.errors import InputError
     from genrep.models.denoiser import LatentDenoiser
     from genrep.models.normalizer import LatentNormalizer
     from genrep.pictures import picture_grid, save_png
@@ -31,13 +33,21 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     from genrep.training.stages import load_autoencoder
     from genrep.training.state import TrainingState
 
-    # run
-    settings, objective, sampling = config.run, config.diffusion, config.sampling
-    run = Run(config, settings, restart)
-
     # data
-    autoencoder = load_autoencoder(config.autoencoder, config_path).to(run.device)
+    settings, objective, sampling = config.run, config.diffusion, config.sampling
+    autoencoder = load_autoencoder(config.autoencoder, config_path)
     data, held_out = open_images(config.data, autoencoder.image_shape, autoencoder.config["channels"])
+    identity = {"autoencoder": autoencoder_hash(autoencoder), "data": data.fingerprint()}
+
+    pixels_an_image = autoencoder.image_shape[0] * autoencoder.image_shape[1]
+    if objective.image_coords is not None and objective.image_coords > pixels_an_image:
+        raise InputError(
+            f"diffusion.image_coords {objective.image_coords} is more than an image's {pixels_an_image} pixels"
+        )
+
+    # run
+    run = Run(config, settings, restart, identity)
+    autoencoder.to(run.device)
     latent_data = open_latents(autoencoder, data, config.latents, run.process, run.accelerator.wait_for_everyone)
     two_terms = objective.loss == "two_term"
     stream = ImageStream(data, settings.seed, latent_data.flips, wants_pixels=two_terms or latent_data.wants_pixels)
@@ -72,19 +82,21 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         """The objective for images at `positions`, which key its randomness."""
         clean = normalizer.standardize(latents)
         draws = uniform_at(positions, (2,), settings.seed, f"{stream_name} levels")
-        timesteps = levels.timesteps(draws[:, 0]).to(run.device)
+        timesteps = levels.timesteps(draws[:, 0])
         noise = normal_at(positions, autoencoder.latent_shape, settings.seed, f"{stream_name} noise").to(run.device)
         if labels is not None:
             dropped = draws[:, 1] < objective.label_dropout
             labels = torch.where(dropped, len(data.class_names), labels).to(run.device)
-        predicted = model(levels.add_noise(clean, noise, timesteps), timesteps, labels)
-        weight = levels.weight(timesteps)
+        predicted = model(levels.add_noise(clean, noise, timesteps), timesteps.to(run.device), labels)
+        weight = levels.weight(timesteps).to(run.device)
         if not two_terms:
             return latent_loss(predicted, clean, weight)
         coords = grid(autoencoder.image_shape, device=run.device)
         if objective.image_coords is not None:
             chosen = random_subset(
-                len(coords), objective.image_coords, stream_generator(settings.seed, "coords", run.step)
+                len(coords),
+                objective.image_coords,
+                stream_generator(settings.seed, f"{stream_name} coords", positions[0]),
             )
             coords = coords[chosen.to(run.device)]
         restored = normalizer.restore(predicted)
@@ -156,8 +168,6 @@ def dry_run(config: DiffusionRun, config_path: str) -> None:
 
     spec = describe_autoencoder(config.autoencoder, config_path)
     print_parts("autoencoder (frozen)", build_empty(INRAutoencoder, spec.model_dump()))
-    shape = {"num_tokens": spec.num_tokens, "latent_dim": spec.latent_dim}
-    print_parts("denoiser", build_empty(LatentDenoiser, {**shape, **config.denoiser.model_dump()}))
     print(
         f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers an image"
     )
@@ -166,7 +176,9 @@ def dry_run(config: DiffusionRun, config_path: str) -> None:
         f"noise: {len(levels.log_snr)} levels, log-SNR {float(levels.log_snr[0]):.2f} to {float(levels.log_snr[-1]):.2f}, shift {levels.shift:.3g}"
     )
     print(f"run: {config.run.num_steps:,} steps of {config.run.batch} images")
-    check_data(config.data, spec.image_shape, spec.channels)
+    classes = check_data(config.data, spec.image_shape, spec.channels)
+    sizes = {"num_tokens": spec.num_tokens, "latent_dim": spec.latent_dim, "num_classes": classes}
+    print_parts("denoiser", build_empty(LatentDenoiser, {**sizes, **config.denoiser.model_dump()}))
 
 
 def main() -> None:

@@ -40,11 +40,12 @@ def run(script: str, *arguments: object) -> None:
 def quickstart(folder: Path) -> None:
     started = time.perf_counter()
     stages = {name: folder / name for name in ("anr", "latents", "classifier", "diffusion")}
-    if folder.exists() and (unknown := [p.name for p in folder.iterdir() if p.is_dir() and p.name not in stages]):
-        raise InputError(
-            f"--folder {folder} holds other things ({', '.join(unknown)}): give a new folder, the quickstart begins anew in it"
-        )
+    marker = folder / "quickstart"
+    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+        raise InputError(f"--folder {folder} holds other things, and the quickstart begins anew: give a new folder")
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    marker.write_text("The quickstart made this folder and deletes it when it begins anew.\n")
     anr, latents, classifier, diffusion = stages.values()
     stage2 = (CONFIGS / "diffusion.yaml", "--autoencoder", anr, "--latents.folder", latents, "--run.folder", diffusion)
 

@@ -43,13 +43,14 @@ class ImageData(torch.utils.data.Dataset):
                 )
             scale = spec.source_size / max(image_shape)
             self.source_shape = (round(image_shape[0] * scale), round(image_shape[1] * scale))
-        self.rows = _undecoded(_split_rows(_open_source(spec), spec, split), spec)
+        tables = _open_source(spec)
+        self.rows = _undecoded(_split_rows(tables, spec, split), spec)
         self.skipped: list[str] = []
         if spec.on_bad_image == "skip":
             self.rows, self.skipped = _without_bad(self.rows, spec.image_column, self.name)
         if len(self.rows) == 0:
             raise InputError(f"{self.name}: no images; check data.source and the split")
-        self.labels, self.class_names = _labels(self.rows, spec)
+        self.labels, self.class_names = _labels(self.rows, tables, spec)
         self._pixels = self._decode_all() if spec.in_memory else None
 
     def __len__(self) -> int:
@@ -121,6 +122,13 @@ class ImageData(torch.utils.data.Dataset):
 def open_images(spec: DataSpec, image_shape: tuple[int, int], channels: int) -> tuple[ImageData, ImageData]:
     """The training split and the held-out split."""
     return ImageData(spec, "train", image_shape, channels), ImageData(spec, "held_out", image_shape, channels)
+
+
+def evenly(count: int, wanted: int | None) -> list[int]:
+    """Up to `wanted` indices below `count`, evenly spaced, so that a sorted data set gives of all its classes; None is all."""
+    if wanted is None or wanted >= count:
+        return list(range(count))
+    return [index * count // wanted for index in range(wanted)]
 
 
 def decode(row: Any, channels: int) -> Any:
@@ -307,7 +315,7 @@ def _undecoded(rows: Any, spec: DataSpec) -> Any:
         ) from error
 
 
-def _labels(rows: Any, spec: DataSpec) -> tuple[Tensor | None, list[str]]:
+def _labels(rows: Any, tables: Any, spec: DataSpec) -> tuple[Tensor | None, list[str]]:
     import datasets
 
     if spec.label_column is None or spec.label_column not in rows.column_names:
@@ -322,11 +330,11 @@ def _labels(rows: Any, spec: DataSpec) -> tuple[Tensor | None, list[str]]:
             f"data.label_column {spec.label_column!r} must hold whole numbers from 0 (a ClassLabel), got {values[:3].tolist()}"
         )
     feature = rows.features[spec.label_column]
-    names = (
-        list(feature.names)
-        if isinstance(feature, datasets.ClassLabel)
-        else [str(n) for n in range(int(values.max()) + 1)]
-    )
+    if isinstance(feature, datasets.ClassLabel):
+        names = list(feature.names)
+    else:  # every split counts: one that lacks the last class must not have fewer
+        labelled = [table for table in tables.values() if spec.label_column in table.column_names]
+        names = [str(n) for n in range(1 + max(max(table[spec.label_column]) for table in labelled))]
     return torch.from_numpy(values.astype(np.int64)), names
 
 

@@ -27,6 +27,7 @@ from genrep.render import from_uint8
 
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.safetensors"
+FORMAT = 2
 
 
 class LatentStatistics:
@@ -64,7 +65,7 @@ def autoencoder_hash(autoencoder: INRAutoencoder) -> str:
 def cache_manifest(autoencoder: INRAutoencoder, data: ImageData, spec: LatentsSpec) -> dict[str, Any]:
     """What a cache must say to be the right one for this autoencoder, these images and these settings."""
     return {
-        "format": 1,
+        "format": FORMAT,
         "autoencoder": autoencoder_hash(autoencoder),
         "data": data.fingerprint(),
         "source": data.name,
@@ -117,7 +118,11 @@ def write_cache(
     barrier()
     rank, num_processes = process
     if rank == 0:
+        if not unfinished.exists():  # nobody knows what shards without a manifest are of
+            for stray in folder.glob("latents-*.safetensors"):
+                stray.unlink()
         _write_json(unfinished, manifest)
+    barrier()
     starts = range(0, len(data), spec.shard_size)
     with tqdm(total=len(data), desc="encoding", unit=" images", disable=rank > 0) as bar:
         for number, start in enumerate(starts):
@@ -170,6 +175,10 @@ class LatentCache:
         if expected is not None:
             _refuse_other(self.folder / MANIFEST, expected)
         self.manifest = _read_json(self.folder / MANIFEST)
+        if self.manifest.get("format") != FORMAT:
+            raise InputError(
+                f"{self.folder / MANIFEST}: format {self.manifest.get('format')} is not {FORMAT}; encode again"
+            )
         for name, wanted in self.manifest["files"].items() if verify else ():
             path = self.folder / name
             if path.exists() and _hash(path) != wanted:

@@ -23,7 +23,7 @@ class LocalizedAttentionSpec(Spec):
     num_frequencies: PositiveInt = 128
     """Frequencies of the positional encoding on each axis."""
     max_frequency: PositiveFloat | None = None
-    """Highest frequency, in half periods over the image; null is the training grid's Nyquist limit, size / 2."""
+    """Highest frequency, in periods over the image; null is the training grid's Nyquist limit, size / 2."""
     threshold: Fraction | None = None
     """m of L-softmax; null is 0.384 / tokens, the rule behind the paper's 0.0015 at 256 tokens."""
 

@@ -51,7 +51,7 @@ class LocalizedAttentionDecoder(nn.Module):
         latents: Float[Tensor, "batch tokens latent"],
     ) -> Float[Tensor, "batch points channels"]:
         # Coordinates [N, 2] that the batch shares are encoded once, and stay [1, ...] until they meet the tokens.
-        features = self.encoding(coords if coords.ndim == 3 else coords[None])
+        features = self.encoding(coords if coords.ndim == 3 else coords[None]).to(self.to_query.weight.dtype)
         query = rearrange(self.to_query(features), "b n (h d) -> b h n d", h=self.num_heads)
         key = rearrange(self.to_key(latents), "b r (h d) -> b h r d", h=self.num_heads)
         value = rearrange(self.to_value(latents), "b r (h d) -> b h r d", h=self.num_heads)

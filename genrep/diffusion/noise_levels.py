@@ -51,13 +51,13 @@ class NoiseLevels:
         noise: Float[Tensor, "batch tokens latent"],
         timesteps: Tensor,
     ) -> Float[Tensor, "batch tokens latent"]:
-        """x_t."""
-        signal = self.alphas_cumprod[timesteps.cpu()][:, None, None]
+        """x_t; timesteps on the CPU, so that a GPU need not wait."""
+        signal = self.alphas_cumprod[timesteps][:, None, None]
         return signal.sqrt().to(latents) * latents + (1 - signal).sqrt().to(latents) * noise
 
     def weight(self, timesteps: Tensor) -> Float[Tensor, " batch"]:
-        """Weight of the x0 loss: 1, or min(SNR, γ) (min-SNR, for an x0 target)."""
-        snr = self.log_snr[timesteps.cpu()].exp().float().to(timesteps.device)
+        """Weight of the x0 loss: 1, or min(SNR, γ) (min-SNR, for an x0 target); all on the CPU."""
+        snr = self.log_snr[timesteps].exp().float()
         return snr.clamp_max(self.spec.gamma) if self.spec.weighting == "min_snr" else torch.ones_like(snr)
 
     def _density_cumulative(self) -> Tensor:

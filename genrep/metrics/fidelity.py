@@ -21,6 +21,8 @@ from genrep.models.classifier import ImageClassifier
 from genrep.render import from_uint8
 
 INCEPTION = "inception-v3-compat"
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+"""What torch-fidelity downloads; the last part of the name is the beginning of its SHA-256."""
 FEW_IMAGES = 10_000
 """With fewer images a Fréchet distance is biased upwards so far that it compares only with its own kind."""
 
@@ -69,12 +71,12 @@ def inception_distances(
         InputError: weights that are missing, damaged or not to be downloaded; too few images.
     """
     if weights is not None:
-        _check_weights(Path(weights))
+        check_weights(weights)
     try:
         found = _measure(generated, reference, metrics, INCEPTION, weights, device, batch, layer)
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise InputError(
-            f"Inception weights could not be downloaded ({error}). Download weights-inception-2015-12-05-6726825d.pth from torch-fidelity's "
+            f"Inception weights could not be downloaded ({error}). Download {INCEPTION_FILE} from torch-fidelity's "
             f"releases elsewhere, and give it with --inception-weights PATH or put it into {torch.hub.get_dir()}/checkpoints"
         ) from error
     except RuntimeError as error:
@@ -198,14 +200,18 @@ def _register_classifier() -> str:
             return False
 
         def forward(self, input: Tensor) -> tuple[Tensor, ...]:
-            images = from_uint8(input)[:, : self.classifier.config["channels"]]
+            images = from_uint8(input)
+            if self.classifier.config["channels"] == 1:  # Pixels repeats a grey image three times
+                images = images.mean(1, keepdim=True)
             return (self.classifier.features(images).double(),)
 
     register_feature_extractor(name, ClassifierFeatures)
     return name
 
 
-def _check_weights(path: Path) -> None:
+def check_weights(file: str | Path) -> None:
+    """InputError if a file cannot hold Inception weights."""
+    path = Path(file)
     if not path.is_file():
         raise InputError(f"--inception-weights {path}: no such file")
     try:

@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-from pydantic import model_validator
-
 from genrep.decoders import DecoderSpec
 from genrep.encoders import EncoderSpec
 from genrep.specs import NonNegativeInt, PositiveInt, Size, Spec
@@ -64,9 +62,3 @@ class DenoiserSpec(DenoiserArchitecture):
     """D."""
     num_classes: NonNegativeInt = 0
     """Classes; 0 is unconditional."""
-
-    @model_validator(mode="after")
-    def _even(self) -> "DenoiserSpec":
-        if self.dim % 2:
-            raise ValueError(f"dim must be even (half of the time features are cosines), got {self.dim}")
-        return self

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class FourierFeatures(nn.Module):
     """Log-spaced positional encoding γ(c) = sin(Ωc + φ), ANR eq. 1, as [cos(π ω_k c_a)] then [sin(π ω_k c_a)].
 
-    Frequencies run from 1 to `max_frequency` half periods over [-1, 1], on every axis a. On a grid of N pixels N/2 is
+    Frequencies run from 1 to `max_frequency` periods over [-1, 1], on every axis a. On a grid of N pixels N/2 is
     the Nyquist limit: what lies above it cannot be told from lower frequencies on the grid and shows between its points.
 
     Args:
@@ -28,7 +28,7 @@ class FourierFeatures(nn.Module):
         self.num_features = 2 * num_axes * num_frequencies
 
     def forward(self, coords: Float[Tensor, "*points axes"]) -> Float[Tensor, "*points features"]:
-        angles = (coords.unsqueeze(-1) * (math.pi * self.frequencies)).flatten(-2)
+        angles = (coords.float().unsqueeze(-1) * (math.pi * self.frequencies.float())).flatten(-2)
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

@@ -27,11 +27,11 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         autoencoder: stage 1.
         denoiser: predicts clean standardised latents.
         normalizer: latents to standardised latents and back.
-        scheduler: any diffusers scheduler with `prediction_type="sample"`.
+        scheduler: any diffusers scheduler with `prediction_type="sample"`; where it would clip samples to ±1, as DDPM and
+            DDIM do by default, the pipeline switches that off.
         id2label: names of the classes, by label.
     """
 
-    model_cpu_offload_seq = "denoiser->autoencoder"
     autoencoder: Any
     denoiser: Any
     normalizer: Any
@@ -46,11 +46,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         id2label: dict | None = None,
     ):
         super().__init__()
-        if scheduler.config.prediction_type != "sample":
-            raise InputError(
-                f"scheduler with prediction_type={scheduler.config.prediction_type!r}: the denoiser predicts the clean latents, "
-                'so it takes prediction_type="sample"'
-            )
+        _check_scheduler(scheduler)
         if denoiser.latent_shape != autoencoder.latent_shape:
             raise InputError(
                 f"a denoiser of latents {denoiser.latent_shape} does not fit an autoencoder of latents {autoencoder.latent_shape}"
@@ -108,6 +104,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         Raises:
             InputError: a label, size, region, interval or number of generators that cannot be.
         """
+        _check_scheduler(self.scheduler)
         labels = self._check_labels(class_labels, num_images)
         count = len(labels)
         default_height, default_width = self.autoencoder.image_shape
@@ -118,8 +115,9 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             raise InputError(
                 f"guidance_interval {guidance_interval} cannot be: give two shares of the noise levels, 0 <= low <= high <= 1"
             )
-        if num_inference_steps < 1:
-            raise InputError(f"num_inference_steps {num_inference_steps} cannot be: give a positive number")
+        num_levels = self.scheduler.config.num_train_timesteps
+        if not 1 <= num_inference_steps <= num_levels:
+            raise InputError(f"num_inference_steps {num_inference_steps} cannot be: give 1 to {num_levels}")
         if output_type not in ("pil", "np", "pt", "latent"):
             raise InputError(f"output_type {output_type!r} is not one of pil, np, pt, latent")
         generators = _generators(generator, count)
@@ -130,11 +128,13 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             latents = self._sample_latents(
                 labels[part], generators[part], num_inference_steps, guidance_scale, (low, high)
             )
-            results.append(
-                latents.cpu()
-                if output_type == "latent"
-                else to_uint8(self.autoencoder.render(latents, size=size, region=region)).cpu()
-            )
+            if output_type == "latent":
+                results.append(latents.cpu())
+                continue
+            # A large picture is rounded before the next one is rendered: floats take four times the memory of pixels
+            one_by_one = size[0] * size[1] > 512**2
+            for each in latents.split(1 if one_by_one else len(latents)):
+                results.append(to_uint8(self.autoencoder.render(each, size=size, region=region)).cpu())
         images: Any = torch.cat(results)
         if output_type == "np":
             images = images.permute(0, 2, 3, 1).numpy().astype("float32") / 255
@@ -200,6 +200,18 @@ class LatentDiffusionPipeline(DiffusionPipeline):
                 f"{len(labels)} class labels for {num_images} images: give one label an image, and at least one"
             )
         return labels
+
+
+def _check_scheduler(scheduler: Any) -> None:
+    """Refuse a scheduler of another prediction, and switch off clipping to ±1: latents are not bounded by it."""
+    if scheduler.config.prediction_type != "sample":
+        raise InputError(
+            f"scheduler with prediction_type={scheduler.config.prediction_type!r}: the denoiser predicts the clean latents, "
+            'so it takes prediction_type="sample"; make it with from_config(pipe.scheduler.config)'
+        )
+    clipping = {key: False for key in ("clip_sample", "thresholding") if scheduler.config.get(key)}
+    if clipping:
+        scheduler.register_to_config(**clipping)
 
 
 def _generators(given: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:

@@ -58,7 +58,9 @@ class Sampling:
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """The options that `parse_sampling` reads."""
-    group = parser.add_argument_group("sampling", "defaults are those of the run's config.yaml, under `sampling`")
+    group = parser.add_argument_group(
+        "sampling", "defaults are those of the run's config.yaml, under `sampling`; without one, of SamplingSpec"
+    )
     group.add_argument("--scheduler", help="ddpm, ddim, dpm_solver, euler or heun")
     group.add_argument("--steps", type=int, help="sampling steps")
     group.add_argument("--guidance-scale", type=float, help="classifier-free guidance; 1 is none")
@@ -80,8 +82,8 @@ def parse_sampling(options: argparse.Namespace, place: str) -> Sampling:
     from genrep.training.config import read_config
     from genrep.training.specs import SamplingSpec
 
-    config = Path(place) / "config.yaml"
-    settings: dict[str, Any] = dict(read_config(config).get("sampling", {})) if config.is_file() else {}
+    config = next((c for c in (Path(place) / "config.yaml", Path(place).parent / "config.yaml") if c.is_file()), None)
+    settings: dict[str, Any] = dict(read_config(config).get("sampling", {})) if config else {}
     for key in ("scheduler", "steps", "guidance_scale"):
         if getattr(options, key) is not None:
             settings[key] = getattr(options, key)
@@ -94,7 +96,7 @@ def parse_sampling(options: argparse.Namespace, place: str) -> Sampling:
         raise InputError(f"--seed {options.seed}: give a whole number from 0")
     low, high = spec.guidance_interval
     return Sampling(
-        spec.scheduler,
+        spec.scheduler if "scheduler" in settings else None,
         spec.steps,
         spec.guidance_scale,
         (low, high),
@@ -103,6 +105,13 @@ def parse_sampling(options: argparse.Namespace, place: str) -> Sampling:
         _numbers(options.region, 4, "--region") if options.region is not None else None,
         options.batch_size,
     )
+
+
+def positive(text: str) -> int:
+    """argparse type: a whole number from 1."""
+    if not re.fullmatch(r"[0-9]+", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return int(text)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -37,7 +37,7 @@ class Checkpoint:
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     optimizers: Mapping[str, Any]
-    extra: Mapping[str, Any]
+    extra: dict[str, Any]
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:

@@ -239,5 +239,5 @@ def run_script(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         raise SystemExit(130) from None

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from genrep.data import LatentsSpec
-from genrep.data.images import ImageData
+from genrep.data.images import ImageData, evenly
 from genrep.data.latents import LatentCache, LatentStatistics, cache_manifest, encode_views, write_cache
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.training.order import TrainingBatch
@@ -35,7 +34,7 @@ class EncodedLatents:
     def __init__(self, autoencoder: INRAutoencoder, data: ImageData, spec: LatentsSpec):
         self.autoencoder, self.flips = autoencoder, spec.flips
         statistics = LatentStatistics(autoencoder.latent_shape)
-        chosen = np.unique(np.linspace(0, len(data) - 1, min(len(data), spec.statistics_images)).astype(int)).tolist()
+        chosen = evenly(len(data), spec.statistics_images)
         for start in range(0, len(chosen), spec.batch):
             statistics.update(
                 encode_views(autoencoder, data.pixels(chosen[start : start + spec.batch]), spec.flips).flatten(0, 1)

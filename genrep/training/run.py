@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from genrep.data.images import ImageData
+from genrep.data.images import ImageData, evenly
 from genrep.errors import InputError
 from genrep.specs import Spec
 from genrep.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -24,20 +25,12 @@ from genrep.training.order import ImageStream, PositionBatches, TrainingBatch, t
 from genrep.training.specs import RunSpec
 from genrep.training.state import TrainingState
 
-MAY_CHANGE = {
-    "steps",
-    "images",
-    "report_every",
-    "evaluate_every",
-    "evaluate_images",
-    "preview_every",
-    "save_every",
-    "keep_checkpoints",
-    "tracker",
-    "folder",
-    "compile",
-}
-"""Keys of `run` that a resumed run may have otherwise than the one it continues."""
+MAY_CHANGE = re.compile(
+    r"run\.(steps|images|report_every|evaluate_every|evaluate_images|preview_every|save_every|keep_checkpoints|tracker"
+    r"|folder|compile)|data\.(source|num_workers|in_memory)|latents\.(folder|batch|verify|shard_size)|sampling\..*|autoencoder"
+)
+"""Keys that a resumed run may have otherwise than the one it continues: they change what is shown or where it lies, not
+what is learned. That moved data and a moved autoencoder are the same is checked by their content (`identity`)."""
 
 
 class Run:
@@ -49,6 +42,7 @@ class Run:
         config: the whole config of the run; it is written to `config.yaml`.
         settings: its `run` part.
         restart: delete what an earlier run left in the folder.
+        identity: hashes of what the run builds on; a run does not go on on anything else.
 
     Attributes:
         accelerator: device, processes, precision.
@@ -59,10 +53,15 @@ class Run:
         InputError: the folder holds a run with another config, or a damaged checkpoint; fewer processes than asked for.
     """
 
-    def __init__(self, config: Spec, settings: RunSpec, restart: bool = False):
+    def __init__(
+        self, config: Spec, settings: RunSpec, restart: bool = False, identity: Mapping[str, str] | None = None
+    ):
         self.settings, self.folder = settings, Path(settings.folder)
         self.accelerator = make_accelerator(settings.precision, settings.accumulation, settings.tracker, self.folder)
-        self.num_steps = settings.num_steps
+        self.num_steps, self.identity = settings.num_steps, dict(identity or {})
+        PositionBatches(
+            settings.batch, settings.accumulation, self.process, 0, 0
+        )  # a batch that cannot be cut stops here
         fault: list[str | None] = [None]
         if self.is_main:
             try:
@@ -74,6 +73,13 @@ class Run:
             raise InputError(fault[0])
         found = list_checkpoints(self.folder / "checkpoints")
         self.checkpoint = load_checkpoint(found[-1]) if found else None
+        for name, now in self.identity.items():
+            before = self.checkpoint.extra.get(name) if self.checkpoint else now
+            if before != now:
+                raise InputError(
+                    f"{self.folder}: this run was trained on another {name} (hash {before}, now {now}); give it back, "
+                    "or begin anew with --restart"
+                )
         self.step = self.checkpoint.step if self.checkpoint else 0
         self.log = RunLog(self.folder / "metrics.jsonl", self.step) if self.is_main else None
         if settings.tracker is not None:
@@ -139,19 +145,22 @@ class Run:
             for key, v in values.items()
         }
         if not all(map(_finite, shown.values())):
-            raise InputError(
-                f"step {self.step}: {shown} is not finite, the run has diverged. It can go on from its last checkpoint in {self.folder / 'checkpoints'}; "
-                "lower optimizer.lr, or set optimizer.clip_norm"
-            )
+            raise self._diverged(str(shown))
         now = time.perf_counter()
         speed = (self.step - self._seen_step) * self.settings.batch / max(1e-9, now - self._seen_time)
         self._seen_step, self._seen_time = self.step, now
         self.write({**shown, "images_per_second": speed, "seconds": now - self.started})
 
-    def held_out_share(self, held_out: ImageData) -> range:
+    def _diverged(self, what: str) -> InputError:
+        return InputError(
+            f"step {self.step}: {what} is not finite, the run has diverged. It can go on from its last checkpoint in "
+            f"{self.folder / 'checkpoints'}; lower optimizer.lr, or set optimizer.clip_norm"
+        )
+
+    def held_out_share(self, held_out: ImageData) -> list[int]:
         """Indices of the held-out images that this process evaluates: all processes together see each image once."""
         rank, num_processes = self.process
-        return range(min(len(held_out), self.settings.evaluate_images or len(held_out)))[rank::num_processes]
+        return evenly(len(held_out), self.settings.evaluate_images)[rank::num_processes]
 
     def write_mean(self, name: str, total: float, count: int) -> None:
         """A line with a mean over the held-out images, from every process's sum and count."""
@@ -168,9 +177,13 @@ class Run:
             self.accelerator.log({key: value for key, value in line.items() if key != "step"}, step=self.step)
 
     def save(self, state: TrainingState) -> None:
-        """Write a checkpoint from the main process; all wait."""
+        """Write a checkpoint from the main process; all wait. InputError if the weights are not finite."""
         if self.is_main:
-            save_checkpoint(self.folder / "checkpoints", state.checkpoint(self.step), self.settings.keep_checkpoints)
+            checkpoint = state.checkpoint(self.step)
+            if not all(bool(weight.isfinite().all()) for weight in checkpoint.tensors["model"].values()):
+                raise self._diverged("a weight")
+            checkpoint.extra.update(self.identity)
+            save_checkpoint(self.folder / "checkpoints", checkpoint, self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
     def finish(self) -> None:
@@ -180,6 +193,8 @@ class Run:
 
     def _prepare_folder(self, config: Spec, restart: bool) -> None:
         saved = self.folder / "config.yaml"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"run.folder {self.folder} is a file: give a folder")
         is_run = saved.exists() or bool(list_checkpoints(self.folder / "checkpoints"))
         if restart and is_run:  # nothing is deleted of a folder that holds no run
             for name in ("checkpoints", "model", "pipeline", "samples"):
@@ -243,7 +258,7 @@ def _refuse_changed(saved: Path, config: Spec) -> None:
     changed = [
         f"{key}: was {before.get(key)!r}, is now {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not (key.startswith("run.") and key.split(".")[1] in MAY_CHANGE)
+        if before.get(key) != now.get(key) and not MAY_CHANGE.fullmatch(key)
     ]
     if changed:
         raise InputError(

@@ -117,6 +117,12 @@ class SamplingSpec(Spec):
     guidance_interval: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
     """Share of the noise levels that is guided, 0 the clean end, 1 the noisy one."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> "SamplingSpec":
+        if self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError(f"guidance_interval {self.guidance_interval} runs backwards: give the lower end first")
+        return self
+
 
 class AutoencoderRun(Spec):
     """Stage 1."""
@@ -133,6 +139,15 @@ class AutoencoderRun(Spec):
     """Average of the weights; null is off."""
     run: RunSpec
     """The run."""
+
+    @model_validator(mode="after")
+    def _enough_coords(self) -> "AutoencoderRun":
+        side = self.reconstruction.target_size
+        height, width = (side, side) if side else self.autoencoder.image_shape
+        wanted = self.reconstruction.num_coords
+        if wanted is not None and wanted > height * width:
+            raise ValueError(f"reconstruction.num_coords {wanted} is more than the {height * width} of a target")
+        return self
 
 
 class DiffusionRun(Spec):
@@ -157,12 +172,22 @@ class DiffusionRun(Spec):
     run: RunSpec
     """The run."""
 
+    @model_validator(mode="after")
+    def _flips_are_latents(self) -> "DiffusionRun":
+        if self.data.flip:
+            raise ValueError(
+                "data.flip has no effect in stage 2, where a token set cannot be flipped: set latents.flips"
+            )
+        if self.sampling.steps > self.diffusion.noise.num_timesteps:
+            raise ValueError(f"sampling.steps {self.sampling.steps} is more than the noise levels")
+        return self
+
 
 class ClassifierArchitecture(Spec):
     """The convolutional classifier behind fd_classifier."""
 
-    width: PositiveInt = 64
-    """Channels of the first stage; they double with every halving of the image."""
+    width: Annotated[int, Field(gt=0, multiple_of=8)] = 64
+    """Channels of the first stage, a multiple of 8; they double with every halving of the image."""
     stages: PositiveInt = 2
     """Resolutions, each half of the one before."""
     dropout: Fraction = 0.1
@@ -188,3 +213,9 @@ class ClassifierRun(Spec):
     """Average of the weights; null is off."""
     run: RunSpec
     """The run."""
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> "ClassifierRun":
+        if self.image_size < 2 ** (self.classifier.stages - 1):
+            raise ValueError(f"classifier.stages {self.classifier.stages} halve {self.image_size} pixels to nothing")
+        return self

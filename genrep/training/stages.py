@@ -96,14 +96,15 @@ def print_parts(name: str, model: nn.Module) -> None:
         print(f"  {part}: {num_parameters(module):,}")
 
 
-def check_data(spec: DataSpec, image_shape: tuple[int, int], channels: int) -> None:
-    """Open both splits and read one image of each, for a dry run."""
+def check_data(spec: DataSpec, image_shape: tuple[int, int], channels: int) -> int:
+    """Open both splits and read one image of each, for a dry run; returns the number of classes."""
     light = spec.model_copy(update={"in_memory": False, "on_bad_image": "stop"})
     for split in ("train", "held_out"):
         data = ImageData(light, split, image_shape, channels)
         pixels = data[0]
         classes = f", {len(data.class_names)} classes" if data.class_names else ", no labels"
         print(f"data: {data.name}: {len(data):,} images as {' × '.join(map(str, pixels.shape))}{classes}")
+    return len(data.class_names)
 
 
 def _maker(place: str, config_path: str | None) -> Path | None:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
 from genrep.data import DataSpec
-from genrep.data.images import ImageData, open_images, resize_and_crop
+from genrep.data.images import ImageData, evenly, open_images, resize_and_crop
 from genrep.errors import InputError
 
 SIZES = [(8, 8), (16, 24), (24, 16), (20, 8), (9, 13)]
@@ -495,3 +495,23 @@ def test_rows_keep_the_bytes_of_the_file(folder):
     content = row["bytes"] or Path(row["path"]).read_bytes()
     assert content == (folder / "cat" / "0.png").read_bytes()
     assert np.array_equal(np.array(Image.open(io.BytesIO(content))), data[0][0].numpy())
+
+
+def test_evenly_spaced_indices_reach_every_class_of_sorted_data():
+    assert evenly(10, None) == evenly(10, 99) == list(range(10))
+    labels = [index // 100 for index in range(1000)]
+    assert {labels[index] for index in evenly(1000, 10)} == set(range(10))
+
+
+def test_plain_labels_count_over_every_split(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    pictures = {"image": [random_image(8, 8, mode="L", seed=n) for n in range(2)]}
+    for split, labels in (("train", [0, 1]), ("test", [1, 2])):
+        rows = datasets.Dataset.from_dict({**pictures, "label": labels}, features=features)
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    spec = DataSpec(source=str(tmp_path), held_out_split="test")
+    assert (
+        ImageData(spec, "train", (8, 8), 1).class_names
+        == ImageData(spec, "held_out", (8, 8), 1).class_names
+        == ["0", "1", "2"]
+    )

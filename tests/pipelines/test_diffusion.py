@@ -133,6 +133,23 @@ def test_diffusers_own_way_of_swapping_a_scheduler(pipeline):
         pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
         assert pipeline.scheduler.config.prediction_type == "sample"
         assert latents(pipeline, [0]).isfinite().all()
+        assert not pipeline.scheduler.config.get("clip_sample"), "DDIM clips to ±1 by default"
+
+
+def test_a_scheduler_of_another_prediction_is_refused_when_it_is_used(pipeline):
+    pipeline.scheduler = DDIMScheduler()
+    with pytest.raises(InputError, match="make it with from_config"):
+        latents(pipeline, [0])
+
+
+def test_more_steps_than_noise_levels_are_refused(pipeline):
+    with pytest.raises(InputError, match="num_inference_steps 1001 cannot be: give 1 to 1000"):
+        pipeline([0], num_inference_steps=1001)
+
+
+def test_bf16_renders(pipeline):
+    images = pipeline.to(torch.bfloat16)([0], num_inference_steps=2, output_type="pt").images
+    assert images.shape == (1, 1, 8, 8)
 
 
 def test_what_cannot_be_is_refused(pipeline):
