@@ -1,8 +1,10 @@
 """Shared INRs: coordinates and latents to values. The table of what there is; a new one is a spec here and a file."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from genrep.specs import Fraction, PositiveFloat, PositiveInt, Spec
+from pydantic import Field
+
+from genrep.specs import Fraction, PositiveInt, Spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +24,7 @@ class LocalizedAttentionSpec(Spec):
     """Width of a head."""
     num_frequencies: PositiveInt = 128
     """Frequencies of the positional encoding on each axis."""
-    max_frequency: PositiveFloat | None = None
+    max_frequency: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Highest frequency, in periods over the image; null is the training grid's Nyquist limit, size / 2."""
     threshold: Fraction | None = None
     """m of L-softmax; null is 0.384 / tokens, the rule behind the paper's 0.0015 at 256 tokens."""

@@ -14,8 +14,9 @@ from genrep.training.specs import OptimizerSpec
 class Optimizer:
     """AdamW, or Muon for the weights of linear layers with AdamW for the rest: one `step`, one state.
 
-    Muon orthogonalises the momentum of a matrix; it is the better part of 5 dB in stage 1 at equal steps on `digits`.
-    Its updates are scaled to the size of AdamW's (`match_rms_adamw`), so one learning rate serves both.
+    Muon orthogonalises the momentum of a matrix; the README's table says what that is worth. Every linear layer counts,
+    input embeddings and output heads too. Its updates are scaled to the size of AdamW's (`match_rms_adamw`), so one
+    learning rate serves both.
     """
 
     def __init__(self, model: nn.Module, spec: OptimizerSpec):
