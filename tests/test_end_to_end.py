@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 
 import genrep.training.run
 from genrep import INRAutoencoder, LatentDiffusionPipeline
+from genrep.data import DataSpec
+from genrep.data.images import ImageData
 from tests.scripts import PROJECT, launch, lines, run
 
 SMALL = ["--autoencoder.encoder.dim", 16, "--autoencoder.encoder.mlp_dim", 16, "--autoencoder.decoder.hidden_dim", 16]
@@ -505,6 +507,15 @@ def test_stage_2_does_not_go_on_on_another_autoencoder(stage1, tmp_path, capsys)
     run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 3, "--run.folder", place)
     run("train/diffusion.py", *arguments, "--run.steps", 2, expect=2)
     assert "this run was trained on another autoencoder" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_on_other_images(stage1, tmp_path, capsys):
+    shutil.copytree(stage1, tmp_path / "run")
+    table = ImageData(DataSpec(), "held_out", (8, 8), 1).rows
+    table.to_parquet(tmp_path / "other.parquet")
+    other = ["--data.source", tmp_path / "other.parquet", "--run.folder", tmp_path / "run"]
+    run("train/autoencoder.py", *AUTOENCODER, *other, "--run.steps", 3, expect=2)
+    assert "this run was trained on another data" in capsys.readouterr().err
 
 
 def test_settings_that_change_nothing_learned_may_change(stage1, tmp_path):

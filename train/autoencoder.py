@@ -30,7 +30,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
 
     # run
     settings = config.run
-    run = Run(config, settings, restart)
+    run = Run(config, settings, restart, identity={"data": data.fingerprint()})
     stream = ImageStream(data, settings.seed, config.data.flip, wants_source=config.data.source_size is not None)
 
     # models

@@ -34,7 +34,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
 
     # run
     settings = config.run
-    run = Run(config, settings, restart)
+    run = Run(config, settings, restart, identity={"data": data.fingerprint()})
     stream = ImageStream(data, settings.seed, config.data.flip)
 
     # models

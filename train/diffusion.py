@@ -46,7 +46,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         )
 
     # run
-    run = Run(config, settings, restart, identity)
+    run = Run(config, settings, restart, identity=identity)
     autoencoder.to(run.device)
     latent_data = open_latents(autoencoder, data, config.latents, run.process, run.accelerator.wait_for_everyone)
     two_terms = objective.loss == "two_term"

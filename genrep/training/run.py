@@ -77,7 +77,7 @@ class Run:
             before = self.checkpoint.extra.get(name) if self.checkpoint else now
             if before != now:
                 raise InputError(
-                    f"{self.folder}: this run was trained on another {name} (hash {before}, now {now}); give it back, "
+                    f"{self.folder}: this run was trained on another {name} than this (hash {before}, now {now}); give it back, "
                     "or begin anew with --restart"
                 )
         self.step = self.checkpoint.step if self.checkpoint else 0
