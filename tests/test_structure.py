@@ -128,4 +128,4 @@ def test_nothing_of_a_machine_stands_in_the_tree():
             and (PROJECT / name).exists()
             and name != "tests/test_structure.py"
         ):
-            assert "/work/" not in (PROJECT / name).read_text(), name
+            assert str(PROJECT) not in (PROJECT / name).read_text(), name
