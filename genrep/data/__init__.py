@@ -48,6 +48,6 @@ class LatentsSpec(Spec):
     batch: PositiveInt = 256
     """Images encoded at a time."""
     verify: bool = True
-    """Check the hash of every shard when the cache is opened; about a second a gigabyte."""
+    """Check the hash of every shard when the cache is opened: every byte is read once."""
     statistics_images: PositiveInt = 10_000
     """Images whose latents give mean and deviation when there is no cache."""
