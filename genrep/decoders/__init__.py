@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from genrep.errors import InputError
 from genrep.specs import Fraction, PositiveInt, Spec
 
 if TYPE_CHECKING:
@@ -40,5 +41,124 @@ class LocalizedAttentionSpec(Spec):
         return LocalizedAttentionDecoder(channels, latent_dim, **options)
 
 
-DecoderSpec = LocalizedAttentionSpec
+Bandwidth = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+
+
+class MultiBandSpec(Spec):
+    """Locality-aware: cross-attention from coordinates to tokens, then modulation in several frequency bands."""
+
+    type: Literal["multiband"]
+    hidden_dim: PositiveInt = 256
+    """d, width of the query, of the modulation and of the hidden layers."""
+    num_features: PositiveInt = 256
+    """d_f, Fourier features of a coordinate."""
+    bandwidths: list[Bandwidth] = Field(default=[128.0, 32.0], min_length=1)
+    """Highest frequency of every level, first to last; the first goes through the most layers."""
+    query_bandwidth: Bandwidth = 16.0
+    """Highest frequency of the query."""
+    num_heads: PositiveInt = 2
+    """Heads of the cross-attention."""
+    num_axes: PositiveInt = 2
+    """Axes of the coordinates: 2 for images, 3 for volumes and video, 6 for rays (Plücker)."""
+    aggregation: Literal["attention", "composed"] = "attention"
+    """Selective token aggregation, or IPC's composed weight in its place (table 3, w/o STA)."""
+    modulation: Literal["multiband", "mlp"] = "multiband"
+    """Multi-band feature modulation, or a plain MLP in its place (table 3, w/o multiFM)."""
+    mlp_depth: PositiveInt = 3
+    """Linear layers of that plain MLP, the output layer included."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MultiBandSpec":
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(f"hidden_dim {self.hidden_dim} cannot be cut into {self.num_heads} equal heads")
+        _enough_features(self.num_features, self.num_axes)
+        return self
+
+    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "nn.Module":
+        from genrep.decoders.multiband import MultiBandDecoder
+
+        if self.aggregation == "composed":
+            _fan_in(latent_dim, self.hidden_dim, "aggregation composed")
+        return MultiBandDecoder(channels, latent_dim, num_tokens, **self.model_dump(exclude={"type"}))
+
+
+class IPCSpec(Spec):
+    """IPC: an MLP whose second weight is composed of the tokens; the others are shared."""
+
+    type: Literal["ipc"]
+    hidden_dim: PositiveInt = 256
+    """Width of the MLP; a token is a row of this many weights, so latent_dim must equal it."""
+    depth: Annotated[int, Field(ge=2)] = 5
+    """Linear layers, the output layer included."""
+    num_features: PositiveInt = 256
+    """Fourier features of a coordinate."""
+    bandwidth: Bandwidth = 128.0
+    """Highest frequency of the features."""
+    num_axes: PositiveInt = 2
+    """Axes of the coordinates."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "IPCSpec":
+        _enough_features(self.num_features, self.num_axes)
+        return self
+
+    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "nn.Module":
+        from genrep.decoders.modulated_mlp import IPCDecoder
+
+        _fan_in(latent_dim, self.hidden_dim, "decoder ipc")
+        return IPCDecoder(channels, num_tokens, **self.model_dump(exclude={"type"}))
+
+
+class TransINRSpec(Spec):
+    """TransINR: an MLP all of whose weights are modulated by the tokens, a group of output units by each."""
+
+    type: Literal["transinr"]
+    hidden_dim: PositiveInt = 256
+    """Width of the MLP."""
+    depth: Annotated[int, Field(ge=2)] = 5
+    """Linear layers, the output layer included."""
+    num_features: PositiveInt = 256
+    """Fourier features of a coordinate."""
+    bandwidth: Bandwidth = 128.0
+    """Highest frequency of the features."""
+    num_axes: PositiveInt = 2
+    """Axes of the coordinates."""
+    groups: PositiveInt = 64
+    """Groups of output units of a layer, a token each; a layer with fewer units has one for each unit."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TransINRSpec":
+        _enough_features(self.num_features, self.num_axes)
+        if self.hidden_dim > self.groups and self.hidden_dim % self.groups:
+            raise ValueError(f"hidden_dim {self.hidden_dim} cannot be cut into {self.groups} equal groups")
+        return self
+
+    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "nn.Module":
+        from genrep.decoders.modulated_mlp import TransINRDecoder
+
+        groups = [min(self.groups, self.hidden_dim)] * (self.depth - 1) + [min(self.groups, channels)]
+        if num_tokens != sum(groups):
+            raise InputError(
+                f"decoder transinr does not fit {num_tokens} tokens: its {self.depth} layers have {' + '.join(map(str, groups))} "
+                f"groups; set num_tokens to {sum(groups)}, or change groups or depth"
+            )
+        num_features = 2 * self.num_axes * (self.num_features // (2 * self.num_axes))
+        _fan_in(latent_dim, max(self.hidden_dim, num_features), "decoder transinr")
+        return TransINRDecoder(channels, **self.model_dump(exclude={"type"}))
+
+
+def _enough_features(num_features: int, num_axes: int) -> None:
+    if num_features < 2 * num_axes:
+        raise ValueError(f"num_features {num_features} is too few: {num_axes} axes need {2 * num_axes} or more")
+
+
+def _fan_in(latent_dim: int, fan_in: int, name: str) -> None:
+    if latent_dim != fan_in:
+        raise InputError(
+            f"{name} does not fit latents of width {latent_dim}: a token holds the {fan_in} weights into one unit; "
+            f"set latent_dim to {fan_in}, or change the decoder's widths"
+        )
+
+
+DecoderSpec = Annotated[LocalizedAttentionSpec | MultiBandSpec | IPCSpec | TransINRSpec, Field(discriminator="type")]
 """Every decoder there is: a union, told apart by `type`."""

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genrep.nn.attention import localized_attention
-from genrep.nn.fourier import FourierFeatures
+from genrep.nn.fourier import FourierFeatures, Points
 
 
 class LocalizedAttentionDecoder(nn.Module):
@@ -51,8 +51,8 @@ class LocalizedAttentionDecoder(nn.Module):
         latents: Float[Tensor, "batch tokens latent"],
     ) -> Float[Tensor, "batch points channels"]:
         # Coordinates [N, 2] that the batch shares are encoded once, and stay [1, ...] until they meet the tokens.
-        features = self.encoding(coords if coords.ndim == 3 else coords[None]).to(self.to_query.weight.dtype)
-        query = rearrange(self.to_query(features), "b n (h d) -> b h n d", h=self.num_heads)
+        points = Points(coords if coords.ndim == 3 else coords[None])
+        query = rearrange(self.encoding.projected(self.to_query, points), "b n (h d) -> b h n d", h=self.num_heads)
         key = rearrange(self.to_key(latents), "b r (h d) -> b h r d", h=self.num_heads)
         value = rearrange(self.to_value(latents), "b r (h d) -> b h r d", h=self.num_heads)
         mixed = rearrange(localized_attention(query, key, value, self.threshold), "b h n d -> b n (h d)")

@@ -1,8 +1,10 @@
 """Hypernetworks: images to latents. The table of what there is; a new one is a spec here and a file beside this one."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from genrep.specs import NonNegativeInt, PositiveInt, Spec
+from pydantic import Field
+
+from genrep.specs import Fraction, NonNegativeInt, PositiveInt, Spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,5 +35,30 @@ class CrossAttentionSpec(Spec):
         return CrossAttentionEncoder(image_size, channels, num_tokens, latent_dim, **self.model_dump(exclude={"type"}))
 
 
-EncoderSpec = CrossAttentionSpec
+class JointAttentionSpec(Spec):
+    """TransINR, IPC, locality-aware: one transformer over patches and learned tokens together."""
+
+    type: Literal["joint_attention"]
+    patch_size: PositiveInt = 9
+    """Edge of a patch in pixels; the image is zero-padded to whole patches."""
+    dim: PositiveInt = 768
+    """Width of the transformer."""
+    depth: PositiveInt = 6
+    """Blocks."""
+    num_heads: PositiveInt = 12
+    """Attention heads."""
+    head_dim: PositiveInt = 64
+    """Width of a head."""
+    mlp_dim: PositiveInt = 3072
+    """Hidden width of the feed-forward layers."""
+    dropout: Fraction = 0.0
+    """Dropout on the residual branches; the published code has 0.1."""
+
+    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "nn.Module":
+        from genrep.encoders.joint_attention import JointAttentionEncoder
+
+        return JointAttentionEncoder(image_size, channels, num_tokens, latent_dim, **self.model_dump(exclude={"type"}))
+
+
+EncoderSpec = Annotated[CrossAttentionSpec | JointAttentionSpec, Field(discriminator="type")]
 """Every encoder there is: a union, told apart by `type`."""

@@ -66,8 +66,15 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(inner, dim)
 
     def forward(
-        self, queries: Float[Tensor, "batch points dim"], context: Float[Tensor, "batch tokens context"] | None = None
+        self, queries: Float[Tensor, "#batch points dim"], context: Float[Tensor, "batch tokens context"] | None = None
     ) -> Float[Tensor, "batch points dim"]:
+        """Queries that the batch shares may have a batch of 1."""
+        return self.to_out(self.heads(queries, context))
+
+    def heads(
+        self, queries: Float[Tensor, "#batch points dim"], context: Float[Tensor, "batch tokens context"] | None = None
+    ) -> Float[Tensor, "batch points inner"]:
+        """The heads side by side, before the output projection: a caller may fold that into what follows."""
         query = rearrange(self.to_query(queries), "b n (h d) -> b h n d", h=self.num_heads)
         key, value = rearrange(
             self.to_key_value(queries if context is None else context),
@@ -75,5 +82,6 @@ class Attention(nn.Module):
             two=2,
             h=self.num_heads,
         )
-        mixed = F.scaled_dot_product_attention(self.query_norm(query), self.key_norm(key), value)
-        return self.to_out(rearrange(mixed, "b h n d -> b n (h d)"))
+        query = self.query_norm(query).expand(len(key), -1, -1, -1)
+        mixed = F.scaled_dot_product_attention(query, self.key_norm(key), value)
+        return rearrange(mixed, "b h n d -> b n (h d)")

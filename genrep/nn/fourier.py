@@ -3,20 +3,22 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
 class FourierFeatures(nn.Module):
-    """Log-spaced positional encoding γ(c) = sin(Ωc + φ), ANR eq. 1, as [cos(π ω_k c_a)] then [sin(π ω_k c_a)].
+    """Log-spaced positional encoding (ANR eq. 1; locality-aware eq. 2), as [cos(π ω_k c_a)] then [sin(π ω_k c_a)].
 
-    Frequencies run from 1 to `max_frequency` periods over [-1, 1], on every axis a. On a grid of N pixels N/2 is
-    the Nyquist limit: what lies above it cannot be told from lower frequencies on the grid and shows between its points.
+    ω_k = σ^(k / (n - 1)) for k = 0 to n - 1, on every axis a: from 1 to σ = `max_frequency` periods over [-1, 1]. On a
+    grid of N pixels N/2 is the Nyquist limit: what lies above it cannot be told from lower frequencies on the grid and
+    shows between its points.
 
     Args:
         num_axes: axes of the coordinates.
-        num_frequencies: frequencies an axis; there are `2 * num_axes * num_frequencies` features.
-        max_frequency: the last frequency, >= 1.
+        num_frequencies: n, frequencies an axis; there are `2 * num_axes * num_frequencies` features.
+        max_frequency: σ, >= 1.
     """
 
     def __init__(self, num_axes: int, num_frequencies: int, max_frequency: float):
@@ -25,11 +27,65 @@ class FourierFeatures(nn.Module):
         exponents = torch.linspace(0, 1, num_frequencies, dtype=torch.float64)
         frequencies = (float(max_frequency) ** exponents).to(torch.float32)
         self.register_buffer("frequencies", frequencies, persistent=False)
-        self.num_features = 2 * num_axes * num_frequencies
+        self.num_axes, self.num_features = num_axes, 2 * num_axes * num_frequencies
 
     def forward(self, coords: Float[Tensor, "*points axes"]) -> Float[Tensor, "*points features"]:
         angles = (coords.float().unsqueeze(-1) * (math.pi * self.frequencies.float())).flatten(-2)
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+    def projected(self, linear: nn.Linear, points: "Points") -> Float[Tensor, "*points out"]:
+        """`linear` of the features at `points`; where coordinates repeat along an axis, once for each different value.
+
+        A Linear of the features is a sum over axes, W γ(c) = Σ_a W_a γ(c_a): on a grid of H×W it takes H + W products
+        and H·W additions.
+        """
+        weight, bias = linear.weight, linear.bias
+        if points.axes is None or (torch.is_grad_enabled() and weight.requires_grad):
+            return linear(self(points.coords).to(weight.dtype))
+        columns = weight.unflatten(1, (2, self.num_axes, -1))  # [out, cos and sin, axes, frequencies]
+        total: Tensor | None = None
+        for axis, (values, index) in enumerate(points.axes):
+            angles = values.float()[:, None] * (math.pi * self.frequencies.float())
+            features = torch.cat([angles.cos(), angles.sin()], dim=-1).to(weight.dtype)
+            part = F.linear(features, columns[:, :, axis].flatten(1), bias if axis == 0 else None)[index]
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        return total.unflatten(0, points.coords.shape[:-1])
+
+
+class Points:
+    """Coordinates `[..., c]`, and for each axis its different values and which of them each point has.
+
+    Attributes:
+        axes: (values, index) of every axis, or None where the axes have few repeats.
+    """
+
+    def __init__(self, coords: Float[Tensor, "*points axes"]):
+        self.coords = coords
+        self.axes: list[tuple[Tensor, Tensor]] | None = None
+        flat = coords.flatten(0, -2)
+        found = [torch.unique(flat[:, axis], return_inverse=True) for axis in range(flat.shape[1])]
+        if sum(len(values) for values, _ in found) < 0.6 * flat.numel():
+            self.axes = found
+
+
+class FrequencyFeatures(nn.Module):
+    """h_F(v) = ReLU(W γ_σ(v) + b), locality-aware eq. 3.
+
+    Args:
+        num_axes: d_in, axes of the coordinates.
+        num_features: d_f; n = ⌊d_f / (2 d_in)⌋ frequencies an axis, so for 6 axes and 256 there are 252 features.
+        bandwidth: σ, the highest frequency.
+        dim: d, the output's width.
+    """
+
+    def __init__(self, num_axes: int, num_features: int, bandwidth: float, dim: int):
+        super().__init__()
+        self.encoding = FourierFeatures(num_axes, num_features // (2 * num_axes), bandwidth)
+        self.linear = nn.Linear(self.encoding.num_features, dim)
+
+    def forward(self, points: Points) -> Float[Tensor, "*points dim"]:
+        return self.encoding.projected(self.linear, points).relu_()
 
 
 def timestep_features(

@@ -25,18 +25,21 @@ class FeedForward(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention and feed-forward, each behind its own LayerNorm, each with a residual."""
+    """Self-attention and feed-forward, each behind its own LayerNorm, each with a residual under dropout."""
 
-    def __init__(self, dim: int, num_heads: int, head_dim: int, mlp_dim: int):
+    def __init__(
+        self, dim: int, num_heads: int, head_dim: int, mlp_dim: int, *, qkv_bias: bool = False, dropout: float = 0.0
+    ):
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim)
-        self.attention = Attention(dim, num_heads, head_dim)
+        self.attention = Attention(dim, num_heads, head_dim, qkv_bias=qkv_bias)
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim, mlp_dim)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
-        tokens = tokens + self.attention(self.attention_norm(tokens))
-        return tokens + self.mlp(self.mlp_norm(tokens))
+        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens)))
+        return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
 
 
 class DecoderBlock(nn.Module):

@@ -1,0 +1,94 @@
+"""The locality-aware decoder: selective token aggregation and multi-band feature modulation (section 3.3)."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from genrep.decoders.modulated_mlp import ComposedLinear
+from genrep.nn.attention import Attention
+from genrep.nn.fourier import FrequencyFeatures, Points
+
+
+class MultiBandDecoder(nn.Module):
+    """Values from a modulation vector that each coordinate reads from the tokens, eqs. 4 to 9.
+
+    A query q_v (eq. 4) aggregates the tokens to m_v by multi-head attention (eq. 5), without residual or norm. m_v
+    modulates frequency features of L bandwidths (eqs. 6 and 7), which L - 1 layers compose from the first level to the
+    last (eq. 8); every level has its own linear output, and their sum is the value (eq. 9). What depends on coordinates
+    alone is computed once for the batch. Options replace either half as table 3 does: IPC's composed weight for the
+    attention, or a plain MLP on m_v for the bands.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        latent_dim: int,
+        num_tokens: int,
+        *,
+        hidden_dim: int,
+        num_features: int,
+        bandwidths: Sequence[float],
+        query_bandwidth: float,
+        num_heads: int,
+        num_axes: int,
+        aggregation: str,
+        modulation: str,
+        mlp_depth: int,
+    ):
+        super().__init__()
+        self.num_axes = num_axes
+        self.query = FrequencyFeatures(num_axes, num_features, query_bandwidth, hidden_dim)
+        self.aggregate = (
+            Attention(hidden_dim, num_heads, hidden_dim // num_heads, context_dim=latent_dim)
+            if aggregation == "attention"
+            else ComposedLinear(num_tokens, hidden_dim, hidden_dim)
+        )
+        if modulation == "mlp":
+            layers: list[nn.Module] = []
+            for _ in range(mlp_depth - 1):
+                layers += [nn.Linear(hidden_dim, hidden_dim), nn.ReLU()]
+            self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, channels))
+            return
+        self.mlp = None
+        self.bands = nn.ModuleList(
+            FrequencyFeatures(num_axes, num_features, bandwidth, hidden_dim) for bandwidth in bandwidths
+        )
+        self.modulate = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in bandwidths)
+        self.layers = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in bandwidths[1:])
+        self.to_values = nn.ModuleList(nn.Linear(hidden_dim, channels) for _ in bandwidths)
+
+    def forward(
+        self,
+        coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
+        latents: Float[Tensor, "batch tokens latent"],
+    ) -> Float[Tensor, "batch points channels"]:
+        points = Points(coords if coords.ndim == 3 else coords[None])  # shared ones stay [1, N, c]
+        query = self.query(points)
+        if isinstance(self.aggregate, Attention):
+            vector, to_vector = self.aggregate.heads(query, latents), self.aggregate.to_out
+        else:
+            vector, to_vector = self.aggregate(query, latents).relu_(), None
+        if self.mlp is not None:
+            return self.mlp(vector if to_vector is None else to_vector(vector))
+        hidden: Tensor | None = None
+        values: Tensor | None = None
+        for level, (band, modulate, to_values) in enumerate(
+            zip(self.bands, self.modulate, self.to_values, strict=True)
+        ):
+            modulation = linear_after(to_vector, modulate, vector).add_(band(points)).relu_()  # eq. 7
+            hidden = modulation if hidden is None else self.layers[level - 1](modulation + hidden).relu_()  # eq. 8
+            part = to_values(hidden)
+            values = part if values is None else values.add_(part)  # eq. 9
+        assert values is not None
+        return values
+
+
+def linear_after(first: nn.Linear | None, second: nn.Linear, values: Float[Tensor, "*rows inputs"]) -> Tensor:
+    """`second(first(values))`; with many rows as one product, by the product of the two weights."""
+    if first is None:
+        return second(values)
+    if values.shape[:-1].numel() < first.out_features:
+        return second(first(values))
+    return F.linear(values, second.weight @ first.weight, F.linear(first.bias, second.weight, second.bias))

@@ -1,0 +1,46 @@
+"""The hypernetwork of TransINR, IPC and the locality-aware INR: patches and learned tokens in one transformer."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from genrep.nn.patches import PatchTokenizer
+from genrep.nn.transformer import EncoderBlock
+
+
+class JointAttentionEncoder(nn.Module):
+    """R learned tokens ~ N(0, 1) behind the patches; what the transformer makes of them is the latents (section 3.2).
+
+    Pre-norm blocks with biases. The tokens go through LayerNorm and a Linear to `latent_dim`: the paper's encoder is 768
+    wide and its latents 256 (table 5), so a projection stands between them.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        channels: int,
+        num_tokens: int,
+        latent_dim: int,
+        *,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        head_dim: int,
+        mlp_dim: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.tokenizer = PatchTokenizer(image_size, channels, patch_size, dim)
+        self.tokens = nn.Parameter(torch.randn(num_tokens, dim))
+        self.blocks = nn.ModuleList(
+            EncoderBlock(dim, num_heads, head_dim, mlp_dim, qkv_bias=True, dropout=dropout) for _ in range(depth)
+        )
+        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, latent_dim))
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens latent"]:
+        patches = self.tokenizer(images)  # [B, P, dim]
+        sequence = torch.cat([patches, self.tokens.expand(len(images), -1, -1)], dim=1)  # [B, P + R, dim]
+        for block in self.blocks:
+            sequence = block(sequence)
+        return self.head(sequence[:, patches.shape[1] :])  # [B, R, D]
