@@ -34,7 +34,9 @@ def plain_render(decoder, latents, size):
     mixed = torch.einsum("bhnr,brhd->bnhd", torch.softmax(scores, -1), value).flatten(2)
     vector = attention.to_out(mixed)
     hidden, values = None, 0
-    for level, (band, modulate, to_values) in enumerate(zip(decoder.bands, decoder.modulate, decoder.to_values, strict=True)):
+    for level, (band, modulate, to_values) in enumerate(
+        zip(decoder.bands, decoder.modulate, decoder.to_values, strict=True)
+    ):
         modulation = torch.relu(frequency_features(band) + modulate(vector))
         hidden = modulation if hidden is None else torch.relu(decoder.layers[level - 1](modulation + hidden))
         values = values + to_values(hidden)

@@ -26,7 +26,7 @@ from genrep.training.specs import RunSpec
 from genrep.training.state import TrainingState
 
 MAY_CHANGE = re.compile(
-    r"run\.(steps|images|report_every|evaluate_every|evaluate_images|preview_every|save_every|keep_checkpoints|tracker"
+    r"run\.(steps|images|seconds|report_every|evaluate_every|evaluate_images|preview_every|save_every|keep_checkpoints|tracker"
     r"|folder|compile)|data\.(source|num_workers|in_memory)|latents\.(folder|batch|verify|shard_size)|sampling\..*|autoencoder"
 )
 """Keys that a resumed run may have otherwise than the one it continues: they change what is shown or where it lies, not
@@ -48,6 +48,7 @@ class Run:
         accelerator: device, processes, precision.
         checkpoint: what to go on from, or None at the start.
         step, num_steps: steps done, and to be done at the end.
+        seconds: seconds of training so far; evaluation, previews and checkpoints are not counted.
 
     Raises:
         InputError: the folder holds a run with another config, or a damaged checkpoint; fewer processes than asked for.
@@ -81,12 +82,13 @@ class Run:
                     "or begin anew with --restart"
                 )
         self.step = self.checkpoint.step if self.checkpoint else 0
+        self.seconds = float(self.checkpoint.extra.get("seconds", 0.0)) if self.checkpoint else 0.0
         self.log = RunLog(self.folder / "metrics.jsonl", self.step) if self.is_main else None
         if settings.tracker is not None:
             self.accelerator.init_trackers(self.folder.name, config=_flat(config.model_dump(mode="json")))
-        self.started = time.perf_counter()
-        self._seen_step, self._seen_time = self.step, self.started
+        self._reported = (self.step, self.seconds)
         self._loss = torch.zeros((), device=self.device)
+        self._stop_in_time()
 
     @property
     def is_main(self) -> bool:
@@ -114,7 +116,10 @@ class Run:
             dynamic_ncols=True,
         )
         with self._bar:
-            yield from training_loader(stream, batches, num_workers)
+            parts = iter(training_loader(stream, batches, num_workers))
+            while self.step < self.num_steps:
+                self._asked = time.perf_counter()
+                yield next(parts)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of one part of a step; its loss is kept for the report."""
@@ -123,10 +128,13 @@ class Run:
 
     def finish_step(self, state: TrainingState) -> bool:
         """After the last part of a step: move the weights, count the step, report if it is due. False after other parts."""
-        if not self.accelerator.sync_gradients:
+        is_whole = bool(self.accelerator.sync_gradients)
+        measured = state.update(self.step) if is_whole else {}
+        self.seconds += time.perf_counter() - self._asked
+        if not is_whole:
             return False
-        measured = state.update(self.step)
         self.step += 1
+        self._stop_in_time()
         self._bar.update()
         if self.due(self.settings.report_every):
             self._report({"loss": self._loss, **measured})
@@ -146,10 +154,18 @@ class Run:
         }
         if not all(map(_finite, shown.values())):
             raise self._diverged(str(shown))
-        now = time.perf_counter()
-        speed = (self.step - self._seen_step) * self.settings.batch / max(1e-9, now - self._seen_time)
-        self._seen_step, self._seen_time = self.step, now
-        self.write({**shown, "images_per_second": speed, "seconds": now - self.started})
+        step, seconds = self._reported
+        speed = (self.step - step) * self.settings.batch / max(1e-9, self.seconds - seconds)
+        self._reported = (self.step, self.seconds)
+        self.write({**shown, "images_per_second": speed})
+
+    def _stop_in_time(self) -> None:
+        """With `run.seconds`, this step is the last one when the time is up; the main process' clock counts for all."""
+        if self.settings.seconds is not None:
+            seconds = [self.seconds]
+            broadcast_object_list(seconds)
+            if seconds[0] >= self.settings.seconds:
+                self.num_steps = self.step
 
     def _diverged(self, what: str) -> InputError:
         return InputError(
@@ -169,8 +185,8 @@ class Run:
         self.write({name: total / images, "held_out_images": int(images)})
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """A line of metrics.jsonl, and of the tracker: the step, the images seen so far, and these values."""
-        line = {"step": self.step, "images": self.step * self.settings.batch, **values}
+        """A line of metrics.jsonl, and of the tracker: the step, images and seconds of training so far, and these values."""
+        line = {"step": self.step, "images": self.step * self.settings.batch, "seconds": self.seconds, **values}
         if self.log is not None:
             self.log.write(line)
         if self.settings.tracker is not None:
@@ -182,7 +198,7 @@ class Run:
             checkpoint = state.checkpoint(self.step)
             if not all(bool(weight.isfinite().all()) for weight in checkpoint.tensors["model"].values()):
                 raise self._diverged("a weight")
-            checkpoint.extra.update(self.identity)
+            checkpoint.extra.update(self.identity, seconds=self.seconds)
             save_checkpoint(self.folder / "checkpoints", checkpoint, self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 

@@ -51,6 +51,8 @@ class RunSpec(Spec):
     """Optimizer steps; give this or images."""
     images: PositiveInt | None = None
     """Images to train on, with repeats; give this or steps."""
+    seconds: PositiveFloat | None = None
+    """Stop after this many seconds of training, even if steps are left; the learning rate still follows the steps."""
     batch: PositiveInt
     """Images a step, over all processes and accumulation."""
     accumulation: PositiveInt = 1

@@ -1,0 +1,23 @@
+"""Curves as pictures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def save_curves(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], ylabel: str, path: Path | str
+) -> Path:
+    """Panels side by side, `{xlabel: {name: (x, y)}}`, one legend, written as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (xlabel, curves) in zip(axes, panels.items(), strict=True):
+        for name, (x, y) in curves.items():
+            axis.plot(x, y, label=name, linewidth=1.5)
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return Path(path)
