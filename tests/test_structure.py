@@ -21,8 +21,8 @@ PROJECT = Path(__file__).parent.parent
 # Each may import what stands before it, and its own. `specs` files and packages' tables are typed descriptions without
 # torch; they may be read from anywhere above them.
 ORDER = [
-    ["errors"], ["randomness", "specs"], ["coords"], ["nn"], ["encoders", "decoders"], ["models"], ["render"], ["pictures"],
-    ["diffusion"], ["pipelines"], ["data"], ["metrics"], ["training"],
+    ["errors"], ["randomness", "specs"], ["coords"], ["nn"], ["encoders", "decoders"], ["fields"], ["models"], ["render"], ["refine"],
+    ["pictures", "plots"], ["diffusion"], ["pipelines"], ["data"], ["metrics"], ["training"],
 ]  # fmt: skip
 ALLOWED = {
     ("models.autoencoder", "render"),  # `autoencoder.render` is the one function that turns latents into pixels
@@ -100,7 +100,11 @@ def test_help_teaches_and_loads_no_torch(script):
     assert len(shown) > 300
 
 
-STAGE = {"anr": AutoencoderRun, "diffusion": DiffusionRun, "classifier": ClassifierRun}
+STAGE = {
+    **dict.fromkeys(["anr", "locality", "ipc", "transinr"], AutoencoderRun),
+    "diffusion": DiffusionRun,
+    "classifier": ClassifierRun,
+}
 CONFIGS = sorted(path for path in (PROJECT / "configs").rglob("*.yaml") if path.stem != "data")
 
 

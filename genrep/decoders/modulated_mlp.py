@@ -4,6 +4,8 @@ Every weight of these MLPs is normalised over its inputs, the output layer's too
 so, their published code does it. Columns in the papers' [inputs, outputs] are rows of PyTorch's [outputs, inputs].
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -104,7 +106,7 @@ class TransINRDecoder(nn.Module):
         self.num_axes = num_axes
         self.encoding = FourierFeatures(num_axes, num_features // (2 * num_axes), bandwidth)
         widths = [self.encoding.num_features, *[hidden_dim] * (depth - 1), channels]
-        self.layers = nn.ModuleList(UnitLinear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(UnitLinear(a, b) for a, b in itertools.pairwise(widths))
         self.groups = [min(groups, width) for width in widths[1:]]
 
     def weights(self, latents: Float[Tensor, "batch tokens latent"]) -> list[Tensor]:

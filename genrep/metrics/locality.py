@@ -1,0 +1,47 @@
+"""Where a token shows: the difference that zeroing it makes (locality-aware section 4.3, figures 5 and 12)."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from genrep.errors import InputError
+from genrep.render import Decodes, render
+
+
+@torch.no_grad()
+def token_differences(
+    model: Decodes,
+    latents: Float[Tensor, "batch num_tokens latent"],
+    tokens: Sequence[int],
+    size: int | Sequence[int],
+) -> Float[Tensor, "batch chosen height width"]:
+    """|render(latents) - render(latents with token k zeroed)|, the mean over channels, for every chosen token.
+
+    Args:
+        model: has `decode(latents, coords)`.
+        latents: `[B, R, D]`.
+        tokens: indices of tokens.
+        size: of the render.
+
+    Raises:
+        InputError: a token that is not there.
+    """
+    wrong = [token for token in tokens if not 0 <= token < latents.shape[1]]
+    if wrong:
+        raise InputError(f"token {wrong[0]} is not there: the latents have tokens 0 to {latents.shape[1] - 1}")
+    whole = render(model, latents, size)
+    differences = []
+    for token in tokens:
+        without = latents.clone()
+        without[:, token] = 0
+        differences.append((render(model, without, size) - whole).abs().mean(dim=1))
+    return torch.stack(differences, dim=1)
+
+
+def spread(differences: Float[Tensor, "*pictures height width"]) -> Float[Tensor, "*pictures"]:
+    """Share of the image that a difference d >= 0 covers: (Σd)² / (N Σd²), 1/N for one pixel, 1 for all alike, 0 for none."""
+    flat = differences.flatten(-2)
+    total = flat.shape[-1] * flat.square().sum(-1)
+    return flat.sum(-1).square() / total.clamp_min(torch.finfo(flat.dtype).tiny)

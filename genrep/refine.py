@@ -1,0 +1,92 @@
+"""Test-time optimisation: from the encoder's prediction, latents (and decoder) that fit given images better (section 4.5)."""
+
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from genrep.coords import grid, random_subset, values_at
+from genrep.errors import InputError
+from genrep.models.autoencoder import INRAutoencoder
+
+NUM_COORDS = 8192
+"""Pixels of every image that a step compares, where there are more."""
+
+
+def refine(
+    autoencoder: INRAutoencoder,
+    images: Float[Tensor, "batch channels height width"],
+    steps: int,
+    *,
+    lr: float = 0.03,
+    decoder_lr: float | None = None,
+    num_coords: int | None = None,
+    seed: int = 0,
+) -> tuple[INRAutoencoder, Float[Tensor, "batch tokens latent"]]:
+    """Latents of `images` after `steps` of Adam on the squared error, and the autoencoder whose decoder they belong to.
+
+    Images do not influence each other, unless the decoder is refined too: it then comes back as a copy that belongs to
+    this batch, so give one image at a time for a decoder of its own.
+
+    Args:
+        autoencoder: encoder and decoder; it is not changed.
+        images: in [-1, 1], of the encoder's size.
+        steps: optimizer steps; the rate falls to 0 along half a cosine.
+        lr: Adam's rate for the latents, in units of the deviation of the predicted latents.
+        decoder_lr: Adam's rate for the decoder's weights; None leaves the decoder as it is.
+        num_coords: pixels a step, drawn anew from `seed`; None is all, 8,192 at most.
+        seed: of that draw.
+
+    Raises:
+        InputError: a negative number of steps, or more coordinates than there are pixels.
+    """
+    *_, last = refinements(autoencoder, images, steps, lr=lr, decoder_lr=decoder_lr, num_coords=num_coords, seed=seed)
+    return last
+
+
+def refinements(
+    autoencoder: INRAutoencoder,
+    images: Float[Tensor, "batch channels height width"],
+    steps: int,
+    *,
+    lr: float = 0.03,
+    decoder_lr: float | None = None,
+    num_coords: int | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[INRAutoencoder, Float[Tensor, "batch tokens latent"]]]:
+    """`refine` as it goes: the encoder's prediction, then what there is after each step. The next step changes it."""
+    coords = grid(images.shape[-2:], device=images.device)
+    count = min(NUM_COORDS, len(coords)) if num_coords is None else num_coords
+    if steps < 0 or not 0 < count <= len(coords):
+        raise InputError(
+            f"{steps} refinement steps on {count} of {len(coords)} pixels cannot be: give 0 steps or more, and 1 pixel to all"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    targets = values_at(images, coords, "nearest")  # [B, N, C]
+    with torch.no_grad():
+        latents = autoencoder.encode(images)
+    parameters, rates = [latents.requires_grad_(True)], [lr * float(latents.detach().std())]
+    if decoder_lr is not None:
+        autoencoder = copy.deepcopy(autoencoder)
+        weights = list(autoencoder.decoder.requires_grad_(True).parameters())
+        parameters, rates = [*parameters, *weights], [*rates, *[decoder_lr] * len(weights)]
+    optimizer = torch.optim.Adam(
+        [{"params": [parameter], "lr": rate} for parameter, rate in zip(parameters, rates, strict=True)]
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+    )
+    yield autoencoder, latents.detach()
+    for _ in range(steps):
+        chosen = random_subset(len(coords), count, generator).to(coords.device)
+        with torch.enable_grad():
+            values = autoencoder.decode(latents, coords[chosen])
+            loss = (values - targets[:, chosen]).square().mean(dim=(1, 2)).sum()  # each image's own mean
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        schedule.step()
+        yield autoencoder, latents.detach()

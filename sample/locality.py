@@ -1,0 +1,96 @@
+"""Show what each token of a representation stands for: the difference that zeroing it makes, image by image.
+
+    python sample/locality.py runs/digits/locality --tokens 0,3,7 --num-images 6
+
+One row an image: original, reconstruction, then for every chosen token the absolute difference between the renders with
+and without it, each picture scaled to a maximum of 1 (figures 5 and 12 of the locality-aware paper). The tokens are the
+same for all images. The report gives each token's spread: the share of the image that its difference covers, from 1
+pixel's to 1, where 1 is a token that changes every pixel alike.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from genrep.pipelines.options import choose_device, positive
+from genrep.training.config import run_script
+
+
+def show(options: argparse.Namespace) -> None:
+    import torch
+
+    from genrep.data.images import ImageData, evenly
+    from genrep.errors import InputError
+    from genrep.metrics.locality import spread, token_differences
+    from genrep.metrics.reconstruction import enlarge
+    from genrep.pictures import picture_grid, save_png
+    from genrep.randomness import stream_generator
+    from genrep.render import from_uint8, to_uint8
+    from genrep.training.specs import AutoencoderRun
+    from genrep.training.stages import load_autoencoder, run_config
+
+    # model and data
+    autoencoder = load_autoencoder(options.run).to(choose_device(options.device))
+    spec = run_config(options.run, AutoencoderRun).data.model_copy(update={"in_memory": False})
+    data = ImageData(spec, options.split, autoencoder.image_shape, autoencoder.config["channels"])
+    num_tokens = autoencoder.latent_shape[0]
+    if options.tokens is None:
+        order = torch.randperm(num_tokens, generator=stream_generator(options.seed, "tokens"))
+        tokens = sorted(order[: options.num_tokens].tolist())
+    else:
+        try:
+            tokens = [int(word) for word in options.tokens.split(",")]
+        except ValueError:
+            raise InputError(f"--tokens {options.tokens!r}: give whole numbers, as in 0,3,7") from None
+
+    # differences
+    pixels = data.pixels(evenly(len(data), options.num_images))
+    size = tuple(options.scale * length for length in autoencoder.image_shape)
+    with torch.no_grad():
+        latents = autoencoder.encode(from_uint8(pixels.to(autoencoder.device)))
+        reconstructed = to_uint8(autoencoder.render(latents, size=size)).cpu()
+    differences = token_differences(autoencoder, latents, tokens, size).cpu()
+
+    # write
+    scaled = differences / differences.amax(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    shown = to_uint8(2 * scaled - 1)[:, :, None].expand(-1, -1, pixels.shape[1], -1, -1)
+    rows = torch.cat([enlarge(pixels, size)[:, None], reconstructed[:, None], shown], dim=1)
+    out = Path(options.out or Path(options.run) / "locality.png")
+    save_png(picture_grid(rows.flatten(0, 1), columns=rows.shape[1]), out)
+    spreads = spread(differences).mean(dim=0)
+    report = {
+        "spread": float(spreads.mean()),
+        "spread_of_tokens": dict(zip(map(str, tokens), spreads.tolist(), strict=True)),
+        "largest_difference_of_tokens": dict(
+            zip(map(str, tokens), differences.amax(dim=(0, 2, 3)).tolist(), strict=True)
+        ),
+        "num_images": len(pixels),
+        "size": list(size),
+        "data": data.name,
+        "autoencoder": str(options.run),
+    }
+    out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    print(f"tokens: {', '.join(map(str, tokens))} of {num_tokens}\nspread: {report['spread']:.4f}")
+    print(f"picture: {out}\nreport: {out.with_suffix('.json')}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("run", help="run folder of stage 1")
+    parser.add_argument("--tokens", help="which tokens, as in 0,3,7 (default: --num-tokens of them, drawn by --seed)")
+    parser.add_argument("--num-tokens", type=positive, default=8, help="tokens to draw (default 8)")
+    parser.add_argument("--num-images", type=positive, default=6, help="images, evenly spaced (default 6)")
+    parser.add_argument(
+        "--scale", type=positive, default=2, help="render at so many times the image's size (default 2)"
+    )
+    parser.add_argument("--split", default="held_out", help="held_out or train (default held_out)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
+    parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/locality.png)")
+    parser.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
+    show(parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_script(main)
