@@ -21,7 +21,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     from genrep.randomness import stream_generator
     from genrep.render import from_uint8, to_uint8
     from genrep.training.order import ImageStream
-    from genrep.training.reconstruction import coords_and_targets
+    from genrep.training.reconstruction import coords_and_targets, latent_noise
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
 
@@ -31,7 +31,8 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     # run
     settings = config.run
     run = Run(config, settings, restart, identity={"data": data.fingerprint()})
-    stream = ImageStream(data, settings.seed, config.data.flip, wants_source=config.data.source_size is not None)
+    wants_source = config.data.source_size is not None
+    stream = ImageStream(data, settings.seed, config.data.flip, wants_source=wants_source, crop=config.data.crop)
 
     # models
     torch.manual_seed(settings.seed)
@@ -59,22 +60,26 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
             pixels = held_out.pixels(range(min(8, len(held_out))))
             large = (4 * autoencoder.image_shape[0], 4 * autoencoder.image_shape[1])
             with state.average.applied(), torch.no_grad():
-                latents = autoencoder.encode(from_uint8(pixels.to(run.device)))
+                latents = autoencoder.eval().encode(from_uint8(pixels.to(run.device)))
                 small, large_render = (
                     to_uint8(autoencoder.render(latents, size=n)) for n in (pixels.shape[-2:], large)
                 )
+            autoencoder.train()
             picture = side_by_side([pixels, small, large_render, enlarge(pixels, large)], size=large)
             save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
     for batch in run.training_batches(stream, config.data.num_workers):
+        torch.manual_seed(settings.seed + batch.positions[0])  # dropout's
         with run.accelerator.accumulate(forward):
             images = from_uint8(batch.pixels.to(run.device, non_blocking=True))
             sources = from_uint8(batch.source_pixels.to(run.device)) if batch.source_pixels is not None else None
             # every image of a step shares its coordinates, on every process
             generator = stream_generator(settings.seed, "coords", run.step)
             coords, targets = coords_and_targets(config.reconstruction, images, sources, generator)
-            loss = F.mse_loss(forward(images, coords), targets)
+            noise = latent_noise(config.reconstruction, batch.positions, autoencoder.latent_shape, settings.seed)
+            values = forward(images, coords, None if noise is None else noise.to(run.device))
+            loss = F.mse_loss(values, targets)
             run.backward(loss)
         if run.finish_step(state):
             if run.due(settings.evaluate_every):

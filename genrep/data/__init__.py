@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from genrep.specs import Fraction, NonNegativeInt, PositiveInt, Spec
 
 
@@ -26,12 +28,22 @@ class DataSpec(Spec):
     """Keep images at this larger size too, so that stage 1 can train on random target sizes; null is off."""
     flip: bool = False
     """Mirror images left to right at random in training."""
+    crop: Literal["centre", "random"] = "centre"
+    """Training images: resized to cover and cropped in the centre, as held-out ones are; or cropped anywhere, unresized."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """An image that cannot be decoded: stop and name it, or check all before the start, name and count them, go on."""
     in_memory: bool = False
     """Decode everything once and keep the pixels in memory."""
     num_workers: NonNegativeInt = 0
     """Worker processes of the data loader."""
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> "DataSpec":
+        if self.crop == "random" and self.source_size is not None:
+            raise ValueError(
+                "crop random takes pieces of the unresized image, and source_size a resized one: give one of them"
+            )
+        return self
 
 
 class LatentsSpec(Spec):

@@ -126,6 +126,7 @@ class TransINRDecoder(nn.Module):
     ) -> Float[Tensor, "batch points channels"]:
         values = self.encoding(coords if coords.ndim == 3 else coords[None]).to(latents.dtype)
         for number, (layer, weight) in enumerate(zip(self.layers, self.weights(latents), strict=True)):
+            assert isinstance(layer, UnitLinear)
             values = instance_linear(values.relu_() if number else values, weight, layer.bias)
         return values
 

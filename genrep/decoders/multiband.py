@@ -45,13 +45,13 @@ class MultiBandDecoder(nn.Module):
             if aggregation == "attention"
             else ComposedLinear(num_tokens, hidden_dim, hidden_dim)
         )
+        self.mlp: nn.Sequential | None = None
         if modulation == "mlp":
             layers: list[nn.Module] = []
             for _ in range(mlp_depth - 1):
                 layers += [nn.Linear(hidden_dim, hidden_dim), nn.ReLU()]
             self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, channels))
             return
-        self.mlp = None
         self.bands = nn.ModuleList(
             FrequencyFeatures(num_axes, num_features, bandwidth, hidden_dim) for bandwidth in bandwidths
         )
@@ -77,6 +77,7 @@ class MultiBandDecoder(nn.Module):
         for level, (band, modulate, to_values) in enumerate(
             zip(self.bands, self.modulate, self.to_values, strict=True)
         ):
+            assert isinstance(modulate, nn.Linear)
             modulation = linear_after(to_vector, modulate, vector).add_(band(points)).relu_()  # eq. 7
             hidden = modulation if hidden is None else self.layers[level - 1](modulation + hidden).relu_()  # eq. 8
             part = to_values(hidden)

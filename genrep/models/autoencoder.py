@@ -96,9 +96,17 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         self,
         images: Float[Tensor, "batch channels height width"],
         coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
+        noise: Float[Tensor, "batch tokens latent"] | None = None,
     ) -> Float[Tensor, "batch points channels"]:
-        """Reconstruction at coordinates: `decode(encode(images), coords)`."""
-        return self.decode(self.encode(images), coords)
+        """Reconstruction at coordinates: `decode(encode(images), coords)`.
+
+        With `noise` the decoder learns to forgive a generator's errors: it is added to the latents, in units of each
+        channel's deviation over the batch and the tokens, so that the encoder cannot escape it by larger latents.
+        """
+        latents = self.encode(images)
+        if noise is not None:
+            latents = latents + noise * latents.detach().std(dim=(0, 1))
+        return self.decode(latents, coords)
 
     def freeze(self) -> "INRAutoencoder":
         """Evaluation mode, and no parameter takes a gradient: what stage 2 works with."""

@@ -89,8 +89,16 @@ class TrainingBatch:
 class ImageStream(Dataset):
     """The training stream over images: positions => TrainingBatch. Runs in the loader's workers."""
 
-    def __init__(self, data: ImageData, seed: int, flip: bool, wants_pixels: bool = True, wants_source: bool = False):
-        self.data, self.seed, self.flip = data, seed, flip
+    def __init__(
+        self,
+        data: ImageData,
+        seed: int,
+        flip: bool,
+        wants_pixels: bool = True,
+        wants_source: bool = False,
+        crop: str = "centre",
+    ):
+        self.data, self.seed, self.flip, self.crop = data, seed, flip, crop
         self.wants_pixels, self.wants_source = wants_pixels, wants_source
         self.order = DataOrder(len(data), seed)
 
@@ -103,10 +111,15 @@ class ImageStream(Dataset):
             positions=positions,
             indices=indices,
             mirrored=mirrored,
-            pixels=mirror(self.data.pixels(indices), mirrored) if self.wants_pixels else None,
+            pixels=mirror(self._pixels(positions, indices), mirrored) if self.wants_pixels else None,
             source_pixels=mirror(self.data.pixels(indices, source=True), mirrored) if self.wants_source else None,
             labels=self.data.labels_of(indices),
         )
+
+    def _pixels(self, positions: list[int], indices: list[int]) -> Tensor:
+        if self.crop == "random":
+            return self.data.crops(indices, uniform_at(positions, (2,), self.seed, "crop"))
+        return self.data.pixels(indices)
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
 """Stage 1's objective: at which coordinates an image is asked for, and what should be there."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from genrep.coords import grid, image_shape, jitter_gaussian, jitter_uniform, random_subset, values_at
+from genrep.randomness import normal_at
 from genrep.training.specs import ReconstructionSpec
 
 
@@ -38,3 +41,13 @@ def coords_and_targets(
     if spec.targets == "pixel":
         return coords, values_at(images, centres, "nearest")
     return coords, values_at(images, coords, "bicubic")
+
+
+def latent_noise(
+    spec: ReconstructionSpec, positions: Sequence[int], latent_shape: tuple[int, int], seed: int
+) -> Float[Tensor, "batch tokens latent"] | None:
+    """Noise for the latents of the images at `positions`, which key it; None where the spec asks for none."""
+    if spec.latent_noise == 0:
+        return None
+    level = normal_at(positions, (1, 1), seed, "latent noise level").abs() * spec.latent_noise
+    return level * normal_at(positions, latent_shape, seed, "latent noise")

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from genrep.data.images import ImageData, evenly
 from genrep.errors import InputError
-from genrep.specs import Spec
+from genrep.specs import Spec, validate
 from genrep.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from genrep.training.config import dump_config
 from genrep.training.order import ImageStream, PositionBatches, TrainingBatch, training_loader
@@ -269,7 +269,9 @@ def make_accelerator(
 
 
 def _refuse_changed(saved: Path, config: Spec) -> None:
-    before = _flat(yaml.safe_load(saved.read_text()) if saved.exists() else {})
+    written = yaml.safe_load(saved.read_text()) if saved.exists() else {}
+    # a key that an older version did not have stands for its default
+    before = _flat(validate(type(config), written, where=str(saved)).model_dump(mode="json"))
     now = _flat(config.model_dump(mode="json"))
     changed = [
         f"{key}: was {before.get(key)!r}, is now {now.get(key)!r}"

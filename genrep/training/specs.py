@@ -105,6 +105,8 @@ class ReconstructionSpec(Spec):
     """Side of the grid of target coordinates; null is the image size. Between it and data.source_size sizes are random."""
     num_coords: PositiveInt | None = None
     """Coordinates a step, a random subset; null is all."""
+    latent_noise: NonNegativeFloat = 0.0
+    """Noise on the latents that the decoder gets, in deviations of a channel; each image's level is |N(0, this²)|."""
 
 
 class SamplingSpec(Spec):
@@ -179,6 +181,10 @@ class DiffusionRun(Spec):
         if self.data.flip:
             raise ValueError(
                 "data.flip has no effect in stage 2, where a token set cannot be flipped: set latents.flips"
+            )
+        if self.data.crop == "random":
+            raise ValueError(
+                "data.crop random has no effect in stage 2, where each image is encoded once: leave it out"
             )
         if self.sampling.steps > self.diffusion.noise.num_timesteps:
             raise ValueError(f"sampling.steps {self.sampling.steps} is more than the noise levels")
