@@ -98,15 +98,30 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
 
 
 def dry_run(config: AutoencoderRun) -> None:
+    import torch
+    import torch.nn.functional as F
+
     from genrep.models.autoencoder import INRAutoencoder
-    from genrep.training.stages import build_empty, check_data, print_parts
+    from genrep.training.memory import training_memory
+    from genrep.training.stages import build_empty, check_data, print_memory, print_parts
 
     spec = config.autoencoder
     print_parts("autoencoder", build_empty(INRAutoencoder, spec.model_dump()))
     print(
         f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers an image"
     )
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} images")
+    part = config.run.batch // config.run.accumulation
+    num_coords = config.num_coords
+
+    def loss(autoencoder):
+        images, coords = torch.zeros(part, spec.channels, *spec.image_shape), torch.zeros(num_coords, 2)
+        return F.mse_loss(autoencoder(images, coords), torch.zeros(part, num_coords, spec.channels))
+
+    def build():
+        return INRAutoencoder(**spec.model_dump())
+
+    print_memory(part, *training_memory(build, loss, config.optimizer, config.ema))
+    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} images, {num_coords:,} coordinates each")
     check_data(config.data, spec.image_shape, spec.channels)
 
 

@@ -11,7 +11,7 @@ class DataSpec(Spec):
     """Where images come from and how they are split and read."""
 
     source: str = "digits"
-    """`digits` (scikit-learn's), an image folder, a folder or glob of parquet or Arrow files, or a Hub id."""
+    """`digits` or `photographs` (scikit-learn's and scikit-image's), an image folder, a folder or glob of parquet or Arrow files, or a Hub id."""
     train_split: str = "train"
     """Split to train on; slices as in `datasets`: train[:-5000]."""
     held_out_split: str | None = None

@@ -18,8 +18,8 @@ def open_source(spec: DataSpec) -> Any:
     import datasets
 
     source = spec.source
-    if source == "digits":
-        return datasets.DatasetDict(train=_digits())
+    if source in BUILT_IN:
+        return datasets.DatasetDict(train=BUILT_IN[source]())
     place = Path(source).expanduser()
     if any(mark in source for mark in "*?["):
         import glob
@@ -44,9 +44,9 @@ def open_source(spec: DataSpec) -> Any:
                 return _load(suffix, data_dir=str(place))
         return _load("imagefolder", data_dir=str(place))
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
-        near = did_you_mean(source, ["digits"])
+        near = did_you_mean(source, BUILT_IN)
         raise InputError(
-            f"data.source {source!r} does not exist: give digits, a folder, a parquet or Arrow file, or a Hub id owner/name{near}"
+            f"data.source {source!r} does not exist: give {' or '.join(BUILT_IN)}, a folder, a parquet or Arrow file, or a Hub id owner/name{near}"
         )
     return _load(source)
 
@@ -96,6 +96,26 @@ def _digits() -> Any:
     )
     columns = {"image": [_png(Image.fromarray(image)) for image in pixels], "label": digits.target.tolist()}
     return datasets.Dataset.from_dict(columns, features=features)
+
+
+def _photographs() -> Any:
+    """The seven colour photographs that come with scikit-image and scikit-learn, about 0.3 megapixels each."""
+    import datasets
+    import skimage
+    import sklearn
+
+    images, more = Path(skimage.__file__).parent / "data", Path(sklearn.__file__).parent / "datasets" / "images"
+    files = [
+        images / name for name in ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+    ]
+    files += [more / name for name in ("china.jpg", "flower.jpg")]
+    return datasets.Dataset.from_dict(
+        {"image": [str(file) for file in files]}, features=datasets.Features({"image": datasets.Image()})
+    )
+
+
+BUILT_IN = {"digits": _digits, "photographs": _photographs}
+"""Sources that come with the packages this project needs."""
 
 
 def _png(image: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Fourier features of coordinates and of noise levels."""
 
+import functools
 import math
 
 import torch
@@ -40,7 +41,7 @@ class FourierFeatures(nn.Module):
         and H·W additions.
         """
         weight, bias = linear.weight, linear.bias
-        if points.axes is None or (torch.is_grad_enabled() and weight.requires_grad):
+        if (torch.is_grad_enabled() and weight.requires_grad) or points.axes is None:
             return linear(self(points.coords).to(weight.dtype))
         columns = weight.unflatten(1, (2, self.num_axes, -1))  # [out, cos and sin, axes, frequencies]
         total: Tensor | None = None
@@ -54,19 +55,17 @@ class FourierFeatures(nn.Module):
 
 
 class Points:
-    """Coordinates `[..., c]`, and for each axis its different values and which of them each point has.
-
-    Attributes:
-        axes: (values, index) of every axis, or None where the axes have few repeats.
-    """
+    """Coordinates `[..., c]` that several encodings share."""
 
     def __init__(self, coords: Float[Tensor, "*points axes"]):
         self.coords = coords
-        self.axes: list[tuple[Tensor, Tensor]] | None = None
-        flat = coords.flatten(0, -2)
+
+    @functools.cached_property
+    def axes(self) -> list[tuple[Tensor, Tensor]] | None:
+        """For every axis, its different values and which of them each point has; None where there are few repeats."""
+        flat = self.coords.flatten(0, -2)
         found = [torch.unique(flat[:, axis], return_inverse=True) for axis in range(flat.shape[1])]
-        if sum(len(values) for values, _ in found) < 0.6 * flat.numel():
-            self.axes = found
+        return found if sum(len(values) for values, _ in found) < 0.6 * flat.numel() else None
 
 
 class FrequencyFeatures(nn.Module):

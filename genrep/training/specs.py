@@ -146,12 +146,21 @@ class AutoencoderRun(Spec):
 
     @model_validator(mode="after")
     def _enough_coords(self) -> "AutoencoderRun":
+        wanted = self.reconstruction.num_coords
+        if wanted is not None and wanted > self._target_pixels:
+            raise ValueError(f"reconstruction.num_coords {wanted} is more than the {self._target_pixels} of a target")
+        return self
+
+    @property
+    def num_coords(self) -> int:
+        """Coordinates of an image that a step decodes; with `data.source_size` and no `num_coords` the fewest."""
+        return self.reconstruction.num_coords or self._target_pixels
+
+    @property
+    def _target_pixels(self) -> int:
         side = self.reconstruction.target_size
         height, width = (side, side) if side else self.autoencoder.image_shape
-        wanted = self.reconstruction.num_coords
-        if wanted is not None and wanted > height * width:
-            raise ValueError(f"reconstruction.num_coords {wanted} is more than the {height * width} of a target")
-        return self
+        return height * width
 
 
 class DiffusionRun(Spec):

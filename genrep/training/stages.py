@@ -96,6 +96,14 @@ def print_parts(name: str, model: nn.Module) -> None:
         print(f"  {part}: {num_parameters(module):,}")
 
 
+def print_memory(part: int, state: int, activations: int) -> None:
+    """What `training_memory` found, for a part of a step of `part` images."""
+    print(
+        f"memory of a training step in fp32: {state / 2**30:.2f} GiB of weights, gradients and averages, and for {part} images at a "
+        f"time (run.batch / run.accumulation / processes) {activations / 2**30:.2f} GiB of activations; work space comes on top"
+    )
+
+
 def check_data(spec: DataSpec, image_shape: tuple[int, int], channels: int) -> int:
     """Open both splits and read one image of each, for a dry run; returns the number of classes."""
     light = spec.model_copy(update={"in_memory": False, "on_bad_image": "stop"})

@@ -1,0 +1,98 @@
+"""Frequency features (locality-aware eqs. 2 and 3) in closed form, and what a grid saves equals what it replaces."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from genrep.coords import grid
+from genrep.nn.fourier import FourierFeatures, FrequencyFeatures, Points
+
+GRIDS = {"2 axes": (6, 5), "3 axes": (4, 3, 5), "6 axes": (2, 3, 2, 2, 3, 2)}
+on_grids = pytest.mark.parametrize("size", GRIDS.values(), ids=GRIDS)
+
+
+def plain_features(point, num_features, sigma):
+    """γ_σ(v) of one point, eq. 2: the cosines of all axes, then the sines."""
+    n = num_features // (2 * len(point))
+    angles = torch.stack([math.pi * sigma ** (j / (n - 1)) * c for c in point for j in range(n)])
+    return torch.cat([angles.cos(), angles.sin()])
+
+
+@pytest.mark.parametrize(
+    ("axes", "num_features", "n"), [(2, 256, 64), (3, 256, 42), (6, 256, 21), (2, 255, 63), (1, 7, 3)]
+)
+@pytest.mark.parametrize("sigma", [2.0, 16.0, 128.0])
+def test_frequencies_run_from_one_to_the_bandwidth(axes, num_features, n, sigma):
+    """Eq. 2 with j = 0 to n - 1; for Plücker rays 256 / 12 is rounded down: 21 frequencies, 252 features."""
+    layer = FrequencyFeatures(axes, num_features, sigma, dim=4)
+    frequencies = layer.encoding.frequencies
+    assert frequencies[0] == 1 and frequencies[-1] == sigma
+    expected = torch.tensor([sigma ** (j / (n - 1)) for j in range(n)])
+    torch.testing.assert_close(frequencies, expected, rtol=1e-6, atol=0)
+    assert layer.encoding.num_features == layer.linear.in_features == 2 * axes * n
+
+
+def test_equal_bandwidths_of_one_give_one_frequency():
+    assert FourierFeatures(2, 5, 1.0).frequencies.tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("axes", [2, 3, 6])
+def test_frequency_features_in_closed_form(axes):
+    layer, coords = FrequencyFeatures(axes, 26, 5.0, dim=7), torch.rand(2, 4, axes) * 2 - 1
+    assert (layer.linear.bias != 0).any()
+    expected = [
+        (layer.linear.weight @ plain_features(point, 26, 5.0) + layer.linear.bias).clamp_min(0)
+        for point in coords.flatten(0, 1)
+    ]
+    assert 0.1 < float((torch.stack(expected) == 0).float().mean()) < 0.9, "both sides of the ReLU"
+    torch.testing.assert_close(layer(Points(coords)), torch.stack(expected).reshape(2, 4, 7), atol=1e-5, rtol=1e-4)
+
+
+@on_grids
+def test_points_of_a_grid_are_their_axes(size):
+    coords = grid(size)[torch.randperm(math.prod(size))]
+    axes = Points(coords).axes
+    assert axes is not None and [len(values) for values, _ in axes] == list(size)
+    assert torch.equal(torch.stack([values[index] for values, index in axes], dim=-1), coords)
+
+
+@pytest.mark.parametrize("axes", [2, 3, 6])
+def test_points_without_repeats_have_no_axes(axes):
+    assert Points(torch.rand(50, axes)).axes is None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@on_grids
+def test_a_grid_projected_axis_by_axis_equals_the_linear_of_its_features(size, bias):
+    encoding, linear = FourierFeatures(len(size), 5, 6.0), nn.Linear(10 * len(size), 7, bias=bias)
+    shared, own = grid(size)[None], torch.stack([grid(size), 0.5 * grid(size)])
+    for coords in (shared, own, shared[0]):
+        points = Points(coords)
+        assert points.axes is not None
+        plain = linear(encoding(coords))
+        torch.testing.assert_close(encoding.projected(linear, points), plain)
+        with torch.no_grad():
+            torch.testing.assert_close(encoding.projected(linear, points), plain, atol=1e-5, rtol=1e-4)
+
+
+@on_grids
+def test_weights_that_learn_get_their_gradients_on_a_grid(size):
+    encoding, linear, coords = FourierFeatures(len(size), 4, 3.0), nn.Linear(8 * len(size), 5), grid(size)
+    upstream = torch.randn(len(coords), 5)
+    ours = torch.autograd.grad(encoding.projected(linear, Points(coords)), list(linear.parameters()), upstream)
+    torch.testing.assert_close(ours[0], upstream.T @ encoding(coords), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours[1], upstream.sum(0), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_grid_has_derivatives_with_respect_to_its_coordinates(frozen):
+    """d/dx of w cos(πωx) is -πω w sin(πωx): the slope of a field, frozen or not."""
+    layer = FrequencyFeatures(2, 4, 2.0, dim=1).requires_grad_(not frozen)  # one frequency: 1
+    layer.linear.bias.data.fill_(10.0)  # above the ReLU
+    coords = grid(6).requires_grad_()
+    (slope,) = torch.autograd.grad(layer(Points(coords)).sum(), coords)
+    cosine, sine = layer.linear.weight[0].unflatten(0, (2, 2))
+    expected = math.pi * (sine * torch.cos(math.pi * coords) - cosine * torch.sin(math.pi * coords))
+    torch.testing.assert_close(slope, expected, atol=1e-4, rtol=1e-4)

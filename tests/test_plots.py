@@ -1,0 +1,41 @@
+"""Curves as pictures that another program can open."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genrep.plots import save_curves
+
+BLUE, ORANGE = (31, 119, 180), (255, 127, 14)
+"""The first two colours of matplotlib's cycle."""
+ONE, TWO = {"a": ([0, 1, 2], [1.0, 3.0, 2.0])}, {"a": ([0, 1], [1.0, 3.0]), "b": ([0, 1], [2.0, 1.0])}
+
+
+def pixels_of(path, colour) -> int:
+    return int((np.asarray(Image.open(path).convert("RGB")) == colour).all(axis=-1).sum())
+
+
+@pytest.mark.parametrize("panels", [{"images": ONE}, {"images": ONE, "seconds": ONE}], ids=["one panel", "two panels"])
+def test_curves_are_written_as_a_png(tmp_path, panels):
+    path = tmp_path / "new" / "folder" / "curves.png"
+    assert save_curves(panels, "PSNR", path) == path
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and picture.size == (624 * len(panels), 480)
+        picture.load()
+        halves = [picture.crop((624 * k, 0, 624 * (k + 1), 480)).convert("RGB") for k in range(len(panels))]
+    assert all((np.asarray(half) == BLUE).all(axis=-1).any() for half in halves), "a curve in every panel"
+
+
+def test_every_curve_has_a_colour_of_its_own(tmp_path):
+    one, two = (save_curves({"x": curves}, "y", str(tmp_path / name)) for curves, name in ((ONE, "1.png"), (TWO, "2.png")))
+    assert pixels_of(one, BLUE) > 100 and pixels_of(one, ORANGE) == 0
+    assert pixels_of(two, BLUE) > 100 and pixels_of(two, ORANGE) > 100
+
+
+def test_the_names_are_shown(tmp_path):
+    paths = [
+        save_curves({xlabel: {name: ([0, 1], [0, 1])}}, ylabel, tmp_path / f"{number}.png")
+        for number, (xlabel, ylabel, name) in enumerate([("x", "y", "n"), ("z", "y", "n"), ("x", "z", "n"), ("x", "y", "m")])
+    ]
+    pictures = [path.read_bytes() for path in paths]
+    assert len(set(pictures)) == 4

@@ -1,0 +1,171 @@
+"""Refinement at test time: what falls, what stays, what repeats."""
+
+import copy
+
+import pytest
+import torch
+
+from genrep.coords import grid, values_at
+from genrep.errors import InputError
+from genrep.refine import refine, refinements
+from tests.decoders.test_modulated_mlp import DECODERS, tiny_inr
+
+every_decoder = pytest.mark.parametrize("kind", DECODERS)
+
+
+def make_images(count=3):
+    """Smooth, and each of a contrast of its own."""
+    waves = torch.stack([torch.cos(3 * grid(8) @ torch.randn(2) + k).reshape(1, 8, 8) for k in range(count)])
+    return waves * torch.linspace(0.9, 0.2, count)[:, None, None, None]
+
+
+def errors(autoencoder, latents, images):
+    """Mean squared error of every image."""
+    with torch.no_grad():
+        values = autoencoder.decode(latents, grid(8))
+    return (values - values_at(images, grid(8), "nearest")).square().mean(dim=(1, 2))
+
+
+def state(autoencoder):
+    """Everything of a model that refining it could change."""
+    flags = [(name, p.requires_grad, p.grad is None) for name, p in autoencoder.named_parameters()]
+    return copy.deepcopy(autoencoder.state_dict()), flags, autoencoder.training
+
+
+def assert_same_state(one, other):
+    torch.testing.assert_close(one[0], other[0], rtol=0, atol=0)
+    assert one[1:] == other[1:]
+
+
+@every_decoder
+def test_every_images_error_falls(kind):
+    autoencoder, images = tiny_inr(kind), make_images()
+    before = errors(autoencoder, autoencoder.encode(images), images)
+    refined, latents = refine(autoencoder, images, 40, lr=0.1)
+    assert refined is autoencoder and latents.shape == (3, *autoencoder.latent_shape)
+    assert not latents.requires_grad
+    assert (errors(autoencoder, latents, images) < 0.8 * before).all()
+
+
+@every_decoder
+def test_a_refined_image_does_not_depend_on_the_others(kind):
+    autoencoder, images = tiny_inr(kind), make_images()
+    _, latents = refine(autoencoder, images, 6, lr=0.1)
+    for number, image in enumerate(images):
+        _, alone = refine(autoencoder, image[None], 6, lr=0.1)
+        torch.testing.assert_close(latents[number], alone[0], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(
+            errors(autoencoder, latents, images)[[number]],
+            errors(autoencoder, alone, image[None]),
+            atol=1e-5,
+            rtol=1e-3,
+        )
+
+
+@every_decoder
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("decoder_lr", [None, 1e-2])
+def test_the_given_autoencoder_is_not_changed(kind, frozen, decoder_lr):
+    autoencoder = tiny_inr(kind).requires_grad_(not frozen)
+    before = state(autoencoder)
+    refine(autoencoder, make_images(), 3, decoder_lr=decoder_lr)
+    assert_same_state(state(autoencoder), before)
+
+
+@every_decoder
+def test_a_refined_decoder_is_a_copy_with_the_same_encoder(kind):
+    autoencoder, images = tiny_inr(kind), make_images(1)
+    refined, latents = refine(autoencoder, images, 40, lr=0.1, decoder_lr=1e-2)
+    assert refined is not autoencoder
+    torch.testing.assert_close(refined.encoder.state_dict(), autoencoder.encoder.state_dict(), rtol=0, atol=0)
+    before = dict(autoencoder.decoder.named_parameters())
+    unchanged = [name for name, p in refined.decoder.named_parameters() if torch.equal(p, before[name])]
+    assert unchanged == []
+    _, alone = refine(autoencoder, images, 40, lr=0.1)
+    assert errors(refined, latents, images) < errors(autoencoder, alone, images)
+
+
+@pytest.mark.parametrize("decoder_lr", [None, 1e-2])
+def test_no_steps_give_the_encoders_prediction(decoder_lr):
+    autoencoder, images = tiny_inr("multiband"), make_images()
+    refined, latents = refine(autoencoder, images, 0, decoder_lr=decoder_lr)
+    assert torch.equal(latents, autoencoder.encode(images))
+    torch.testing.assert_close(refined.state_dict(), autoencoder.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_refining_works_with_gradients_off_outside(grad):
+    autoencoder, images = tiny_inr("multiband"), make_images()
+    with torch.set_grad_enabled(grad):
+        _, latents = refine(autoencoder, images, 3)
+    assert not torch.equal(latents, autoencoder.encode(images))
+
+
+def test_a_seed_repeats_and_another_draws_other_pixels():
+    autoencoder, images = tiny_inr("multiband"), make_images()
+
+    def latents(seed, **options):
+        return refine(autoencoder, images, 5, seed=seed, **options)[1]
+
+    assert torch.equal(latents(3, num_coords=10), latents(3, num_coords=10))
+    assert not torch.allclose(latents(3, num_coords=10), latents(4, num_coords=10))
+    torch.testing.assert_close(latents(3), latents(4), atol=1e-4, rtol=1e-3)  # all pixels, whatever the seed
+    torch.testing.assert_close(latents(3), latents(3, num_coords=64), rtol=0, atol=0)
+
+
+def test_pixels_are_drawn_anew_at_every_step():
+    """One pixel a step: one drawn for good would leave the others as wrong as they were."""
+    autoencoder, images = tiny_inr("multiband"), make_images(1)
+    before = errors(autoencoder, autoencoder.encode(images), images)
+    _, latents = refine(autoencoder, images, 150, lr=0.03, num_coords=2)
+    assert errors(autoencoder, latents, images) < 0.7 * before
+
+
+def test_refinements_begin_with_the_prediction_and_end_as_refine_does():
+    autoencoder, images = tiny_inr("multiband"), make_images()
+    course = [latents.clone() for _, latents in refinements(autoencoder, images, 4)]
+    assert len(course) == 5
+    assert torch.equal(course[0], autoencoder.encode(images))
+    assert torch.equal(course[-1], refine(autoencoder, images, 4)[1])
+
+
+@pytest.mark.parametrize("lr", [0.01, 0.1])
+def test_the_rate_begins_at_lr_deviations_and_falls_to_zero(lr):
+    """Adam's first step moves every number by its rate, whatever the gradient; later ones by little more than theirs."""
+    autoencoder, images, steps = tiny_inr("multiband"), make_images(1), 10
+    course = torch.stack([latents.clone() for _, latents in refinements(autoencoder, images, steps, lr=lr)])
+    moves = course.diff(dim=0).abs().flatten(1) / (lr * course[0].std())
+    torch.testing.assert_close(moves[0].median(), torch.tensor(1.0), atol=0.05, rtol=0)
+    assert float(moves[steps // 2].max()) > 0.1, "half the rate half-way"
+    assert float(moves[-1].max()) < 0.1, "0.024 of the rate at the end"
+
+
+def test_the_decoders_rate_is_its_own():
+    autoencoder, images = tiny_inr("multiband"), make_images(1)
+    refined, _ = refine(autoencoder, images, 1, decoder_lr=1e-3)
+    for one, other in zip(refined.decoder.parameters(), autoencoder.decoder.parameters(), strict=True):
+        assert float((one - other).abs().max()) == pytest.approx(1e-3, rel=0.01)
+
+
+def test_images_need_not_be_square():
+    autoencoder, images = tiny_inr("multiband", image_size=[8, 12]), torch.rand(2, 1, 8, 12) * 2 - 1
+    coords = grid((8, 12))
+    course = [
+        (autoencoder.decode(latents, coords) - images.flatten(2).transpose(1, 2)).square().mean(dim=(1, 2))
+        for _, latents in refinements(autoencoder, images, 30, lr=0.1)
+    ]
+    assert (course[-1] < 0.9 * course[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "num_coords", "message"),
+    [
+        (-1, None, r"-1 refinement steps on 64 of 64 pixels cannot be: give 0 steps or more"),
+        (1, 65, r"1 refinement steps on 65 of 64 pixels cannot be: .*1 pixel to all"),
+        (1, 0, r"1 refinement steps on 0 of 64 pixels cannot be"),
+        (0, -5, r"0 refinement steps on -5 of 64 pixels cannot be"),
+    ],
+)
+def test_what_cannot_be_is_refused(steps, num_coords, message):
+    with pytest.raises(InputError, match=message):
+        refine(tiny_inr("multiband"), make_images(), steps, num_coords=num_coords)
