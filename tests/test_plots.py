@@ -8,7 +8,7 @@ from genrep.plots import save_curves
 
 BLUE, ORANGE = (31, 119, 180), (255, 127, 14)
 """The first two colours of matplotlib's cycle."""
-ONE, TWO = {"a": ([0, 1, 2], [1.0, 3.0, 2.0])}, {"a": ([0, 1], [1.0, 3.0]), "b": ([0, 1], [2.0, 1.0])}
+ONE, TWO = {"a": ([0.0, 1.0], [1.0, 3.0])}, {"a": ([0.0, 1.0], [1.0, 3.0]), "b": ([0.0, 1.0], [2.0, 1.0])}
 
 
 def pixels_of(path, colour) -> int:
@@ -27,15 +27,28 @@ def test_curves_are_written_as_a_png(tmp_path, panels):
 
 
 def test_every_curve_has_a_colour_of_its_own(tmp_path):
-    one, two = (save_curves({"x": curves}, "y", str(tmp_path / name)) for curves, name in ((ONE, "1.png"), (TWO, "2.png")))
+    one, two = (
+        save_curves({"x": curves}, "y", str(tmp_path / name)) for curves, name in ((ONE, "1.png"), (TWO, "2.png"))
+    )
     assert pixels_of(one, BLUE) > 100 and pixels_of(one, ORANGE) == 0
     assert pixels_of(two, BLUE) > 100 and pixels_of(two, ORANGE) > 100
 
 
 def test_the_names_are_shown(tmp_path):
     paths = [
-        save_curves({xlabel: {name: ([0, 1], [0, 1])}}, ylabel, tmp_path / f"{number}.png")
-        for number, (xlabel, ylabel, name) in enumerate([("x", "y", "n"), ("z", "y", "n"), ("x", "z", "n"), ("x", "y", "m")])
+        save_curves({xlabel: {name: ([0.0, 1.0], [0.0, 1.0])}}, ylabel, tmp_path / f"{number}.png")
+        for number, (xlabel, ylabel, name) in enumerate(
+            [("x", "y", "n"), ("z", "y", "n"), ("x", "z", "n"), ("x", "y", "m")]
+        )
     ]
     pictures = [path.read_bytes() for path in paths]
     assert len(set(pictures)) == 4
+
+
+def test_whole_numbers_are_numbers(tmp_path):
+    """Images and steps are counted."""
+    whole, same = (
+        save_curves({"images": {"a": (x, [1.0, 3.0])}}, "y", tmp_path / f"{number}.png").read_bytes()
+        for number, x in enumerate([[0, 2], [0.0, 2.0]])
+    )
+    assert whole == same

@@ -13,10 +13,11 @@ from tests.decoders.test_modulated_mlp import DECODERS, tiny_inr
 every_decoder = pytest.mark.parametrize("kind", DECODERS)
 
 
-def make_images(count=3):
-    """Smooth, and each of a contrast of its own."""
-    waves = torch.stack([torch.cos(3 * grid(8) @ torch.randn(2) + k).reshape(1, 8, 8) for k in range(count)])
-    return waves * torch.linspace(0.9, 0.2, count)[:, None, None, None]
+def make_images(autoencoder, count=3):
+    """Within the decoder's reach, and each of a contrast of its own."""
+    return autoencoder.render(
+        torch.tensor([2.0, 4.0, 0.5])[:count, None, None] * torch.randn(count, *autoencoder.latent_shape)
+    )
 
 
 def errors(autoencoder, latents, images):
@@ -39,17 +40,19 @@ def assert_same_state(one, other):
 
 @every_decoder
 def test_every_images_error_falls(kind):
-    autoencoder, images = tiny_inr(kind), make_images()
+    autoencoder = tiny_inr(kind)
+    images = make_images(autoencoder)
     before = errors(autoencoder, autoencoder.encode(images), images)
-    refined, latents = refine(autoencoder, images, 40, lr=0.1)
+    refined, latents = refine(autoencoder, images, 30, lr=0.2)
     assert refined is autoencoder and latents.shape == (3, *autoencoder.latent_shape)
     assert not latents.requires_grad
-    assert (errors(autoencoder, latents, images) < 0.8 * before).all()
+    assert (errors(autoencoder, latents, images) < 0.9 * before).all()
 
 
 @every_decoder
 def test_a_refined_image_does_not_depend_on_the_others(kind):
-    autoencoder, images = tiny_inr(kind), make_images()
+    autoencoder = tiny_inr(kind)
+    images = make_images(autoencoder)
     _, latents = refine(autoencoder, images, 6, lr=0.1)
     for number, image in enumerate(images):
         _, alone = refine(autoencoder, image[None], 6, lr=0.1)
@@ -68,26 +71,27 @@ def test_a_refined_image_does_not_depend_on_the_others(kind):
 def test_the_given_autoencoder_is_not_changed(kind, frozen, decoder_lr):
     autoencoder = tiny_inr(kind).requires_grad_(not frozen)
     before = state(autoencoder)
-    refine(autoencoder, make_images(), 3, decoder_lr=decoder_lr)
+    refine(autoencoder, make_images(autoencoder), 3, decoder_lr=decoder_lr)
     assert_same_state(state(autoencoder), before)
 
 
 @every_decoder
 def test_a_refined_decoder_is_a_copy_with_the_same_encoder(kind):
-    autoencoder, images = tiny_inr(kind), make_images(1)
-    refined, latents = refine(autoencoder, images, 40, lr=0.1, decoder_lr=1e-2)
+    autoencoder, images = tiny_inr(kind), torch.rand(1, 1, 8, 8) * 2 - 1
+    refined, latents = refine(autoencoder, images, 20, lr=0.1, decoder_lr=1e-2)
     assert refined is not autoencoder
     torch.testing.assert_close(refined.encoder.state_dict(), autoencoder.encoder.state_dict(), rtol=0, atol=0)
     before = dict(autoencoder.decoder.named_parameters())
     unchanged = [name for name, p in refined.decoder.named_parameters() if torch.equal(p, before[name])]
     assert unchanged == []
-    _, alone = refine(autoencoder, images, 40, lr=0.1)
+    _, alone = refine(autoencoder, images, 20, lr=0.1)
     assert errors(refined, latents, images) < errors(autoencoder, alone, images)
 
 
 @pytest.mark.parametrize("decoder_lr", [None, 1e-2])
 def test_no_steps_give_the_encoders_prediction(decoder_lr):
-    autoencoder, images = tiny_inr("multiband"), make_images()
+    autoencoder = tiny_inr("multiband")
+    images = make_images(autoencoder)
     refined, latents = refine(autoencoder, images, 0, decoder_lr=decoder_lr)
     assert torch.equal(latents, autoencoder.encode(images))
     torch.testing.assert_close(refined.state_dict(), autoencoder.state_dict(), rtol=0, atol=0)
@@ -95,14 +99,16 @@ def test_no_steps_give_the_encoders_prediction(decoder_lr):
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_refining_works_with_gradients_off_outside(grad):
-    autoencoder, images = tiny_inr("multiband"), make_images()
+    autoencoder = tiny_inr("multiband")
+    images = make_images(autoencoder)
     with torch.set_grad_enabled(grad):
         _, latents = refine(autoencoder, images, 3)
     assert not torch.equal(latents, autoencoder.encode(images))
 
 
 def test_a_seed_repeats_and_another_draws_other_pixels():
-    autoencoder, images = tiny_inr("multiband"), make_images()
+    autoencoder = tiny_inr("multiband")
+    images = make_images(autoencoder)
 
     def latents(seed, **options):
         return refine(autoencoder, images, 5, seed=seed, **options)[1]
@@ -114,15 +120,17 @@ def test_a_seed_repeats_and_another_draws_other_pixels():
 
 
 def test_pixels_are_drawn_anew_at_every_step():
-    """One pixel a step: one drawn for good would leave the others as wrong as they were."""
-    autoencoder, images = tiny_inr("multiband"), make_images(1)
+    """One a step: a pixel drawn for good would leave the others as wrong as they were."""
+    autoencoder = tiny_inr("multiband")
+    images = make_images(autoencoder, 1)
     before = errors(autoencoder, autoencoder.encode(images), images)
-    _, latents = refine(autoencoder, images, 150, lr=0.03, num_coords=2)
-    assert errors(autoencoder, latents, images) < 0.7 * before
+    _, latents = refine(autoencoder, images, 60, lr=0.1, num_coords=1)
+    assert errors(autoencoder, latents, images) < 0.75 * before
 
 
 def test_refinements_begin_with_the_prediction_and_end_as_refine_does():
-    autoencoder, images = tiny_inr("multiband"), make_images()
+    autoencoder = tiny_inr("multiband")
+    images = make_images(autoencoder)
     course = [latents.clone() for _, latents in refinements(autoencoder, images, 4)]
     assert len(course) == 5
     assert torch.equal(course[0], autoencoder.encode(images))
@@ -132,7 +140,8 @@ def test_refinements_begin_with_the_prediction_and_end_as_refine_does():
 @pytest.mark.parametrize("lr", [0.01, 0.1])
 def test_the_rate_begins_at_lr_deviations_and_falls_to_zero(lr):
     """Adam's first step moves every number by its rate, whatever the gradient; later ones by little more than theirs."""
-    autoencoder, images, steps = tiny_inr("multiband"), make_images(1), 10
+    autoencoder, steps = tiny_inr("multiband"), 10
+    images = make_images(autoencoder, 1)
     course = torch.stack([latents.clone() for _, latents in refinements(autoencoder, images, steps, lr=lr)])
     moves = course.diff(dim=0).abs().flatten(1) / (lr * course[0].std())
     torch.testing.assert_close(moves[0].median(), torch.tensor(1.0), atol=0.05, rtol=0)
@@ -141,18 +150,20 @@ def test_the_rate_begins_at_lr_deviations_and_falls_to_zero(lr):
 
 
 def test_the_decoders_rate_is_its_own():
-    autoencoder, images = tiny_inr("multiband"), make_images(1)
+    autoencoder = tiny_inr("multiband")
+    images = make_images(autoencoder, 1)
     refined, _ = refine(autoencoder, images, 1, decoder_lr=1e-3)
     for one, other in zip(refined.decoder.parameters(), autoencoder.decoder.parameters(), strict=True):
-        assert float((one - other).abs().max()) == pytest.approx(1e-3, rel=0.01)
+        assert float((one - other).detach().abs().max()) == pytest.approx(1e-3, rel=0.01)
 
 
 def test_images_need_not_be_square():
-    autoencoder, images = tiny_inr("multiband", image_size=[8, 12]), torch.rand(2, 1, 8, 12) * 2 - 1
+    autoencoder = tiny_inr("multiband", image_size=[8, 12])
+    images = autoencoder.render(2 * torch.randn(2, *autoencoder.latent_shape))
     coords = grid((8, 12))
     course = [
         (autoencoder.decode(latents, coords) - images.flatten(2).transpose(1, 2)).square().mean(dim=(1, 2))
-        for _, latents in refinements(autoencoder, images, 30, lr=0.1)
+        for _, latents in refinements(autoencoder, images, 30, lr=0.2)
     ]
     assert (course[-1] < 0.9 * course[0]).all()
 
@@ -168,4 +179,4 @@ def test_images_need_not_be_square():
 )
 def test_what_cannot_be_is_refused(steps, num_coords, message):
     with pytest.raises(InputError, match=message):
-        refine(tiny_inr("multiband"), make_images(), steps, num_coords=num_coords)
+        refine(tiny_inr("multiband"), torch.zeros(2, 1, 8, 8), steps, num_coords=num_coords)

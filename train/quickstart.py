@@ -1,9 +1,10 @@
 """The whole road on scikit-learn's digits, in minutes on a CPU: every script in order, as a person would run them.
 
     python train/quickstart.py
+    python train/quickstart.py --representation locality
 
-Images to R-tokens (ANR), a latent cache, a classifier to measure with, class-conditional diffusion, samples at 64×64,
-a report. It ends by saying where the pictures are; runs/quickstart/report.json holds the numbers.
+Images to R-tokens (ANR) or to locality-aware latents, a latent cache, a classifier to measure with, class-conditional diffusion, samples at 64×64,
+a report. It ends by saying where the pictures are; report.json beside them holds the numbers.
 """
 
 import argparse
@@ -37,26 +38,33 @@ def run(script: str, *arguments: object) -> None:
         sys.argv = before
 
 
-def quickstart(folder: Path) -> None:
+DIFFUSION = {"anr": "diffusion.yaml", "locality": "diffusion_locality.yaml"}
+"""Stage 2's config of every representation; stage 1's has the representation's name."""
+
+
+def quickstart(folder: Path, representation: str) -> None:
     started = time.perf_counter()
-    stages = {name: folder / name for name in ("anr", "latents", "classifier", "diffusion")}
+    stages = {name: folder / name for name in (representation, "latents", "classifier", "diffusion")}
     marker = folder / "quickstart"
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise InputError(f"--folder {folder} holds other things, and the quickstart begins anew: give a new folder")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     marker.write_text("The quickstart made this folder and deletes it when it begins anew.\n")
-    anr, latents, classifier, diffusion = stages.values()
-    stage2 = (CONFIGS / "diffusion.yaml", "--autoencoder", anr, "--latents.folder", latents, "--run.folder", diffusion)
+    autoencoder, latents, classifier, diffusion = stages.values()
+    stage2 = (
+        CONFIGS / DIFFUSION[representation],
+        "--autoencoder", autoencoder, "--latents.folder", latents, "--run.folder", diffusion,
+    )  # fmt: skip
 
     # train
-    run("train/autoencoder.py", CONFIGS / "anr.yaml", "--run.folder", anr)
+    run("train/autoencoder.py", CONFIGS / f"{representation}.yaml", "--run.folder", autoencoder)
     run("train/latents.py", *stage2)
     run("train/diffusion.py", *stage2)
     run("train/classifier.py", CONFIGS / "classifier.yaml", "--run.folder", classifier)
 
     # sample
-    run("sample/reconstruct.py", anr, "--size", 64, "--out", folder / "reconstructions.png")
+    run("sample/reconstruct.py", autoencoder, "--size", 64, "--out", folder / "reconstructions.png")
     run(
         "sample/generate.py",
         diffusion,
@@ -80,6 +88,7 @@ def quickstart(folder: Path) -> None:
     reconstruction = json.loads((folder / "reconstructions.json").read_text())
     found = evaluation["metrics"]
     report = {
+        "representation": representation,
         "seconds": round(time.perf_counter() - started, 1),
         "reconstruction": {key: reconstruction[key] for key in ("psnr", "psnr_64", "ssim_64", "num_images")},
         "classifier": {"accuracy": found["classifier_accuracy"]},
@@ -131,10 +140,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.add_argument("--representation", choices=DIFFUSION, default="anr", help="what a token set is (default anr)")
     parser.add_argument(
-        "--folder", type=Path, default=Path("runs/quickstart"), help="where everything goes (default runs/quickstart)"
+        "--folder", type=Path, help="where everything goes (default runs/quickstart, _locality for that)"
     )
-    quickstart(parser.parse_args().folder)
+    options = parser.parse_args()
+    name = "quickstart" if options.representation == "anr" else f"quickstart_{options.representation}"
+    quickstart(options.folder or Path("runs") / name, options.representation)
 
 
 if __name__ == "__main__":

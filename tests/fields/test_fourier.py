@@ -19,7 +19,9 @@ def test_field_equals_its_formula_point_by_point(axes, channels, depth):
     assert len(layers) == depth and field.frequencies.shape == (5, axes)
     coords, expected = torch.rand(2, 6, axes) * 2 - 1, []
     for point in coords.flatten(0, 1):
-        angles = [2 * math.pi * sum(b * (c + 1) / 2 for b, c in zip(row, point, strict=True)) for row in field.frequencies]
+        angles = [
+            2 * math.pi * sum(b * (c + 1) / 2 for b, c in zip(row, point, strict=True)) for row in field.frequencies
+        ]
         value = torch.tensor([math.cos(a) for a in angles] + [math.sin(a) for a in angles])
         for number, layer in enumerate(layers):
             value = layer.weight @ (value.clamp_min(0) if number else value) + layer.bias

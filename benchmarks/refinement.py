@@ -1,0 +1,146 @@
+"""Test-time optimisation beside a Fourier-feature network trained from scratch, image by image, at equal seconds.
+
+    python benchmarks/refinement.py runs/photographs/locality --source kodak/ --num-images 10 --steps 300
+
+Figure 7 of the locality-aware paper. For every image: the encoder's prediction; its latents refined; latents and decoder
+refined; and a Fourier-feature network (Gaussian features, Adam, half a cosine over its time) that gets as many seconds as
+the refinement of the latents took. All see the same number of pixels a step. Clocks stop while PSNR is measured. Writes
+refinement.json (every image) and refinement.png (mean PSNR over seconds) into the run's folder, or --out.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+
+from genrep.coords import grid, random_subset, values_at
+from genrep.data import DataSpec
+from genrep.data.images import ImageData, evenly
+from genrep.fields.fourier import FourierField
+from genrep.metrics.reconstruction import psnr
+from genrep.plots import save_curves
+from genrep.refine import NUM_COORDS, refinements
+from genrep.render import from_uint8, to_uint8
+from genrep.training.stages import load_autoencoder
+
+
+def refined_curve(autoencoder, pixels, steps, every, **options):
+    """[(seconds, PSNR)] from the prediction to the last step."""
+    curve, seconds, started = [], 0.0, time.perf_counter()
+    for step, (tuned, latents) in enumerate(refinements(autoencoder, from_uint8(pixels), steps, **options)):
+        if step % every == 0 or step == steps:
+            seconds += time.perf_counter() - started
+            curve.append((seconds, float(psnr(to_uint8(tuned.render(latents)), pixels))))
+            started = time.perf_counter()
+    return curve
+
+
+def field_curve(pixels, total_seconds, num_coords, lr, scale, seed, measure=20):
+    """[(seconds, PSNR)] of a Fourier-feature network of one image, trained for `total_seconds`."""
+    torch.manual_seed(seed)
+    images, shape = from_uint8(pixels), pixels.shape[-2:]
+    coords = grid(shape)
+    targets = values_at(images, coords, "nearest")[0]
+    field = FourierField(channels=pixels.shape[1], scale=scale)
+    optimizer = torch.optim.Adam(field.parameters(), lr=lr)
+    generator = torch.Generator().manual_seed(seed)
+
+    def quality():
+        with torch.no_grad():
+            values = torch.cat([field(part) for part in coords.split(8192)])
+        return float(psnr(to_uint8(values.T.unflatten(1, shape)[None]), pixels))
+
+    curve, seconds, started, next_measure = [(0.0, quality())], 0.0, time.perf_counter(), total_seconds / measure
+    while seconds < total_seconds:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * seconds / total_seconds))
+        chosen = random_subset(len(coords), min(num_coords, len(coords)), generator)
+        optimizer.zero_grad()
+        (field(coords[chosen]) - targets[chosen]).square().mean().backward()
+        optimizer.step()
+        now = time.perf_counter()
+        seconds, started = seconds + now - started, now
+        if seconds >= next_measure or seconds >= total_seconds:
+            curve.append((seconds, quality()))
+            next_measure += total_seconds / measure
+            started = time.perf_counter()
+    return curve
+
+
+def mean_curve(curves):
+    """Curves of several images on one axis of seconds, their mean."""
+    import numpy as np
+
+    end = min(curve[-1][0] for curve in curves)
+    axis = np.linspace(0, end, 50)
+    return axis, np.mean([np.interp(axis, *zip(*curve, strict=True)) for curve in curves], axis=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="run or model folder of stage 1")
+    parser.add_argument("--source", required=True, help="images: a folder, parquet files, a Hub id")
+    parser.add_argument("--num-images", type=int, default=10, help="images, evenly spaced (default 10)")
+    parser.add_argument("--steps", type=int, default=300, help="refinement steps (default 300)")
+    parser.add_argument("--coords", type=int, default=NUM_COORDS, help=f"pixels a step (default {NUM_COORDS})")
+    parser.add_argument("--lr", type=float, default=0.03, help="of the latents, in deviations (default 0.03)")
+    parser.add_argument("--decoder-lr", type=float, default=5e-4, help="of the decoder (default 5e-4)")
+    parser.add_argument("--field-lr", type=float, default=1e-3, help="of the Fourier-feature network (default 1e-3)")
+    parser.add_argument("--field-scale", type=float, default=10.0, help="deviation of its frequencies (default 10)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder of the report (default RUN)")
+    options = parser.parse_args()
+
+    autoencoder = load_autoencoder(options.run)
+    spec = DataSpec(source=options.source, label_column=None, held_out_fraction=0.0)
+    data = ImageData(spec, "train", autoencoder.image_shape, autoencoder.config["channels"])
+    every = max(1, options.steps // 20)
+    shared = {"num_coords": min(options.coords, math.prod(autoencoder.image_shape)), "seed": options.seed}
+    rows, curves = [], {"latents": [], "latents and decoder": [], "Fourier-feature network": []}
+    for index in evenly(len(data), options.num_images):
+        pixels = data.pixels([index])
+        latents = refined_curve(autoencoder, pixels, options.steps, every, lr=options.lr, **shared)
+        both = refined_curve(
+            autoencoder, pixels, options.steps, every, lr=options.lr, decoder_lr=options.decoder_lr, **shared
+        )
+        seconds = latents[-1][0]
+        field = field_curve(pixels, seconds, shared["num_coords"], options.field_lr, options.field_scale, options.seed)
+        for name, curve in zip(curves, (latents, both, field), strict=True):
+            curves[name].append(curve)
+        rows.append(
+            {"image": index, "predicted": latents[0][1], "latents": latents[-1][1], "latents_and_decoder": both[-1][1],
+             "field_at_equal_seconds": field[-1][1], "seconds": seconds, "seconds_with_decoder": both[-1][0]}
+        )  # fmt: skip
+        print(
+            "  ".join(
+                f"{key} {value:.2f}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in rows[-1].items()
+            ),
+            flush=True,
+        )
+
+    keys = [key for key in rows[0] if key != "image"]
+    report = {
+        "mean": {key: sum(row[key] for row in rows) / len(rows) for key in keys},
+        "latents_raised": sum(row["latents"] > row["predicted"] for row in rows),
+        "latents_above_field": sum(row["latents"] > row["field_at_equal_seconds"] for row in rows),
+        "num_images": len(rows), "images": rows,
+        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+    }  # fmt: skip
+    folder = options.out or Path(options.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "refinement.json").write_text(json.dumps(report, indent=2) + "\n")
+    save_curves(
+        {"seconds an image": {name: mean_curve(part) for name, part in curves.items()}},
+        "PSNR (dB)",
+        folder / "refinement.png",
+    )
+    print(json.dumps({key: value for key, value in report.items() if key not in ("images", "settings")}, indent=2))
+    print(f"report: {folder / 'refinement.json'}\ncurves: {folder / 'refinement.png'}")
+
+
+if __name__ == "__main__":
+    main()
