@@ -46,4 +46,7 @@ def launch(processes: int, script: str, *arguments: object) -> str:
 def lines(folder: Path) -> list[dict]:
     """metrics.jsonl without what the clock decides."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in ("seconds", "images_per_second")} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "images_per_second", "peak_memory_gib")}
+        for row in rows
+    ]

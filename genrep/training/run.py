@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import resource
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -157,7 +159,14 @@ class Run:
         step, seconds = self._reported
         speed = (self.step - step) * self.settings.batch / max(1e-9, self.seconds - seconds)
         self._reported = (self.step, self.seconds)
-        self.write({**shown, "images_per_second": speed})
+        self.write({**shown, "images_per_second": speed, "peak_memory_gib": self._peak_memory() / 2**30})
+
+    def _peak_memory(self) -> int:
+        """Most bytes that this process has held: of the GPU's memory where it has one, else of the machine's."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return kilobytes * (1 if sys.platform == "darwin" else 1024)
 
     def _stop_in_time(self) -> None:
         """With `run.seconds`, this step is the last one when the time is up; the main process' clock counts for all."""
