@@ -1,0 +1,48 @@
+"""What an earlier version wrote still loads and goes on: a run folder of two steps, as it was before other encoders and
+decoders, random crops and noised latents came."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from genrep.errors import InputError
+from genrep.models.autoencoder import INRAutoencoder
+from tests.scripts import PROJECT, run
+
+EARLIER = PROJECT / "tests" / "fixtures" / "earlier_run"
+CONFIG = EARLIER / "config.yaml"
+
+
+def test_an_earlier_model_loads_with_its_weights():
+    model = INRAutoencoder.from_pretrained(EARLIER / "model")
+    saved = load_file(EARLIER / "model" / "diffusion_pytorch_model.safetensors")
+    torch.testing.assert_close(dict(model.state_dict()), saved, rtol=0, atol=0)
+    assert model.render(model.encode(torch.zeros(1, 1, 8, 8)), size=20).isfinite().all()
+
+
+def test_an_earlier_run_goes_on_to_where_a_new_one_comes(tmp_path, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    shutil.copytree(EARLIER, tmp_path / "earlier")
+    for name in ("earlier", "new"):
+        run("train/autoencoder.py", CONFIG, "--run.folder", tmp_path / name, "--run.steps", 3)
+    went_on, straight = (
+        load_file(tmp_path / name / "checkpoints" / "step-00000003" / "model.safetensors") for name in ("earlier", "new")
+    )
+    torch.testing.assert_close(went_on, straight)
+
+
+def test_a_key_with_another_value_than_its_default_is_still_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(PROJECT)
+    shutil.copytree(EARLIER, tmp_path / "earlier")
+    with pytest.raises(InputError, match="reconstruction.latent_noise: was 0.0, is now 0.5"):
+        from genrep.training.config import read_config
+        from genrep.training.run import Run
+        from genrep.training.specs import AutoencoderRun
+
+        content = read_config(CONFIG)
+        content["reconstruction"]["latent_noise"] = 0.5
+        content["run"]["folder"] = str(tmp_path / "earlier")
+        config = AutoencoderRun.model_validate(content)
+        Run(config, config.run)
