@@ -5,7 +5,9 @@ from pathlib import Path
 
 
 def save_curves(
-    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], ylabel: str, path: Path | str
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]],
+    ylabel: str,
+    path: Path | str,
 ) -> Path:
     """Panels side by side, `{xlabel: {name: (x, y)}}`, one legend, written as a PNG."""
     from matplotlib.figure import Figure

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import genrep.training.run
@@ -547,3 +549,132 @@ def test_dry_run_prints_sizes_and_writes_nothing(script, tmp_path, monkeypatch, 
     assert script == "latents" or "parameters" in shown
     assert script == "classifier" or "8 tokens of 16" in shown
     assert not (tmp_path / "run").exists()
+
+
+# locality-aware latents and the baselines
+
+LOCALITY = ["--autoencoder.encoder.dim", 16, "--autoencoder.encoder.mlp_dim", 16, "--run.batch", 16]
+LOCALITY += ["--run.evaluate_images", 20, "--run.report_every", 1]
+
+
+@pytest.fixture(scope="module")
+def locality(tmp_path_factory):
+    """A locality-aware autoencoder trained for a few steps."""
+    folder = tmp_path_factory.mktemp("locality") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(PROJECT)
+        run(
+            "train/autoencoder.py", "configs/digits/locality.yaml", *LOCALITY, "--run.steps", 20, "--run.folder", folder
+        )
+    return folder
+
+
+def test_the_whole_road_with_locality_aware_latents(locality, tmp_path):
+    stage2 = ["configs/digits/diffusion_locality.yaml", *SMALL_DENOISER, "--autoencoder", locality]
+    stage2 += ["--latents.folder", tmp_path / "latents", "--run.folder", tmp_path / "diffusion", "--run.batch", 16]
+    run("train/latents.py", *stage2)
+    run("train/diffusion.py", *stage2, "--run.steps", 2, "--run.evaluate_images", 20, "--sampling.steps", 2)
+    run("sample/generate.py", tmp_path / "diffusion", "--classes", "0-2", "--per-class", 2, "--size", 24,
+        "--out", tmp_path / "grid.png")  # fmt: skip
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_a_run_with_dropout_resumed_equals_straight(tmp_path):
+    arguments = ["configs/digits/locality.yaml", *LOCALITY, "--autoencoder.encoder.dropout", 0.3]
+    arguments += ["--optimizer.schedule", "constant"]
+    for name, steps in (("straight", 4), ("resumed", 2), ("resumed", 4)):
+        run("train/autoencoder.py", *arguments, "--run.folder", tmp_path / name, "--run.steps", steps)
+    straight, resumed = (
+        load_file(tmp_path / name / "checkpoints" / "step-00000004" / "model.safetensors")
+        for name in ("straight", "resumed")
+    )
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_refined_reconstructions_are_better_and_reported(locality, tmp_path):
+    arguments = [locality, "--num-images", 6, "--refine-steps", 25, "--out", tmp_path / "refined.png"]
+    run("sample/reconstruct.py", *arguments)
+    report = json.loads((tmp_path / "refined.json").read_text())
+    refinement = report["refinement"]
+    assert refinement["raised"] == 6 and refinement["steps"] == 25 and refinement["seconds"] > 0
+    assert report["psnr"] > report["psnr_before"]
+    run("sample/reconstruct.py", *arguments, "--refine-decoder")
+    both = json.loads((tmp_path / "refined.json").read_text())
+    assert both["psnr_before"] == pytest.approx(report["psnr_before"], abs=1e-3)
+    assert both["psnr"] > report["psnr"]
+
+
+def test_refinement_options_that_cannot_be(locality, capsys):
+    run("sample/reconstruct.py", locality, "--refine-decoder", expect=2)
+    assert "say for how many steps with --refine-steps" in capsys.readouterr().err
+    run("sample/reconstruct.py", locality, "--refine-steps", -1, "--num-images", 1, expect=2)
+    assert "-1 refinement steps" in capsys.readouterr().err
+    run("sample/reconstruct.py", locality, "--refine-steps", 1, "--refine-coords", 65, "--num-images", 1, expect=2)
+    assert "on 65 of 64 pixels cannot be" in capsys.readouterr().err
+
+
+def test_locality_pictures(locality, stage1, tmp_path, capsys):
+    for number, folder in enumerate((locality, stage1)):  # any representation
+        out = tmp_path / f"{number}.png"
+        run("sample/locality.py", folder, "--tokens", "1,2", "--num-images", 3, "--scale", 2, "--out", out)
+        report = json.loads(out.with_suffix(".json").read_text())
+        assert (
+            report["spread_of_tokens"].keys() == {"1", "2"} and 0 < report["spread"] <= 1 and report["num_images"] == 3
+        )
+        with Image.open(out) as picture:
+            assert picture.size == (4 * 16 + 5 * 2, 3 * 16 + 4 * 2)  # original, reconstruction, two tokens; gaps of 2
+    run("sample/locality.py", locality, "--tokens", "8", expect=2)
+    assert "token 8 is not there: the latents have tokens 0 to 7" in capsys.readouterr().err
+    run("sample/locality.py", locality, "--tokens", "one", expect=2)
+    assert "--tokens 'one': give whole numbers" in capsys.readouterr().err
+
+
+def test_a_run_stops_when_its_seconds_are_up_and_keeps_what_it_has(tmp_path):
+    arguments = [*AUTOENCODER, "--run.folder", tmp_path / "run", "--run.steps", 100_000, "--run.seconds", 0.5]
+    run("train/autoencoder.py", *arguments)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = rows[-1]
+    assert 0.5 <= last["seconds"] < 5 and 0 < last["step"] < 100_000
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+    assert (tmp_path / "run" / "checkpoints" / f"step-{last['step']:08d}").is_dir()
+    assert (tmp_path / "run" / "model" / "config.json").exists() and any("psnr" in row for row in rows)
+    run("train/autoencoder.py", *arguments)  # the time is up already
+    again = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert again[-1]["step"] == last["step"]
+
+
+def test_representations_are_compared_in_one_table(tmp_path):
+    small = [f"{tmp_path}/{name}.yaml" for name in ("one", "two")]
+    for path, decoder in zip(small, ("{type: ipc, hidden_dim: 16}", "{hidden_dim: 16}"), strict=True):
+        Path(path).write_text(
+            f"base: {PROJECT}/configs/digits/locality.yaml\nautoencoder:\n  decoder: {decoder}\nrun: {{folder: x}}\n"
+        )
+    arguments = [*small, "--folder", tmp_path / "out", "--num-images", 10, "--seeds", 0, 1, *LOCALITY]
+    arguments += ["--autoencoder.latent_dim", 16, "--run.steps", 2, "--run.evaluate_every", 1]
+    run("train/compare.py", *arguments)
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [row["name"] for row in rows] == ["one", "two"] and rows[0]["representation"] == [8, 16]
+    for row in rows:
+        model = INRAutoencoder.from_pretrained(tmp_path / "out" / f"{row['name']}-seed0" / "model")
+        assert row["decoder_parameters"] == sum(p.numel() for p in model.decoder.parameters())
+        assert row["equal_images"] == 32 and row["psnr"] == pytest.approx(sum(row["psnr_by_seed"].values()) / 2)
+    with Image.open(tmp_path / "out" / "comparison.png") as picture:
+        assert picture.format == "PNG"
+    assert "| two | " in (tmp_path / "out" / "comparison.md").read_text()
+    run("train/compare.py", small[0], small[0], "--folder", tmp_path / "same", expect=2)
+
+
+def test_random_crops_train(tmp_path):
+    run("train/autoencoder.py", "configs/photographs/locality.yaml", "--autoencoder.image_size", 32, "--run.batch", 2,
+        "--autoencoder.encoder.dim", 16, "--reconstruction.num_coords", 64, "--run.steps", 2, "--run.folder", tmp_path)  # fmt: skip
+    assert (tmp_path / "model" / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("representation", ["anr", "locality"])
+def test_the_quickstart_passes_its_bars(representation, tmp_path):
+    run("train/quickstart.py", "--representation", representation, "--folder", tmp_path / "quickstart")
+    report = json.loads((tmp_path / "quickstart" / "report.json").read_text())
+    assert report["reconstruction"]["psnr"] > 29 and report["reconstruction"]["psnr_64"] > 30
+    assert report["classifier"]["accuracy"] > 0.97 and report["generation"]["class_agreement"] > 0.95
+    assert report["generation"]["fd_classifier"] < 3 * report["generation"]["fd_floor"]

@@ -10,24 +10,18 @@ images" and "at equal seconds" read the curves where the shortest run ends.
 """
 
 import argparse
+import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from genrep.errors import InputError
-from genrep.training.config import run_script
+from genrep.training.config import call_script, run_script
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def run(script: str, *arguments: object) -> None:
-    """Run one of the project's scripts in a fresh process, so that no run sees what another left behind."""
-    words = [sys.executable, str(PROJECT / script), *map(str, arguments)]
-    code = subprocess.run(words).returncode
-    if code:
-        raise InputError(f"{' '.join(words[1:])} failed with exit status {code}: see above; what is done is kept")
+run = functools.partial(call_script, PROJECT)
 
 
 def compare(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -8,35 +8,20 @@ a report. It ends by saying where the pictures are; report.json beside them hold
 """
 
 import argparse
+import functools
 import json
-import runpy
-import shlex
 import shutil
-import sys
 import time
 from pathlib import Path
 
 from genrep.errors import InputError
-from genrep.training.config import run_script
+from genrep.training.config import call_script, run_script
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONFIGS = PROJECT / "configs" / "digits"
 
 
-def run(script: str, *arguments: object) -> None:
-    """Run one of the project's scripts in this process, which saves importing torch every time."""
-    words = [str(argument) for argument in arguments]
-    print(f"\n$ python {shlex.join([script, *words])}", flush=True)
-    before = sys.argv
-    sys.argv = [script, *words]
-    try:
-        runpy.run_path(str(PROJECT / script), run_name="__main__")
-    except SystemExit as stop:
-        if stop.code:
-            raise
-    finally:
-        sys.argv = before
-
+run = functools.partial(call_script, PROJECT)
 
 DIFFUSION = {"anr": "diffusion.yaml", "locality": "diffusion_locality.yaml"}
 """Stage 2's config of every representation; stage 1's has the representation's name."""

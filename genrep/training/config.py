@@ -3,6 +3,8 @@
 import argparse
 import os
 import re
+import runpy
+import shlex
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -241,3 +243,27 @@ def run_script(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def call_script(project: Path, script: str, *arguments: object) -> None:
+    """Run one of the project's scripts in this process, which saves importing torch every time; say what is run.
+
+    Args:
+        project: the folder that holds `train/` and `sample/`.
+        script: path of the script in it.
+        arguments: its command line.
+
+    Raises:
+        SystemExit: the script failed; it has said why.
+    """
+    words = [str(argument) for argument in arguments]
+    print(f"\n$ python {shlex.join([script, *words])}", flush=True)
+    before = sys.argv
+    sys.argv = [script, *words]
+    try:
+        runpy.run_path(str(project / script), run_name="__main__")
+    except SystemExit as stop:
+        if stop.code:
+            raise
+    finally:
+        sys.argv = before

@@ -566,7 +566,9 @@ def data_order(data, seed, positions):
 
 
 def test_a_random_crop_of_a_resized_image_is_refused():
-    with pytest.raises(InputError, match="crop random takes pieces of the unresized image, and source_size a resized one"):
+    with pytest.raises(
+        InputError, match="crop random takes pieces of the unresized image, and source_size a resized one"
+    ):
         validate(DataSpec, {"crop": "random", "source_size": 64})
 
 

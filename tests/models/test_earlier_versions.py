@@ -28,7 +28,8 @@ def test_an_earlier_run_goes_on_to_where_a_new_one_comes(tmp_path, monkeypatch):
     for name in ("earlier", "new"):
         run("train/autoencoder.py", CONFIG, "--run.folder", tmp_path / name, "--run.steps", 3)
     went_on, straight = (
-        load_file(tmp_path / name / "checkpoints" / "step-00000003" / "model.safetensors") for name in ("earlier", "new")
+        load_file(tmp_path / name / "checkpoints" / "step-00000003" / "model.safetensors")
+        for name in ("earlier", "new")
     )
     torch.testing.assert_close(went_on, straight)
 

@@ -21,7 +21,12 @@ def squares(model):
 
 @pytest.mark.parametrize(
     ("optimizer", "ema", "numbers"),
-    [("adamw", None, 4 * 20), ("adamw", EMASpec(), 5 * 20), ("muon", None, 4 * 20 - 15), ("muon", EMASpec(), 5 * 20 - 15)],
+    [
+        ("adamw", None, 4 * 20),
+        ("adamw", EMASpec(), 5 * 20),
+        ("muon", None, 4 * 20 - 15),
+        ("muon", EMASpec(), 5 * 20 - 15),
+    ],
 )
 def test_the_state_is_weights_gradients_and_averages(optimizer, ema, numbers):
     """Muon keeps one average of a matrix, AdamW two of everything."""
@@ -60,6 +65,9 @@ def test_the_activations_of_an_autoencoder_are_what_autograd_keeps():
 def test_nothing_is_allocated():
     """A model of a terabyte is measured on any machine."""
     state, activations = training_memory(
-        lambda: LINEAR(2**19, 2**19, bias=False), lambda model: model(torch.zeros(1, 2**19)).sum(), OptimizerSpec(), None
+        lambda: LINEAR(2**19, 2**19, bias=False),
+        lambda model: model(torch.zeros(1, 2**19)).sum(),
+        OptimizerSpec(),
+        None,
     )
     assert state == 16 * 2**38 and activations == 4 * 2**19
