@@ -35,7 +35,7 @@ def refine(
         autoencoder: encoder and decoder; it is not changed.
         images: in [-1, 1], of the encoder's size.
         steps: optimizer steps; the rate falls to 0 along half a cosine.
-        lr: Adam's rate for the latents, in units of the deviation of the predicted latents.
+        lr: Adam's rate for the latents, in units of the deviation of the image's predicted latents.
         decoder_lr: Adam's rate for the decoder's weights; None leaves the decoder as it is.
         num_coords: pixels a step, drawn anew from `seed`; None is all, 8,192 at most.
         seed: of that draw.
@@ -57,7 +57,7 @@ def refinements(
     num_coords: int | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[INRAutoencoder, Float[Tensor, "batch tokens latent"]]]:
-    """`refine` as it goes: the encoder's prediction, then what there is after each step. The next step changes it."""
+    """`refine` as it goes: the encoder's prediction, then what there is after each step. The next step changes the decoder."""
     coords = grid(images.shape[-2:], device=images.device)
     count = min(NUM_COORDS, len(coords)) if num_coords is None else num_coords
     if steps < 0 or not 0 < count <= len(coords):
@@ -67,26 +67,27 @@ def refinements(
     generator = torch.Generator().manual_seed(seed)
     targets = values_at(images, coords, "nearest")  # [B, N, C]
     with torch.no_grad():
-        latents = autoencoder.encode(images)
-    parameters, rates = [latents.requires_grad_(True)], [lr * float(latents.detach().std())]
+        predicted = autoencoder.encode(images)
+    unit = predicted.std(dim=(1, 2), keepdim=True)  # each image's own
+    offset = torch.zeros_like(predicted, requires_grad=True)
+    parameters, rates = [offset], [lr]
     if decoder_lr is not None:
         autoencoder = copy.deepcopy(autoencoder)
         weights = list(autoencoder.decoder.requires_grad_(True).parameters())
         parameters, rates = [*parameters, *weights], [*rates, *[decoder_lr] * len(weights)]
-    optimizer = torch.optim.Adam(
-        [{"params": [parameter], "lr": rate} for parameter, rate in zip(parameters, rates, strict=True)]
-    )
+    groups = [{"params": [parameter], "lr": rate} for parameter, rate in zip(parameters, rates, strict=True)]
+    optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
     )
-    yield autoencoder, latents.detach()
+    yield autoencoder, predicted
     for _ in range(steps):
         chosen = random_subset(len(coords), count, generator).to(coords.device)
         with torch.enable_grad():
-            values = autoencoder.decode(latents, coords[chosen])
+            values = autoencoder.decode(predicted + unit * offset, coords[chosen])
             loss = (values - targets[:, chosen]).square().mean(dim=(1, 2)).sum()  # each image's own mean
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()
         schedule.step()
-        yield autoencoder, latents.detach()
+        yield autoencoder, predicted + unit * offset.detach()

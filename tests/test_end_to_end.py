@@ -423,7 +423,11 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
             "122 is more than the 121",
         ),
         ("train/diffusion.py", ["configs/digits/diffusion.yaml", "--data.flip", "true"], "set latents.flips"),
-        ("train/diffusion.py", ["configs/digits/diffusion.yaml", "--data.crop", "random"], "each image is encoded once"),
+        (
+            "train/diffusion.py",
+            ["configs/digits/diffusion.yaml", "--data.crop", "random"],
+            "each image is encoded once",
+        ),
         (
             "train/diffusion.py",
             ["configs/digits/diffusion.yaml", "--sampling.steps", "1001"],

@@ -142,14 +142,20 @@ class TransINRSpec(Spec):
                 f"decoder transinr does not fit {num_tokens} tokens: its {self.depth} layers have {' + '.join(map(str, groups))} "
                 f"groups; set num_tokens to {sum(groups)}, or change groups or depth"
             )
+        if channels % groups[-1]:
+            raise InputError(
+                f"decoder transinr cannot cut {channels} channels into {groups[-1]} equal groups: change groups"
+            )
         num_features = 2 * self.num_axes * (self.num_features // (2 * self.num_axes))
         _fan_in(latent_dim, max(self.hidden_dim, num_features), "decoder transinr")
         return TransINRDecoder(channels, **self.model_dump(exclude={"type"}))
 
 
 def _enough_features(num_features: int, num_axes: int) -> None:
-    if num_features < 2 * num_axes:
-        raise ValueError(f"num_features {num_features} is too few: {num_axes} axes need {2 * num_axes} or more")
+    if num_features < 4 * num_axes:
+        raise ValueError(
+            f"num_features {num_features} is too few: cosine and sine of two frequencies on {num_axes} axes are {4 * num_axes}"
+        )
 
 
 def _fan_in(latent_dim: int, fan_in: int, name: str) -> None:

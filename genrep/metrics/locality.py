@@ -28,6 +28,8 @@ def token_differences(
     Raises:
         InputError: a token that is not there.
     """
+    if not tokens:
+        raise InputError("no token is chosen: give one or more")
     wrong = [token for token in tokens if not 0 <= token < latents.shape[1]]
     if wrong:
         raise InputError(f"token {wrong[0]} is not there: the latents have tokens 0 to {latents.shape[1] - 1}")

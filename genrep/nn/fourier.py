@@ -41,7 +41,8 @@ class FourierFeatures(nn.Module):
         and H·W additions.
         """
         weight, bias = linear.weight, linear.bias
-        if (torch.is_grad_enabled() and weight.requires_grad) or points.axes is None:
+        learns = torch.is_grad_enabled() and (weight.requires_grad or points.coords.requires_grad)
+        if learns or points.axes is None:
             return linear(self(points.coords).to(weight.dtype))
         columns = weight.unflatten(1, (2, self.num_axes, -1))  # [out, cos and sin, axes, frequencies]
         total: Tensor | None = None
