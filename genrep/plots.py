@@ -10,11 +10,13 @@ def save_curves(
     path: Path | str,
 ) -> Path:
     """Panels side by side, `{xlabel: {name: (x, y)}}`, one legend, written as a PNG."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (xlabel, curves) in zip(axes, panels.items(), strict=True):
+        axis.set_prop_cycle(color=colormaps["tab10" if len(curves) <= 10 else "tab20"].colors)
         for name, (x, y) in curves.items():
             axis.plot(x, y, label=name, linewidth=1.5)
         axis.set(xlabel=xlabel, ylabel=ylabel)

@@ -1,6 +1,7 @@
 """Latents to pixels at any size and region, in bounded memory: the one way from latents to images."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,6 +22,13 @@ class Decodes(Protocol):
     def decode(self, latents: Tensor, coords: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """What can do for all coordinates at once what depends on the latents alone, such as keys and values."""
+
+    def decoding(self, latents: Tensor) -> Callable[[Tensor], Tensor]: ...
+
+
 def render(
     model: Decodes,
     latents: Float[Tensor, "batch tokens latent"],
@@ -34,7 +42,8 @@ def render(
     Beside the result only the work of one chunk is held, so memory does not grow with the size.
 
     Args:
-        model: has `decode(latents, coords)`; coordinates are shared by the batch, so they are encoded once a chunk.
+        model: has `decode(latents, coords)`, and perhaps `decoding(latents)`, which is then called once; coordinates are
+            shared by the batch, so they are encoded once a chunk.
         latents: `[B, R, D]`.
         size: pixels, a number or (height, width).
         region: `(y0, x0, y1, x1)` in [-1, 1] coordinates; None is the whole image.
@@ -55,11 +64,12 @@ def render(
 
     def values(start: int) -> Tensor:
         coords = grid(shape, region, start=start, stop=start + points, device=latents.device)
-        return model.decode(latents, coords).transpose(1, 2)
+        return decode(coords).transpose(1, 2)
 
-    if gradients:
-        return torch.cat([values(start) for start in starts], dim=2).unflatten(2, shape)
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
+        decode = model.decoding(latents) if isinstance(model, Prepares) else functools.partial(model.decode, latents)
+        if gradients:
+            return torch.cat([values(start) for start in starts], dim=2).unflatten(2, shape)
         first = values(0)
         images = first.new_empty(*first.shape[:2], total)
         images[:, :, :points] = first

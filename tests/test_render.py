@@ -109,3 +109,14 @@ def test_memory_of_a_render_is_its_picture_and_a_little():
 @pytest.mark.slow
 def test_an_8192_render_stays_below_two_gibibytes():
     assert peak_bytes(8192) < 2 * 2**30
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_what_depends_on_the_latents_alone_is_done_once(gradients):
+    """Equal to `decode` chunk by chunk, and prepared once however many chunks there are."""
+    autoencoder, latents, prepared = tiny_autoencoder(), torch.randn(3, 4, 8), []
+    decoding = autoencoder.decoder.decoding
+    autoencoder.decoder.decoding = lambda given: prepared.append(len(given)) or decoding(given)
+    images = autoencoder.render(latents, size=(9, 7), chunk=12, gradients=gradients)
+    assert prepared == [3]
+    torch.testing.assert_close(images.flatten(2).transpose(1, 2), autoencoder.decode(latents, grid((9, 7))))

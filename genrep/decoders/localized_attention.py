@@ -1,5 +1,7 @@
 """ANR's decoder: MLP ∘ LAL, coordinates and R-tokens to values (eqs. 1 to 7)."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -50,18 +52,23 @@ class LocalizedAttentionDecoder(nn.Module):
         coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
         latents: Float[Tensor, "batch tokens latent"],
     ) -> Float[Tensor, "batch points channels"]:
-        # Coordinates [N, 2] that the batch shares are encoded once, and stay [1, ...] until they meet the tokens.
-        points = Points(coords if coords.ndim == 3 else coords[None])
-        query = rearrange(self.encoding.projected(self.to_query, points), "b n (h d) -> b h n d", h=self.num_heads)
+        return self.decoding(latents)(coords)
+
+    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
+        """Coordinates to values, for these latents: what depends on them alone is done here, once."""
         key = rearrange(self.to_key(latents), "b r (h d) -> b h r d", h=self.num_heads)
         value = rearrange(self.to_value(latents), "b r (h d) -> b h r d", h=self.num_heads)
-        mixed = rearrange(localized_attention(query, key, value, self.threshold), "b h n d -> b n (h d)")
-        if mixed.shape[0] * mixed.shape[1] < mixed.shape[2]:
-            return self.mlp(self.to_out(mixed))
-        # Two linear layers in a row are one: with more points than `inner` the product of their weights costs less than
-        # what it saves, the MLP's first layer at every point.
+        # Two linear layers in a row are one: the product of their weights saves the MLP's first layer at every point.
         first = self.mlp[0]
         assert isinstance(first, nn.Linear)
         weight = first.weight @ self.to_out.weight
         bias = F.linear(self.to_out.bias, first.weight, first.bias)
-        return self.mlp[1:](F.linear(mixed, weight, bias))
+
+        def values(coords: Tensor) -> Tensor:
+            # Coordinates [N, 2] that the batch shares are encoded once, and stay [1, ...] until they meet the tokens.
+            points = Points(coords if coords.ndim == 3 else coords[None])
+            query = rearrange(self.encoding.projected(self.to_query, points), "b n (h d) -> b h n d", h=self.num_heads)
+            mixed = rearrange(localized_attention(query, key, value, self.threshold), "b h n d -> b n (h d)")
+            return self.mlp[1:](F.linear(mixed, weight, bias))
+
+        return values

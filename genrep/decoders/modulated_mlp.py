@@ -5,6 +5,7 @@ so, their published code does it. Columns in the papers' [inputs, outputs] are r
 """
 
 import itertools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -44,10 +45,10 @@ class ComposedLinear(nn.Module):
     def weight(self, latents: Float[Tensor, "batch tokens inputs"]) -> Float[Tensor, "batch outputs inputs"]:
         return unit_columns(self.composer @ latents)
 
-    def forward(
-        self, values: Float[Tensor, "#batch points inputs"], latents: Float[Tensor, "batch tokens inputs"]
-    ) -> Float[Tensor, "batch points outputs"]:
-        return instance_linear(values, self.weight(latents), self.bias)
+    def layer(self, latents: Float[Tensor, "batch tokens inputs"]) -> Callable[[Tensor], Tensor]:
+        """The layer of these latents, `[#B, N, inputs]` to `[B, N, outputs]`."""
+        weight = self.weight(latents)
+        return lambda values: instance_linear(values, weight, self.bias)
 
 
 class IPCDecoder(nn.Module):
@@ -77,10 +78,19 @@ class IPCDecoder(nn.Module):
         coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
         latents: Float[Tensor, "batch tokens latent"],
     ) -> Float[Tensor, "batch points channels"]:
-        features = self.encoding(coords if coords.ndim == 3 else coords[None]).to(latents.dtype)
-        values = self.composed(self.first(features).relu_(), latents)  # the first layer once for all images
-        for layer in self.rest:
-            values = layer(values.relu_())
+        return self.decoding(latents)(coords)
+
+    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
+        """Coordinates to values, for these latents: what depends on them alone is done here, once."""
+        composed = self.composed.layer(latents)
+
+        def values(coords: Tensor) -> Tensor:
+            features = self.encoding(coords if coords.ndim == 3 else coords[None]).to(latents.dtype)
+            hidden = composed(self.first(features).relu_())  # the first layer once for all images
+            for layer in self.rest:
+                hidden = layer(hidden.relu_())
+            return hidden
+
         return values
 
 
@@ -124,10 +134,19 @@ class TransINRDecoder(nn.Module):
         coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
         latents: Float[Tensor, "batch tokens latent"],
     ) -> Float[Tensor, "batch points channels"]:
-        values = self.encoding(coords if coords.ndim == 3 else coords[None]).to(latents.dtype)
-        for number, (layer, weight) in enumerate(zip(self.layers, self.weights(latents), strict=True)):
-            assert isinstance(layer, UnitLinear)
-            values = instance_linear(values.relu_() if number else values, weight, layer.bias)
+        return self.decoding(latents)(coords)
+
+    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
+        """Coordinates to values, for these latents: what depends on them alone is done here, once."""
+        weights = self.weights(latents)
+
+        def values(coords: Tensor) -> Tensor:
+            hidden = self.encoding(coords if coords.ndim == 3 else coords[None]).to(latents.dtype)
+            for number, (layer, weight) in enumerate(zip(self.layers, weights, strict=True)):
+                assert isinstance(layer, UnitLinear)
+                hidden = instance_linear(hidden.relu_() if number else hidden, weight, layer.bias)
+            return hidden
+
         return values
 
 

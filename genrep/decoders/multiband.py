@@ -1,6 +1,7 @@
 """The locality-aware decoder: selective token aggregation and multi-band feature modulation (section 3.3)."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -64,32 +65,50 @@ class MultiBandDecoder(nn.Module):
         coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
         latents: Float[Tensor, "batch tokens latent"],
     ) -> Float[Tensor, "batch points channels"]:
-        points = Points(coords if coords.ndim == 3 else coords[None])  # shared ones stay [1, N, c]
-        query = self.query(points)
-        if isinstance(self.aggregate, Attention):
-            vector, to_vector = self.aggregate.heads(query, latents), self.aggregate.to_out
-        else:
-            vector, to_vector = self.aggregate(query, latents).relu_(), None
+        return self.decoding(latents)(coords)
+
+    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
+        """Coordinates to values, for these latents: what depends on them alone is done here, once."""
+        read, to_vector = self._aggregation(latents)
         if self.mlp is not None:
-            return self.mlp(vector if to_vector is None else to_vector(vector))
-        hidden: Tensor | None = None
-        values: Tensor | None = None
-        for level, (band, modulate, to_values) in enumerate(
-            zip(self.bands, self.modulate, self.to_values, strict=True)
-        ):
-            assert isinstance(modulate, nn.Linear)
-            modulation = linear_after(to_vector, modulate, vector).add_(band(points)).relu_()  # eq. 7
-            hidden = modulation if hidden is None else self.layers[level - 1](modulation + hidden).relu_()  # eq. 8
-            part = to_values(hidden)
-            values = part if values is None else values.add_(part)  # eq. 9
-        assert values is not None
+            mlp = self.mlp
+            return lambda coords: mlp(to_vector(read(self.query(_points(coords)))))
+        # Two linear layers in a row are one: the attention's output projection and each level's W_m.
+        modulate = [linear_after(to_vector, layer) for layer in self.modulate]
+
+        def values(coords: Tensor) -> Tensor:
+            points = _points(coords)
+            vector = read(self.query(points))
+            hidden: Tensor | None = None
+            total: Tensor | None = None
+            for level, (band, to_values) in enumerate(zip(self.bands, self.to_values, strict=True)):
+                modulation = modulate[level](vector).add_(band(points)).relu_()  # eq. 7
+                hidden = modulation if hidden is None else self.layers[level - 1](modulation + hidden).relu_()  # eq. 8
+                part = to_values(hidden)
+                total = part if total is None else total.add_(part)  # eq. 9
+            assert total is not None
+            return total
+
         return values
 
+    def _aggregation(self, latents: Tensor) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
+        """Queries to what is read of the tokens, and the layer from there to m_v (eq. 5)."""
+        if isinstance(self.aggregate, Attention):
+            key, value = self.aggregate.keys_values(latents)
+            return functools.partial(self.aggregate.heads, key=key, value=value), self.aggregate.to_out
+        assert isinstance(self.aggregate, ComposedLinear)
+        composed = self.aggregate.layer(latents)
+        return lambda query: composed(query).relu_(), nn.Identity()
 
-def linear_after(first: nn.Linear | None, second: nn.Linear, values: Float[Tensor, "*rows inputs"]) -> Tensor:
-    """`second(first(values))`; with many rows as one product, by the product of the two weights."""
-    if first is None:
-        return second(values)
-    if values.shape[:-1].numel() < first.out_features:
-        return second(first(values))
-    return F.linear(values, second.weight @ first.weight, F.linear(first.bias, second.weight, second.bias))
+
+def _points(coords: Tensor) -> Points:
+    return Points(coords if coords.ndim == 3 else coords[None])  # shared ones stay [1, N, c]
+
+
+def linear_after(first: nn.Module, second: nn.Module) -> Callable[[Tensor], Tensor]:
+    """`second(first(x))` as one product, of the product of the two weights."""
+    if not isinstance(first, nn.Linear) or not isinstance(second, nn.Linear):
+        return second
+    weight = second.weight @ first.weight
+    bias = F.linear(first.bias, second.weight, second.bias)
+    return lambda values: F.linear(values, weight, bias)

@@ -1,6 +1,6 @@
 """The INR autoencoder: any encoder with any decoder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from diffusers import ConfigMixin, ModelMixin
@@ -71,15 +71,33 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
     ) -> Float[Tensor, "batch points channels"]:
         """Values at coordinates in [-1, 1], axes (y, x): `[N, c]` shared by the batch, or `[B, N, c]`."""
+        self._check_latents(latents)
+        self._check_coords(coords)
+        return self.decoder(coords, latents)
+
+    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
+        """`decode` for these latents and many sets of coordinates: what depends on the latents alone is done once."""
+        self._check_latents(latents)
+        decoder: Any = self.decoder
+        values = decoder.decoding(latents)
+
+        def checked(coords: Tensor) -> Tensor:
+            self._check_coords(coords)
+            return values(coords)
+
+        return checked
+
+    def _check_latents(self, latents: Tensor) -> None:
         if latents.ndim != 3 or tuple(latents.shape[1:]) != self.latent_shape:
             raise InputError(
                 f"latents of shape {tuple(latents.shape)} do not fit: this decoder takes [batch, {self.latent_shape[0]}, {self.latent_shape[1]}]"
             )
+
+    def _check_coords(self, coords: Tensor) -> None:
         if coords.shape[-1] != self.decoder.num_axes or coords.ndim not in (2, 3):
             raise InputError(
                 f"coordinates of shape {tuple(coords.shape)} do not fit: give [points, {self.decoder.num_axes}] or [batch, points, {self.decoder.num_axes}]"
             )
-        return self.decoder(coords, latents)
 
     def render(
         self,

@@ -69,19 +69,23 @@ class Attention(nn.Module):
         self, queries: Float[Tensor, "#batch points dim"], context: Float[Tensor, "batch tokens context"] | None = None
     ) -> Float[Tensor, "batch points dim"]:
         """Queries that the batch shares may have a batch of 1."""
-        return self.to_out(self.heads(queries, context))
+        return self.to_out(self.heads(queries, *self.keys_values(queries if context is None else context)))
+
+    def keys_values(
+        self, context: Float[Tensor, "batch tokens context"]
+    ) -> tuple[Float[Tensor, "batch heads tokens head_dim"], Float[Tensor, "batch heads tokens head_dim"]]:
+        """What attention reads of the context."""
+        projected = self.to_key_value(context)
+        key, value = rearrange(projected, "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
+        return self.key_norm(key), value
 
     def heads(
-        self, queries: Float[Tensor, "#batch points dim"], context: Float[Tensor, "batch tokens context"] | None = None
+        self,
+        queries: Float[Tensor, "#batch points dim"],
+        key: Float[Tensor, "batch heads tokens head_dim"],
+        value: Float[Tensor, "batch heads tokens head_dim"],
     ) -> Float[Tensor, "batch points inner"]:
         """The heads side by side, before the output projection: a caller may fold that into what follows."""
-        query = rearrange(self.to_query(queries), "b n (h d) -> b h n d", h=self.num_heads)
-        key, value = rearrange(
-            self.to_key_value(queries if context is None else context),
-            "b n (two h d) -> two b h n d",
-            two=2,
-            h=self.num_heads,
-        )
-        query = self.query_norm(query).expand(len(key), -1, -1, -1)
-        mixed = F.scaled_dot_product_attention(query, self.key_norm(key), value)
+        query = self.query_norm(rearrange(self.to_query(queries), "b n (h d) -> b h n d", h=self.num_heads))
+        mixed = F.scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value)
         return rearrange(mixed, "b h n d -> b n (h d)")

@@ -219,7 +219,12 @@ def test_the_defaults_are_the_papers(kind, bandwidth):
     ("decoder", "num_tokens", "latent_dim", "message"),
     [
         (IPC, 4, 6, r"decoder ipc does not fit latents of width 6: .*set latent_dim to 8"),
-        ({**IPC, "num_features": 3}, 4, 8, r"num_features 3 is too few: cosine and sine of two frequencies on 2 axes are 8"),
+        (
+            {**IPC, "num_features": 3},
+            4,
+            8,
+            r"num_features 3 is too few: cosine and sine of two frequencies on 2 axes are 8",
+        ),
         ({**IPC, "depth": 1}, 4, 8, r"decoder.depth: got 1; .*greater than or equal to 2"),
         ({**IPC, "bandwidth": 0.5}, 4, 8, r"decoder.bandwidth: got 0.5; .*greater than or equal to 1"),
         ({**IPC, "type": "ipcs"}, 4, 8, r"decoder.type: got 'ipcs'; .*did you mean 'ipc'\?"),
@@ -234,7 +239,12 @@ def test_the_defaults_are_the_papers(kind, bandwidth):
         (TRANSINR, 11, 9, r"decoder transinr does not fit latents of width 9: .*set latent_dim to 8"),
         ({**TRANSINR, "num_features": 13}, 11, 8, r"transinr does not fit latents of width 8: .*set latent_dim to 12"),
         ({**TRANSINR, "groups": 3}, 9, 8, r"hidden_dim 8 cannot be cut into 3 equal groups"),
-        ({**TRANSINR, "num_features": 5, "num_axes": 3}, 11, 8, r"num_features 5 is too few: cosine and sine of two frequencies on 3 axes are 12"),
+        (
+            {**TRANSINR, "num_features": 5, "num_axes": 3},
+            11,
+            8,
+            r"num_features 5 is too few: cosine and sine of two frequencies on 3 axes are 12",
+        ),
         ({**TRANSINR, "depth": 1}, 3, 8, r"decoder.depth: got 1; .*greater than or equal to 2"),
         ({**TRANSINR, "bandwidth": 0.5}, 11, 8, r"decoder.bandwidth: got 0.5; .*greater than or equal to 1"),
         ({**TRANSINR, "type": "transnir"}, 11, 8, r"decoder.type: got 'transnir'; .*did you mean 'transinr'\?"),

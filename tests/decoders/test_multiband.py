@@ -141,7 +141,7 @@ def test_attention_is_the_projection_of_its_heads(num_heads, batch):
     """Queries that the batch shares may have a batch of 1."""
     attention = make_decoder(make_spec(num_heads=num_heads)).aggregate
     query, latents = torch.randn(batch, 4, HIDDEN, dtype=torch.float64), torch.randn(2, TOKENS, WIDTH).double()
-    heads = attention.heads(query, latents)
+    heads = attention.heads(query, *attention.keys_values(latents))
     expected = [
         torch.stack([plain_heads(attention, q, tokens, num_heads) for q in queries])
         for queries, tokens in zip(query.expand(2, -1, -1), latents, strict=True)
@@ -156,7 +156,7 @@ def test_two_linears_in_a_row_are_one(rows):
     values = torch.randn(rows, 5, dtype=torch.float64, requires_grad=True)
     inputs = [values, *first.parameters(), *second.parameters()]
     upstream = torch.randn(rows, 6, dtype=torch.float64)
-    mine, plain = linear_after(first, second, values), second(first(values))
+    mine, plain = linear_after(first, second)(values), second(first(values))
     torch.testing.assert_close(mine, plain)
     torch.testing.assert_close(
         torch.autograd.grad(mine, inputs, upstream), torch.autograd.grad(plain, inputs, upstream)
@@ -363,8 +363,14 @@ def test_the_full_decoder_keeps_its_values_when_the_mlps_depth_is_named():
     ("options", "message"),
     [
         ({"num_heads": 3}, r"decoder: hidden_dim 8 cannot be cut into 3 equal heads"),
-        ({"num_features": 3}, r"decoder: num_features 3 is too few: cosine and sine of two frequencies on 2 axes are 8"),
-        ({"num_features": 11, "num_axes": 6}, r"num_features 11 is too few: cosine and sine of two frequencies on 6 axes are 24"),
+        (
+            {"num_features": 3},
+            r"decoder: num_features 3 is too few: cosine and sine of two frequencies on 2 axes are 8",
+        ),
+        (
+            {"num_features": 11, "num_axes": 6},
+            r"num_features 11 is too few: cosine and sine of two frequencies on 6 axes are 24",
+        ),
         ({"bandwidths": [4.0, 0.5]}, r"decoder.bandwidths: got 0.5; .*greater than or equal to 1"),
         ({"bandwidths": []}, r"decoder.bandwidths: got \[\]; .*at least 1 item"),
         ({"bandwidths": [float("inf")]}, r"decoder.bandwidths: got inf; .*finite"),
