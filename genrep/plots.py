@@ -16,7 +16,7 @@ def save_curves(
     figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (xlabel, curves) in zip(axes, panels.items(), strict=True):
-        axis.set_prop_cycle(color=colormaps["tab10" if len(curves) <= 10 else "tab20"].colors)
+        axis.set_prop_cycle(color=colormaps["tab10" if len(curves) <= 10 else "tab20"](range(20)))
         for name, (x, y) in curves.items():
             axis.plot(x, y, label=name, linewidth=1.5)
         axis.set(xlabel=xlabel, ylabel=ylabel)
