@@ -1,6 +1,6 @@
 """Test-time optimisation beside a Fourier-feature network trained from scratch, image by image, at equal seconds.
 
-    python benchmarks/refinement.py runs/photographs/locality --source kodak/ --num-images 10 --steps 300
+    python benchmarks/refinement.py runs/photographs/locality --source kodak/ --num-images 10
 
 Figure 7 of the locality-aware paper. For every image: the encoder's prediction; its latents refined; latents and decoder
 refined; and a Fourier-feature network (Gaussian features, Adam, half a cosine over its time) that gets as many seconds as
@@ -84,9 +84,9 @@ def main() -> None:
     parser.add_argument("run", help="run or model folder of stage 1")
     parser.add_argument("--source", required=True, help="images: a folder, parquet files, a Hub id")
     parser.add_argument("--num-images", type=int, default=10, help="images, evenly spaced (default 10)")
-    parser.add_argument("--steps", type=int, default=300, help="refinement steps (default 300)")
+    parser.add_argument("--steps", type=int, default=500, help="refinement steps (default 500)")
     parser.add_argument("--coords", type=int, default=NUM_COORDS, help=f"pixels a step (default {NUM_COORDS})")
-    parser.add_argument("--lr", type=float, default=0.03, help="of the latents, in deviations (default 0.03)")
+    parser.add_argument("--lr", type=float, default=0.05, help="of the latents, in deviations (default 0.05)")
     parser.add_argument("--decoder-lr", type=float, default=5e-4, help="of the decoder (default 5e-4)")
     parser.add_argument("--field-lr", type=float, default=1e-3, help="of the Fourier-feature network (default 1e-3)")
     parser.add_argument("--field-scale", type=float, default=10.0, help="deviation of its frequencies (default 10)")

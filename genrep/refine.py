@@ -12,7 +12,7 @@ from genrep.coords import grid, random_subset, values_at
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 
-NUM_COORDS = 8192
+NUM_COORDS = 2048
 """Pixels of every image that a step compares, where there are more."""
 
 
@@ -21,7 +21,7 @@ def refine(
     images: Float[Tensor, "batch channels height width"],
     steps: int,
     *,
-    lr: float = 0.03,
+    lr: float = 0.05,
     decoder_lr: float | None = None,
     num_coords: int | None = None,
     seed: int = 0,
@@ -37,7 +37,7 @@ def refine(
         steps: optimizer steps; the rate falls to 0 along half a cosine.
         lr: Adam's rate for the latents, in units of the deviation of the image's predicted latents.
         decoder_lr: Adam's rate for the decoder's weights; None leaves the decoder as it is.
-        num_coords: pixels a step, drawn anew from `seed`; None is all, 8,192 at most.
+        num_coords: pixels a step, drawn anew from `seed`; None is all, 2,048 at most.
         seed: of that draw.
 
     Raises:
@@ -52,7 +52,7 @@ def refinements(
     images: Float[Tensor, "batch channels height width"],
     steps: int,
     *,
-    lr: float = 0.03,
+    lr: float = 0.05,
     decoder_lr: float | None = None,
     num_coords: int | None = None,
     seed: int = 0,

@@ -153,11 +153,11 @@ def main() -> None:
     )
     refining.add_argument("--refine-decoder", action="store_true", help="optimise the decoder too, one image at a time")
     refining.add_argument(
-        "--refine-lr", type=float, default=0.03, help="rate, in deviations of the latents (default 0.03)"
+        "--refine-lr", type=float, default=0.05, help="rate, in deviations of the latents (default 0.05)"
     )
     refining.add_argument("--refine-decoder-lr", type=float, default=5e-4, help="rate for the decoder (default 5e-4)")
     refining.add_argument(
-        "--refine-coords", type=positive, help="pixels of an image a step (default all, 8,192 at most)"
+        "--refine-coords", type=positive, help="pixels of an image a step (default all, 2,048 at most)"
     )
     refining.add_argument("--seed", type=int, default=0, help="seed of that draw (default 0)")
     reconstruct(parser.parse_args())
