@@ -24,6 +24,7 @@ from genrep.metrics.reconstruction import psnr
 from genrep.plots import save_curves
 from genrep.refine import NUM_COORDS, refinements
 from genrep.render import from_uint8, to_uint8
+from genrep.training.config import run_script
 from genrep.training.stages import load_autoencoder
 
 
@@ -143,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -36,6 +36,12 @@ def side_by_side(groups: Sequence[Tensor], size: tuple[int, int]) -> UInt8[Tenso
     return picture_grid(torch.cat(shown), columns=len(groups[0]))
 
 
+def enlarged(shape: tuple[int, int], factor: int = 4, limit: int = 1024) -> tuple[int, int]:
+    """The size to show an image at: `factor` times its own, as long as that stays within `limit` pixels."""
+    times = max(1, min(factor, limit // max(shape)))
+    return times * shape[0], times * shape[1]
+
+
 def save_png(image: UInt8[Tensor, "channels height width"], path: Path | str) -> Path:
     """Write a PNG, whole or not at all."""
     path = Path(path)

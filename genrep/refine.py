@@ -41,7 +41,7 @@ def refine(
         seed: of that draw.
 
     Raises:
-        InputError: a negative number of steps, or more coordinates than there are pixels.
+        InputError: a negative number of steps, more coordinates than there are pixels, or a rate that is no positive number.
     """
     *_, last = refinements(autoencoder, images, steps, lr=lr, decoder_lr=decoder_lr, num_coords=num_coords, seed=seed)
     return last
@@ -64,6 +64,8 @@ def refinements(
         raise InputError(
             f"{steps} refinement steps on {count} of {len(coords)} pixels cannot be: give 0 steps or more, and 1 pixel to all"
         )
+    if not all(0 < rate < math.inf for rate in (lr, 1.0 if decoder_lr is None else decoder_lr)):
+        raise InputError(f"refinement rates {lr} and {decoder_lr} cannot be: give positive numbers")
     generator = torch.Generator().manual_seed(seed)
     targets = values_at(images, coords, "nearest")  # [B, N, C]
     with torch.no_grad():
@@ -72,7 +74,9 @@ def refinements(
     offset = torch.zeros_like(predicted, requires_grad=True)
     parameters, rates = [offset], [lr]
     if decoder_lr is not None:
-        autoencoder = copy.deepcopy(autoencoder)
+        decoder = copy.deepcopy(autoencoder.decoder)
+        autoencoder = copy.copy(autoencoder)  # the same encoder, a decoder of its own
+        autoencoder._modules = {**autoencoder._modules, "decoder": decoder}
         weights = list(autoencoder.decoder.requires_grad_(True).parameters())
         parameters, rates = [*parameters, *weights], [*rates, *[decoder_lr] * len(weights)]
     groups = [{"params": [parameter], "lr": rate} for parameter, rate in zip(parameters, rates, strict=True)]

@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from genrep.pipelines.options import choose_device, positive
+from genrep.pipelines.options import choose_device, non_negative, positive
 from genrep.training.config import run_script
 
 
@@ -35,6 +35,8 @@ def show(options: argparse.Namespace) -> None:
     data = ImageData(spec, options.split, autoencoder.image_shape, autoencoder.config["channels"])
     num_tokens = autoencoder.latent_shape[0]
     if options.tokens is None:
+        if options.num_tokens > num_tokens:
+            raise InputError(f"--num-tokens {options.num_tokens} is more than the {num_tokens} tokens of {options.run}")
         order = torch.randperm(num_tokens, generator=stream_generator(options.seed, "tokens"))
         tokens = sorted(order[: options.num_tokens].tolist())
     else:
@@ -86,7 +88,7 @@ def main() -> None:
         "--scale", type=positive, default=2, help="render at so many times the image's size (default 2)"
     )
     parser.add_argument("--split", default="held_out", help="held_out or train (default held_out)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
+    parser.add_argument("--seed", type=non_negative, default=0, help="seed of the draw (default 0)")
     parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/locality.png)")
     parser.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
     show(parser.parse_args())

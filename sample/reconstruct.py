@@ -4,7 +4,8 @@
 
     python sample/reconstruct.py runs/digits/anr --refine-steps 200 --num-images 16
 
-The picture shows originals, reconstructions, renders at --size and bicubic enlargements. PSNR at another size than the
+The picture shows originals, (with --refine-steps) first reconstructions, reconstructions, renders at --size, bicubic
+enlargements. PSNR at another size than the
 image's own is against the bicubic resize of the original. With --refine-steps the latents of every image are optimised
 from the encoder's prediction (test-time optimisation), with --refine-decoder a copy of the decoder too, for each image
 its own; the report then has PSNR before and after, and the seconds that it took.
@@ -13,7 +14,7 @@ its own; the report then has PSNR before and after, and the seconds that it took
 import argparse
 from pathlib import Path
 
-from genrep.pipelines.options import choose_device, parse_size, positive
+from genrep.pipelines.options import choose_device, non_negative, parse_size, positive
 from genrep.training.config import run_script
 
 
@@ -28,7 +29,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     from genrep.data.images import ImageData, evenly
     from genrep.errors import InputError
     from genrep.metrics.reconstruction import SSIM_WINDOW, enlarge, psnr, ssim
-    from genrep.pictures import save_png, side_by_side
+    from genrep.pictures import enlarged, save_png, side_by_side
     from genrep.refine import refine
     from genrep.render import from_uint8, to_uint8
     from genrep.specs import validate
@@ -36,6 +37,8 @@ def reconstruct(options: argparse.Namespace) -> None:
     from genrep.training.stages import load_autoencoder
 
     # model and data
+    if options.refine_decoder and not options.refine_steps:
+        raise InputError("--refine-decoder says what is refined: say for how many steps with --refine-steps")
     autoencoder = load_autoencoder(options.run).to(choose_device(options.device))
     config = Path(options.run) / "config.yaml"
     if options.source is not None:
@@ -54,15 +57,13 @@ def reconstruct(options: argparse.Namespace) -> None:
     )
     chosen = evenly(len(data), options.num_images)
     count = len(chosen)
-    size = parse_size(options.size) or tuple(4 * length for length in autoencoder.image_shape)
+    size = parse_size(options.size) or enlarged(autoencoder.image_shape)
 
     # encode and render
     found: dict[str, list[torch.Tensor]] = {}
     shown: list[list[torch.Tensor]] = []
     seconds = 0.0
-    if options.refine_decoder and not options.refine_steps:
-        raise InputError("--refine-decoder says what is refined: say for how many steps with --refine-steps")
-    batch_size = 1 if options.refine_decoder else options.batch_size
+    batch_size = 1 if options.refine_decoder else options.batch_size or (8 if options.refine_steps else 64)
     with torch.no_grad(), tqdm(total=count, desc="reconstructing", unit=" images") as bar:
         for start in range(0, count, batch_size):
             pixels = data.pixels(chosen[start : start + batch_size])
@@ -82,6 +83,8 @@ def reconstruct(options: argparse.Namespace) -> None:
                     num_coords=options.refine_coords,
                     seed=options.seed,
                 )
+                if latents.device.type == "cuda":
+                    torch.cuda.synchronize()
                 seconds += time.perf_counter() - started
             for shape in dict.fromkeys([autoencoder.image_shape, size]):
                 rendered, reference = to_uint8(tuned.render(latents, size=shape)).cpu(), enlarge(pixels, shape)
@@ -136,7 +139,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("run", help="run folder of stage 1, or a model folder")
-    parser.add_argument("--size", help="N or HEIGHTxWIDTH to render at as well (default: four times the image)")
+    parser.add_argument(
+        "--size", help="N or HEIGHTxWIDTH to render at as well (default: four times the image, up to 1,024)"
+    )
     parser.add_argument("--split", default="held_out", help="held_out or train (default held_out)")
     parser.add_argument(
         "--source", help="other images: a folder, parquet files, a Hub id (default: the run's own data)"
@@ -145,11 +150,11 @@ def main() -> None:
     parser.add_argument("--num-images", type=positive, help="images to measure (default: all)")
     parser.add_argument("--show", type=positive, default=8, help="images in the picture (default 8)")
     parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/reconstructions.png)")
-    parser.add_argument("--batch-size", type=positive, default=64, help="images at a time (default 64)")
+    parser.add_argument("--batch-size", type=positive, help="images at a time (default 64, with --refine-steps 8)")
     parser.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
     refining = parser.add_argument_group("test-time optimisation")
     refining.add_argument(
-        "--refine-steps", type=int, default=0, help="optimise the latents for so many steps (default 0)"
+        "--refine-steps", type=non_negative, default=0, help="optimise the latents for so many steps (default 0)"
     )
     refining.add_argument("--refine-decoder", action="store_true", help="optimise the decoder too, one image at a time")
     refining.add_argument(
@@ -159,7 +164,7 @@ def main() -> None:
     refining.add_argument(
         "--refine-coords", type=positive, help="pixels of an image a step (default all, 2,048 at most)"
     )
-    refining.add_argument("--seed", type=int, default=0, help="seed of that draw (default 0)")
+    refining.add_argument("--seed", type=non_negative, default=0, help="seed of that draw (default 0)")
     reconstruct(parser.parse_args())
 
 

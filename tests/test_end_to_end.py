@@ -1,6 +1,7 @@
 """Shipped configs, a few steps each: every script, resumed runs, many processes, errors as a user sees them."""
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 import genrep.training.run
 from genrep import INRAutoencoder, LatentDiffusionPipeline
 from genrep.data import DataSpec
-from genrep.data.images import ImageData
+from genrep.data.images import ImageData, evenly
+from genrep.metrics.reconstruction import reconstruction_psnr
 from tests.scripts import PROJECT, launch, lines, run
 
 SMALL = ["--autoencoder.encoder.dim", 16, "--autoencoder.encoder.mlp_dim", 16, "--autoencoder.decoder.hidden_dim", 16]
@@ -613,7 +615,9 @@ def test_refinement_options_that_cannot_be(locality, capsys):
     run("sample/reconstruct.py", locality, "--refine-decoder", expect=2)
     assert "say for how many steps with --refine-steps" in capsys.readouterr().err
     run("sample/reconstruct.py", locality, "--refine-steps", -1, "--num-images", 1, expect=2)
-    assert "-1 refinement steps" in capsys.readouterr().err
+    assert "'-1' is no whole number from 0" in capsys.readouterr().err
+    run("sample/reconstruct.py", locality, "--refine-steps", 1, "--refine-lr", -1, "--num-images", 1, expect=2)
+    assert "refinement rates -1.0 and None cannot be: give positive numbers" in capsys.readouterr().err
     run("sample/reconstruct.py", locality, "--refine-steps", 1, "--refine-coords", 65, "--num-images", 1, expect=2)
     assert "on 65 of 64 pixels cannot be" in capsys.readouterr().err
 
@@ -632,6 +636,8 @@ def test_locality_pictures(locality, stage1, tmp_path, capsys):
     assert "token 8 is not there: the latents have tokens 0 to 7" in capsys.readouterr().err
     run("sample/locality.py", locality, "--tokens", "one", expect=2)
     assert "--tokens 'one': give whole numbers" in capsys.readouterr().err
+    run("sample/locality.py", locality, "--num-tokens", 9, expect=2)
+    assert "--num-tokens 9 is more than the 8 tokens" in capsys.readouterr().err
 
 
 def test_a_run_stops_when_its_seconds_are_up_and_keeps_what_it_has(tmp_path):
@@ -648,31 +654,80 @@ def test_a_run_stops_when_its_seconds_are_up_and_keeps_what_it_has(tmp_path):
     assert again[-1]["step"] == last["step"]
 
 
-def test_representations_are_compared_in_one_table(tmp_path):
-    small = [f"{tmp_path}/{name}.yaml" for name in ("one", "two")]
-    for path, decoder in zip(small, ("{type: ipc, hidden_dim: 16}", "{hidden_dim: 16}"), strict=True):
-        Path(path).write_text(
+def small_comparison(folder: Path) -> list:
+    """Two YAMLs, and the options of a comparison of seconds."""
+    for name, decoder in (("one", "{type: ipc, hidden_dim: 16}"), ("two", "{hidden_dim: 16}")):
+        (folder / f"{name}.yaml").write_text(
             f"base: {PROJECT}/configs/digits/locality.yaml\nautoencoder:\n  decoder: {decoder}\nrun: {{folder: x}}\n"
         )
-    arguments = [*small, "--folder", tmp_path / "out", "--num-images", 10, "--seeds", 0, 1, *LOCALITY]
-    arguments += ["--autoencoder.latent_dim", 16, "--run.steps", 2, "--run.evaluate_every", 1]
+    arguments = ["--folder", folder / "out", "--num-images", 10, *LOCALITY, "--autoencoder.latent_dim", 16]
+    return [*arguments, "--run.steps", 4, "--run.evaluate_every", 2, folder / "one.yaml", folder / "two.yaml"]
+
+
+def test_representations_are_compared_in_one_table(tmp_path):
+    arguments = small_comparison(tmp_path)
     run("train/compare.py", *arguments)
     rows = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert [row["name"] for row in rows] == ["one", "two"] and rows[0]["representation"] == [8, 16]
+    held_out = ImageData(DataSpec(), "held_out", (8, 8), 1)
     for row in rows:
         model = INRAutoencoder.from_pretrained(tmp_path / "out" / f"{row['name']}-seed0" / "model")
         assert row["decoder_parameters"] == sum(p.numel() for p in model.decoder.parameters())
-        assert row["equal_images"] == 32 and row["psnr"] == pytest.approx(sum(row["psnr_by_seed"].values()) / 2)
+        expected = reconstruction_psnr(model, held_out, evenly(len(held_out), 10)).mean()
+        assert row["equal_images"] == 64 and row["psnr"] == pytest.approx(float(expected), abs=1e-4)
+        assert row["psnr_by_seed"] == {"0": row["psnr"]} and row["num_images"] == 10 and row["curve_images"] == 20
     with Image.open(tmp_path / "out" / "comparison.png") as picture:
         assert picture.format == "PNG"
     assert "| two | " in (tmp_path / "out" / "comparison.md").read_text()
-    run("train/compare.py", small[0], small[0], "--folder", tmp_path / "same", expect=2)
+
+
+def test_a_comparison_reads_curves_where_the_shortest_run_ends():
+    at = runpy.run_path(str(PROJECT / "train" / "compare.py"))["at"]
+    curve = [(100, 2.0, 10.0), (200, 4.0, 14.0)]
+    assert at(curve, 0, 150) == 12 and at(curve, 1, 2.5) == 11 and at(curve, 0, 200) == 14
+    assert at(curve, 0, 99) is None  # before the first evaluation nothing is known
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--run.seed", 3], "--run.seed: every run has its own; give --seeds"),
+        (["--run.folder", "x"], "--run.folder: every run has its own; give --folder"),
+        (["--num-images", 0], "'0' is no positive whole number"),
+        (["one.yaml"], "two of the configs have the same file name"),
+        (["other.yaml"], "one and other differ in data, so their PSNR would not compare"),
+        (["wrong.yaml"], "wrong.yaml: run.stepss: unknown key"),
+    ],
+)
+def test_a_comparison_that_cannot_be_stops_before_training(extra, message, tmp_path, capsys):
+    arguments = small_comparison(tmp_path)
+    (tmp_path / "other.yaml").write_text(f"base: {tmp_path}/one.yaml\ndata: {{held_out_fraction: 0.3}}\n")
+    (tmp_path / "wrong.yaml").write_text(f"base: {tmp_path}/one.yaml\nrun: {{stepss: 3}}\n")
+    extra = [tmp_path / word if str(word).endswith(".yaml") else word for word in extra]
+    run("train/compare.py", *arguments, *extra, expect=2)
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_failed_run_leaves_the_table_of_the_others(tmp_path, capfd):
+    arguments = small_comparison(tmp_path)
+    (tmp_path / "two.yaml").write_text(f"base: {tmp_path}/one.yaml\noptimizer: {{lr: 1e30, clip_norm: null}}\n")
+    run("train/compare.py", *arguments, expect=2)
+    assert "two with seed 0 failed, see above; the same command goes on from what is done" in capfd.readouterr().err
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [row["name"] for row in rows] == ["one"]
 
 
 def test_random_crops_train(tmp_path):
-    run("train/autoencoder.py", "configs/photographs/locality.yaml", "--autoencoder.image_size", 32, "--run.batch", 2,
-        "--autoencoder.encoder.dim", 16, "--reconstruction.num_coords", 64, "--run.steps", 2, "--run.folder", tmp_path)  # fmt: skip
+    arguments = ["configs/photographs/locality.yaml", "--autoencoder.image_size", 32, "--run.batch", 2]
+    arguments += ["--autoencoder.encoder.dim", 16, "--reconstruction.num_coords", 64, "--run.steps", 2]
+    arguments += ["--run.report_every", 1]
+    run("train/autoencoder.py", *arguments, "--run.folder", tmp_path)
     assert (tmp_path / "model" / "config.json").exists()
+    other = ["--data.crop", "centre", "--run.folder", tmp_path / "centre"]
+    run("train/autoencoder.py", *arguments, *other)
+    assert [row["loss"] for row in lines(tmp_path / "centre") if "loss" in row] != [
+        row["loss"] for row in lines(tmp_path) if "loss" in row
+    ]
 
 
 @pytest.mark.slow

@@ -197,3 +197,10 @@ def test_images_need_not_be_square():
 def test_what_cannot_be_is_refused(steps, num_coords, message):
     with pytest.raises(InputError, match=message):
         refine(tiny_inr("multiband"), torch.zeros(2, 1, 8, 8), steps, num_coords=num_coords)
+
+
+@pytest.mark.parametrize("rates", [{"lr": 0.0}, {"lr": -0.1}, {"lr": math.nan}, {"decoder_lr": math.inf}])
+def test_a_rate_that_is_no_positive_number_is_refused(rates):
+    autoencoder = tiny_inr("anr")
+    with pytest.raises(InputError, match="refinement rates .* cannot be: give positive numbers"):
+        refine(autoencoder, make_images(autoencoder), 1, **rates)

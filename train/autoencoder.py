@@ -17,7 +17,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     from genrep.data.images import open_images
     from genrep.metrics.reconstruction import enlarge, reconstruction_psnr
     from genrep.models.autoencoder import INRAutoencoder
-    from genrep.pictures import save_png, side_by_side
+    from genrep.pictures import enlarged, save_png, side_by_side
     from genrep.randomness import stream_generator
     from genrep.render import from_uint8, to_uint8
     from genrep.training.order import ImageStream
@@ -32,7 +32,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     settings = config.run
     run = Run(config, settings, restart, identity={"data": data.fingerprint()})
     wants_source = config.data.source_size is not None
-    stream = ImageStream(data, settings.seed, config.data.flip, wants_source=wants_source, crop=config.data.crop)
+    stream = ImageStream(data, settings.seed, config.data.flip, wants_source=wants_source)
 
     # models
     torch.manual_seed(settings.seed)
@@ -55,10 +55,10 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
         run.write_mean("psnr", float(decibels.sum()), len(decibels))
 
     def preview() -> None:
-        """Held-out images, their reconstructions, renders at four times the size, and bicubic enlargements."""
+        """Held-out images, their reconstructions, larger renders, and bicubic enlargements."""
         if run.is_main:
             pixels = held_out.pixels(range(min(8, len(held_out))))
-            large = (4 * autoencoder.image_shape[0], 4 * autoencoder.image_shape[1])
+            large = enlarged(autoencoder.image_shape)
             with state.average.applied(), torch.no_grad():
                 latents = autoencoder.eval().encode(from_uint8(pixels.to(run.device)))
                 small, large_render = (

@@ -35,7 +35,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     # run
     settings = config.run
     run = Run(config, settings, restart, identity={"data": data.fingerprint()})
-    stream = ImageStream(data, settings.seed, config.data.flip, crop=config.data.crop)
+    stream = ImageStream(data, settings.seed, config.data.flip)
 
     # models
     torch.manual_seed(settings.seed)

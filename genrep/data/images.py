@@ -52,8 +52,9 @@ class ImageData(torch.utils.data.Dataset):
         if len(self.rows) == 0:
             raise InputError(f"{self.name}: no images; check data.source and the split")
         self.labels, self.class_names = labels(self.rows, tables, spec)
-        self._pixels = self._decode_all() if spec.in_memory else None
-        self._whole = self._decode_whole() if spec.in_memory and spec.crop == "random" and split == "train" else None
+        whole = spec.crop == "random" and split == "train"
+        self._whole = self._decode_whole() if spec.in_memory and whole else None
+        self._pixels = self._decode_all() if spec.in_memory and not whole else None
 
     def __len__(self) -> int:
         return len(self.rows)

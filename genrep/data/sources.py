@@ -125,6 +125,7 @@ def _png(image: Any) -> dict[str, Any]:
 
 
 def split_rows(tables: Any, spec: DataSpec, split: str) -> Any:
+    """The rows of `train` or `held_out`, as the spec says."""
     if split not in ("train", "held_out"):
         raise InputError(f"split {split!r} is not one of train, held_out")
     if split == "held_out" and spec.held_out_split is not None:
@@ -162,6 +163,7 @@ def _select(tables: Any, name: str, spec: DataSpec) -> Any:
 
 
 def undecoded(rows: Any, spec: DataSpec) -> Any:
+    """Rows whose images come as encoded bytes. InputError if the column is not there or holds no images."""
     import datasets
 
     if spec.image_column not in rows.column_names:
@@ -180,6 +182,7 @@ def undecoded(rows: Any, spec: DataSpec) -> Any:
 
 
 def labels(rows: Any, tables: Any, spec: DataSpec) -> tuple[Tensor | None, list[str]]:
+    """Labels `[N]` of the rows and the names of the classes; None and none without labels."""
     import datasets
 
     if spec.label_column is None or spec.label_column not in rows.column_names:

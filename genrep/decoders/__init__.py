@@ -1,6 +1,6 @@
 """Shared INRs: coordinates and latents to values. The table of what there is; a new one is a spec here and a file."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -53,11 +53,11 @@ class MultiBandSpec(Spec):
     num_features: PositiveInt = 256
     """d_f, Fourier features of a coordinate."""
     bandwidths: list[Bandwidth] = Field(default=[128.0, 32.0], min_length=1)
-    """Highest frequency of every level, first to last; the first goes through the most layers."""
+    """Highest frequency of every level, first to last; the first goes through the most layers. Of modulation multiband."""
     query_bandwidth: Bandwidth = 16.0
     """Highest frequency of the query."""
     num_heads: PositiveInt = 2
-    """Heads of the cross-attention."""
+    """Heads of the cross-attention. Of aggregation attention."""
     num_axes: PositiveInt = 2
     """Axes of the coordinates: 2 for images, 3 for volumes and video, 6 for rays (Plücker)."""
     aggregation: Literal["attention", "composed"] = "attention"
@@ -65,7 +65,7 @@ class MultiBandSpec(Spec):
     modulation: Literal["multiband", "mlp"] = "multiband"
     """Multi-band feature modulation, or a plain MLP in its place (table 3, w/o multiFM)."""
     mlp_depth: PositiveInt = 3
-    """Linear layers of that plain MLP, the output layer included."""
+    """Linear layers of that plain MLP, the output layer included. Of modulation mlp."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "MultiBandSpec":
@@ -82,12 +82,11 @@ class MultiBandSpec(Spec):
         return MultiBandDecoder(channels, latent_dim, num_tokens, **self.model_dump(exclude={"type"}))
 
 
-class IPCSpec(Spec):
-    """IPC: an MLP whose second weight is composed of the tokens; the others are shared."""
+class ModulatedMLPSpec(Spec):
+    """What the MLPs of IPC and TransINR share."""
 
-    type: Literal["ipc"]
     hidden_dim: PositiveInt = 256
-    """Width of the MLP; a token is a row of this many weights, so latent_dim must equal it."""
+    """Width of the MLP; a token holds this many weights, so latent_dim must equal it."""
     depth: Annotated[int, Field(ge=2)] = 5
     """Linear layers, the output layer included."""
     num_features: PositiveInt = 256
@@ -98,9 +97,15 @@ class IPCSpec(Spec):
     """Axes of the coordinates."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> "IPCSpec":
+    def _features(self) -> Self:
         _enough_features(self.num_features, self.num_axes)
         return self
+
+
+class IPCSpec(ModulatedMLPSpec):
+    """IPC: an MLP whose second weight is composed of the tokens; the others are shared."""
+
+    type: Literal["ipc"]
 
     def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "nn.Module":
         from genrep.decoders.modulated_mlp import IPCDecoder
@@ -109,26 +114,15 @@ class IPCSpec(Spec):
         return IPCDecoder(channels, num_tokens, **self.model_dump(exclude={"type"}))
 
 
-class TransINRSpec(Spec):
+class TransINRSpec(ModulatedMLPSpec):
     """TransINR: an MLP all of whose weights are modulated by the tokens, a group of output units by each."""
 
     type: Literal["transinr"]
-    hidden_dim: PositiveInt = 256
-    """Width of the MLP."""
-    depth: Annotated[int, Field(ge=2)] = 5
-    """Linear layers, the output layer included."""
-    num_features: PositiveInt = 256
-    """Fourier features of a coordinate."""
-    bandwidth: Bandwidth = 128.0
-    """Highest frequency of the features."""
-    num_axes: PositiveInt = 2
-    """Axes of the coordinates."""
     groups: PositiveInt = 64
     """Groups of output units of a layer, a token each; a layer with fewer units has one for each unit."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> "TransINRSpec":
-        _enough_features(self.num_features, self.num_axes)
+    def _equal_groups(self) -> Self:
         if self.hidden_dim > self.groups and self.hidden_dim % self.groups:
             raise ValueError(f"hidden_dim {self.hidden_dim} cannot be cut into {self.groups} equal groups")
         return self

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from genrep.nn.attention import localized_attention
 from genrep.nn.fourier import FourierFeatures, Points
+from genrep.nn.linear import linear_after
 
 
 class LocalizedAttentionDecoder(nn.Module):
@@ -58,17 +58,13 @@ class LocalizedAttentionDecoder(nn.Module):
         """Coordinates to values, for these latents: what depends on them alone is done here, once."""
         key = rearrange(self.to_key(latents), "b r (h d) -> b h r d", h=self.num_heads)
         value = rearrange(self.to_value(latents), "b r (h d) -> b h r d", h=self.num_heads)
-        # Two linear layers in a row are one: the product of their weights saves the MLP's first layer at every point.
-        first = self.mlp[0]
-        assert isinstance(first, nn.Linear)
-        weight = first.weight @ self.to_out.weight
-        bias = F.linear(self.to_out.bias, first.weight, first.bias)
+        first = linear_after(self.to_out, self.mlp[0])
 
         def values(coords: Tensor) -> Tensor:
             # Coordinates [N, 2] that the batch shares are encoded once, and stay [1, ...] until they meet the tokens.
             points = Points(coords if coords.ndim == 3 else coords[None])
             query = rearrange(self.encoding.projected(self.to_query, points), "b n (h d) -> b h n d", h=self.num_heads)
             mixed = rearrange(localized_attention(query, key, value, self.threshold), "b h n d -> b n (h d)")
-            return self.mlp[1:](F.linear(mixed, weight, bias))
+            return self.mlp[1:](first(mixed))
 
         return values

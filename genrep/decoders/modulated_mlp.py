@@ -39,11 +39,12 @@ class ComposedLinear(nn.Module):
 
     def __init__(self, num_tokens: int, inputs: int, outputs: int):
         super().__init__()
-        self.composer = nn.Parameter(torch.randn(outputs, num_tokens) / (num_tokens * inputs) ** 0.5)
+        self.composer = nn.Linear(num_tokens, outputs, bias=False)
+        nn.init.normal_(self.composer.weight, std=(num_tokens * inputs) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def weight(self, latents: Float[Tensor, "batch tokens inputs"]) -> Float[Tensor, "batch outputs inputs"]:
-        return unit_columns(self.composer @ latents)
+        return unit_columns(self.composer.weight @ latents)
 
     def layer(self, latents: Float[Tensor, "batch tokens inputs"]) -> Callable[[Tensor], Tensor]:
         """The layer of these latents, `[#B, N, inputs]` to `[B, N, outputs]`."""

@@ -3,13 +3,13 @@
 import functools
 from collections.abc import Callable, Sequence
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from genrep.decoders.modulated_mlp import ComposedLinear
 from genrep.nn.attention import Attention
 from genrep.nn.fourier import FrequencyFeatures, Points
+from genrep.nn.linear import linear_after
 
 
 class MultiBandDecoder(nn.Module):
@@ -19,7 +19,8 @@ class MultiBandDecoder(nn.Module):
     modulates frequency features of L bandwidths (eqs. 6 and 7), which L - 1 layers compose from the first level to the
     last (eq. 8); every level has its own linear output, and their sum is the value (eq. 9). What depends on coordinates
     alone is computed once for the batch. Options replace either half as table 3 does: IPC's composed weight for the
-    attention, or a plain MLP on m_v for the bands.
+    attention, or a plain MLP on m_v for the bands. With both replaced it has IPC's layers, except that IPC also normalises
+    the weights that images share and has one bandwidth of its own: for IPC itself take its own decoder.
     """
 
     def __init__(
@@ -73,7 +74,6 @@ class MultiBandDecoder(nn.Module):
         if self.mlp is not None:
             mlp = self.mlp
             return lambda coords: mlp(to_vector(read(self.query(_points(coords)))))
-        # Two linear layers in a row are one: the attention's output projection and each level's W_m.
         modulate = [linear_after(to_vector, layer) for layer in self.modulate]
 
         def values(coords: Tensor) -> Tensor:
@@ -103,12 +103,3 @@ class MultiBandDecoder(nn.Module):
 
 def _points(coords: Tensor) -> Points:
     return Points(coords if coords.ndim == 3 else coords[None])  # shared ones stay [1, N, c]
-
-
-def linear_after(first: nn.Module, second: nn.Module) -> Callable[[Tensor], Tensor]:
-    """`second(first(x))` as one product, of the product of the two weights."""
-    if not isinstance(first, nn.Linear) or not isinstance(second, nn.Linear):
-        return second
-    weight = second.weight @ first.weight
-    bias = F.linear(first.bias, second.weight, second.bias)
-    return lambda values: F.linear(values, weight, bias)

@@ -119,11 +119,18 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         """Reconstruction at coordinates: `decode(encode(images), coords)`.
 
         With `noise` the decoder learns to forgive a generator's errors: it is added to the latents, in units of each
-        channel's deviation over the batch and the tokens, so that the encoder cannot escape it by larger latents.
+        channel's deviation from image to image (of one token, the mean over tokens), so that larger latents do not escape
+        it. The unit is measured on these images, two or more: like batch norm it changes a little with the parts that a
+        batch is computed in.
         """
         latents = self.encode(images)
         if noise is not None:
-            latents = latents + noise * latents.detach().std(dim=(0, 1))
+            if len(images) < 2:
+                raise InputError(
+                    "latent noise is in units of the deviation from image to image: give every process two images at a time "
+                    "or more (run.batch, run.accumulation), or set reconstruction.latent_noise to 0"
+                )
+            latents = latents + noise * latents.detach().var(dim=0).mean(dim=0).sqrt()
         return self.decode(latents, coords)
 
     def freeze(self) -> "INRAutoencoder":

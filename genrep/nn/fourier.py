@@ -37,8 +37,8 @@ class FourierFeatures(nn.Module):
     def projected(self, linear: nn.Linear, points: "Points") -> Float[Tensor, "*points out"]:
         """`linear` of the features at `points`; where coordinates repeat along an axis, once for each different value.
 
-        A Linear of the features is a sum over axes, W γ(c) = Σ_a W_a γ(c_a): on a grid of H×W it takes H + W products
-        and H·W additions.
+        A Linear of the features is a sum over axes, W γ(c) = Σ_a W_a γ(c_a): for all points of an H×W grid it takes H + W
+        products and H·W additions.
         """
         weight, bias = linear.weight, linear.bias
         learns = torch.is_grad_enabled() and (weight.requires_grad or points.coords.requires_grad)
@@ -66,7 +66,7 @@ class Points:
         """For every axis, its different values and which of them each point has; None where there are few repeats."""
         flat = self.coords.flatten(0, -2)
         found = [torch.unique(flat[:, axis], return_inverse=True) for axis in range(flat.shape[1])]
-        return found if sum(len(values) for values, _ in found) < 0.6 * flat.numel() else None
+        return found if sum(len(values) for values, _ in found) < 0.3 * flat.numel() else None
 
 
 class FrequencyFeatures(nn.Module):

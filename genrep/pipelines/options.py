@@ -114,6 +114,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def non_negative(text: str) -> int:
+    """argparse type: a whole number from 0."""
+    if not re.fullmatch(r"[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    return int(text)
+
+
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """`64` or `48x64` (height × width)."""
     if text is None:

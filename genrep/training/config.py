@@ -140,20 +140,7 @@ def parse_command_line(
     parser.add_argument("config", help="YAML of the run; every key can be overridden as --section.key VALUE")
     add_options(parser)
     parser.epilog = "keys of the config (type, default, meaning):\n\n" + "\n".join(describe(kind))
-    rest, overrides = [], []
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    while arguments:
-        argument = arguments.pop(0)
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and ("." in name or name in kind.model_fields):
-            if not equals:
-                following = arguments[0].removeprefix("--").partition("=")[0] if arguments else ""
-                if not arguments or (arguments[0].startswith("--") and following.split(".")[0] in kind.model_fields):
-                    raise InputError(f"{argument}: a value must follow, as in {argument} VALUE")
-                value = arguments.pop(0)
-            overrides.append((name, value))
-        else:
-            rest.append(argument)
+    rest, overrides = split_overrides(kind, sys.argv[1:] if argv is None else argv)
     options, unknown = parser.parse_known_args(rest)
     if unknown:
         raise InputError(f"{unknown[0]}: unknown option; config keys are written --section.key VALUE, see --help")
@@ -167,6 +154,25 @@ def parse_command_line(
         merge(given, nested)
     merge(content, given, "command line", origins)
     return validate(kind, content, where=str(options.config), origins=origins), options
+
+
+def split_overrides(kind: type[Spec], argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Arguments that are no config keys, and (key, value) of those that are. InputError where a value is missing."""
+    rest, overrides = [], []
+    arguments = list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and ("." in name or name in kind.model_fields):
+            if not equals:
+                following = arguments[0].removeprefix("--").partition("=")[0] if arguments else ""
+                if not arguments or (arguments[0].startswith("--") and following.split(".")[0] in kind.model_fields):
+                    raise InputError(f"{argument}: a value must follow, as in {argument} VALUE")
+                value = arguments.pop(0)
+            overrides.append((name, value))
+        else:
+            rest.append(argument)
+    return rest, overrides
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:

@@ -19,8 +19,9 @@ def training_memory(
     """(state, activations) in bytes of a training step in fp32: what stays from step to step, what the backward needs.
 
     The state is weights, gradients, the optimizer's averages (two for AdamW, one for Muon's matrices) and the average of
-    the weights. The activations are what autograd keeps, counted on tensors without data. Work space of single
-    operations comes on top.
+    the weights; on many GPUs buckets of gradients come on top, once the weights. The activations are what autograd keeps,
+    counted on tensors without data, and three times the largest of them for the gradients on the way back. Work space of
+    single operations comes on top.
 
     Args:
         build: makes the model.
@@ -46,4 +47,5 @@ def training_memory(
         del result
     averages = 2 * weights - (matrices if optimizer.type == "muon" else 0)
     state = 4 * (2 * weights + averages + (weights if ema is not None else 0))
-    return state, sum(size for address, size in kept.items() if address not in own)
+    activations = [size for address, size in kept.items() if address not in own]
+    return state, sum(activations) + 3 * max(activations)

@@ -96,9 +96,8 @@ class ImageStream(Dataset):
         flip: bool,
         wants_pixels: bool = True,
         wants_source: bool = False,
-        crop: str = "centre",
     ):
-        self.data, self.seed, self.flip, self.crop = data, seed, flip, crop
+        self.data, self.seed, self.flip = data, seed, flip
         self.wants_pixels, self.wants_source = wants_pixels, wants_source
         self.order = DataOrder(len(data), seed)
 
@@ -117,7 +116,7 @@ class ImageStream(Dataset):
         )
 
     def _pixels(self, positions: list[int], indices: list[int]) -> Tensor:
-        if self.crop == "random":
+        if self.data.spec.crop == "random":
             return self.data.crops(indices, uniform_at(positions, (2,), self.seed, "crop"))
         return self.data.pixels(indices)
 

@@ -88,6 +88,8 @@ class Run:
         self.log = RunLog(self.folder / "metrics.jsonl", self.step) if self.is_main else None
         if settings.tracker is not None:
             self.accelerator.init_trackers(self.folder.name, config=_flat(config.model_dump(mode="json")))
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         self._reported = (self.step, self.seconds)
         self._loss = torch.zeros((), device=self.device)
         self._stop_in_time()
@@ -132,10 +134,14 @@ class Run:
         """After the last part of a step: move the weights, count the step, report if it is due. False after other parts."""
         is_whole = bool(self.accelerator.sync_gradients)
         measured = state.update(self.step) if is_whole else {}
+        self.step += is_whole
+        settings = self.settings
+        often = (settings.report_every, settings.evaluate_every, settings.preview_every, settings.save_every)
+        if self.device.type == "cuda" and is_whole and any(map(self.due, often)):
+            torch.cuda.synchronize(self.device)  # what is queued belongs to the steps, not to what follows
         self.seconds += time.perf_counter() - self._asked
         if not is_whole:
             return False
-        self.step += 1
         self._stop_in_time()
         self._bar.update()
         if self.due(self.settings.report_every):

@@ -106,7 +106,7 @@ class ReconstructionSpec(Spec):
     num_coords: PositiveInt | None = None
     """Coordinates a step, a random subset; null is all."""
     latent_noise: NonNegativeFloat = 0.0
-    """Noise on the latents that the decoder gets, in deviations of a channel; each image's level is |N(0, this²)|."""
+    """Noise on the latents that the decoder gets, in a channel's deviations between images; an image's level: |N(0, this²)|."""
 
 
 class SamplingSpec(Spec):
@@ -151,10 +151,17 @@ class AutoencoderRun(Spec):
             raise ValueError(f"reconstruction.num_coords {wanted} is more than the {self._target_pixels} of a target")
         return self
 
+    @model_validator(mode="after")
+    def _of_images(self) -> "AutoencoderRun":
+        if getattr(self.autoencoder.decoder, "num_axes", 2) != 2:
+            raise ValueError("autoencoder.decoder.num_axes must be 2 to train on images")
+        return self
+
     @property
     def num_coords(self) -> int:
-        """Coordinates of an image that a step decodes; with `data.source_size` and no `num_coords` the fewest."""
-        return self.reconstruction.num_coords or self._target_pixels
+        """Most coordinates of an image that a step decodes."""
+        largest = self.data.source_size or 0
+        return self.reconstruction.num_coords or max(self._target_pixels, largest**2)
 
     @property
     def _target_pixels(self) -> int:

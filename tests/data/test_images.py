@@ -15,8 +15,9 @@ from sklearn.datasets import load_digits
 from genrep.data import DataSpec
 from genrep.data.images import ImageData, evenly, open_images, resize_and_crop
 from genrep.errors import InputError
+from genrep.randomness import uniform_at
 from genrep.specs import validate
-from genrep.training.order import DataOrder, ImageStream
+from genrep.training.order import DataOrder, ImageStream, PositionBatches, training_loader
 
 SIZES = [(8, 8), (16, 24), (24, 16), (20, 8), (9, 13)]
 
@@ -553,16 +554,28 @@ def test_an_image_smaller_than_the_crop_is_resized_to_cover_it(numbered):
 
 def test_the_stream_crops_by_seed_and_position_and_held_out_images_are_centred(numbered):
     data = ImageData(numbered, "train", (4, 4), 1)
-    stream = ImageStream(data, seed=3, flip=False, crop="random")
+    stream = ImageStream(data, seed=3, flip=False)
     first, again = stream.__getitems__([0, 1, 2, 3]).pixels, stream.__getitems__([3, 2, 1, 0]).pixels
     assert torch.equal(first, again.flip(0))
     assert not torch.equal(first, stream.__getitems__([4, 5, 6, 7]).pixels)
-    centred = ImageStream(data, seed=3, flip=False).__getitems__([0, 1]).pixels
-    assert torch.equal(centred, data.pixels(data_order(data, 3, [0, 1])))
+    at = DataOrder(len(data), 3).indices([0, 1, 2, 3])
+    assert torch.equal(first, data.crops(at, uniform_at([0, 1, 2, 3], (2,), 3, "crop")))
+    centred = ImageData(numbered.model_copy(update={"crop": "centre"}), "train", (4, 4), 1)
+    assert torch.equal(ImageStream(centred, seed=3, flip=False).__getitems__([0, 1]).pixels, centred.pixels(at[:2]))
 
 
-def data_order(data, seed, positions):
-    return DataOrder(len(data), seed).indices(positions)
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_workers_crop_and_mirror_as_one_process_does(numbered, in_memory):
+    data = ImageData(numbered.model_copy(update={"in_memory": in_memory}), "train", (3, 3), 1)
+    stream, batches = ImageStream(data, seed=5, flip=True), PositionBatches(4, 1, (0, 1), 0, 3)
+    alone, working = (torch.cat([part.pixels for part in training_loader(stream, batches, n)]) for n in (0, 2))
+    assert torch.equal(alone, working)
+    mirrored = uniform_at(range(12), (), 5, "flip") < 0.5
+    places, at = uniform_at(range(12), (2,), 5, "crop"), DataOrder(len(data), 5).indices(list(range(12)))
+    expected = torch.stack(
+        [crop.flip(-1) if flip else crop for crop, flip in zip(data.crops(at, places), mirrored, strict=True)]
+    )
+    assert torch.equal(alone, expected)
 
 
 def test_a_random_crop_of_a_resized_image_is_refused():

@@ -55,7 +55,7 @@ def plain_linear(rows, x, bias):
 def plain_ipc(decoder, spec: IPCSpec, point, tokens):
     first, composed, rest = decoder.first, decoder.composed, decoder.rest
     hidden = plain_linear(first.weight, plain_features(point, spec.num_features, spec.bandwidth), first.bias)
-    rows = [sum(v * token for v, token in zip(mix, tokens, strict=True)) for mix in composed.composer]
+    rows = [sum(v * token for v, token in zip(mix, tokens, strict=True)) for mix in composed.composer.weight]
     values = plain_linear(rows, hidden.clamp_min(0), composed.bias)
     assert len(rest) == spec.depth - 2
     for layer in rest:
@@ -180,9 +180,9 @@ def test_scaling_all_latents_by_a_positive_constant_changes_nothing(kind):
 def test_first_weights_have_the_stated_size():
     """V ~ N(0, 1) / √(R · inputs); other weights as nn.Linear's, |w| <= 1 / √inputs; biases 0."""
     composed, plain = ComposedLinear(64, 100, 256), UnitLinear(100, 256)
-    assert composed.composer.shape == (256, 64)
-    assert float(composed.composer.detach().std()) == pytest.approx((64 * 100) ** -0.5, rel=0.03)
-    assert float(composed.composer.detach().mean()) == pytest.approx(0, abs=3e-4)
+    assert composed.composer.weight.shape == (256, 64)
+    assert float(composed.composer.weight.detach().std()) == pytest.approx((64 * 100) ** -0.5, rel=0.03)
+    assert float(composed.composer.weight.detach().mean()) == pytest.approx(0, abs=3e-4)
     assert float(plain.weight.detach().std()) == pytest.approx((3 * 100) ** -0.5, rel=0.03)
     assert not composed.bias.any() and not plain.bias.any()
 

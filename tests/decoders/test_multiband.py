@@ -73,7 +73,7 @@ def plain_value(decoder, spec: MultiBandSpec, point, tokens):
             decoder.aggregate.to_out, plain_heads(decoder.aggregate, query, tokens, spec.num_heads)
         )  # eq. 5
     else:
-        weight = decoder.aggregate.composer @ tokens
+        weight = decoder.aggregate.composer.weight @ tokens
         vector = relu(torch.stack([row / row.norm() for row in weight]) @ query + decoder.aggregate.bias)
     if spec.modulation == "mlp":
         *hidden_layers, last = [layer for layer in decoder.mlp if isinstance(layer, torch.nn.Linear)]
