@@ -1,6 +1,6 @@
 """Shared INRs: coordinates and latents to values. The table of what there is; a new one is a spec here and a file."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -97,7 +97,7 @@ class ModulatedMLPSpec(Spec):
     """Axes of the coordinates."""
 
     @model_validator(mode="after")
-    def _features(self) -> Self:
+    def _features(self) -> "ModulatedMLPSpec":
         _enough_features(self.num_features, self.num_axes)
         return self
 
@@ -122,7 +122,7 @@ class TransINRSpec(ModulatedMLPSpec):
     """Groups of output units of a layer, a token each; a layer with fewer units has one for each unit."""
 
     @model_validator(mode="after")
-    def _equal_groups(self) -> Self:
+    def _equal_groups(self) -> "TransINRSpec":
         if self.hidden_dim > self.groups and self.hidden_dim % self.groups:
             raise ValueError(f"hidden_dim {self.hidden_dim} cannot be cut into {self.groups} equal groups")
         return self

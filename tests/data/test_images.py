@@ -382,11 +382,11 @@ def test_the_fingerprint_of_what_cannot_be_read_is_refused(folder, tmp_path):
     [
         (
             {"source": "digts"},
-            r"data.source 'digts' does not exist: give digits, a folder, .*; did you mean 'digits'\?$",
+            r"data.source 'digts' does not exist: give digits or photographs, a folder, .*; did you mean 'digits'\?$",
         ),
         (
             {"source": "no/such/folder"},
-            "data.source 'no/such/folder' does not exist: give digits, a folder, a parquet or Arrow file, or a Hub id owner/name$",
+            "data.source 'no/such/folder' does not exist: give digits or photographs, a folder, a parquet or Arrow file, or a Hub id owner/name$",
         ),
         ({"train_split": "trian"}, r"has no split 'trian'; it has train \(10\); did you mean 'train'\?$"),
         (

@@ -326,7 +326,7 @@ def test_an_ablation_changes_the_parameters_of_its_half_only():
         "query": {"query.linear.weight": (256, 256), "query.linear.bias": (256,)},
         "attention": {name: shape for name, shape in full.items() if name.startswith("aggregate.")},
         "bands": {n: s for n, s in full.items() if n.startswith(("bands.", "modulate.", "layers.", "to_values."))},
-        "composed": {"aggregate.composer": (256, 256), "aggregate.bias": (256,)},
+        "composed": {"aggregate.composer.weight": (256, 256), "aggregate.bias": (256,)},
         "mlp": {
             f"mlp.{number}.{name}": (outputs, 256)[: 2 if name == "weight" else 1]
             for number, outputs in ((0, 256), (2, 256), (4, 3))
