@@ -1,6 +1,5 @@
 """The locality-aware decoder: selective token aggregation and multi-band feature modulation (section 3.3)."""
 
-import functools
 from collections.abc import Callable, Sequence
 
 from jaxtyping import Float
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 from genrep.decoders.modulated_mlp import ComposedLinear
 from genrep.nn.attention import Attention
 from genrep.nn.fourier import FrequencyFeatures, Points
-from genrep.nn.linear import linear_after
 
 
 class MultiBandDecoder(nn.Module):
@@ -70,19 +68,26 @@ class MultiBandDecoder(nn.Module):
 
     def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
         """Coordinates to values, for these latents: what depends on them alone is done here, once."""
-        read, to_vector = self._aggregation(latents)
-        if self.mlp is not None:
-            mlp = self.mlp
-            return lambda coords: mlp(to_vector(read(self.query(_points(coords)))))
-        modulate = [linear_after(to_vector, layer) for layer in self.modulate]
+        first = self.mlp[:1] if self.mlp is not None else self.modulate
+        layers = [layer for layer in first if isinstance(layer, nn.Linear)]
+        if isinstance(self.aggregate, Attention):
+            read = self.aggregate.readout(latents, layers)
+        else:
+            composed = self.aggregate.layer(latents)
+
+            def read(query: Tensor) -> list[Tensor]:
+                vector = composed(query).relu_()
+                return [layer(vector) for layer in layers]
 
         def values(coords: Tensor) -> Tensor:
-            points = _points(coords)
-            vector = read(self.query(points))
+            points = Points(coords if coords.ndim == 3 else coords[None])  # shared ones stay [1, N, c]
+            modulations = read(self.query(points))  # W_m m_v of every level, eq. 5 and part of 7
+            if self.mlp is not None:
+                return self.mlp[1:](modulations[0])
             hidden: Tensor | None = None
             total: Tensor | None = None
             for level, (band, to_values) in enumerate(zip(self.bands, self.to_values, strict=True)):
-                modulation = modulate[level](vector).add_(band(points)).relu_()  # eq. 7
+                modulation = modulations[level].add_(band(points)).relu_()  # eq. 7
                 hidden = modulation if hidden is None else self.layers[level - 1](modulation + hidden).relu_()  # eq. 8
                 part = to_values(hidden)
                 total = part if total is None else total.add_(part)  # eq. 9
@@ -90,16 +95,3 @@ class MultiBandDecoder(nn.Module):
             return total
 
         return values
-
-    def _aggregation(self, latents: Tensor) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
-        """Queries to what is read of the tokens, and the layer from there to m_v (eq. 5)."""
-        if isinstance(self.aggregate, Attention):
-            key, value = self.aggregate.keys_values(latents)
-            return functools.partial(self.aggregate.heads, key=key, value=value), self.aggregate.to_out
-        assert isinstance(self.aggregate, ComposedLinear)
-        composed = self.aggregate.layer(latents)
-        return lambda query: composed(query).relu_(), nn.Identity()
-
-
-def _points(coords: Tensor) -> Points:
-    return Points(coords if coords.ndim == 3 else coords[None])  # shared ones stay [1, N, c]

@@ -1,10 +1,14 @@
 """Attention: the standard kind, and localized attention with L-softmax (ANR eqs. 4 to 7)."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from genrep.nn.linear import linear_after
 
 
 def l_softmax(scores: Float[Tensor, "*rows tokens"], threshold: float) -> Float[Tensor, "*rows tokens"]:
@@ -89,3 +93,36 @@ class Attention(nn.Module):
         query = self.query_norm(rearrange(self.to_query(queries), "b n (h d) -> b h n d", h=self.num_heads))
         mixed = F.scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value)
         return rearrange(mixed, "b h n d -> b n (h d)")
+
+    def readout(
+        self, context: Float[Tensor, "batch tokens context"], layers: Sequence[nn.Linear]
+    ) -> Callable[[Tensor], list[Tensor]]:
+        """Queries `[#B, N, dim]` to `layer(self(queries, context))` of every layer, for many queries of one context.
+
+        What depends on the context alone is done once, and the output projection is folded into the layers. On the CPU,
+        without gradients, the projections of queries and values are folded into the tokens as well where that is less
+        work for a query: then each is one product of `heads * tokens` columns. Else torch's fused kernel does the rest.
+        """
+        key, value = self.keys_values(context)
+        inner, dim = self.to_query.weight.shape
+        columns, outputs = self.num_heads * key.shape[2], sum(layer.out_features for layer in layers)
+        less = columns * (dim + outputs) < inner * dim + 2 * key.shape[2] * inner + inner * outputs
+        plain = self.to_query.bias is None and isinstance(self.query_norm, nn.Identity)
+        if not (less and plain and context.device.type == "cpu") or torch.is_grad_enabled():
+            after = [linear_after(self.to_out, layer) for layer in layers]
+            return lambda queries: [layer(mixed) for mixed in [self.heads(queries, key, value)] for layer in after]
+
+        to_query = self.to_query.weight.unflatten(0, (self.num_heads, -1)) * key.shape[-1] ** -0.5
+        keys = torch.einsum("bhre,hed->bdhr", key, to_query).flatten(2)  # [B, dim, heads * tokens]
+        values, biases = [], []
+        for layer in layers:
+            weight = (layer.weight @ self.to_out.weight).unflatten(1, (self.num_heads, -1))
+            values.append(torch.einsum("bhre,ohe->bhro", value, weight).flatten(1, 2))  # [B, heads * tokens, out]
+            biases.append(F.linear(self.to_out.bias, layer.weight, layer.bias))
+
+        def read(queries: Tensor) -> list[Tensor]:
+            scores = (queries @ keys).unflatten(-1, (self.num_heads, -1))
+            weights = torch.softmax(scores, dim=-1).flatten(-2)
+            return [torch.baddbmm(bias, weights, part) for bias, part in zip(biases, values, strict=True)]
+
+        return read

@@ -49,7 +49,9 @@ class FourierFeatures(nn.Module):
         for axis, (values, index) in enumerate(points.axes):
             angles = values.float()[:, None] * (math.pi * self.frequencies.float())
             features = torch.cat([angles.cos(), angles.sin()], dim=-1).to(weight.dtype)
-            part = F.linear(features, columns[:, :, axis].flatten(1), bias if axis == 0 else None)[index]
+            part = F.linear(features, columns[:, :, axis].flatten(1), bias if axis == 0 else None).index_select(
+                0, index
+            )
             total = part if total is None else total.add_(part)
         assert total is not None
         return total.unflatten(0, points.coords.shape[:-1])

@@ -7,10 +7,10 @@ import torch
 
 from genrep.coords import grid
 from genrep.decoders import IPCSpec, MultiBandSpec
-from genrep.decoders.multiband import linear_after
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.nn.fourier import Points
+from genrep.nn.linear import linear_after
 from tests.nn.test_frequency_features import GRIDS, plain_features
 
 HIDDEN, TOKENS, WIDTH, CHANNELS = 8, 5, 6, 3
@@ -394,3 +394,24 @@ def test_bandwidths_of_one_and_as_many_features_as_axes_need_are_accepted():
     decoder, latents = make_decoder(spec), make_latents(spec)
     assert decoder.query.encoding.frequencies.tolist() == [1.0, 1.0]
     assert decoder(grid(3), latents).isfinite().all()
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 4])
+@pytest.mark.parametrize("modulation", ["multiband", "mlp"])
+def test_rendering_folds_projections_into_the_tokens_where_that_is_less_work(num_heads, modulation, monkeypatch):
+    """The values are those of the unfolded way, torch's fused kernel, which gradients take."""
+    spec = make_spec(num_heads=num_heads, modulation=modulation)
+    decoder, latents, coords = make_decoder(spec), make_latents(spec), torch.rand(50, 2).double() * 2 - 1
+    calls = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *parts: calls.append(1) or fused(*parts)
+    )
+    with_gradients = decoder(coords, latents)
+    assert calls == [1]
+    with torch.no_grad():
+        without = decoder(coords, latents)
+    torch.testing.assert_close(without, with_gradients.detach())
+    columns, outputs = num_heads * TOKENS, HIDDEN * (len(spec.bandwidths) if modulation == "multiband" else 1)
+    less = columns * (HIDDEN + outputs) < HIDDEN * HIDDEN + 2 * TOKENS * HIDDEN + HIDDEN * outputs
+    assert (len(calls) == 1) == less
