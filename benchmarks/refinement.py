@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("run", help="run or model folder of stage 1")
     parser.add_argument("--source", required=True, help="images: a folder, parquet files, a Hub id")
     parser.add_argument("--num-images", type=int, default=10, help="images, evenly spaced (default 10)")
-    parser.add_argument("--steps", type=int, default=500, help="refinement steps (default 500)")
+    parser.add_argument("--steps", type=int, default=100, help="refinement steps (default 100)")
     parser.add_argument("--coords", type=int, default=NUM_COORDS, help=f"pixels a step (default {NUM_COORDS})")
     parser.add_argument("--lr", type=float, default=0.05, help="of the latents, in deviations (default 0.05)")
     parser.add_argument("--decoder-lr", type=float, default=5e-4, help="of the decoder (default 5e-4)")
