@@ -9,6 +9,38 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
 
+# options that make the shipped configs small
+SMALL = ["--autoencoder.encoder.dim", 16, "--autoencoder.encoder.mlp_dim", 16, "--autoencoder.decoder.hidden_dim", 16]
+
+SMALL_DENOISER = ["--denoiser.dim", 16, "--denoiser.depth", 1, "--denoiser.mlp_dim", 16]
+
+AUTOENCODER = [
+    "configs/digits/anr.yaml",
+    *SMALL,
+    "--run.batch",
+    16,
+    "--run.report_every",
+    1,
+    "--run.evaluate_images",
+    20,
+]
+
+DIFFUSION = [
+    "configs/digits/diffusion.yaml",
+    *SMALL_DENOISER,
+    "--run.batch",
+    16,
+    "--run.report_every",
+    1,
+    "--run.evaluate_images",
+    20,
+    "--sampling.steps",
+    2,
+]
+
+LOCALITY = ["--autoencoder.encoder.dim", 16, "--autoencoder.encoder.mlp_dim", 16, "--run.batch", 16]
+LOCALITY += ["--run.evaluate_images", 20, "--run.report_every", 1]
+
 
 def run(script: str, *arguments: object, expect: int = 0) -> None:
     """Run a script in this process."""
@@ -49,4 +81,16 @@ def lines(folder: Path) -> list[dict]:
     return [
         {key: value for key, value in row.items() if key not in ("seconds", "images_per_second", "peak_memory_gib")}
         for row in rows
+    ]
+
+
+def diffusion(stage1, folder):
+    return [
+        *DIFFUSION,
+        "--autoencoder",
+        stage1,
+        "--latents.folder",
+        folder / "latents",
+        "--run.folder",
+        folder / "diffusion",
     ]

@@ -8,7 +8,7 @@ from genrep.errors import InputError
 from genrep.specs import Fraction, PositiveInt, Spec
 
 if TYPE_CHECKING:
-    from torch import nn
+    from genrep.decoders.base import Decoder
 
 
 class LocalizedAttentionSpec(Spec):
@@ -30,7 +30,7 @@ class LocalizedAttentionSpec(Spec):
     threshold: Fraction | None = None
     """m of L-softmax; null is 0.384 / tokens, the rule behind the paper's 0.0015 at 256 tokens."""
 
-    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "nn.Module":
+    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.localized_attention import LocalizedAttentionDecoder
 
         options = self.model_dump(exclude={"type"})
@@ -74,7 +74,7 @@ class MultiBandSpec(Spec):
         _enough_features(self.num_features, self.num_axes)
         return self
 
-    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "nn.Module":
+    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.multiband import MultiBandDecoder
 
         if self.aggregation == "composed":
@@ -107,7 +107,7 @@ class IPCSpec(ModulatedMLPSpec):
 
     type: Literal["ipc"]
 
-    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "nn.Module":
+    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.modulated_mlp import IPCDecoder
 
         _fan_in(latent_dim, self.hidden_dim, "decoder ipc")
@@ -127,7 +127,7 @@ class TransINRSpec(ModulatedMLPSpec):
             raise ValueError(f"hidden_dim {self.hidden_dim} cannot be cut into {self.groups} equal groups")
         return self
 
-    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "nn.Module":
+    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.modulated_mlp import TransINRDecoder
 
         groups = [min(self.groups, self.hidden_dim)] * (self.depth - 1) + [min(self.groups, channels)]

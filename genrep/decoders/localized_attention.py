@@ -6,20 +6,19 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genrep.decoders.base import Decoder
 from genrep.nn.attention import localized_attention
 from genrep.nn.fourier import FourierFeatures, Points
 from genrep.nn.linear import linear_after
 
 
-class LocalizedAttentionDecoder(nn.Module):
+class LocalizedAttentionDecoder(Decoder):
     """f_θ(c, D) = MLP ∘ LAL(W_q γ(c), W_k D, W_v D), ANR eq. 3.
 
     A single attention layer without residual or norm, then `depth` Linear layers with ReLU between them. At the paper's
     image setting (defaults of `LocalizedAttentionSpec`, 256 tokens of 512, RGB) its parameters and one representation
     are 1,970,179 numbers.
     """
-
-    num_axes = 2
 
     def __init__(
         self,
@@ -47,15 +46,7 @@ class LocalizedAttentionDecoder(nn.Module):
             layers += [nn.Linear(hidden_dim, hidden_dim), nn.ReLU(inplace=True)]
         self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, channels))
 
-    def forward(
-        self,
-        coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
-        latents: Float[Tensor, "batch tokens latent"],
-    ) -> Float[Tensor, "batch points channels"]:
-        return self.decoding(latents)(coords)
-
     def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
-        """Coordinates to values, for these latents: what depends on them alone is done here, once."""
         key = rearrange(self.to_key(latents), "b r (h d) -> b h r d", h=self.num_heads)
         value = rearrange(self.to_value(latents), "b r (h d) -> b h r d", h=self.num_heads)
         first = linear_after(self.to_out, self.mlp[0])

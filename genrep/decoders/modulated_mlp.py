@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genrep.decoders.base import Decoder
 from genrep.nn.fourier import FourierFeatures
 
 
@@ -52,7 +53,7 @@ class ComposedLinear(nn.Module):
         return lambda values: instance_linear(values, weight, self.bias)
 
 
-class IPCDecoder(nn.Module):
+class IPCDecoder(Decoder):
     """Instance Pattern Composers: Fourier features, then an MLP whose second weight alone is the image's own."""
 
     def __init__(
@@ -74,15 +75,7 @@ class IPCDecoder(nn.Module):
         self.composed = ComposedLinear(num_tokens, hidden_dim, widths[1])
         self.rest = nn.ModuleList(UnitLinear(hidden_dim, width) for width in widths[2:])
 
-    def forward(
-        self,
-        coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
-        latents: Float[Tensor, "batch tokens latent"],
-    ) -> Float[Tensor, "batch points channels"]:
-        return self.decoding(latents)(coords)
-
     def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
-        """Coordinates to values, for these latents: what depends on them alone is done here, once."""
         composed = self.composed.layer(latents)
 
         def values(coords: Tensor) -> Tensor:
@@ -95,7 +88,7 @@ class IPCDecoder(nn.Module):
         return values
 
 
-class TransINRDecoder(nn.Module):
+class TransINRDecoder(Decoder):
     """TransINR: Fourier features, then an MLP all of whose weights are scaled, input by input, by the image's tokens.
 
     A layer's output units fall into groups; a token holds one factor for each input of its group. Layers take their
@@ -130,15 +123,7 @@ class TransINRDecoder(nn.Module):
             weights.append(unit_columns(layer.weight * factors))
         return weights
 
-    def forward(
-        self,
-        coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
-        latents: Float[Tensor, "batch tokens latent"],
-    ) -> Float[Tensor, "batch points channels"]:
-        return self.decoding(latents)(coords)
-
     def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
-        """Coordinates to values, for these latents: what depends on them alone is done here, once."""
         weights = self.weights(latents)
 
         def values(coords: Tensor) -> Tensor:

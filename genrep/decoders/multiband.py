@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genrep.decoders.base import Decoder
 from genrep.decoders.modulated_mlp import ComposedLinear
 from genrep.nn.attention import Attention
 from genrep.nn.fourier import FrequencyFeatures, Points
 
 
-class MultiBandDecoder(nn.Module):
+class MultiBandDecoder(Decoder):
     """Values from a modulation vector that each coordinate reads from the tokens, eqs. 4 to 9.
 
     A query q_v (eq. 4) aggregates the tokens to m_v by multi-head attention (eq. 5), without residual or norm. m_v
@@ -59,15 +60,7 @@ class MultiBandDecoder(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in bandwidths[1:])
         self.to_values = nn.ModuleList(nn.Linear(hidden_dim, channels) for _ in bandwidths)
 
-    def forward(
-        self,
-        coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
-        latents: Float[Tensor, "batch tokens latent"],
-    ) -> Float[Tensor, "batch points channels"]:
-        return self.decoding(latents)(coords)
-
     def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
-        """Coordinates to values, for these latents: what depends on them alone is done here, once."""
         first = self.mlp[:1] if self.mlp is not None else self.modulate
         layers = [layer for layer in first if isinstance(layer, nn.Linear)]
         if isinstance(self.aggregate, Attention):

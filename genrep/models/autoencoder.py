@@ -78,8 +78,7 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
         """`decode` for these latents and many sets of coordinates: what depends on the latents alone is done once."""
         self._check_latents(latents)
-        decoder: Any = self.decoder
-        values = decoder.decoding(latents)
+        values = self.decoder.decoding(latents)
 
         def checked(coords: Tensor) -> Tensor:
             self._check_coords(coords)

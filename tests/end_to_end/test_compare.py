@@ -1,0 +1,77 @@
+"""train/compare.py: one table of several representations, and what it refuses."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from genrep import INRAutoencoder
+from genrep.data import DataSpec
+from genrep.data.images import ImageData, evenly
+from genrep.metrics.reconstruction import reconstruction_psnr
+from tests.scripts import LOCALITY, PROJECT, run
+
+
+def small_comparison(folder: Path) -> list:
+    """Two YAMLs, and the options of a comparison of seconds."""
+    for name, decoder in (("one", "{type: ipc, hidden_dim: 16}"), ("two", "{hidden_dim: 16}")):
+        (folder / f"{name}.yaml").write_text(
+            f"base: {PROJECT}/configs/digits/locality.yaml\nautoencoder:\n  decoder: {decoder}\nrun: {{folder: x}}\n"
+        )
+    arguments = ["--folder", folder / "out", "--num-images", 10, *LOCALITY, "--autoencoder.latent_dim", 16]
+    return [*arguments, "--run.steps", 4, "--run.evaluate_every", 2, folder / "one.yaml", folder / "two.yaml"]
+
+
+def test_representations_are_compared_in_one_table(tmp_path):
+    arguments = small_comparison(tmp_path)
+    run("train/compare.py", *arguments)
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [row["name"] for row in rows] == ["one", "two"] and rows[0]["representation"] == [8, 16]
+    held_out = ImageData(DataSpec(), "held_out", (8, 8), 1)
+    for row in rows:
+        model = INRAutoencoder.from_pretrained(tmp_path / "out" / f"{row['name']}-seed0" / "model")
+        assert row["decoder_parameters"] == sum(p.numel() for p in model.decoder.parameters())
+        expected = reconstruction_psnr(model, held_out, evenly(len(held_out), 10)).mean()
+        assert row["equal_images"] == 64 and row["psnr"] == pytest.approx(float(expected), abs=1e-4)
+        assert row["psnr_by_seed"] == {"0": row["psnr"]} and row["num_images"] == 10 and row["curve_images"] == 20
+    with Image.open(tmp_path / "out" / "comparison.png") as picture:
+        assert picture.format == "PNG"
+    assert "| two | " in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_a_comparison_reads_curves_where_the_shortest_run_ends():
+    at = runpy.run_path(str(PROJECT / "train" / "compare.py"))["at"]
+    curve = [(100, 2.0, 10.0), (200, 4.0, 14.0)]
+    assert at(curve, 0, 150) == 12 and at(curve, 1, 2.5) == 11 and at(curve, 0, 200) == 14
+    assert at(curve, 0, 99) is None  # before the first evaluation nothing is known
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--run.seed", 3], "--run.seed: every run has its own; give --seeds"),
+        (["--run.folder", "x"], "--run.folder: every run has its own; give --folder"),
+        (["--num-images", 0], "'0' is no positive whole number"),
+        (["one.yaml"], "two of the configs have the same file name"),
+        (["other.yaml"], "one and other differ in data, so their PSNR would not compare"),
+        (["wrong.yaml"], "wrong.yaml: run.stepss: unknown key"),
+    ],
+)
+def test_a_comparison_that_cannot_be_stops_before_training(extra, message, tmp_path, capsys):
+    arguments = small_comparison(tmp_path)
+    (tmp_path / "other.yaml").write_text(f"base: {tmp_path}/one.yaml\ndata: {{held_out_fraction: 0.3}}\n")
+    (tmp_path / "wrong.yaml").write_text(f"base: {tmp_path}/one.yaml\nrun: {{stepss: 3}}\n")
+    extra = [tmp_path / word if str(word).endswith(".yaml") else word for word in extra]
+    run("train/compare.py", *arguments, *extra, expect=2)
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_failed_run_leaves_the_table_of_the_others(tmp_path, capfd):
+    arguments = small_comparison(tmp_path)
+    (tmp_path / "two.yaml").write_text(f"base: {tmp_path}/one.yaml\noptimizer: {{lr: 1e30, clip_norm: null}}\n")
+    run("train/compare.py", *arguments, expect=2)
+    assert "two with seed 0 failed, see above; the same command goes on from what is done" in capfd.readouterr().err
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [row["name"] for row in rows] == ["one"]

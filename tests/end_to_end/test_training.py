@@ -1,0 +1,303 @@
+"""Shipped configs, a few steps each: every stage, resumed runs, many processes."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import genrep.training.run
+from genrep import INRAutoencoder, LatentDiffusionPipeline
+from tests.scripts import AUTOENCODER, diffusion, launch, lines, run
+
+
+class Killed(Exception):
+    pass
+
+
+def die_after_first_save(monkeypatch):
+    save = genrep.training.run.Run.save
+
+    def save_and_die(self, state):
+        save(self, state)
+        raise Killed
+
+    monkeypatch.setattr(genrep.training.run.Run, "save", save_and_die)
+
+
+def weights(folder):
+    (path,) = folder.glob("*.safetensors")
+    return load_file(path)
+
+
+def assert_same_weights(one, two):
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_stage_1_resumed_equals_straight_bit_for_bit(tmp_path, monkeypatch, optimizer):
+    def arguments(folder):
+        return [
+            *AUTOENCODER,
+            "--optimizer.type",
+            optimizer,
+            "--run.steps",
+            6,
+            "--run.save_every",
+            3,
+            "--run.folder",
+            folder,
+            "--data.flip",
+            "true",
+        ]
+
+    run("train/autoencoder.py", *arguments(tmp_path / "straight"))
+    with monkeypatch.context() as patch:
+        die_after_first_save(patch)
+        with pytest.raises(Killed):
+            run("train/autoencoder.py", *arguments(tmp_path / "resumed"))
+    assert not (tmp_path / "resumed" / "model").exists()
+    run("train/autoencoder.py", *arguments(tmp_path / "resumed"))
+    assert_same_weights(tmp_path / "straight" / "model", tmp_path / "resumed" / "model")
+    assert lines(tmp_path / "straight") == lines(tmp_path / "resumed")
+    assert len(lines(tmp_path / "straight")) == 7  # six reports and an evaluation
+
+
+def test_stage_2_resumed_equals_straight_bit_for_bit(stage1, tmp_path, monkeypatch):
+    def arguments(folder):
+        return [*diffusion(stage1, folder), "--run.steps", 6, "--run.save_every", 3]
+
+    run("train/diffusion.py", *arguments(tmp_path / "straight"))
+    with monkeypatch.context() as patch:
+        die_after_first_save(patch)
+        with pytest.raises(Killed):
+            run("train/diffusion.py", *arguments(tmp_path / "resumed"))
+    run("train/diffusion.py", *arguments(tmp_path / "resumed"))
+    pipelines = [tmp_path / name / "diffusion" / "pipeline" / "denoiser" for name in ("straight", "resumed")]
+    assert_same_weights(*pipelines)
+    assert lines(tmp_path / "straight" / "diffusion") == lines(tmp_path / "resumed" / "diffusion")
+
+
+def test_stage_2_leaves_the_autoencoder_as_it_was(stage1, stage2):
+    before = weights(stage1 / "model")
+    after = LatentDiffusionPipeline.from_pretrained(stage2 / "pipeline").autoencoder.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert before.keys() == after.keys()
+
+
+def test_accumulation_changes_nothing_but_memory(tmp_path):
+    for name, parts in (("whole", 1), ("parts", 4)):
+        run(
+            "train/autoencoder.py",
+            *AUTOENCODER,
+            "--run.steps",
+            4,
+            "--run.accumulation",
+            parts,
+            "--run.folder",
+            tmp_path / name,
+        )
+    for one, two in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        assert one == pytest.approx(two, rel=1e-4, abs=1e-5)
+
+
+def test_two_processes_equal_one_in_both_stages_and_generate_the_same_images(tmp_path, stage1):
+    """The same global batch: losses to 1e-5; the same images, from the same pipeline, split over processes or not."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, start in ((one, run), (two, lambda *a: launch(2, *a))):
+        start("train/autoencoder.py", *AUTOENCODER, "--run.steps", 3, "--run.folder", folder / "anr")
+        start("train/diffusion.py", *diffusion(stage1, folder), "--run.steps", 3)
+    for stage in ("anr", "diffusion"):
+        rows = zip(lines(one / stage), lines(two / stage), strict=True)
+        for first, second in rows:
+            assert first == pytest.approx(second, abs=1e-5, rel=1e-5), stage
+    images = {}
+    shutil.copytree(one / "diffusion", tmp_path / "copy")
+    for place, start in ((one / "diffusion", run), (tmp_path / "copy", lambda *a: launch(2, *a))):
+        # 260 images: two chunks, one for each process. Agreement needs a classifier; IS would need weights.
+        start("sample/generate.py", place, "--per-class", 2, "--out", place / "grid.png")
+        classifier_folder = tmp_path / "classifier"
+        if not classifier_folder.exists():
+            run(
+                "train/classifier.py",
+                "configs/digits/classifier.yaml",
+                "--run.steps",
+                1,
+                "--classifier.width",
+                8,
+                "--run.folder",
+                classifier_folder,
+            )
+        start(
+            "sample/evaluate.py",
+            place,
+            "--metrics",
+            "agreement",
+            "--classifier",
+            classifier_folder,
+            "--num-images",
+            260,
+        )
+        chunks = sorted((place / "evaluation").glob("*/images-*.safetensors"))
+        images[place] = torch.cat([load_file(path)["images"] for path in chunks])
+        assert [len(load_file(path)["images"]) for path in chunks] == [250, 10]
+    first, second = images.values()
+    assert (first.int() - second.int()).abs().max() <= 1
+    assert (first != second).float().mean() < 0.01
+    assert (one / "diffusion" / "grid.png").read_bytes() == (tmp_path / "copy" / "grid.png").read_bytes()
+
+
+def test_the_run_folder_holds_what_the_map_says(stage1, stage2):
+    for folder, saved in ((stage1, "model"), (stage2, "pipeline")):
+        assert (folder / "config.yaml").exists() and (folder / saved).is_dir()
+        assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000002"]
+        assert [path.name for path in (folder / "samples").glob("*.png")] == ["step-00000002.png"]
+        assert all({"step", "images"} <= row.keys() for row in lines(folder))
+    autoencoder = INRAutoencoder.from_pretrained(stage1 / "model")
+    assert autoencoder.latent_shape == (8, 16)
+
+
+def test_encoding_on_the_fly_works_without_a_cache(stage1, tmp_path):
+    run(
+        "train/diffusion.py",
+        *diffusion(stage1, tmp_path),
+        "--latents.folder",
+        "null",
+        "--latents.flips",
+        "true",
+        "--run.steps",
+        2,
+    )
+    assert not (tmp_path / "latents").exists()
+    assert (tmp_path / "diffusion" / "pipeline" / "model_index.json").exists()
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion", "classifier"])
+def test_bf16_and_worker_processes_train(stage, stage1, tmp_path):
+    arguments = {
+        "autoencoder": [*AUTOENCODER, "--run.folder", tmp_path / "run"],
+        "diffusion": [*diffusion(stage1, tmp_path), "--run.folder", tmp_path / "run"],
+        "classifier": ["configs/digits/classifier.yaml", "--classifier.width", 8, "--run.folder", tmp_path / "run"],
+    }[stage]
+    run(f"train/{stage}.py", *arguments, "--run.steps", 2, "--run.precision", "bf16", "--data.num_workers", 1)
+    assert lines(tmp_path / "run")[-1]["step"] == 2
+
+
+def test_a_run_that_diverges_stops_and_says_so(tmp_path, capsys):
+    run(
+        "train/autoencoder.py",
+        *AUTOENCODER,
+        "--optimizer.lr",
+        "1e30",
+        "--run.steps",
+        9,
+        "--run.folder",
+        tmp_path,
+        expect=2,
+    )
+    assert "is not finite, the run has diverged" in capsys.readouterr().err
+
+
+def test_the_average_is_what_is_saved(tmp_path):
+    """With a decay so near 1 that the average stays behind, the saved model is not the trained weights but the average."""
+    run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 3, "--run.folder", tmp_path)
+    saved = weights(tmp_path / "model")
+    checkpoint = tmp_path / "checkpoints" / "step-00000003"
+    average, raw = (load_file(checkpoint / f"{name}.safetensors") for name in ("average", "model"))
+    assert all(torch.equal(saved[name], average[name]) for name in saved)
+    assert not all(torch.equal(saved[name], raw[name]) for name in saved)
+
+
+def test_the_two_term_loss_trains(stage1, tmp_path):
+    extra = [
+        "--diffusion.loss",
+        "two_term",
+        "--diffusion.image_coords",
+        20,
+        "--denoiser.conditioning",
+        "token",
+        "--latents.flips",
+        "true",
+    ]
+    run("train/diffusion.py", *diffusion(stage1, tmp_path), *extra, "--run.steps", 2, "--ema", "null")
+    assert all(row["loss"] > 0 for row in lines(tmp_path / "diffusion") if "loss" in row)
+
+
+def test_random_target_sizes_and_coordinates_of_the_paper_train(tmp_path):
+    folder = tmp_path / "sizes"
+    run(
+        "train/autoencoder.py",
+        *AUTOENCODER,
+        "--data.source_size",
+        12,
+        "--reconstruction.num_coords",
+        30,
+        "--run.steps",
+        2,
+        "--run.folder",
+        folder,
+    )
+    paper = ["--reconstruction.coords", "gaussian", "--reconstruction.targets", "pixel", "--run.tracker", "tensorboard"]
+    run("train/autoencoder.py", *AUTOENCODER, *paper, "--run.steps", 2, "--run.folder", tmp_path / "paper")
+    assert list((tmp_path / "paper").rglob("events.out.tfevents*")), "the tracker wrote nothing"
+
+
+def test_latents_script_writes_once_and_refuses_another_autoencoder(stage1, tmp_path, capsys):
+    arguments = diffusion(stage1, tmp_path)
+    run("train/latents.py", *arguments)
+    before = (tmp_path / "latents" / "manifest.json").stat().st_mtime_ns
+    run("train/latents.py", *arguments)
+    assert (tmp_path / "latents" / "manifest.json").stat().st_mtime_ns == before
+    other = tmp_path / "other"
+    run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 1, "--run.seed", 5, "--run.folder", other)
+    run("train/diffusion.py", *diffusion(other, tmp_path), "--run.steps", 1, expect=2)
+    assert "this cache was made from something else" in capsys.readouterr().err
+    run("train/latents.py", *diffusion(other, tmp_path), "--restart")
+
+
+def test_settings_that_change_nothing_learned_may_change(stage1, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(stage1, folder)
+    more = ["--run.steps", 3, "--run.folder", folder, "--data.in_memory", "false", "--data.num_workers", 0]
+    run("train/autoencoder.py", *AUTOENCODER, *more)
+    assert lines(folder)[-1]["step"] == 3
+
+
+def test_a_finished_run_started_again_does_nothing_more(stage1, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(stage1, folder)
+    before = lines(folder)
+    run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 2, "--run.folder", folder)
+    assert lines(folder) == before
+    run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 4, "--run.folder", folder)
+    assert lines(folder)[-1]["step"] == 4
+
+
+@pytest.mark.parametrize("script", ["autoencoder", "latents", "diffusion", "classifier"])
+def test_dry_run_prints_sizes_and_writes_nothing(script, tmp_path, monkeypatch, capsys):
+    config = {"autoencoder": "anr", "latents": "diffusion", "diffusion": "diffusion", "classifier": "classifier"}[
+        script
+    ]
+    run(f"train/{script}.py", f"configs/digits/{config}.yaml", "--run.folder", tmp_path / "run", "--dry-run")
+    shown = capsys.readouterr().out
+    assert "data: digits (held_out): 359 images as 1 × 8 × 8, 10 classes" in shown
+    assert script == "latents" or "parameters" in shown
+    assert script == "classifier" or "8 tokens of 16" in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_stops_when_its_seconds_are_up_and_keeps_what_it_has(tmp_path):
+    arguments = [*AUTOENCODER, "--run.folder", tmp_path / "run", "--run.steps", 100_000, "--run.seconds", 0.5]
+    run("train/autoencoder.py", *arguments)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = rows[-1]
+    assert 0.5 <= last["seconds"] < 5 and 0 < last["step"] < 100_000
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+    assert (tmp_path / "run" / "checkpoints" / f"step-{last['step']:08d}").is_dir()
+    assert (tmp_path / "run" / "model" / "config.json").exists() and any("psnr" in row for row in rows)
+    run("train/autoencoder.py", *arguments)  # the time is up already
+    again = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert again[-1]["step"] == last["step"]
