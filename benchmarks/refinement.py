@@ -21,6 +21,7 @@ from genrep.data import DataSpec
 from genrep.data.images import ImageData, evenly
 from genrep.fields.fourier import FourierField
 from genrep.metrics.reconstruction import psnr
+from genrep.pipelines.options import positive
 from genrep.plots import save_curves
 from genrep.refine import NUM_COORDS, refinements
 from genrep.render import from_uint8, to_uint8
@@ -84,9 +85,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="run or model folder of stage 1")
     parser.add_argument("--source", required=True, help="images: a folder, parquet files, a Hub id")
-    parser.add_argument("--num-images", type=int, default=10, help="images, evenly spaced (default 10)")
-    parser.add_argument("--steps", type=int, default=100, help="refinement steps (default 100)")
-    parser.add_argument("--coords", type=int, default=NUM_COORDS, help=f"pixels a step (default {NUM_COORDS})")
+    parser.add_argument("--num-images", type=positive, default=10, help="images, evenly spaced (default 10)")
+    parser.add_argument("--steps", type=positive, default=100, help="refinement steps (default 100)")
+    parser.add_argument("--coords", type=positive, default=NUM_COORDS, help=f"pixels a step (default {NUM_COORDS})")
     parser.add_argument("--lr", type=float, default=0.05, help="of the latents, in deviations (default 0.05)")
     parser.add_argument("--decoder-lr", type=float, default=5e-4, help="of the decoder (default 5e-4)")
     parser.add_argument("--field-lr", type=float, default=1e-3, help="of the Fourier-feature network (default 1e-3)")

@@ -15,6 +15,7 @@ _HOMES = {
     "LatentDenoiser": "genrep.models.denoiser",
     "LatentDiffusionPipeline": "genrep.pipelines.diffusion",
     "LatentNormalizer": "genrep.models.normalizer",
+    "NeuralField": "genrep.models.field",
     "NoiseLevels": "genrep.diffusion.noise_levels",
 }
 __all__ = sorted(_HOMES)

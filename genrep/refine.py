@@ -58,6 +58,10 @@ def refinements(
     seed: int = 0,
 ) -> Iterator[tuple[INRAutoencoder, Float[Tensor, "batch tokens latent"]]]:
     """`refine` as it goes: the encoder's prediction, then what there is after each step. The next step changes the decoder."""
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "refinement needs gradients, which torch.inference_mode forbids: use torch.no_grad() around it"
+        )
     coords = grid(images.shape[-2:], device=images.device)
     count = min(NUM_COORDS, len(coords)) if num_coords is None else num_coords
     if steps < 0 or not 0 < count <= len(coords):
@@ -67,10 +71,12 @@ def refinements(
     if not all(0 < rate < math.inf for rate in (lr, 1.0 if decoder_lr is None else decoder_lr)):
         raise InputError(f"refinement rates {lr} and {decoder_lr} cannot be: give positive numbers")
     generator = torch.Generator().manual_seed(seed)
-    targets = values_at(images, coords, "nearest")  # [B, N, C]
+    training = autoencoder.training
     with torch.no_grad():
-        predicted = autoencoder.encode(images)
-    unit = predicted.std(dim=(1, 2), keepdim=True)  # each image's own
+        predicted = autoencoder.eval().encode(images)  # the start is without dropout's noise
+    autoencoder.train(training)
+    targets = values_at(images, coords, "nearest")  # [B, N, C]
+    unit = predicted.std(dim=(1, 2), keepdim=True, correction=0)  # each image's own
     offset = torch.zeros_like(predicted, requires_grad=True)
     parameters, rates = [offset], [lr]
     if decoder_lr is not None:
@@ -94,4 +100,6 @@ def refinements(
             parameter.grad = gradient
         optimizer.step()
         schedule.step()
+        for parameter in parameters:
+            parameter.grad = None
         yield autoencoder, predicted + unit * offset.detach()

@@ -1,6 +1,7 @@
 """Latents to pixels at any size and region, in bounded memory: the one way from latents to images."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -51,31 +52,45 @@ def render(
         gradients: keep the graph for gradients to latents and decoder, which takes memory for every pixel.
 
     Raises:
-        InputError: a size, region or chunk that cannot be.
+        InputError: a size, region or chunk that cannot be, or no latents.
     """
-    height, width = shape = image_shape(size)
-    image_region(region)
+    if not len(latents):
+        raise InputError("there are no latents to render: give a batch of one or more")
+    shape = image_shape(size)
     if chunk is None:
         chunk = CHUNK if latents.device.type == "cpu" else 128 * CHUNK
     if chunk < 1:
         raise InputError(f"chunk {chunk} cannot be: give a positive number of coordinates")
-    points, total = max(1, chunk // len(latents)), height * width
-    starts = range(0, total, points)
-
-    def values(start: int) -> Tensor:
-        coords = grid(shape, region, start=start, stop=start + points, device=latents.device)
-        return decode(coords).transpose(1, 2)
-
     with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
         decode = model.decoding(latents) if isinstance(model, Prepares) else functools.partial(model.decode, latents)
-        if gradients:
-            return torch.cat([values(start) for start in starts], dim=2).unflatten(2, shape)
-        first = values(0)
-        images = first.new_empty(*first.shape[:2], total)
-        images[:, :, :points] = first
-        for start in starts[1:]:
-            images[:, :, start : start + points] = values(start)
-    return images.unflatten(2, shape)
+        return render_values(decode, shape, region, max(1, chunk // len(latents)), latents.device, gradients)
+
+
+def render_values(
+    values: Callable[[Tensor], Tensor],
+    size: int | Sequence[int],
+    region: Region | None,
+    chunk: int,
+    device: torch.device,
+    gradients: bool = False,
+) -> Float[Tensor, "batch channels *size"]:
+    """What `render` does, for any function of coordinates `[N, axes]` to values `[B, N, C]`, on a grid of any axes."""
+    shape = image_shape(size)
+    image_region(region, len(shape))
+    total = math.prod(shape)
+    starts = range(0, total, chunk)
+
+    def part(start: int) -> Tensor:
+        return values(grid(shape, region, start=start, stop=start + chunk, device=device)).transpose(1, 2)
+
+    if gradients:
+        return torch.cat([part(start) for start in starts], dim=2).unflatten(2, shape)
+    first = part(0)
+    pixels = first.new_empty(*first.shape[:2], total)
+    pixels[:, :, :chunk] = first
+    for start in starts[1:]:
+        pixels[:, :, start : start + chunk] = part(start)
+    return pixels.unflatten(2, shape)
 
 
 def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:

@@ -5,10 +5,10 @@
     python sample/reconstruct.py runs/digits/anr --refine-steps 200 --num-images 16
 
 The picture shows originals, (with --refine-steps) first reconstructions, reconstructions, renders at --size, bicubic
-enlargements. PSNR at another size than the
-image's own is against the bicubic resize of the original. With --refine-steps the latents of every image are optimised
-from the encoder's prediction (test-time optimisation), with --refine-decoder a copy of the decoder too, for each image
-its own; the report then has PSNR before and after, and the seconds that it took.
+enlargements. PSNR at another size than the image's own is against the bicubic resize of the original. With
+--refine-steps the latents of every image are optimised from the encoder's prediction (test-time optimisation), with
+--refine-decoder a copy of the decoder too, for each image its own; the report then has PSNR before and after, and the
+seconds that it took.
 """
 
 import argparse
@@ -16,6 +16,9 @@ from pathlib import Path
 
 from genrep.pipelines.options import choose_device, non_negative, parse_size, positive
 from genrep.training.config import run_script
+
+LR, DECODER_LR = 0.05, 5e-4
+"""Rates of refinement unless said otherwise, of the latents and of the decoder."""
 
 
 def reconstruct(options: argparse.Namespace) -> None:
@@ -37,8 +40,21 @@ def reconstruct(options: argparse.Namespace) -> None:
     from genrep.training.stages import load_autoencoder
 
     # model and data
-    if options.refine_decoder and not options.refine_steps:
-        raise InputError("--refine-decoder says what is refined: say for how many steps with --refine-steps")
+    without_steps = ("refine_decoder", "refine_decoder_lr", "refine_lr", "refine_coords")
+    for name in without_steps if not options.refine_steps else ():
+        if getattr(options, name) not in (None, False):
+            raise InputError(
+                f"--{name.replace('_', '-')} says how latents are refined: say for how many steps with --refine-steps"
+            )
+    if options.refine_decoder_lr is not None and not options.refine_decoder:
+        raise InputError("--refine-decoder-lr is the rate of the decoder: give --refine-decoder too, or leave it out")
+    if options.refine_decoder and options.batch_size not in (None, 1):
+        raise InputError(
+            f"--batch-size {options.batch_size} cannot be: with --refine-decoder every image has a decoder of its own"
+        )
+    lr = LR if options.refine_lr is None else options.refine_lr
+    decoder_lr = DECODER_LR if options.refine_decoder_lr is None else options.refine_decoder_lr
+    decoder_lr = decoder_lr if options.refine_decoder else None
     autoencoder = load_autoencoder(options.run).to(choose_device(options.device))
     config = Path(options.run) / "config.yaml"
     if options.source is not None:
@@ -78,8 +94,8 @@ def reconstruct(options: argparse.Namespace) -> None:
                     autoencoder,
                     images,
                     options.refine_steps,
-                    lr=options.refine_lr,
-                    decoder_lr=options.refine_decoder_lr if options.refine_decoder else None,
+                    lr=lr,
+                    decoder_lr=decoder_lr,
                     num_coords=options.refine_coords,
                     seed=options.seed,
                 )
@@ -110,8 +126,8 @@ def reconstruct(options: argparse.Namespace) -> None:
     if options.refine_steps:
         report["refinement"] = {
             "steps": options.refine_steps,
-            "lr": options.refine_lr,
-            "decoder_lr": options.refine_decoder_lr if options.refine_decoder else None,
+            "lr": lr,
+            "decoder_lr": decoder_lr,
             "coords": options.refine_coords,
             "seed": options.seed,
             "seconds": seconds,
@@ -157,10 +173,8 @@ def main() -> None:
         "--refine-steps", type=non_negative, default=0, help="optimise the latents for so many steps (default 0)"
     )
     refining.add_argument("--refine-decoder", action="store_true", help="optimise the decoder too, one image at a time")
-    refining.add_argument(
-        "--refine-lr", type=float, default=0.05, help="rate, in deviations of the latents (default 0.05)"
-    )
-    refining.add_argument("--refine-decoder-lr", type=float, default=5e-4, help="rate for the decoder (default 5e-4)")
+    refining.add_argument("--refine-lr", type=float, help=f"rate, in deviations of the latents (default {LR})")
+    refining.add_argument("--refine-decoder-lr", type=float, help=f"rate for the decoder (default {DECODER_LR})")
     refining.add_argument(
         "--refine-coords", type=positive, help="pixels of an image a step (default all, 2,048 at most)"
     )

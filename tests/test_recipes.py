@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from genrep.diffusion import NoiseSpec
 from genrep.diffusion.noise_levels import NoiseLevels
 from genrep.diffusion.schedulers import make_scheduler
 from genrep.models.autoencoder import INRAutoencoder
@@ -56,6 +57,22 @@ def test_the_papers_generator_is_exact_and_has_458_million_parameters():
     assert run.run.images == 400 * 1_281_167
 
 
+def test_ours_samples_with_dpm_solver_2m_in_30_to_50_steps_and_guides_within_an_interval():
+    sampling = diffusion_run("imagenet/diffusion_ours.yaml").sampling
+    scheduler = make_scheduler(sampling.scheduler, NoiseLevels(NoiseSpec(), (4, 8)))
+    assert (type(scheduler).__name__, scheduler.config.solver_order) == ("DPMSolverMultistepScheduler", 2)
+    assert scheduler.config.algorithm_type == "dpmsolver++" and 30 <= sampling.steps <= 50
+    assert 0 < sampling.guidance_interval[0] < sampling.guidance_interval[1] < 1
+
+
+def test_the_papers_epochs_and_splits():
+    assert autoencoder_run("celeba/locality.yaml").run.images == 300 * 162_770
+    assert autoencoder_run("celeba/locality.yaml").data.train_split == "train[:162770]"
+    assert autoencoder_run("celeba/transinr.yaml").data.held_out_split == "train[182637:]"
+    assert autoencoder_run("imagenette/locality.yaml").run.images == 4000 * 9_469
+    assert autoencoder_run("ffhq/locality_178.yaml").run.images == 1000 * 60_000
+
+
 def test_ours_has_the_papers_size():
     paper, ours = (
         denoiser_of(diffusion_run(f"imagenet/{name}.yaml"), autoencoder_run(f"imagenet/{stage1}.yaml"), 1000)
@@ -99,7 +116,11 @@ def latents_of(denoiser: LatentDenoiser) -> torch.Tensor:
 
 
 TINY = {"dim": 16, "depth": 1, "num_heads": 2, "head_dim": 8, "mlp_dim": 24}
-OURS = {"mlp": "swiglu", "norm": "rms", "qk_norm": True}
+OURS = {
+    key: value
+    for key, value in diffusion_run("imagenet/diffusion_ours.yaml").denoiser.model_dump().items()
+    if key in ("mlp", "norm", "qk_norm")
+}
 
 
 @pytest.mark.parametrize(

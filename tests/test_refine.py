@@ -9,7 +9,7 @@ import torch
 from genrep.coords import grid, values_at
 from genrep.errors import InputError
 from genrep.refine import refine, refinements
-from tests.decoders.test_modulated_mlp import DECODERS, tiny_inr
+from tests.decoders.test_modulated_mlp import DECODERS, ENCODER, tiny_inr
 
 every_decoder = pytest.mark.parametrize("kind", DECODERS)
 
@@ -130,7 +130,7 @@ def test_refining_one_image_equals_adam_written_out(kind, num_coords):
     coords, targets = grid(8), images.flatten(2).transpose(1, 2)
     generator = torch.Generator().manual_seed(7)
     latents = autoencoder.encode(images)
-    deviation, mean, square = latents.std(), torch.zeros_like(latents), torch.zeros_like(latents)
+    deviation, mean, square = latents.std(correction=0), torch.zeros_like(latents), torch.zeros_like(latents)
     for step in range(steps):
         chosen = torch.randperm(64, generator=generator)[:num_coords]
         latents = latents.detach().requires_grad_()
@@ -158,7 +158,7 @@ def test_the_rate_begins_at_lr_deviations_and_falls_to_zero(lr):
     autoencoder, steps = tiny_inr("multiband"), 10
     images = make_images(autoencoder, 1)
     course = torch.stack([latents.clone() for _, latents in refinements(autoencoder, images, steps, lr=lr)])
-    moves = course.diff(dim=0).abs().flatten(1) / (lr * course[0].std())
+    moves = course.diff(dim=0).abs().flatten(1) / (lr * course[0].std(correction=0))
     torch.testing.assert_close(moves[0].median(), torch.tensor(1.0), atol=0.05, rtol=0)
     assert float(moves[steps // 2].max()) > 0.1, "half the rate half-way"
     assert float(moves[-1].max()) < 0.1, "0.024 of the rate at the end"
@@ -204,3 +204,30 @@ def test_a_rate_that_is_no_positive_number_is_refused(rates):
     autoencoder = tiny_inr("anr")
     with pytest.raises(InputError, match="refinement rates .* cannot be: give positive numbers"):
         refine(autoencoder, make_images(autoencoder), 1, **rates)
+
+
+def test_refinement_in_inference_mode_is_refused():
+    autoencoder = tiny_inr("multiband")
+    with torch.inference_mode(), pytest.raises(InputError, match="needs gradients, which torch.inference_mode forbids"):
+        refine(autoencoder, torch.zeros(1, autoencoder.config["channels"], 8, 8), 1)
+
+
+def test_a_model_in_training_starts_where_one_in_evaluation_does():
+    autoencoder = tiny_inr("multiband", encoder={**ENCODER, "dropout": 0.5})
+    images = make_images(autoencoder)
+    expected = autoencoder.eval().encode(images)
+    _, latents = refine(autoencoder.train(), images, 0)
+    torch.testing.assert_close(latents, expected)
+    assert autoencoder.training
+
+
+def test_a_single_number_of_latents_is_no_nan():
+    autoencoder = tiny_inr("multiband", num_tokens=1, latent_dim=1)
+    _, latents = refine(autoencoder, make_images(autoencoder), 2)
+    assert latents.isfinite().all()
+
+
+def test_a_refined_decoder_keeps_no_gradients():
+    autoencoder = tiny_inr("multiband")
+    tuned, _ = refine(autoencoder, make_images(autoencoder)[:1], 2, decoder_lr=1e-3)
+    assert all(parameter.grad is None for parameter in tuned.decoder.parameters())

@@ -26,6 +26,7 @@ ORDER = [
 ]  # fmt: skip
 ALLOWED = {
     ("models.autoencoder", "render"),  # `autoencoder.render` is the one function that turns latents into pixels
+    ("models.field", "render"),
     ("pipelines.options", "training"),  # the options' defaults come from a run's config
 }
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from genrep.errors import InputError
-from genrep.pipelines.options import non_negative, positive
+from genrep.pipelines.options import choose_device, non_negative, positive
 from genrep.training.config import parse_command_line, run_script, split_overrides
 from genrep.training.specs import AutoencoderRun
 
@@ -42,24 +42,26 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
         own = ["--run.folder", str(folder), "--run.seed", str(seed)]
         print(f"\n{name}, seed {seed}", flush=True)
         if subprocess.run([sys.executable, str(SCRIPT), configs[name], *overrides, *own]).returncode:
-            failed.append(f"{name} with seed {seed}")
+            failed.append((name, seed))
 
     # report
-    finished = {key: folder for key, folder in runs.items() if (folder / "model" / "config.json").is_file()}
+    finished = {key: folder for key, folder in runs.items() if key not in failed}
     if finished:
         curves = {key: read_curve(folder / "metrics.jsonl") for key, folder in finished.items()}
-        rows = table(finished, curves, specs, options.num_images)
-        (options.folder / "comparison.json").write_text(json.dumps(rows, indent=2) + "\n")
+        rows = table(finished, curves, specs, options.num_images, options.device)
+        report = {"rows": rows, "options": overrides, "configs": {name: configs[name] for name, _ in finished}}
+        (options.folder / "comparison.json").write_text(json.dumps(report, indent=2) + "\n")
         text = markdown(rows)
         (options.folder / "comparison.md").write_text(text)
         draw(curves, options.folder / "comparison.png")
         print(f"\n{text}\ntable: {options.folder / 'comparison.md'}\ncurves: {options.folder / 'comparison.png'}")
     if failed:
-        raise InputError(f"{' and '.join(failed)} failed, see above; the same command goes on from what is done")
+        names = " and ".join(f"{name} with seed {seed}" for name, seed in failed)
+        raise InputError(f"{names} failed, see above; the same command goes on from what is done")
 
 
 def refuse_different_data(specs: dict[str, AutoencoderRun]) -> None:
-    """Images, evaluation and batch must be the same in all runs."""
+    """Images, evaluation and how long it trains must be the same in all runs."""
     (first, wanted), *others = specs.items()
     for name, spec in others:
         for part, one, other in (
@@ -67,6 +69,9 @@ def refuse_different_data(specs: dict[str, AutoencoderRun]) -> None:
             ("autoencoder.image_size", wanted.autoencoder.image_shape, spec.autoencoder.image_shape),
             ("autoencoder.channels", wanted.autoencoder.channels, spec.autoencoder.channels),
             ("run.evaluate_images", wanted.run.evaluate_images, spec.run.evaluate_images),
+            ("run.batch", wanted.run.batch, spec.run.batch),
+            ("run.steps", wanted.run.num_steps, spec.run.num_steps),
+            ("run.seconds", wanted.run.seconds, spec.run.seconds),
         ):
             if one != other:
                 raise InputError(
@@ -97,6 +102,7 @@ def table(
     curves: dict[tuple[str, int], Curve],
     specs: dict[str, AutoencoderRun],
     num_images: int,
+    device: str | None,
 ) -> list[dict[str, Any]]:
     """A row a representation, means over the seeds; `psnr_by_seed` has the single values."""
     from genrep.data.images import ImageData, evenly
@@ -114,7 +120,7 @@ def table(
         keys = [key for key in runs if key[0] == name]
         quality, similarity = [], []
         for key in keys:
-            model = load_autoencoder(str(runs[key]))
+            model = load_autoencoder(str(runs[key])).to(choose_device(device))
             restored = reconstructions(model, held_out, chosen)
             quality.append(float(psnr(restored, pixels).mean()))
             if min(held_out.image_shape) >= SSIM_WINDOW:
@@ -195,6 +201,7 @@ def main() -> None:
         "--seeds", type=non_negative, nargs="+", default=[0], help="train each with each of these (default 0)"
     )
     parser.add_argument("--num-images", type=positive, default=1000, help="held-out images to measure (default 1000)")
+    parser.add_argument("--device", help="of that measurement: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     rest, overrides = split_overrides(AutoencoderRun, sys.argv[1:])
     for key, option in (("run.folder", "--folder"), ("run.seed", "--seeds")):
         if key in dict(overrides):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from genrep.specs import Fraction, NonNegativeInt, PositiveInt, Spec
+from genrep.specs import Fraction, NonNegativeInt, PositiveInt, Size, Spec
 
 
 class DataSpec(Spec):
@@ -44,6 +44,17 @@ class DataSpec(Spec):
                 "crop random takes pieces of the unresized image, and source_size a resized one: give one of them"
             )
         return self
+
+
+class SignalSpec(Spec):
+    """The one signal that a field stands for."""
+
+    source: str
+    """An image, an animated file, a folder of frames, or `camera`, scikit-image's photograph."""
+    size: Size | None = None
+    """Resize and crop the pictures to this; null is their own size."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for RGB; null is the pictures' own."""
 
 
 class LatentsSpec(Spec):

@@ -4,14 +4,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from genrep.errors import InputError
 from genrep.specs import Fraction, PositiveInt, Spec
 
 if TYPE_CHECKING:
     from genrep.decoders.base import Decoder
 
 
-class LocalizedAttentionSpec(Spec):
+class BaseDecoderSpec(Spec):
+    """What every decoder's spec has."""
+
+    def check(self, channels: int, num_tokens: int, latent_dim: int) -> None:
+        """ValueError if the decoder does not fit such latents and values."""
+
+
+class LocalizedAttentionSpec(BaseDecoderSpec):
     """ANR: one localized attention layer from coordinates to tokens, then an MLP."""
 
     type: Literal["localized_attention"]
@@ -44,7 +50,7 @@ class LocalizedAttentionSpec(Spec):
 Bandwidth = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
-class MultiBandSpec(Spec):
+class MultiBandSpec(BaseDecoderSpec):
     """Locality-aware: cross-attention from coordinates to tokens, then modulation in several frequency bands."""
 
     type: Literal["multiband"]
@@ -74,15 +80,17 @@ class MultiBandSpec(Spec):
         _enough_features(self.num_features, self.num_axes)
         return self
 
+    def check(self, channels: int, num_tokens: int, latent_dim: int) -> None:
+        if self.aggregation == "composed":
+            _fan_in(latent_dim, self.hidden_dim, "aggregation composed")
+
     def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.multiband import MultiBandDecoder
 
-        if self.aggregation == "composed":
-            _fan_in(latent_dim, self.hidden_dim, "aggregation composed")
         return MultiBandDecoder(channels, latent_dim, num_tokens, **self.model_dump(exclude={"type"}))
 
 
-class ModulatedMLPSpec(Spec):
+class ModulatedMLPSpec(BaseDecoderSpec):
     """What the MLPs of IPC and TransINR share."""
 
     hidden_dim: PositiveInt = 256
@@ -107,10 +115,12 @@ class IPCSpec(ModulatedMLPSpec):
 
     type: Literal["ipc"]
 
+    def check(self, channels: int, num_tokens: int, latent_dim: int) -> None:
+        _fan_in(latent_dim, self.hidden_dim, "decoder ipc")
+
     def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.modulated_mlp import IPCDecoder
 
-        _fan_in(latent_dim, self.hidden_dim, "decoder ipc")
         return IPCDecoder(channels, num_tokens, **self.model_dump(exclude={"type"}))
 
 
@@ -118,30 +128,32 @@ class TransINRSpec(ModulatedMLPSpec):
     """TransINR: an MLP all of whose weights are modulated by the tokens, a group of output units by each."""
 
     type: Literal["transinr"]
-    groups: PositiveInt = 64
+    num_groups: PositiveInt = 64
     """Groups of output units of a layer, a token each; a layer with fewer units has one for each unit."""
 
     @model_validator(mode="after")
     def _equal_groups(self) -> "TransINRSpec":
-        if self.hidden_dim > self.groups and self.hidden_dim % self.groups:
-            raise ValueError(f"hidden_dim {self.hidden_dim} cannot be cut into {self.groups} equal groups")
+        if self.hidden_dim > self.num_groups and self.hidden_dim % self.num_groups:
+            raise ValueError(f"hidden_dim {self.hidden_dim} cannot be cut into {self.num_groups} equal groups")
         return self
+
+    def check(self, channels: int, num_tokens: int, latent_dim: int) -> None:
+        groups = [min(self.num_groups, self.hidden_dim)] * (self.depth - 1) + [min(self.num_groups, channels)]
+        if num_tokens != sum(groups):
+            raise ValueError(
+                f"decoder transinr does not fit {num_tokens} tokens: its {self.depth} layers have {' + '.join(map(str, groups))} "
+                f"groups; set num_tokens to {sum(groups)}, or change num_groups or depth"
+            )
+        if channels % groups[-1]:
+            raise ValueError(
+                f"decoder transinr cannot cut {channels} channels into {groups[-1]} equal groups: change num_groups"
+            )
+        num_features = 2 * self.num_axes * (self.num_features // (2 * self.num_axes))
+        _fan_in(latent_dim, max(self.hidden_dim, num_features), "decoder transinr")
 
     def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.modulated_mlp import TransINRDecoder
 
-        groups = [min(self.groups, self.hidden_dim)] * (self.depth - 1) + [min(self.groups, channels)]
-        if num_tokens != sum(groups):
-            raise InputError(
-                f"decoder transinr does not fit {num_tokens} tokens: its {self.depth} layers have {' + '.join(map(str, groups))} "
-                f"groups; set num_tokens to {sum(groups)}, or change groups or depth"
-            )
-        if channels % groups[-1]:
-            raise InputError(
-                f"decoder transinr cannot cut {channels} channels into {groups[-1]} equal groups: change groups"
-            )
-        num_features = 2 * self.num_axes * (self.num_features // (2 * self.num_axes))
-        _fan_in(latent_dim, max(self.hidden_dim, num_features), "decoder transinr")
         return TransINRDecoder(channels, **self.model_dump(exclude={"type"}))
 
 
@@ -154,7 +166,7 @@ def _enough_features(num_features: int, num_axes: int) -> None:
 
 def _fan_in(latent_dim: int, fan_in: int, name: str) -> None:
     if latent_dim != fan_in:
-        raise InputError(
+        raise ValueError(
             f"{name} does not fit latents of width {latent_dim}: a token holds the {fan_in} weights into one unit; "
             f"set latent_dim to {fan_in}, or change the decoder's widths"
         )

@@ -49,7 +49,9 @@ class LocalizedAttentionDecoder(Decoder):
     def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
         key = rearrange(self.to_key(latents), "b r (h d) -> b h r d", h=self.num_heads)
         value = rearrange(self.to_value(latents), "b r (h d) -> b h r d", h=self.num_heads)
-        first = linear_after(self.to_out, self.mlp[0])
+        first_of_mlp = self.mlp[0]
+        assert isinstance(first_of_mlp, nn.Linear)
+        first = linear_after(self.to_out, first_of_mlp)
 
         def values(coords: Tensor) -> Tensor:
             # Coordinates [N, 2] that the batch shares are encoded once, and stay [1, ...] until they meet the tokens.

@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genrep.decoders.base import Decoder
-from genrep.nn.fourier import FourierFeatures
+from genrep.nn.fourier import FourierFeatures, frequencies_of
 
 
 def unit_columns(weight: Float[Tensor, "*batch outputs inputs"]) -> Float[Tensor, "*batch outputs inputs"]:
-    """Weights with the inputs of every output unit scaled to an L2 norm of 1."""
-    return F.normalize(weight, dim=-1)
+    """Weights with the inputs of every output unit scaled to an L2 norm of 1; zeros stay zeros."""
+    return F.normalize(weight, dim=-1, eps=max(1e-12, torch.finfo(weight.dtype).tiny))
 
 
 class UnitLinear(nn.Linear):
@@ -69,7 +69,7 @@ class IPCDecoder(Decoder):
     ):
         super().__init__()
         self.num_axes = num_axes
-        self.encoding = FourierFeatures(num_axes, num_features // (2 * num_axes), bandwidth)
+        self.encoding = FourierFeatures(num_axes, frequencies_of(num_features, num_axes), bandwidth)
         self.first = UnitLinear(self.encoding.num_features, hidden_dim)
         widths = [hidden_dim] * (depth - 1) + [channels]
         self.composed = ComposedLinear(num_tokens, hidden_dim, widths[1])
@@ -104,18 +104,18 @@ class TransINRDecoder(Decoder):
         num_features: int,
         bandwidth: float,
         num_axes: int,
-        groups: int,
+        num_groups: int,
     ):
         super().__init__()
         self.num_axes = num_axes
-        self.encoding = FourierFeatures(num_axes, num_features // (2 * num_axes), bandwidth)
+        self.encoding = FourierFeatures(num_axes, frequencies_of(num_features, num_axes), bandwidth)
         widths = [self.encoding.num_features, *[hidden_dim] * (depth - 1), channels]
         self.layers = nn.ModuleList(UnitLinear(a, b) for a, b in itertools.pairwise(widths))
-        self.groups = [min(groups, width) for width in widths[1:]]
+        self.group_counts = [min(num_groups, width) for width in widths[1:]]
 
     def weights(self, latents: Float[Tensor, "batch tokens latent"]) -> list[Tensor]:
         """The image's own weights, `[B, outputs, inputs]` of every layer."""
-        parts = latents.split(self.groups, dim=1)
+        parts = latents.split(self.group_counts, dim=1)
         weights = []
         for layer, part in zip(self.layers, parts, strict=True):
             assert isinstance(layer, UnitLinear)

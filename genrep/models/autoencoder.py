@@ -72,7 +72,7 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     ) -> Float[Tensor, "batch points channels"]:
         """Values at coordinates in [-1, 1], axes (y, x): `[N, c]` shared by the batch, or `[B, N, c]`."""
         self._check_latents(latents)
-        self._check_coords(coords)
+        self._check_coords(coords, len(latents))
         return self.decoder(coords, latents)
 
     def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
@@ -81,7 +81,7 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         values = self.decoder.decoding(latents)
 
         def checked(coords: Tensor) -> Tensor:
-            self._check_coords(coords)
+            self._check_coords(coords, len(latents))
             return values(coords)
 
         return checked
@@ -92,10 +92,12 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
                 f"latents of shape {tuple(latents.shape)} do not fit: this decoder takes [batch, {self.latent_shape[0]}, {self.latent_shape[1]}]"
             )
 
-    def _check_coords(self, coords: Tensor) -> None:
-        if coords.shape[-1] != self.decoder.num_axes or coords.ndim not in (2, 3):
+    def _check_coords(self, coords: Tensor, batch: int) -> None:
+        axes = self.decoder.num_axes
+        if coords.shape[-1] != axes or coords.ndim not in (2, 3) or (coords.ndim == 3 and len(coords) != batch):
             raise InputError(
-                f"coordinates of shape {tuple(coords.shape)} do not fit: give [points, {self.decoder.num_axes}] or [batch, points, {self.decoder.num_axes}]"
+                f"coordinates of shape {tuple(coords.shape)} do not fit: give [points, {axes}], or [{batch}, points, {axes}] for "
+                f"latents of batch {batch}"
             )
 
     def render(

@@ -2,8 +2,11 @@
 
 from typing import Literal
 
+from pydantic import Field, model_validator
+
 from genrep.decoders import DecoderSpec
 from genrep.encoders import EncoderSpec
+from genrep.fields import FieldSpec
 from genrep.specs import NonNegativeInt, PositiveInt, Size, Spec
 
 
@@ -22,6 +25,11 @@ class AutoencoderSpec(Spec):
     """The hypernetwork, images to latents."""
     decoder: DecoderSpec
     """The shared INR, coordinates and latents to values."""
+
+    @model_validator(mode="after")
+    def _decoder_fits(self) -> "AutoencoderSpec":
+        self.decoder.check(self.channels, self.num_tokens, self.latent_dim)
+        return self
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -62,3 +70,14 @@ class DenoiserSpec(DenoiserArchitecture):
     """D."""
     num_classes: NonNegativeInt = 0
     """Classes; 0 is unconditional."""
+
+
+class FieldModelSpec(Spec):
+    """The arguments of `NeuralField`."""
+
+    field: FieldSpec
+    """The network."""
+    shape: list[PositiveInt] = Field(min_length=1)
+    """The signal's size, one number an axis."""
+    channels: PositiveInt = 3
+    """Channels of its values."""

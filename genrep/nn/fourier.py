@@ -2,11 +2,15 @@
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from genrep.errors import InputError
 
 
 class FourierFeatures(nn.Module):
@@ -25,10 +29,19 @@ class FourierFeatures(nn.Module):
     def __init__(self, num_axes: int, num_frequencies: int, max_frequency: float):
         super().__init__()
         self.frequencies: Tensor
-        exponents = torch.linspace(0, 1, num_frequencies, dtype=torch.float64)
-        frequencies = (float(max_frequency) ** exponents).to(torch.float32)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.num_frequencies, self.max_frequency = num_frequencies, float(max_frequency)
+        self.register_buffer("frequencies", self._frequencies(), persistent=False)
         self.num_axes, self.num_features = num_axes, 2 * num_axes * num_frequencies
+
+    def _frequencies(self) -> Tensor:
+        exponents = torch.linspace(0, 1, self.num_frequencies, dtype=torch.float64)
+        return (self.max_frequency**exponents).to(torch.float32)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """As `nn.Module`; the frequencies stay in float32, since a rounded one is off by many periods at the edge."""
+        super()._apply(*args, **kwargs)
+        self.frequencies = self._frequencies().to(self.frequencies.device)
+        return self
 
     def forward(self, coords: Float[Tensor, "*points axes"]) -> Float[Tensor, "*points features"]:
         angles = (coords.float().unsqueeze(-1) * (math.pi * self.frequencies.float())).flatten(-2)
@@ -57,6 +70,11 @@ class FourierFeatures(nn.Module):
         return total.unflatten(0, points.coords.shape[:-1])
 
 
+def frequencies_of(num_features: int, num_axes: int) -> int:
+    """n = ⌊d_f / (2 d_in)⌋ frequencies an axis: for 6 axes and 256 there are 252 features."""
+    return num_features // (2 * num_axes)
+
+
 class Points:
     """Coordinates `[..., c]` that several encodings share."""
 
@@ -71,6 +89,46 @@ class Points:
         return found if sum(len(values) for values, _ in found) < 0.3 * flat.numel() else None
 
 
+class PositionalEncoding(FourierFeatures):
+    """The coordinates themselves, and cosine and sine of 1, 2, 4, ... 2^(n-1) periods over [-1, 1] on every axis (NeRF, LoE).
+
+    n = log2 N frequencies end at the Nyquist limit of a grid of N pixels.
+    """
+
+    def __init__(self, num_axes: int, num_frequencies: int):
+        super().__init__(num_axes, num_frequencies, 2.0 ** max(0, num_frequencies - 1))
+        self.num_features += num_axes
+
+    def forward(self, coords: Float[Tensor, "*points axes"]) -> Float[Tensor, "*points features"]:
+        return torch.cat([coords, super().forward(coords)], dim=-1)
+
+
+class CoordinateEmbedding(nn.Module):
+    """A learned grid over [-1, 1], interpolated linearly: features of a coordinate (CE, of CIPS).
+
+    Values lie at the centres of the cells, from N(0, 1); beyond the outermost centres the nearest edge holds.
+
+    Args:
+        num_axes: 2 or 3.
+        size: cells along every axis, one number or one an axis.
+        dim: features.
+    """
+
+    def __init__(self, num_axes: int, size: int | Sequence[int], dim: int):
+        super().__init__()
+        shape = [size] * num_axes if isinstance(size, int) else list(size)
+        if num_axes not in (2, 3) or len(shape) != num_axes:
+            raise InputError(
+                f"a coordinate embedding of {shape} cells on {num_axes} axes cannot be: give 2 or 3 axes, and one size for each"
+            )
+        self.grid = nn.Parameter(torch.randn(dim, *shape))
+
+    def forward(self, coords: Float[Tensor, "points axes"]) -> Float[Tensor, "points features"]:
+        places = coords.flip(-1).view(1, *[1] * (coords.shape[-1] - 1), *coords.shape)  # grid_sample's (x, y)
+        found = F.grid_sample(self.grid[None], places, padding_mode="border", align_corners=False)
+        return found.flatten(2)[0].T
+
+
 class FrequencyFeatures(nn.Module):
     """h_F(v) = ReLU(W γ_σ(v) + b), locality-aware eq. 3.
 
@@ -83,7 +141,7 @@ class FrequencyFeatures(nn.Module):
 
     def __init__(self, num_axes: int, num_features: int, bandwidth: float, dim: int):
         super().__init__()
-        self.encoding = FourierFeatures(num_axes, num_features // (2 * num_axes), bandwidth)
+        self.encoding = FourierFeatures(num_axes, frequencies_of(num_features, num_axes), bandwidth)
         self.linear = nn.Linear(self.encoding.num_features, dim)
 
     def forward(self, points: Points) -> Float[Tensor, "*points dim"]:

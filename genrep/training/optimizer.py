@@ -65,11 +65,13 @@ class Optimizer:
 
 
 def learning_rate(spec: OptimizerSpec, step: int, num_steps: int) -> float:
-    """Rate of the step after `step` steps: linear warm-up, then constant or half a cosine down to `min_lr`."""
+    """Rate of the step after `step` steps: linear warm-up, then constant, half a cosine down to `min_lr`, or a drop to it."""
     if step < spec.warmup_steps:
         return spec.lr * (step + 1) / spec.warmup_steps
     if spec.schedule == "constant":
         return spec.lr
+    if spec.schedule == "drop":
+        return spec.lr if step < num_steps / 2 else spec.min_lr
     progress = (step - spec.warmup_steps) / max(1, num_steps - spec.warmup_steps)
     return spec.min_lr + (spec.lr - spec.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
@@ -22,7 +21,7 @@ from genrep.data.images import ImageData, evenly
 from genrep.errors import InputError
 from genrep.specs import Spec, validate
 from genrep.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from genrep.training.config import dump_config
+from genrep.training.config import dump_config, parse_yaml
 from genrep.training.order import ImageStream, PositionBatches, TrainingBatch, training_loader
 from genrep.training.specs import RunSpec
 from genrep.training.state import TrainingState
@@ -77,8 +76,8 @@ class Run:
         found = list_checkpoints(self.folder / "checkpoints")
         self.checkpoint = load_checkpoint(found[-1]) if found else None
         for name, now in self.identity.items():
-            before = self.checkpoint.extra.get(name) if self.checkpoint else now
-            if before != now:
+            before = self.checkpoint.extra.get(name) if self.checkpoint else None
+            if before not in (None, now):  # earlier versions did not record it
                 raise InputError(
                     f"{self.folder}: this run was trained on another {name} than this (hash {before}, now {now}); give it back, "
                     "or begin anew with --restart"
@@ -111,6 +110,11 @@ class Run:
         """This process's part of every step still to do, `run.accumulation` parts a step, under a progress bar."""
         settings = self.settings
         batches = PositionBatches(settings.batch, settings.accumulation, self.process, self.step, self.num_steps)
+        parts = iter(training_loader(stream, batches, num_workers))
+        return (next(parts) for _ in self.steps())
+
+    def steps(self) -> Iterator[int]:
+        """The number of every step still to do (of every part of one), under a progress bar."""
         self._bar = tqdm(
             total=self.num_steps,
             initial=self.step,
@@ -120,10 +124,9 @@ class Run:
             dynamic_ncols=True,
         )
         with self._bar:
-            parts = iter(training_loader(stream, batches, num_workers))
             while self.step < self.num_steps:
                 self._asked = time.perf_counter()
-                yield next(parts)
+                yield self.step
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of one part of a step; its loss is kept for the report."""
@@ -284,7 +287,7 @@ def make_accelerator(
 
 
 def _refuse_changed(saved: Path, config: Spec) -> None:
-    written = yaml.safe_load(saved.read_text()) if saved.exists() else {}
+    written = parse_yaml(saved.read_text(), str(saved)) if saved.exists() else {}
     # a key that an older version did not have stands for its default
     before = _flat(validate(type(config), written, where=str(saved)).model_dump(mode="json"))
     now = _flat(config.model_dump(mode="json"))

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from genrep.data import DataSpec, LatentsSpec
+from genrep.data import DataSpec, LatentsSpec, SignalSpec
 from genrep.diffusion import DiffusionSpec
+from genrep.fields import FieldSpec
 from genrep.models.specs import AutoencoderSpec, DenoiserArchitecture
 from genrep.specs import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 
@@ -21,10 +22,10 @@ class OptimizerSpec(Spec):
     """AdamW's running averages."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant, or half a cosine that comes to min_lr after the last step."""
+    schedule: Literal["constant", "cosine", "drop"] = "constant"
+    """After the warm-up: constant; half a cosine that comes to min_lr after the last step; or lr and, from half of the steps on, min_lr."""
     min_lr: NonNegativeFloat = 0.0
-    """Where the cosine ends."""
+    """Where the cosine and the drop end."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the rate rises from 0."""
     clip_norm: PositiveFloat | None = 1.0
@@ -152,6 +153,15 @@ class AutoencoderRun(Spec):
         return self
 
     @model_validator(mode="after")
+    def _noise_needs_two(self) -> "AutoencoderRun":
+        if self.reconstruction.latent_noise and self.run.batch // self.run.accumulation < 2:
+            raise ValueError(
+                "reconstruction.latent_noise is in units of the deviation from image to image: give run.batch / run.accumulation "
+                "two images or more, or set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _of_images(self) -> "AutoencoderRun":
         if getattr(self.autoencoder.decoder, "num_axes", 2) != 2:
             raise ValueError("autoencoder.decoder.num_axes must be 2 to train on images")
@@ -168,6 +178,38 @@ class AutoencoderRun(Spec):
         side = self.reconstruction.target_size
         height, width = (side, side) if side else self.autoencoder.image_shape
         return height * width
+
+
+class FittingSpec(Spec):
+    """Objective of a field: mean squared error of values at the signal's points."""
+
+    num_coords: PositiveInt | None = None
+    """Points a step, drawn at random, over all processes; null is all of them."""
+
+
+class FieldRun(Spec):
+    """A field that stands for one signal."""
+
+    signal: SignalSpec
+    """The signal."""
+    field: FieldSpec
+    """The model."""
+    fitting: FittingSpec = FittingSpec()
+    """The objective."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimizer."""
+    ema: EMASpec | None = None
+    """Average of the weights; null is off."""
+    run: RunSpec
+    """The run; its batch is 1, one signal."""
+
+    @model_validator(mode="after")
+    def _one_signal(self) -> "FieldRun":
+        if self.run.batch != 1:
+            raise ValueError(
+                f"run.batch {self.run.batch} cannot be: a field has one signal; set 1, and fitting.num_coords"
+            )
+        return self
 
 
 class DiffusionRun(Spec):

@@ -23,7 +23,7 @@ MULTIBAND = {
     "query_bandwidth": 2.0,
 }
 IPC = {"type": "ipc", "hidden_dim": 8, "depth": 3, "num_features": 16, "bandwidth": 4.0}
-TRANSINR = {"type": "transinr", "hidden_dim": 8, "depth": 3, "num_features": 8, "bandwidth": 4.0, "groups": 4}
+TRANSINR = {"type": "transinr", "hidden_dim": 8, "depth": 3, "num_features": 8, "bandwidth": 4.0, "num_groups": 4}
 DECODERS = {
     "anr": (AUTOENCODER["decoder"], 4),
     "multiband": (MULTIBAND, 4),
@@ -68,7 +68,7 @@ def plain_transinr(decoder, spec: TransINRSpec, point, tokens):
     assert len(decoder.layers) == spec.depth
     for number, layer in enumerate(decoder.layers):
         outputs, inputs = layer.weight.shape
-        groups = min(spec.groups, outputs)
+        groups = min(spec.num_groups, outputs)
         rows = [row * tokens[start + unit * groups // outputs][:inputs] for unit, row in enumerate(layer.weight)]
         values = plain_linear(rows, values.clamp_min(0) if number else values, layer.bias)
         start += groups
@@ -118,7 +118,7 @@ def test_transinr_equals_a_plain_mlp(axes, depth, groups, shared):
         num_features=27 if axes == 6 else 13,
         bandwidth=4.0,
         num_axes=axes,
-        groups=groups,
+        num_groups=groups,
     )
     num_tokens = (depth - 1) * min(groups, 8) + min(groups, 3)
     assert_equals(plain_transinr, spec, num_tokens, width=24 if axes == 6 else 12, shared=shared)
@@ -127,11 +127,15 @@ def test_transinr_equals_a_plain_mlp(axes, depth, groups, shared):
 @pytest.mark.parametrize("groups", [1, 2, 3, 4])
 def test_every_number_of_groups_that_is_accepted_decodes(groups):
     """Two groups cannot share three colours evenly: that is refused before it can fail."""
-    decoder, num_tokens = {**TRANSINR, "groups": groups}, 2 * groups + min(groups, 3)
+    decoder, num_tokens = {**TRANSINR, "num_groups": groups}, 2 * groups + min(groups, 3)
     options = {"decoder": decoder, "num_tokens": num_tokens, "channels": 3}
     if 8 % groups or (groups < 3 and 3 % groups):
-        with pytest.raises(InputError, match="groups"):
+        cut = "channels" if groups == 2 else "hidden_dim"
+        with pytest.raises(
+            InputError, match=rf"cannot cut 3 channels into 2 equal groups|hidden_dim 8 cannot be cut into {groups}"
+        ) as stop:
             tiny_inr("transinr", **options)
+        assert cut in str(stop.value)
     else:
         assert tiny_inr("transinr", **options).decode(torch.randn(2, num_tokens, 8), grid(4)).shape == (2, 16, 3)
 
@@ -158,7 +162,7 @@ def test_weights_of_every_image_have_unit_columns(groups, scale):
         rows = (layer(torch.eye(layer.in_features)) - layer.bias).T
         torch.testing.assert_close(rows.norm(dim=-1), torch.ones(layer.out_features))
     num_tokens = 2 * groups + min(groups, 3)
-    transinr = TransINRSpec(type="transinr", hidden_dim=8, depth=3, num_features=12, groups=groups).build(
+    transinr = TransINRSpec(type="transinr", hidden_dim=8, depth=3, num_features=12, num_groups=groups).build(
         (8, 8), 3, num_tokens, 12
     )
     weights = transinr.weights(scale * torch.randn(2, num_tokens, 12))
@@ -198,7 +202,7 @@ def test_the_papers_parameter_counts():
         transinr = TransINRSpec(type="transinr").build((178, 178), 3, 4 * 64 + 3, 256)
     assert sum(p.numel() for p in ipc.parameters()) == square + (256 * 256 + 256) + 2 * square + output  # V is [256, R]
     assert sum(p.numel() for p in transinr.parameters()) == 4 * square + output
-    assert transinr.groups == [64, 64, 64, 64, 3]
+    assert transinr.group_counts == [64, 64, 64, 64, 3]
     with torch.device("meta"):
         few = IPCSpec(type="ipc").build((178, 178), 3, 100, 256)
     assert sum(p.numel() for p in few.parameters()) == square + (256 * 100 + 256) + 2 * square + output
@@ -235,10 +239,10 @@ def test_the_defaults_are_the_papers(kind, bandwidth):
             r"transinr does not fit 4 tokens: its 3 layers have 4 \+ 4 \+ 3 groups; set num_tokens to 11, or",
         ),
         ({"type": "transinr"}, 256, 256, r"its 5 layers have 64 \+ 64 \+ 64 \+ 64 \+ 3 groups; set num_tokens to 259"),
-        ({**TRANSINR, "groups": 64}, 4, 8, r"have 8 \+ 8 \+ 3 groups; set num_tokens to 19"),
+        ({**TRANSINR, "num_groups": 64}, 4, 8, r"have 8 \+ 8 \+ 3 groups; set num_tokens to 19"),
         (TRANSINR, 11, 9, r"decoder transinr does not fit latents of width 9: .*set latent_dim to 8"),
         ({**TRANSINR, "num_features": 13}, 11, 8, r"transinr does not fit latents of width 8: .*set latent_dim to 12"),
-        ({**TRANSINR, "groups": 3}, 9, 8, r"hidden_dim 8 cannot be cut into 3 equal groups"),
+        ({**TRANSINR, "num_groups": 3}, 9, 8, r"hidden_dim 8 cannot be cut into 3 equal groups"),
         (
             {**TRANSINR, "num_features": 5, "num_axes": 3},
             11,
@@ -292,13 +296,21 @@ def test_shared_coordinates_equal_coordinates_for_each_image(kind):
 
 @every_decoder
 def test_a_frozen_autoencoder_has_slopes_on_a_grid(kind):
-    """Derivatives by the coordinates against finite differences: no axis of a grid loses them."""
+    """Derivatives by the coordinates against finite differences: neither axis of a grid loses them."""
     autoencoder, coords = tiny_inr(kind).double(), grid(4).double().requires_grad_()
     latents = torch.randn(1, *autoencoder.latent_shape, dtype=torch.float64)
     (slope,) = torch.autograd.grad(autoencoder.decode(latents, coords).sum(), coords)
-    step = torch.tensor([2.0**-9, 0.0], dtype=torch.float64)
-    with torch.no_grad():
-        ahead, behind = (autoencoder.decode(latents, coords + shift) for shift in (step, -step))
-    difference = (ahead - behind)[0, :, 0] / 2**-8
-    near = (difference - slope[:, 0]).abs() < 0.05 * difference.abs() + 1e-3
-    assert near.double().mean() > 0.7, "all but points near a ReLU's kink"
+    for axis, step in enumerate(2.0**-9 * torch.eye(2, dtype=torch.float64)):
+        with torch.no_grad():
+            ahead, behind = (autoencoder.decode(latents, coords + shift) for shift in (step, -step))
+        difference = (ahead - behind)[0, :, 0] / 2**-8
+        near = (difference - slope[:, axis]).abs() < 0.05 * difference.abs() + 1e-3
+        assert near.double().mean() > 0.7, "all but points near a ReLU's kink"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_columns_of_zeros_stay_zeros_in_every_precision(dtype):
+    """A locality picture zeroes a TransINR token, and with it the weights of its group."""
+    weight = torch.ones(2, 4, dtype=dtype)
+    weight[0] = 0
+    assert unit_columns(weight)[0].eq(0).all() and unit_columns(weight)[1].float().norm() == pytest.approx(1, abs=1e-2)

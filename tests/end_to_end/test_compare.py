@@ -27,7 +27,7 @@ def small_comparison(folder: Path) -> list:
 def test_representations_are_compared_in_one_table(tmp_path):
     arguments = small_comparison(tmp_path)
     run("train/compare.py", *arguments)
-    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["one", "two"] and rows[0]["representation"] == [8, 16]
     held_out = ImageData(DataSpec(), "held_out", (8, 8), 1)
     for row in rows:
@@ -48,6 +48,11 @@ def test_a_comparison_reads_curves_where_the_shortest_run_ends():
     assert at(curve, 0, 99) is None  # before the first evaluation nothing is known
 
 
+def without(arguments: list, option: str) -> list:
+    place = arguments.index(option)
+    return arguments[:place] + arguments[place + 2 :]
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -57,12 +62,22 @@ def test_a_comparison_reads_curves_where_the_shortest_run_ends():
         (["one.yaml"], "two of the configs have the same file name"),
         (["other.yaml"], "one and other differ in data, so their PSNR would not compare"),
         (["wrong.yaml"], "wrong.yaml: run.stepss: unknown key"),
+        (["longer.yaml"], "one and longer differ in run.steps"),
+        (["batch.yaml"], "one and batch differ in run.batch"),
+        (["misfit.yaml"], "autoencoder: decoder transinr does not fit 8 tokens"),
     ],
 )
 def test_a_comparison_that_cannot_be_stops_before_training(extra, message, tmp_path, capsys):
     arguments = small_comparison(tmp_path)
     (tmp_path / "other.yaml").write_text(f"base: {tmp_path}/one.yaml\ndata: {{held_out_fraction: 0.3}}\n")
     (tmp_path / "wrong.yaml").write_text(f"base: {tmp_path}/one.yaml\nrun: {{stepss: 3}}\n")
+    (tmp_path / "batch.yaml").write_text(f"base: {tmp_path}/one.yaml\nrun: {{batch: 8}}\n")
+    (tmp_path / "longer.yaml").write_text(f"base: {tmp_path}/one.yaml\nrun: {{steps: 8}}\n")
+    (tmp_path / "misfit.yaml").write_text(
+        f"base: {tmp_path}/one.yaml\nautoencoder: {{decoder: {{type: transinr, num_groups: 4, depth: 2, hidden_dim: 16}}}}\n"
+    )
+    if extra[0] in ("batch.yaml", "longer.yaml"):  # on the command line these would be the same for all
+        arguments = without(arguments, {"batch.yaml": "--run.batch", "longer.yaml": "--run.steps"}[extra[0]])
     extra = [tmp_path / word if str(word).endswith(".yaml") else word for word in extra]
     run("train/compare.py", *arguments, *extra, expect=2)
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -73,5 +88,16 @@ def test_a_failed_run_leaves_the_table_of_the_others(tmp_path, capfd):
     (tmp_path / "two.yaml").write_text(f"base: {tmp_path}/one.yaml\noptimizer: {{lr: 1e30, clip_norm: null}}\n")
     run("train/compare.py", *arguments, expect=2)
     assert "two with seed 0 failed, see above; the same command goes on from what is done" in capfd.readouterr().err
-    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["one"]
+
+
+def test_a_run_that_is_refused_is_not_in_the_table_with_what_it_was_before(tmp_path, capfd):
+    arguments = small_comparison(tmp_path)
+    run("train/compare.py", *arguments)
+    (tmp_path / "two.yaml").write_text((tmp_path / "two.yaml").read_text() + "optimizer: {lr: 0.5}\n")
+    run("train/compare.py", *arguments, expect=2)
+    assert "optimizer.lr: was" in capfd.readouterr().err
+    report = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["one"] and "--run.steps" in report["options"]
+    assert report["configs"] == {"one": str(tmp_path / "one.yaml")}

@@ -45,6 +45,27 @@ from tests.scripts import AUTOENCODER, diffusion, run
             ["configs/digits/anr.yaml", "--reconstruction.num_coords", "122"],
             "122 is more than the 121",
         ),
+        (
+            "train/autoencoder.py",
+            ["configs/digits/anr.yaml", "--reconstruction.latent_noise", "0.3", "--run.accumulation", "64"],
+            "give run.batch / run.accumulation two images or more",
+        ),
+        (
+            "train/autoencoder.py",
+            ["configs/digits/locality.yaml", "--autoencoder.decoder.num_axes", "3"],
+            "num_axes must be 2 to train on images",
+        ),
+        (
+            "train/autoencoder.py",
+            [
+                "configs/digits/locality.yaml",
+                "--autoencoder.decoder",
+                "{type: ipc, hidden_dim: 16}",
+                "--autoencoder.latent_dim",
+                "8",
+            ],
+            "decoder ipc does not fit latents of width 8",
+        ),
         ("train/diffusion.py", ["configs/digits/diffusion.yaml", "--data.flip", "true"], "set latents.flips"),
         (
             "train/diffusion.py",

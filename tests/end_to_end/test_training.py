@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import genrep.training.run
 from genrep import INRAutoencoder, LatentDiffusionPipeline
-from tests.scripts import AUTOENCODER, diffusion, launch, lines, run
+from tests.scripts import AUTOENCODER, PROJECT, diffusion, launch, lines, run
 
 
 class Killed(Exception):
@@ -301,3 +301,13 @@ def test_a_run_stops_when_its_seconds_are_up_and_keeps_what_it_has(tmp_path):
     run("train/autoencoder.py", *arguments)  # the time is up already
     again = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert again[-1]["step"] == last["step"]
+
+
+def test_a_run_whose_folder_looks_like_a_date_goes_on(tmp_path, monkeypatch):
+    """Every string of config.yaml comes back as a string."""
+    arguments = [*AUTOENCODER, "--run.folder", "2024-01-01"]
+    arguments[0] = PROJECT / str(arguments[0])
+    monkeypatch.chdir(tmp_path)
+    run("train/autoencoder.py", *arguments, "--run.steps", 1)
+    run("train/autoencoder.py", *arguments, "--run.steps", 2)
+    assert lines(tmp_path / "2024-01-01")[-1]["step"] == 2

@@ -54,3 +54,8 @@ def test_spread_in_closed_form(scale):
     expected = torch.tensor([[1 / 20, 1, 0], [10 / 20, 16 / 10 / 20, 0]])
     torch.testing.assert_close(spread(scale * pictures), expected)
     torch.testing.assert_close(spread(scale * pictures[0, 0]), expected[0, 0])
+
+
+def test_no_token_is_refused():
+    with pytest.raises(InputError, match="no token is chosen: give one or more"):
+        token_differences(tiny_inr("multiband"), torch.randn(1, 4, 8), [], 6)

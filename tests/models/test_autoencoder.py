@@ -126,3 +126,12 @@ def test_a_misspelt_key_is_named_with_the_nearest_right_one():
         INRAutoencoder(encoder=encoder, decoder={"type": "localized_attention"})
     with pytest.raises(InputError, match="decoder.type: .*localized_attention"):
         INRAutoencoder(encoder={"type": "cross_attention"}, decoder={"type": "localised"})
+
+
+def test_coordinates_of_another_batch_and_empty_batches_are_refused():
+    autoencoder = tiny_autoencoder()
+    latents = torch.randn(2, *autoencoder.latent_shape)
+    with pytest.raises(InputError, match=r"\(3, 5, 2\) do not fit: give \[points, 2\], or \[2, points, 2\]"):
+        autoencoder.decoding(latents)(torch.zeros(3, 5, 2))
+    with pytest.raises(InputError, match="there are no latents to render"):
+        autoencoder.render(latents[:0])

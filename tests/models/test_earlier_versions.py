@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
+from genrep.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.scripts import PROJECT, run
 
 EARLIER = PROJECT / "tests" / "fixtures" / "earlier_run"
@@ -47,3 +48,15 @@ def test_a_key_with_another_value_than_its_default_is_still_refused(tmp_path, mo
         content["run"]["folder"] = str(tmp_path / "earlier")
         config = AutoencoderRun.model_validate(content)
         Run(config, config.run)
+
+
+def test_a_checkpoint_from_before_the_data_was_recorded_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    shutil.copytree(EARLIER, tmp_path / "earlier")
+    folder = tmp_path / "earlier" / "checkpoints"
+    checkpoint = load_checkpoint(folder / "step-00000002")
+    del checkpoint.extra["data"]
+    shutil.rmtree(folder)
+    save_checkpoint(folder, checkpoint, keep=1)
+    run("train/autoencoder.py", CONFIG, "--run.folder", tmp_path / "earlier", "--run.steps", 3)
+    assert load_checkpoint(folder / "step-00000003").extra["data"]

@@ -96,3 +96,12 @@ def test_a_grid_has_derivatives_with_respect_to_its_coordinates(frozen):
     cosine, sine = layer.linear.weight[0].unflatten(0, (2, 2))
     expected = math.pi * (sine * torch.cos(math.pi * coords) - cosine * torch.sin(math.pi * coords))
     torch.testing.assert_close(slope, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_frequencies_stay_exact_in_half_precision(dtype):
+    features = FrequencyFeatures(2, 64, 128.0, 8).to(dtype)
+    exact = FrequencyFeatures(2, 64, 128.0, 8).encoding.frequencies
+    assert torch.equal(features.encoding.frequencies, exact) and features.linear.weight.dtype == dtype
+    coords = torch.rand(50, 2) * 2 - 1
+    torch.testing.assert_close(features.encoding(coords), FourierFeatures(2, 16, 128.0)(coords))

@@ -1,0 +1,72 @@
+"""One signal as an array: an image, a video, an animation."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from genrep.data import SignalSpec
+from genrep.data.images import resize_and_crop
+from genrep.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+
+
+def open_signal(spec: SignalSpec) -> UInt8[Tensor, "channels *shape"]:
+    """The signal that a spec names: `[C, H, W]` of an image, `[C, T, H, W]` of frames.
+
+    Raises:
+        InputError: nothing there, no pictures, damaged ones, or frames of different sizes.
+    """
+    frames = _frames(spec)
+    pixels = [_pixels(frame, spec, number) for number, frame in enumerate(frames)]
+    if len({tuple(frame.shape) for frame in pixels}) != 1:
+        raise InputError(
+            f"signal.source {spec.source}: its frames differ in size or channels; give frames of one size, or set signal.size"
+        )
+    return pixels[0] if len(pixels) == 1 else torch.stack(pixels, dim=1)
+
+
+def _frames(spec: SignalSpec) -> list[Any]:
+    """The pictures of the signal, as PIL images."""
+    from PIL import Image, ImageSequence
+
+    Image.MAX_IMAGE_PIXELS = None  # a signal of 64 megapixels is what fields are for
+    if spec.source == "camera":
+        import skimage
+
+        return [Image.open(Path(skimage.__file__).parent / "data" / "camera.png")]
+    place = Path(spec.source)
+    if not place.exists():
+        raise InputError(
+            f"signal.source {spec.source!r} does not exist: give an image, an animated file, a folder of frames, or camera"
+        )
+    files = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES) if place.is_dir() else [place]
+    if not files:
+        raise InputError(f"signal.source {place}: no pictures there ({', '.join(SUFFIXES)})")
+    try:
+        if len(files) > 1:
+            return [Image.open(file) for file in files]
+        return [frame.copy() for frame in ImageSequence.Iterator(Image.open(files[0]))]
+    except OSError as error:
+        raise InputError(f"signal.source {place}: cannot be read as a picture ({error})") from error
+
+
+def _pixels(frame: Any, spec: SignalSpec, number: int) -> UInt8[Tensor, "channels height width"]:
+    grey = frame.mode in ("1", "L", "I", "I;16", "F") if spec.channels is None else spec.channels == 1
+    try:
+        if frame.mode.startswith("I"):  # 16 bits, scaled instead of clipped
+            from PIL import Image
+
+            frame = Image.fromarray(np.round(np.asarray(frame, dtype=np.float64) / 257).astype(np.uint8))
+        frame = frame.convert("L" if grey else "RGB")
+    except OSError as error:
+        raise InputError(f"signal.source {spec.source}: picture {number} is damaged ({error})") from error
+    if spec.size is not None:
+        height, width = [spec.size] * 2 if isinstance(spec.size, int) else spec.size
+        return resize_and_crop(frame, (height, width))
+    array = torch.from_numpy(np.array(frame))
+    return array[None] if grey else array.permute(2, 0, 1)

@@ -1,0 +1,62 @@
+"""The MLP on a positional encoding, and the learned coordinate embedding: what Levels-of-Experts is compared with."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from genrep.fields.base import Field
+from genrep.nn.fourier import CoordinateEmbedding, PositionalEncoding
+
+
+class Prepared(NamedTuple):
+    """Coordinates and their encoding."""
+
+    coords: Tensor
+    encoding: Tensor
+
+
+class PositionalMLPField(Field):
+    """PE-MLP, or PE + CE: linear layers with leaky ReLU (slope 0.2) between them (LoE, supplement A to C).
+
+    Args:
+        num_axes: of the coordinates; an embedding can have 2 or 3.
+        channels: of the values.
+        widths, num_frequencies, embedding_dim, embedding_size: see `PositionalMLPSpec`.
+    """
+
+    def __init__(
+        self,
+        num_axes: int,
+        channels: int,
+        *,
+        widths: Sequence[int],
+        num_frequencies: int,
+        embedding_dim: int,
+        embedding_size: int | Sequence[int],
+    ):
+        super().__init__()
+        self.encoding = PositionalEncoding(num_axes, num_frequencies)
+        self.embedding = CoordinateEmbedding(num_axes, embedding_size, embedding_dim) if embedding_dim else None
+        layers = [nn.Linear(a, b) for a, b in itertools.pairwise([self.encoding.num_features + embedding_dim, *widths])]
+        for layer in layers:
+            nn.init.kaiming_uniform_(layer.weight, a=0.2)
+            nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(layers)
+        self.to_values = nn.Linear(widths[-1], channels)
+
+    def prepare(self, coords: Float[Tensor, "points axes"]) -> Prepared:
+        with torch.no_grad():
+            return Prepared(coords, self.encoding(coords))
+
+    def values(self, prepared: Prepared) -> Float[Tensor, "points channels"]:
+        hidden = prepared.encoding
+        if self.embedding is not None:
+            hidden = torch.cat([hidden, self.embedding(prepared.coords)], dim=-1)
+        for layer in self.layers:
+            hidden = F.leaky_relu_(layer(hidden), 0.2)
+        return self.to_values(hidden)

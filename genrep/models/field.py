@@ -1,0 +1,65 @@
+"""The field of one signal, as it is saved and loaded."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor
+
+from genrep.coords import Region
+from genrep.models.loading import StrictLoading
+from genrep.models.specs import FieldModelSpec
+from genrep.render import render_values
+from genrep.specs import validate
+
+
+class NeuralField(StrictLoading, ModelMixin, ConfigMixin):
+    """One image, video or volume as a network of its coordinates.
+
+    Args:
+        field: `{"type": ..., ...}`, one of `genrep.fields`.
+        shape: the signal's own size, one number an axis: (height, width), (frames, height, width).
+        channels: of its values.
+
+    Raises:
+        InputError: an unknown key, a wrong type or an impossible value.
+    """
+
+    @register_to_config
+    def __init__(self, field: Mapping[str, Any], shape: Sequence[int], channels: int = 3):
+        super().__init__()
+        spec = validate(
+            FieldModelSpec,
+            {"field": dict(field), "shape": list(shape), "channels": channels},
+            where=type(self).__name__,
+        )
+        self.shape = tuple(spec.shape)
+        self.field = spec.field.build(len(self.shape), channels)
+
+    def prepare(self, coords: Float[Tensor, "points axes"]) -> Any:
+        """What depends on these coordinates alone, to give to `forward` again and again in their place."""
+        return self.field.prepare(coords)
+
+    def forward(self, coords: Any) -> Float[Tensor, "points channels"]:
+        """Values, in [-1, 1] up to the model's error, at coordinates in [-1, 1], `[N, axes]`, axes in array order."""
+        return self.field(coords)
+
+    @torch.no_grad()
+    def render(
+        self, size: int | Sequence[int] | None = None, region: Region | None = None, chunk: int = 65_536
+    ) -> Float[Tensor, "channels *size"]:
+        """The signal at any size and region, `[C, *size]`; beside it only `chunk` points are held.
+
+        Args:
+            size: one number an axis; None is the signal's own.
+            region: starts, then ends, of every axis in [-1, 1]; None is all of it.
+            chunk: points at a time.
+
+        Raises:
+            InputError: a size or region that cannot be.
+        """
+        shape = self.shape if size is None else size
+        return render_values(lambda coords: self.field(coords)[None], shape, region, chunk, self.device)[0]
