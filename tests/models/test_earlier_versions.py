@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
+from genrep.pipelines.diffusion import LatentDiffusionPipeline
 from genrep.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.scripts import PROJECT, run
 
@@ -60,3 +61,18 @@ def test_a_checkpoint_from_before_the_data_was_recorded_goes_on(tmp_path, monkey
     save_checkpoint(folder, checkpoint, keep=1)
     run("train/autoencoder.py", CONFIG, "--run.folder", tmp_path / "earlier", "--run.steps", 3)
     assert load_checkpoint(folder / "step-00000003").extra["data"]
+
+
+def test_an_earlier_pipeline_draws_the_images_it_drew():
+    folder = PROJECT / "tests" / "fixtures" / "earlier_pipeline"
+    pipeline = LatentDiffusionPipeline.from_pretrained(folder)
+    images = pipeline(
+        [0, 7],
+        num_inference_steps=4,
+        guidance_scale=1.5,
+        height=12,
+        width=10,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+    ).images
+    assert (images.int() - load_file(folder / "images.safetensors")["images"].int()).abs().max() <= 1
