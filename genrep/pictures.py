@@ -36,6 +36,14 @@ def side_by_side(groups: Sequence[Tensor], size: tuple[int, int]) -> UInt8[Tenso
     return picture_grid(torch.cat(shown), columns=len(groups[0]))
 
 
+def error_map(
+    image: UInt8[Tensor, "channels height width"], reference: UInt8[Tensor, "channels height width"], gain: int = 10
+) -> UInt8[Tensor, "channels height width"]:
+    """The absolute difference of two images, `gain` times."""
+    difference = (image.short() - reference.short()).abs() * gain
+    return difference.clamp(0, 255).to(torch.uint8)
+
+
 def enlarged(shape: tuple[int, int], factor: int = 4, limit: int = 1024) -> tuple[int, int]:
     """The size to show an image at: `factor` times its own, as long as that stays within `limit` pixels."""
     times = max(1, min(factor, limit // max(shape)))

@@ -12,9 +12,10 @@ import genrep
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.classifier import ImageClassifier
 from genrep.models.denoiser import LatentDenoiser
+from genrep.models.field import NeuralField
 from genrep.specs import validate
 from genrep.training.config import read_config
-from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun
+from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun
 from genrep.training.stages import describe_autoencoder
 
 PROJECT = Path(__file__).parent.parent
@@ -106,6 +107,8 @@ STAGE = {
     "diffusion": DiffusionRun,
     "classifier": ClassifierRun,
 }
+FIELDS = ("camera", "pluto")
+"""Folders of configs of fields."""
 CONFIGS = sorted(path for path in (PROJECT / "configs").rglob("*.yaml") if path.stem != "data")
 
 
@@ -113,9 +116,12 @@ CONFIGS = sorted(path for path in (PROJECT / "configs").rglob("*.yaml") if path.
 def test_every_shipped_config_loads_and_builds(path, monkeypatch):
     """Large ones too: nothing is allocated."""
     monkeypatch.chdir(PROJECT)
-    config = validate(STAGE[path.stem.split("_")[0]], read_config(path), where=str(path))
+    kind = FieldRun if path.parent.name in FIELDS else STAGE[path.stem.split("_")[0]]
+    config = validate(kind, read_config(path), where=str(path))
     with torch.device("meta"):
-        if isinstance(config, AutoencoderRun):
+        if isinstance(config, FieldRun):
+            model = NeuralField(config.field.model_dump(), (64, 64), config.signal.channels or 1)
+        elif isinstance(config, AutoencoderRun):
             model = INRAutoencoder(**config.autoencoder.model_dump())
         elif isinstance(config, ClassifierRun):
             model = ImageClassifier(config.image_size, config.channels, 10, **config.classifier.model_dump())

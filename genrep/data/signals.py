@@ -1,5 +1,6 @@
 """One signal as an array: an image, a video, an animation."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,10 @@ def _pixels(frame: Any, spec: SignalSpec, number: int) -> UInt8[Tensor, "channel
         return resize_and_crop(frame, (height, width))
     array = torch.from_numpy(np.array(frame))
     return array[None] if grey else array.permute(2, 0, 1)
+
+
+def signal_hash(pixels: UInt8[Tensor, "channels *shape"]) -> str:
+    """Hash of a signal's content and shape."""
+    digest = hashlib.sha256(str(tuple(pixels.shape)).encode())
+    digest.update(pixels.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -67,10 +67,10 @@ class LevelsOfExpertsField(Field):
         arrangement = Arrangement(coords, self.tilings)
         with torch.no_grad():
             inputs = self.encoding(arrangement.coords) if self.encoding else torch.ones_like(coords[:, :1])
-        return Prepared(arrangement, inputs[None])
+        return Prepared(arrangement, inputs[:, None])
 
     def values(self, prepared: Prepared) -> Float[Tensor, "points channels"]:
         arrangement, hidden = prepared
         for number, layer in enumerate(self.layers):
             hidden = F.leaky_relu_(layer(arrangement.enter(hidden, number), arrangement.places[number]), 0.2)
-        return arrangement.leave(self.to_values(hidden))[0]
+        return arrangement.leave(self.to_values(hidden))[:, 0]

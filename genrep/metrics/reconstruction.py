@@ -51,6 +51,11 @@ def ssim(
     )
 
 
+def frames(pixels: UInt8[Tensor, "channels *shape"]) -> UInt8[Tensor, "frames channels height width"]:
+    """The pictures of a signal, one for an image; every axis but the last two counts frames."""
+    return pixels.flatten(1, -3).transpose(0, 1) if pixels.ndim > 3 else pixels[None]
+
+
 def enlarge(
     pixels: UInt8[Tensor, "batch channels height width"], size: int | Sequence[int]
 ) -> UInt8[Tensor, "batch channels h w"]:

@@ -15,6 +15,13 @@ from torch import Tensor, nn
 
 from genrep.nn.tiling import Tiling
 
+ROWS = 64
+"""Rows that a product should have at least: below it a matrix multiplication is slower than moving the points."""
+
+
+SMALL = 2**14
+"""Numbers of a weight matrix up to which the parts of its gradient are computed together and then summed."""
+
 
 class Axis:
     """Where a layer's tiles lie among ordered points: `[before, tiles, after]` is the points' axis, reshaped."""
@@ -22,11 +29,10 @@ class Axis:
     def __init__(self, before: int, num_tiles: int, after: int):
         self.before, self.num_tiles, self.after = before, num_tiles, after
 
-    def parts(self, values: Float[Tensor, "batch points dim"]) -> list[Tensor]:
-        """The points of every tile, views `[few, many, dim]` of `values`: few products of many rows."""
-        array = values.view(-1, self.num_tiles, self.after, values.shape[-1])
-        whole = array if array.shape[0] <= self.after else array.transpose(0, 2)
-        return [whole.select(1, tile) for tile in range(self.num_tiles)]
+    def parts(self, values: Float[Tensor, "points batch dim"]) -> list[Tensor]:
+        """The points of every tile, views `[products, rows, dim]` of `values`."""
+        rows = self.after * values.shape[1]
+        return list(values.view(self.before, self.num_tiles, rows, values.shape[2]).unbind(1))
 
 
 class Runs:
@@ -35,10 +41,9 @@ class Runs:
     def __init__(self, counts: list[int]):
         self.counts, self.num_tiles = counts, len(counts)
 
-    def parts(self, values: Float[Tensor, "batch points dim"]) -> list[Tensor]:
-        """The points of every tile, views of `values`: few products of many rows."""
-        parts = values.split(self.counts, dim=1)
-        return [part if part.shape[0] <= part.shape[1] else part.transpose(0, 1) for part in parts]
+    def parts(self, values: Float[Tensor, "points batch dim"]) -> list[Tensor]:
+        """The points of every tile, views `[1, rows, dim]` of `values`."""
+        return [part.flatten(0, 1)[None] for part in values.split(self.counts)]
 
 
 class Blend:
@@ -58,55 +63,77 @@ class Arrangement:
 
     Walk through the layers with `coords`, then for each layer number i `enter(values, i)` and the layer itself with
     `places[i]`, at the end `leave(values)`. What is computed at every point, like activations and sums, may stay in the
-    order of the last layer entered.
+    order of the last layer entered. Values are `[points, batch, dim]`: the points of a tile are then whole blocks.
 
     Args:
         coords: the points, in [-1, 1].
         tilings: of every layer, first to last.
+        batch: signals that share the points, so many rows a point has.
     """
 
-    def __init__(self, coords: Float[Tensor, "points axes"], tilings: Sequence[Tiling]):
+    def __init__(self, coords: Float[Tensor, "points axes"], tilings: Sequence[Tiling], batch: int = 1):
         coords = coords.detach()
         nearest = {tiling: tiling.index(coords) for tiling in dict.fromkeys(tilings) if tiling.blending == "nearest"}
-        # One order for as many layers as possible: each splits what the layers before it left together into equal parts.
-        groups, key = 1, torch.zeros(len(coords), dtype=torch.long, device=coords.device)
-        axes: dict[Tiling, Axis] = {}
-        for tiling, index in nearest.items():
-            finer, longer = groups * tiling.num_tiles, key * tiling.num_tiles + index
-            if len(coords) % finer == 0 and bool(
-                (torch.bincount(longer, minlength=finer) == len(coords) // finer).all()
-            ):
-                axes[tiling] = Axis(groups, tiling.num_tiles, len(coords) // finer)
-                groups, key = finer, longer
-        base = torch.argsort(key, stable=True)
-        # An order of its own for each of the others.
-        orders: list[Tensor] = []
-        self.places: list[Place] = []
+        shared = _shared_orders(nearest, len(coords), batch)
+        base = next(iter(shared.values()))[0] if shared else torch.arange(len(coords), device=coords.device)
         planned: dict[Tiling, tuple[Tensor, Place]] = {}
-        for tiling in tilings:
-            if tiling not in planned:
-                if tiling in axes:
-                    planned[tiling] = base, axes[tiling]
-                elif tiling.blending == "nearest":
-                    index = nearest[tiling][base]
-                    planned[tiling] = base[torch.argsort(index, stable=True)], _runs(index, tiling)
-                else:
-                    corners = [(*_sorted(index, tiling), share) for index, share in tiling.corners(coords[base])]
-                    planned[tiling] = base, Blend(corners)
-            order, place = planned[tiling]
-            orders.append(order)
-            self.places.append(place)
+        for tiling in dict.fromkeys(tilings):
+            if tiling in shared:
+                planned[tiling] = shared[tiling]
+            elif tiling.blending == "nearest":
+                index = nearest[tiling][base]
+                planned[tiling] = base[torch.argsort(index, stable=True)], _runs(index, tiling)
+            else:
+                corners = [(*_sorted(index, tiling), share) for index, share in tiling.corners(coords[base])]
+                planned[tiling] = base, Blend(corners)
+        orders = [planned[tiling][0] for tiling in tilings]
+        self.places: list[Place] = [planned[tiling][1] for tiling in tilings]
         self.coords = coords[orders[0]]
         self.moves = [_move(a, b) for a, b in zip([orders[0], *orders[:-1]], orders, strict=True)]
         self.back = _move(orders[-1], torch.arange(len(coords), device=coords.device))
 
-    def enter(self, values: Float[Tensor, "batch points dim"], layer: int) -> Float[Tensor, "batch points dim"]:
+    def enter(self, values: Float[Tensor, "points batch dim"], layer: int) -> Float[Tensor, "points batch dim"]:
         """Values in the order of the layer before (for the first layer, of `coords`), in this layer's order."""
         return moved(values, self.moves[layer])
 
-    def leave(self, values: Float[Tensor, "batch points dim"]) -> Float[Tensor, "batch points dim"]:
+    def leave(self, values: Float[Tensor, "points batch dim"]) -> Float[Tensor, "points batch dim"]:
         """Values in the last layer's order, in the order of the points that were given."""
         return moved(values, self.back)
+
+
+def _shared_orders(nearest: "dict[Tiling, Tensor]", num_points: int, batch: int) -> "dict[Tiling, tuple[Tensor, Axis]]":
+    """An order for as many layers in a row as possible, then another: each layer splits what is left into equal parts.
+
+    On a grid of 512×512 with tiles of 2×2, quad tree: six layers share an order, then the next three. A layer that cuts
+    its points into unequal parts has none.
+    """
+    found: dict[Tiling, tuple[Tensor, Axis]] = {}
+    open_group: dict[Tiling, Axis] = {}
+    groups = 1
+    key: Tensor | None = None
+
+    def close() -> None:
+        if key is not None:
+            order = torch.argsort(key, stable=True)
+            found.update({tiling: (order, axis) for tiling, axis in open_group.items()})
+            open_group.clear()
+
+    for tiling, index in nearest.items():
+        for start_anew in (False, True):
+            if start_anew:
+                close()
+                groups, key = 1, None
+            finer = groups * tiling.num_tiles
+            longer = index if key is None else key * tiling.num_tiles + index
+            rows = num_points // finer * batch
+            if num_points % finer or (rows < ROWS and groups > 1):
+                continue
+            if bool((torch.bincount(longer, minlength=finer) == num_points // finer).all()):
+                open_group[tiling] = Axis(groups, tiling.num_tiles, num_points // finer)
+                groups, key = finer, longer
+                break
+    close()
+    return found
 
 
 class ExpertLinear(nn.Module):
@@ -124,8 +151,8 @@ class ExpertLinear(nn.Module):
             nn.init.kaiming_uniform_(matrix, a=0.2)
 
     def forward(
-        self, values: Float[Tensor, "batch points inputs"], place: Place
-    ) -> Float[Tensor, "batch points outputs"]:
+        self, values: Float[Tensor, "points batch inputs"], place: Place
+    ) -> Float[Tensor, "points batch outputs"]:
         """The layer at points in the order of `place`, which is the `Arrangement`'s for this layer."""
         weight: Tensor = self.weight
         bias: Tensor = self.bias
@@ -136,7 +163,9 @@ class ExpertLinear(nn.Module):
             return _GroupedProduct.apply(values, weight, bias, place)
         total: Tensor = bias
         for move, runs, share in place.corners:
-            part = _GroupedProduct.apply(moved(values * share[:, None].to(values.dtype), move), weight, None, runs)
+            part = _GroupedProduct.apply(
+                moved(values * share[:, None, None].to(values.dtype), move), weight, None, runs
+            )
             total = total + moved(part, move and (move[1], move[0]))
         return total
 
@@ -174,6 +203,9 @@ class _GroupedProduct(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             to_weight = torch.zeros_like(weight)
             for part, upstream, result in zip(parts, gradients, to_weight.unbind(), strict=True):
+                if result.numel() <= SMALL:
+                    torch.sum(torch.bmm(upstream.transpose(1, 2), part), dim=0, out=result)
+                    continue
                 for rows, upstream_rows in zip(part, upstream, strict=True):
                     result.addmm_(upstream_rows.T, rows)
         if ctx.has_bias and ctx.needs_input_grad[2]:
@@ -187,16 +219,16 @@ class _Moved(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, source, target):
         ctx.save_for_backward(target)
-        return values.index_select(1, source)
+        return values.index_select(0, source)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         (target,) = ctx.saved_tensors
-        return gradient.index_select(1, target), None, None
+        return gradient.index_select(0, target), None, None
 
 
-def moved(values: Float[Tensor, "batch points dim"], move: Move) -> Float[Tensor, "batch points dim"]:
+def moved(values: Float[Tensor, "points batch dim"], move: Move) -> Float[Tensor, "points batch dim"]:
     return values if move is None else _Moved.apply(values, *move)
 
 

@@ -32,8 +32,8 @@ class Tiling:
     """
 
     tile: tuple[int, ...]
-    matrix: tuple[tuple[float, ...], ...]
-    offset: tuple[float, ...]
+    matrix: tuple[tuple[float | int, ...], ...]
+    offset: tuple[float | int, ...]
     blending: str = "nearest"
 
     @property
@@ -78,9 +78,9 @@ def layout(
     tiles: Sequence[Sequence[int]],
     *,
     blending: str = "nearest",
-    finest: float | None = None,
+    finest: float | int | None = None,
     seed: int = 0,
-    affine_std: float = 16.0,
+    affine_std: float | int = 16.0,
 ) -> list[Tiling]:
     """The grids of a stack of layers, first to last.
 

@@ -88,7 +88,7 @@ def parse_sampling(options: argparse.Namespace, place: str) -> Sampling:
         if getattr(options, key) is not None:
             settings[key] = getattr(options, key)
     if options.guidance_interval is not None:
-        settings["guidance_interval"] = list(_numbers(options.guidance_interval, 2, "--guidance-interval"))
+        settings["guidance_interval"] = list(numbers(options.guidance_interval, 2, "--guidance-interval"))
     spec = validate(SamplingSpec, settings, where="sampling")
     if options.batch_size < 1:
         raise InputError(f"--batch-size {options.batch_size}: give a positive number")
@@ -102,7 +102,7 @@ def parse_sampling(options: argparse.Namespace, place: str) -> Sampling:
         (low, high),
         options.seed,
         parse_size(options.size),
-        _numbers(options.region, 4, "--region") if options.region is not None else None,
+        numbers(options.region, 4, "--region") if options.region is not None else None,
         options.batch_size,
     )
 
@@ -170,11 +170,12 @@ def choose_device(asked: str | None) -> str:
     return device
 
 
-def _numbers(text: str, count: int, option: str) -> tuple[float, ...]:
+def numbers(text: str, count: int, option: str) -> tuple[float, ...]:
+    """`-1,0.5`: so many numbers with commas between them; InputError names the option."""
     try:
-        numbers = tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
     except ValueError:
-        numbers = ()
-    if len(numbers) != count:
+        found = ()
+    if len(found) != count:
         raise InputError(f"{option} {text!r}: give {count} numbers with commas between them")
-    return numbers
+    return found

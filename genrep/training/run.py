@@ -44,6 +44,7 @@ class Run:
         settings: its `run` part.
         restart: delete what an earlier run left in the folder.
         identity: hashes of what the run builds on; a run does not go on on anything else.
+        splits_batch: whether the processes share the images of a step; those of a field share the points of its signal.
 
     Attributes:
         accelerator: device, processes, precision.
@@ -56,14 +57,18 @@ class Run:
     """
 
     def __init__(
-        self, config: Spec, settings: RunSpec, restart: bool = False, identity: Mapping[str, str] | None = None
+        self,
+        config: Spec,
+        settings: RunSpec,
+        restart: bool = False,
+        identity: Mapping[str, str] | None = None,
+        splits_batch: bool = True,
     ):
         self.settings, self.folder = settings, Path(settings.folder)
         self.accelerator = make_accelerator(settings.precision, settings.accumulation, settings.tracker, self.folder)
         self.num_steps, self.identity = settings.num_steps, dict(identity or {})
-        PositionBatches(
-            settings.batch, settings.accumulation, self.process, 0, 0
-        )  # a batch that cannot be cut stops here
+        if splits_batch:  # one that cannot be cut stops here
+            PositionBatches(settings.batch, settings.accumulation, self.process, 0, 0)
         fault: list[str | None] = [None]
         if self.is_main:
             try:

@@ -1,0 +1,66 @@
+"""Render a field at any size and region: a picture of an image, a folder of frames of a video.
+
+    python sample/render.py runs/camera/quad_tree --size 2048 --out camera.png
+    python sample/render.py runs/camera/quad_tree --region -0.2,-0.2,0.2,0.2 --size 512 --out part.png
+
+Regions are starts, then ends, of every axis in [-1, 1], in array order: Y0,X0,Y1,X1 of an image, T0,Y0,X0,T1,Y1,X1 of a
+video. Only a chunk of points is held beside the result.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from genrep.errors import InputError
+from genrep.pipelines.options import choose_device, numbers
+from genrep.training.config import run_script
+
+
+def render(options: argparse.Namespace) -> None:
+    from genrep.metrics.reconstruction import frames
+    from genrep.models.field import NeuralField
+    from genrep.pictures import save_png
+    from genrep.render import to_uint8
+    from genrep.training.stages import model_folder
+
+    field = NeuralField.from_pretrained(model_folder(options.run)).to(choose_device(options.device))
+    num_axes, size, region = len(field.shape), None, None
+    if options.size is not None:
+        given = (
+            tuple(int(part) for part in re.split("[x,]", options.size))
+            if re.fullmatch(r"[0-9]+([x,][0-9]+)*", options.size)
+            else ()
+        )
+        size = given * 2 if len(given) == 1 and num_axes == 2 else given
+        if len(size) != num_axes or 0 in size:
+            raise InputError(
+                f"--size {options.size!r}: give {num_axes} positive numbers, as in {'x'.join(map(str, field.shape))}"
+            )
+    if options.region is not None:
+        region = numbers(options.region, 2 * num_axes, "--region")
+    pictures = frames(to_uint8(field.render(size, region)).cpu())
+    out = Path(options.out)
+    if len(pictures) == 1:
+        print(f"picture: {save_png(pictures[0], out)}")
+        return
+    folder = out.with_suffix("")
+    for number, picture in enumerate(pictures):
+        save_png(picture, folder / f"{number:06d}.png")
+    print(f"frames: {folder}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser._negative_number_matcher = re.compile(r"^-[0-9.]+(,-?[0-9.]+)*$")  # --region -1,-1,0,0: a value, no option
+    parser.add_argument("run", help="run or model folder of a field")
+    parser.add_argument("--size", help="N, HEIGHTxWIDTH or FRAMESxHEIGHTxWIDTH (default: the signal's own)")
+    parser.add_argument("--region", help="starts, then ends, of every axis in [-1, 1] (default: all)")
+    parser.add_argument("--out", default="render.png", help="PNG; of a video the folder of this name without .png")
+    parser.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
+    render(parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,87 @@
+"""One signal from an image, an animation, a folder of frames; and a message for what is wrong with one."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from genrep.data import SignalSpec
+from genrep.data.signals import open_signal, signal_hash
+from genrep.errors import InputError
+
+
+def picture(height, width, seed=0, channels=3):
+    shape = (height, width, 3) if channels == 3 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def opened(source, **options):
+    return open_signal(SignalSpec(source=str(source), **options))
+
+
+def test_the_camera_is_scikit_images():
+    from skimage.data import camera
+
+    pixels = opened("camera")
+    assert pixels.shape == (1, 512, 512) and np.array_equal(pixels[0].numpy(), camera())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_keeps_its_pixels(tmp_path, channels):
+    array = picture(6, 9, channels=channels)
+    Image.fromarray(array).save(tmp_path / "one.png")
+    expected = torch.from_numpy(array)[None] if channels == 1 else torch.from_numpy(array).permute(2, 0, 1)
+    assert torch.equal(opened(tmp_path / "one.png"), expected)
+    assert opened(tmp_path / "one.png", channels=4 - channels).shape == (4 - channels, 6, 9)
+    assert opened(tmp_path / "one.png", size=[4, 5]).shape == (channels, 4, 5)
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    Image.fromarray(np.array([[0, 65535], [257, 25700]], dtype=np.uint16)).save(tmp_path / "deep.png")
+    assert opened(tmp_path / "deep.png").tolist() == [[[0, 255], [1, 100]]]
+
+
+def test_frames_in_a_folder_are_in_the_order_of_their_names(tmp_path):
+    arrays = [picture(5, 7, seed) for seed in range(3)]
+    for name, array in zip(("b.png", "a.png", "c.bmp"), arrays, strict=True):
+        Image.fromarray(array).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    pixels = opened(tmp_path)
+    assert pixels.shape == (3, 3, 5, 7)
+    for frame, number in enumerate((1, 0, 2)):
+        assert np.array_equal(pixels[:, frame].permute(1, 2, 0).numpy(), arrays[number])
+
+
+def test_an_animation_is_its_frames(tmp_path):
+    frames = [Image.fromarray(np.full((4, 6), value, dtype=np.uint8)) for value in (0, 100, 255)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    pixels = opened(tmp_path / "a.webp", channels=1)
+    assert pixels.shape == (1, 3, 4, 6) and pixels[0, :, 0, 0].tolist() == [0, 100, 255]
+
+
+def test_the_hash_is_of_content_and_shape():
+    one = torch.arange(12, dtype=torch.uint8).view(1, 3, 4)
+    assert signal_hash(one) == signal_hash(one.clone()) != signal_hash(one + 1)
+    assert signal_hash(one) != signal_hash(one.view(1, 4, 3))
+
+
+def test_signals_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(InputError, match="nowhere.png' does not exist: give an image, an animated file"):
+        opened(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match="no pictures there"):
+        opened(tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="cannot be read as a picture"):
+        opened(tmp_path / "broken.png")
+    Image.fromarray(picture(64, 64)).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:3000])
+    with pytest.raises(InputError, match="cannot be read|damaged"):
+        opened(tmp_path / "cut.png")
+    (tmp_path / "frames").mkdir()
+    for name, size in (("a.png", 4), ("b.png", 5)):
+        Image.fromarray(picture(size, size)).save(tmp_path / "frames" / name)
+    with pytest.raises(
+        InputError, match="frames differ in size or channels; give frames of one size, or set signal.size"
+    ):
+        opened(tmp_path / "frames")
+    assert opened(tmp_path / "frames", size=4).shape == (3, 2, 4, 4)

@@ -1,0 +1,118 @@
+"""train/field.py and sample/render.py: fitting, resuming, many processes, rendering, mistakes."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from genrep import NeuralField
+from tests.scripts import PROJECT, launch, lines, run
+
+SMALL = [
+    "configs/camera/quad_tree.yaml",
+    "--signal.size",
+    32,
+    "--field.widths",
+    "[16, 16, 16]",
+    "--run.report_every",
+    1,
+]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("field") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(PROJECT)
+        run("train/field.py", *SMALL, "--run.steps", 150, "--run.evaluate_every", 50, "--run.folder", folder)
+    return folder
+
+
+def test_a_field_learns_its_signal_and_is_saved(fitted):
+    curve = [row["psnr"] for row in lines(fitted) if "psnr" in row]
+    assert len(curve) == 3 and curve[-1] > curve[0] and curve[-1] > 20
+    assert all(0 < row["ssim"] <= 1 for row in lines(fitted) if "ssim" in row)
+    assert NeuralField.from_pretrained(fitted / "model").shape == (32, 32)
+    with Image.open(fitted / "samples" / "step-00000150.png") as picture:
+        assert picture.size == (3 * 32 + 4 * 2, 32 + 2 * 2)  # render, signal, error
+
+
+def test_weight_tiles_fit_better_than_the_same_network_without(fitted, tmp_path):
+    plain = ["configs/camera/pe_mlp.yaml", *SMALL[1:]]
+    run("train/field.py", *plain, "--run.steps", 150, "--run.folder", tmp_path / "plain")
+    assert lines(fitted)[-1]["psnr"] > lines(tmp_path / "plain")[-1]["psnr"] + 1
+
+
+@pytest.mark.parametrize("num_coords", ["null", 100])
+def test_a_resumed_field_equals_a_straight_one_bit_for_bit(tmp_path, num_coords):
+    for name, steps in (("straight", 4), ("resumed", 2), ("resumed", 4)):
+        options = ["--fitting.num_coords", num_coords, "--run.steps", steps, "--run.folder", tmp_path / name]
+        run("train/field.py", *SMALL, "--optimizer.schedule", "constant", *options)
+    one, two = (
+        load_file(tmp_path / name / "checkpoints/step-00000004/model.safetensors") for name in ("straight", "resumed")
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_two_processes_fit_like_one(tmp_path):
+    for folder, start in ((tmp_path / "one", run), (tmp_path / "two", lambda *a: launch(2, *a))):
+        start("train/field.py", *SMALL, "--run.steps", 3, "--run.folder", folder)
+    for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
+
+
+def test_the_rate_drops_at_half_of_the_steps(tmp_path):
+    run("train/field.py", *SMALL, "--run.steps", 4, "--run.folder", tmp_path)
+    assert [row["lr"] for row in lines(tmp_path) if "lr" in row] == [5e-3, 5e-3, 5e-4, 5e-4]
+
+
+def test_a_field_renders_at_any_size_and_region(fitted, tmp_path, capsys):
+    run("sample/render.py", fitted, "--size", 64, "--out", tmp_path / "whole.png")
+    run("sample/render.py", fitted, "--size", "32x16", "--region", "-1,-1,1,0", "--out", tmp_path / "part.png")
+    with Image.open(tmp_path / "whole.png") as whole, Image.open(tmp_path / "part.png") as part:
+        assert whole.size == (64, 64) and part.size == (16, 32)
+    for option, value, message in (
+        ("--size", "0", "--size '0': give 2 positive numbers, as in 32x32"),
+        ("--size", "4x4x4", "give 2 positive numbers"),
+        ("--region", "0,0,1", "--region '0,0,1': give 4 numbers"),
+        ("--region", "1,1,0,0", "is empty"),
+    ):
+        run("sample/render.py", fitted, option, value, "--out", tmp_path / "none.png", expect=2)
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_a_video_is_fitted_and_rendered_as_frames(tmp_path):
+    (tmp_path / "frames").mkdir()
+    for number in range(3):
+        array = np.random.default_rng(number).integers(0, 256, (12, 14, 3), dtype=np.uint8)
+        Image.fromarray(array).save(tmp_path / "frames" / f"{number}.png")
+    options = ["--signal.source", tmp_path / "frames", "--signal.size", "null", "--run.folder", tmp_path / "run"]
+    run("train/field.py", *SMALL, *options, "--run.steps", 2)
+    assert NeuralField.from_pretrained(tmp_path / "run" / "model").shape == (3, 12, 14)
+    run("sample/render.py", tmp_path / "run", "--size", "5x8x8", "--out", tmp_path / "film.png")
+    assert len(list((tmp_path / "film").glob("*.png"))) == 5
+
+
+def test_mistakes_with_fields(fitted, tmp_path, capsys):
+    for options, message in (
+        (["--run.batch", 2], "run.batch 2 cannot be: a field has one signal"),
+        (["--signal.source", "nowhere.png"], "signal.source 'nowhere.png' does not exist"),
+        (["--fitting.num_coords", 2000], "2000 points cannot be drawn from 1024"),
+        (["--field.layout", "gray_code", "--field.tile", 4], "gray_code needs tiles of 2"),
+    ):
+        run("train/field.py", *SMALL, *options, "--run.steps", 1, "--run.folder", tmp_path / "none", expect=2)
+        assert message in capsys.readouterr().err
+    again = ["--signal.size", 24, "--run.folder", fitted, "--run.steps", 151]
+    run("train/field.py", *SMALL, *again, expect=2)
+    assert "signal.size: was 32, is now 24" in capsys.readouterr().err
+    run("sample/render.py", tmp_path / "nowhere", expect=2)
+    assert "no NeuralField here" in capsys.readouterr().err
+
+
+def test_the_dry_run_says_what_it_costs(capsys, tmp_path):
+    run("train/field.py", "configs/camera/quad_tree.yaml", "--dry-run", "--run.folder", tmp_path / "none")
+    shown = capsys.readouterr().out
+    assert "140,417 parameters, 35,008 multiply-adds a point" in shown and "262,144 points" in shown
+    assert not (tmp_path / "none").exists()

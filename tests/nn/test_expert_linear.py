@@ -1,0 +1,158 @@
+"""The expert layer on grids and on points against its plain definition, in values and gradients."""
+
+import pytest
+import torch
+
+from genrep.coords import grid
+from genrep.nn.expert_linear import ROWS, Arrangement, Axis, Blend, ExpertLinear, Runs
+from genrep.nn.tiling import Tiling, layout
+
+LAYOUTS = ["quad_tree", "fine_to_coarse", "gray_code", "random_permutation", "random_affine", "interleaved", "chunked"]
+
+
+def plain(layer: ExpertLinear, values, coords):
+    """y = (Σ_j B_j W_j) x + bias, the weight of every point written out (eqs. 3 to 5)."""
+    if layer.tiling.blending == "nearest":
+        weights = layer.weight[layer.tiling.index(coords)]
+    else:
+        weights = sum(layer.weight[index] * share[:, None, None] for index, share in layer.tiling.corners(coords))
+    return torch.einsum("noi,nbi->nbo", weights, values) + layer.bias
+
+
+def through(layers, arrangement, values):
+    """Values in the order of `arrangement.coords`, through all layers with a tanh after each; in the points' own order."""
+    for number, layer in enumerate(layers):
+        values = layer(arrangement.enter(values, number), arrangement.places[number]).tanh()
+    return arrangement.leave(values)
+
+
+def stack(tilings, dims=(5, 6, 4, 3)):
+    torch.manual_seed(0)
+    layers = [ExpertLinear(a, b, tiling) for a, b, tiling in zip(dims, dims[1:], tilings, strict=False)]
+    for layer in layers:
+        torch.nn.init.normal_(layer.bias)
+    return [layer.double() for layer in layers]
+
+
+def assert_equals_the_definition(coords, tilings, batch=2):
+    layers, arrangement = stack(tilings), Arrangement(coords, tilings, batch)
+    values = torch.randn(len(coords), batch, 5, dtype=torch.float64, requires_grad=True)
+    order = torch.cdist(arrangement.coords.double(), coords.double()).argmin(1)
+    found, expected = through(layers, arrangement, values[order]), values
+    for layer in layers:
+        expected = plain(layer, expected, coords).tanh()
+    torch.testing.assert_close(found, expected)
+    towards = torch.randn_like(found)
+    parameters = [values, *(parameter for layer in layers for parameter in layer.parameters())]
+    for one, other in zip(
+        torch.autograd.grad(found, parameters, towards), torch.autograd.grad(expected, parameters, towards), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    return arrangement
+
+
+@pytest.mark.parametrize("blending", ["nearest", "linear"])
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("points", ["grid", "odd grid", "random", "region"])
+def test_every_layout_equals_the_definition_on_grids_and_on_points(points, name, blending):
+    coords = {
+        "grid": grid(16),
+        "odd grid": grid((9, 10)),
+        "random": torch.rand(70, 2) * 2.4 - 1.2,
+        "region": grid(8, (-0.3, 0.1, 0.9, 0.6)),
+    }[points]
+    assert_equals_the_definition(coords, layout(name, [(2, 2)] * 3, blending=blending))
+
+
+@pytest.mark.parametrize("num_axes", [1, 2, 3])
+@pytest.mark.parametrize("tiles", [(2, 2, 2), (4, 2, 3), (1, 3, 1)])
+def test_any_tiles_and_axes_equal_the_definition(tiles, num_axes):
+    for blending in ("nearest", "linear"):
+        tilings = layout("quad_tree", [(n,) * num_axes for n in tiles], blending=blending)
+        assert_equals_the_definition(torch.rand(60, num_axes) * 2 - 1, tilings)
+        assert_equals_the_definition(grid((8,) * num_axes), tilings)
+
+
+def test_layers_of_different_kinds_in_one_stack():
+    nearest, blended = (layout("quad_tree", [(2, 2)] * 3, blending=kind) for kind in ("nearest", "linear"))
+    affine = layout("random_affine", [(2, 2)] * 3)
+    for mixed in (
+        [nearest[0], affine[0], nearest[1]],
+        [blended[0], nearest[1], affine[2]],
+        [affine[0], blended[1], nearest[0]],
+    ):
+        assert_equals_the_definition(grid(16), mixed)
+
+
+def test_a_grid_needs_no_move_between_layers_that_subdivide_each_other():
+    arrangement = Arrangement(grid(64), layout("quad_tree", [(2, 2)] * 3))
+    assert all(isinstance(place, Axis) for place in arrangement.places) and arrangement.moves == [None] * 3
+    assert [(place.before, place.num_tiles, place.after) for place in arrangement.places] == [
+        (1, 4, 1024), (4, 4, 256), (16, 4, 64),
+    ]  # fmt: skip
+
+
+def test_an_order_ends_where_products_would_get_too_few_rows():
+    """512×512 in nine levels: six in one order, three in the next; a batch has its rows at every point."""
+    tilings = layout("quad_tree", [(2, 2)] * 9)
+    arrangement = Arrangement(grid(512), tilings)
+    assert [move is not None for move in arrangement.moves] == [False] * 6 + [True, False, False]
+    assert all(place.after >= ROWS for place in arrangement.places)
+    batched = Arrangement(grid(512), tilings, batch=ROWS)
+    assert batched.moves == [None] * 9 and batched.places[-1].after == 1
+
+
+def test_points_are_sorted_once_for_all_layers_of_one_layout():
+    arrangement = Arrangement(torch.rand(1000, 2) * 2 - 1, layout("chunked", [(2, 2)] * 4))
+    assert all(isinstance(place, Runs) for place in arrangement.places) and arrangement.moves == [None] * 4
+    assert sum(arrangement.places[0].counts) == 1000
+
+
+def test_blended_layers_stay_in_the_order_that_they_find():
+    arrangement = Arrangement(grid(8), layout("quad_tree", [(2, 2)] * 2, blending="linear"))
+    assert all(isinstance(place, Blend) and len(place.corners) == 4 for place in arrangement.places)
+    assert arrangement.moves == [None, None] and arrangement.back is None
+
+
+def test_tiles_without_points_have_zero_gradients():
+    (tiling,) = layout("chunked", [(4, 4)])
+    coords = torch.full((10, 2), -0.9)
+    layer, arrangement = ExpertLinear(3, 2, tiling), Arrangement(coords, [tiling])
+    layer(torch.randn(10, 1, 3), arrangement.places[0]).sum().backward()
+    assert (layer.weight.grad.flatten(1).abs().sum(1) > 0).tolist() == [True] + [False] * 15
+
+
+def test_large_weights_take_the_other_way_to_the_same_gradient():
+    (tiling,) = layout("chunked", [(2, 2)])
+    coords, values = grid(16), torch.randn(256, 1, 140, dtype=torch.float64)
+    layer = ExpertLinear(140, 150, tiling).double()
+    arrangement = Arrangement(coords, [tiling])
+    order = torch.cdist(arrangement.coords.double(), coords.double()).argmin(1)
+    found = arrangement.leave(layer(values[order], arrangement.places[0]))
+    (one,) = torch.autograd.grad(found.square().sum(), layer.weight)
+    (other,) = torch.autograd.grad(plain(layer, values, coords).square().sum(), layer.weight)
+    torch.testing.assert_close(one, other)
+
+
+def test_weights_start_from_kaimings_distribution_and_biases_from_zero():
+    layer = ExpertLinear(300, 200, layout("quad_tree", [(2, 2)])[0])
+    bound = (6 / ((1 + 0.2**2) * 300)) ** 0.5
+    weight = layer.weight.detach()
+    assert weight.abs().max() <= bound and weight.std() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert layer.bias.eq(0).all() and layer.weight.shape == (4, 200, 300)
+
+
+def test_autocast_runs_in_its_precision():
+    (tiling,) = layout("quad_tree", [(2, 2)])
+    layer, arrangement = ExpertLinear(4, 3, tiling), Arrangement(grid(4), [tiling])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(16, 1, 4), arrangement.places[0]).dtype == torch.bfloat16
+
+
+def test_a_tiling_of_one_matrix_is_a_linear_layer():
+    tiling = Tiling((1, 1), ((3.0, 0.0), (0.0, 3.0)), (0.0, 0.0))
+    layer, coords = ExpertLinear(4, 3, tiling), torch.rand(20, 2)
+    arrangement, values = Arrangement(coords, [tiling]), torch.randn(20, 2, 4)
+    torch.testing.assert_close(
+        layer(values, arrangement.places[0]), torch.nn.functional.linear(values, layer.weight[0], layer.bias)
+    )

@@ -1,0 +1,121 @@
+"""Fit a field to one signal: an image, a video, an animation.
+
+    python train/field.py configs/camera/quad_tree.yaml --run.steps 1000
+    python train/field.py configs/camera/quad_tree.yaml --signal.source photo.png --run.folder runs/photo
+
+The run folder gets config.yaml, metrics.jsonl (PSNR and SSIM over time), samples/*.png (the render, the signal and the
+error between them), checkpoints/ and model/, which NeuralField.from_pretrained reads and sample/render.py renders at any
+size and region. The same command goes on from the last checkpoint of a run that was stopped.
+"""
+
+from genrep.training.config import add_training_options, parse_command_line, run_script
+from genrep.training.specs import FieldRun
+
+
+def train(config: FieldRun, restart: bool = False) -> None:
+    import torch
+    import torch.nn.functional as F
+
+    from genrep.coords import grid, random_subset
+    from genrep.data.signals import open_signal, signal_hash
+    from genrep.metrics.reconstruction import SSIM_WINDOW, frames, psnr, ssim
+    from genrep.models.field import NeuralField
+    from genrep.pictures import error_map, picture_grid, save_png
+    from genrep.randomness import stream_generator
+    from genrep.render import from_uint8, to_uint8
+    from genrep.training.run import Run
+    from genrep.training.state import TrainingState
+
+    # data
+    pixels = open_signal(config.signal)
+    shape = tuple(pixels.shape[1:])
+
+    # run
+    settings = config.run
+    run = Run(config, settings, restart, identity={"data": signal_hash(pixels)}, splits_batch=False)
+    rank, num_processes = run.process
+    coords = grid(shape, device=run.device)
+    values = from_uint8(pixels.flatten(1).T).to(run.device)  # [N, C]
+
+    # models
+    torch.manual_seed(settings.seed)
+    field = NeuralField(config.field.model_dump(), shape, len(pixels)).to(run.device)
+    forward = run.accelerator.prepare(field)
+    if settings.compile:
+        forward = torch.compile(forward)
+
+    # optimizer
+    state = TrainingState(field, config.optimizer, config.ema, run.num_steps)
+
+    # resume
+    state.restore(run.checkpoint)
+
+    def evaluate() -> None:
+        """PSNR and SSIM of the whole signal, of a video the means over its frames."""
+        if run.is_main:
+            with state.average.applied():
+                rendered = frames(to_uint8(field.render()).cpu())
+            found = {"psnr": float(psnr(rendered, frames(pixels)).mean())}
+            if min(shape[-2:]) >= SSIM_WINDOW:
+                found["ssim"] = float(ssim(rendered, frames(pixels)).mean())
+            run.write(found)
+
+    def preview() -> None:
+        """The middle frame: render, signal, and ten times the error."""
+        if run.is_main:
+            with state.average.applied():
+                rendered = frames(to_uint8(field.render()).cpu())
+            middle = len(rendered) // 2
+            render, signal = rendered[middle], frames(pixels)[middle]
+            picture = picture_grid(torch.stack([render, signal, error_map(render, signal)]), columns=3)
+            save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
+
+    # loop
+    every_point = None
+    if config.fitting.num_coords is None:  # planned once
+        every_point = field.prepare(coords[rank::num_processes]), values[rank::num_processes]
+    for step in run.steps():
+        if every_point is not None:
+            points, targets = every_point
+        else:
+            generator = stream_generator(settings.seed, "coords", step)
+            chosen = random_subset(len(coords), config.fitting.num_coords, generator)[rank::num_processes]
+            points, targets = field.prepare(coords[chosen.to(run.device)]), values[chosen.to(run.device)]
+        run.backward(F.mse_loss(forward(points), targets))
+        if run.finish_step(state):
+            if run.due(settings.evaluate_every):
+                evaluate()
+            if run.due(settings.preview_every):
+                preview()
+            if run.due(settings.save_every):
+                run.save(state)
+
+    # done
+    if run.is_main:
+        with state.average.applied():
+            field.save_pretrained(run.folder / "model")
+        print(f"model: {run.folder / 'model'}\npictures: {run.folder / 'samples'}")
+    run.finish()
+
+
+def dry_run(config: FieldRun) -> None:
+    from genrep.data.signals import open_signal
+    from genrep.models.field import NeuralField
+    from genrep.training.cost import multiply_adds
+    from genrep.training.stages import num_parameters
+
+    pixels = open_signal(config.signal)
+    field = NeuralField(config.field.model_dump(), pixels.shape[1:], len(pixels))
+    print(f"field: {num_parameters(field):,} parameters, {multiply_adds(field):,} multiply-adds a point")
+    points = config.fitting.num_coords or pixels[0].numel()
+    print(f"signal: {' × '.join(map(str, pixels.shape))} numbers of {config.signal.source}")
+    print(f"run: {config.run.num_steps:,} steps of {points:,} points")
+
+
+def main() -> None:
+    config, options = parse_command_line(FieldRun, __doc__, add_options=add_training_options)
+    dry_run(config) if options.dry_run else train(config, options.restart)
+
+
+if __name__ == "__main__":
+    run_script(main)
