@@ -10,6 +10,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CoordinateGenerator": "genrep.models.generator",
+    "GANPipeline": "genrep.pipelines.gan",
     "INRAutoencoder": "genrep.models.autoencoder",
     "InputError": "genrep.errors",
     "LatentDenoiser": "genrep.models.denoiser",

@@ -45,9 +45,9 @@ def evaluate(options: argparse.Namespace) -> None:
     from genrep.metrics.generated import GeneratedImages
     from genrep.metrics.reconstruction import reconstructions
     from genrep.models.classifier import ImageClassifier
-    from genrep.pipelines import load_pipeline
+    from genrep.pipelines import has_pipeline, load_pipeline, pipeline_name
     from genrep.training.run import make_accelerator
-    from genrep.training.specs import DiffusionRun
+    from genrep.training.specs import DiffusionRun, GANRun
     from genrep.training.stages import folder_hash, model_folder, run_config
 
     # what to measure
@@ -56,7 +56,8 @@ def evaluate(options: argparse.Namespace) -> None:
     for name in metrics:
         if name not in known:
             raise InputError(f"--metrics: {name!r} is not one of {', '.join(known)}{did_you_mean(name, known)}")
-    config = run_config(options.run, DiffusionRun)
+    is_gan = has_pipeline(options.run) and pipeline_name(options.run) == "GANPipeline"
+    config: DiffusionRun | GANRun = run_config(options.run, GANRun if is_gan else DiffusionRun)
     sampling = parse_sampling(options, options.run)
     folder = model_folder(options.run, "pipeline")
     classifier = None
@@ -74,9 +75,8 @@ def evaluate(options: argparse.Namespace) -> None:
     device = (options.device and choose_device(options.device)) or str(accelerator.device)
     pipeline = load_pipeline(options.run).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    autoencoder = pipeline.autoencoder
-    shape = sampling.size or autoencoder.image_shape
-    channels = autoencoder.config["channels"]
+    autoencoder = pipeline.autoencoder  # a GAN of pixels has none
+    shape, channels = sampling.size or pipeline.image_shape, pipeline.channels
     if classifier is not None:
         wanted = {"image_size": shape[0] if shape[0] == shape[1] else shape, "channels": channels}
         wanted["num_classes"] = pipeline.num_classes or classifier.config["num_classes"]
@@ -97,7 +97,7 @@ def evaluate(options: argparse.Namespace) -> None:
     settings = {
         "pipeline": folder_hash(folder),
         "sampling": {key: value for key, value in dataclasses.asdict(sampling).items() if key != "batch_size"},
-        "dtype": str(pipeline.denoiser.dtype).removeprefix("torch."),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
     generated = GeneratedImages(Path(options.run) / "evaluation", settings, options.num_images, pipeline.num_classes)
     generated.make(
@@ -115,7 +115,9 @@ def evaluate(options: argparse.Namespace) -> None:
     results: dict[str, float] = {}
     wants_floors = not options.no_floors and bool({"fid", "fd_classifier"} & set(metrics))
     decoded = None
-    if "rfid" in metrics or wants_floors:
+    if "rfid" in metrics and autoencoder is None:
+        raise InputError("rfid is of reconstructions, which a GAN of pixels has none of: leave it out of --metrics")
+    if autoencoder is not None and ("rfid" in metrics or wants_floors):
         originals = reference
         if shape != autoencoder.image_shape:
             originals = ImageData(data, options.reference, autoencoder.image_shape, channels)
@@ -129,7 +131,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     if wanted := [name for name in metrics if name in ("fid", "kid", "is", "prc")]:
         results |= inception(fakes, wanted)
-    if "rfid" in metrics or ("fid" in metrics and wants_floors):
+    if decoded is not None and ("rfid" in metrics or ("fid" in metrics and wants_floors)):
         results["rfid"] = inception(decoded, ["fid"])["fid"]
     if "fid" in metrics and wants_floors:
         results["fid_floor"] = inception(others, ["fid"])["fid"]
@@ -138,7 +140,8 @@ def evaluate(options: argparse.Namespace) -> None:
     if "fd_classifier" in metrics:
         results["fd_classifier"] = classifier_fd(fakes)
         if wants_floors:
-            results["fd_reconstruction"] = classifier_fd(decoded)
+            if decoded is not None:
+                results["fd_reconstruction"] = classifier_fd(decoded)
             results["fd_floor"] = classifier_fd(others)
     if "agreement" in metrics:
         images = torch.stack([generated[index] for index in range(len(generated))])

@@ -13,9 +13,10 @@ from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.classifier import ImageClassifier
 from genrep.models.denoiser import LatentDenoiser
 from genrep.models.field import NeuralField
+from genrep.models.generator import CoordinateGenerator
 from genrep.specs import validate
 from genrep.training.config import read_config
-from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun
+from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun, GANRun
 from genrep.training.stages import describe_autoencoder
 
 PROJECT = Path(__file__).parent.parent
@@ -23,7 +24,7 @@ PROJECT = Path(__file__).parent.parent
 # torch; they may be read from anywhere above them.
 ORDER = [
     ["errors"], ["randomness", "specs"], ["coords"], ["nn"], ["encoders", "decoders"], ["fields"], ["models"], ["render"], ["refine"],
-    ["pictures", "plots"], ["diffusion"], ["pipelines"], ["data"], ["metrics"], ["training"],
+    ["pictures", "plots"], ["diffusion", "gan"], ["pipelines"], ["data"], ["metrics"], ["training"],
 ]  # fmt: skip
 ALLOWED = {
     ("models.autoencoder", "render"),  # `autoencoder.render` is the one function that turns latents into pixels
@@ -81,7 +82,7 @@ def test_importing_genrep_is_light():
 def test_public_names_exist_and_unknown_ones_say_so():
     for name in genrep.__all__:
         assert getattr(genrep, name).__name__ == name
-    with pytest.raises(AttributeError, match="has no attribute 'Nothing'; it has INRAutoencoder"):
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'; it has .*INRAutoencoder"):
         genrep.Nothing  # noqa: B018
 
 
@@ -106,6 +107,7 @@ STAGE = {
     **dict.fromkeys(["anr", "locality", "ipc", "transinr"], AutoencoderRun),
     "diffusion": DiffusionRun,
     "classifier": ClassifierRun,
+    "gan": GANRun,
 }
 FIELDS = ("camera", "pluto")
 """Folders of configs of fields."""
@@ -121,6 +123,12 @@ def test_every_shipped_config_loads_and_builds(path, monkeypatch):
     with torch.device("meta"):
         if isinstance(config, FieldRun):
             model = NeuralField(config.field.model_dump(), (64, 64), config.signal.channels or 1)
+        elif isinstance(config, GANRun):
+            spec = (
+                describe_autoencoder(config.autoencoder, str(path.relative_to(PROJECT))) if config.autoencoder else None
+            )
+            axes, channels = (1, spec.latent_dim) if spec else (2, config.channels)
+            model = CoordinateGenerator(axes, channels, 10, **config.generator.model_dump())
         elif isinstance(config, AutoencoderRun):
             model = INRAutoencoder(**config.autoencoder.model_dump())
         elif isinstance(config, ClassifierRun):

@@ -1,6 +1,6 @@
 """What each model is made of, typed: the arguments of the constructors in this folder. Light: no torch here."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -81,3 +81,63 @@ class FieldModelSpec(Spec):
     """The signal's size, one number an axis."""
     channels: PositiveInt = 3
     """Channels of its values."""
+
+
+class GeneratorArchitecture(Spec):
+    """The arguments of `CoordinateGenerator` that a run chooses; the others follow from the target and the data."""
+
+    noise_dim: PositiveInt = 512
+    """Width of the noise vector."""
+    widths: list[PositiveInt] = Field(default=[512, 512, 256, 256, 256, 128, 128, 32], min_length=2)
+    """Outputs of the first layer, then of every residual block."""
+    tile: PositiveInt | list[PositiveInt] = Field(default=[4, 8, 8, 4, 4, 4, 4])
+    """Weight matrices along every axis in the blocks' expert layers, one number or one for each block; 1 is a Linear."""
+    cells: list[PositiveInt] = Field(default=[4, 8, 16, 32, 64, 128, 256])
+    """Cells of each block's grid along every axis."""
+    num_frequencies: NonNegativeInt = 8
+    """Frequencies of the positional encoding on each axis: 1, 2, 4, ... periods over [-1, 1]."""
+    embedding_dim: NonNegativeInt = 0
+    """Channels of a learned coordinate embedding (the CE baseline); 0 is none."""
+    embedding_size: PositiveInt | list[PositiveInt] = 256
+    """Cells of that embedding along every axis."""
+
+    @property
+    def tiles(self) -> list[int]:
+        """Matrices along an axis, of every block."""
+        return [self.tile] * (len(self.widths) - 1) if isinstance(self.tile, int) else self.tile
+
+    @model_validator(mode="after")
+    def _one_for_each_block(self) -> "GeneratorArchitecture":
+        blocks = len(self.widths) - 1
+        for name, given in (("tile", self.tiles), ("cells", self.cells)):
+            if len(given) != blocks:
+                raise ValueError(
+                    f"{name} has {len(given)} numbers for {blocks} blocks: give one for each width after the first"
+                )
+        return self
+
+
+class GeneratorSpec(GeneratorArchitecture):
+    """All arguments of `CoordinateGenerator`."""
+
+    num_axes: PositiveInt
+    """Axes of the coordinates."""
+    channels: PositiveInt
+    """Width of the values."""
+    num_classes: NonNegativeInt = 0
+    """Classes; 0 is unconditional."""
+
+
+class DiscriminatorArchitecture(Spec):
+    """The arguments of `ImageDiscriminator` and `TokenDiscriminator` that a run chooses."""
+
+    width: PositiveInt = 64
+    """Channels after the first convolution; they double up to 8 times."""
+    depth: Annotated[int, Field(ge=2)] = 5
+    """Convolutions of kernel 3 and stride 2, the last one included."""
+    scales: PositiveInt = 2
+    """Sizes that images are seen at, each half of the one before."""
+    token_width: PositiveInt = 256
+    """Hidden width of the discriminator of tokens."""
+    token_depth: Annotated[int, Field(ge=2)] = 4
+    """Its linear layers, the last one included."""

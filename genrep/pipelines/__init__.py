@@ -7,13 +7,20 @@ from typing import Any
 
 from genrep.errors import InputError
 
-PIPELINES = {"LatentDiffusionPipeline": "genrep.pipelines.diffusion"}
+PIPELINES = {"LatentDiffusionPipeline": "genrep.pipelines.diffusion", "GANPipeline": "genrep.pipelines.gan"}
 
 
-def load_pipeline(place: str | Path) -> Any:
-    """The pipeline in a run folder's `pipeline/`, or in a folder that `save_pretrained` wrote. InputError if none is there."""
-    folder = Path(place) / "pipeline" if (Path(place) / "pipeline").is_dir() else Path(place)
-    index = folder / "model_index.json"
+def has_pipeline(place: str | Path) -> bool:
+    """Whether a pipeline lies in a run folder's `pipeline/`, or in this folder."""
+    return (_folder(place) / "model_index.json").is_file()
+
+
+def pipeline_name(place: str | Path) -> str:
+    """The class of the pipeline in a run folder's `pipeline/`, or in a folder that `save_pretrained` wrote.
+
+    InputError if none is there, or none of ours.
+    """
+    index = _folder(place) / "model_index.json"
     if not index.is_file():
         raise InputError(
             f"{place}: no pipeline there (no {index}); give a run folder of stage 2 that has finished, or its pipeline/"
@@ -24,4 +31,14 @@ def load_pipeline(place: str | Path) -> Any:
         raise InputError(f"{index}: damaged ({error!r}); save the pipeline again") from None
     if name not in PIPELINES:
         raise InputError(f"{index}: a {name} is not one of {', '.join(PIPELINES)}")
-    return getattr(importlib.import_module(PIPELINES[name]), name).from_pretrained(folder)
+    return str(name)
+
+
+def load_pipeline(place: str | Path) -> Any:
+    """The pipeline that `pipeline_name` names, loaded."""
+    name = pipeline_name(place)
+    return getattr(importlib.import_module(PIPELINES[name]), name).from_pretrained(_folder(place))
+
+
+def _folder(place: str | Path) -> Path:
+    return Path(place) / "pipeline" if (Path(place) / "pipeline").is_dir() else Path(place)

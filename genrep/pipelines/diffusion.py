@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers import ImagePipelineOutput
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,14 +13,12 @@ from genrep.coords import Region, image_region, image_shape
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.denoiser import LatentDenoiser
-from genrep.models.loading import refuse_missing_pipeline
 from genrep.models.normalizer import LatentNormalizer
-from genrep.pictures import picture
-from genrep.randomness import image_generators
+from genrep.pipelines.base import OUTPUT_TYPES, ImagePipeline, generators_of
 from genrep.render import to_uint8
 
 
-class LatentDiffusionPipeline(DiffusionPipeline):
+class LatentDiffusionPipeline(ImagePipeline):
     """Samples latent sets with a denoiser and renders them with the autoencoder's decoder.
 
     Args:
@@ -54,21 +52,20 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         self.register_modules(autoencoder=autoencoder, denoiser=denoiser, normalizer=normalizer, scheduler=scheduler)
         self.register_to_config(id2label=id2label)
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """Load a folder that `save_pretrained` wrote (a run's `pipeline/`), or a Hub id. InputError if it is not whole."""
-        refuse_missing_pipeline(cls.__name__, pretrained_model_name_or_path)
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        except InputError:
-            raise
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{pretrained_model_name_or_path}: not a whole {cls.__name__} ({error})") from error
-
     @property
     def num_classes(self) -> int:
         """Classes of the denoiser; 0 is unconditional."""
         return int(self.denoiser.config["num_classes"])
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) of the encoder's images."""
+        return tuple(self.autoencoder.image_shape)
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return int(self.autoencoder.config["channels"])
 
     @torch.no_grad()
     def __call__(
@@ -118,9 +115,9 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         num_levels = self.scheduler.config.num_train_timesteps
         if not 1 <= num_inference_steps <= num_levels:
             raise InputError(f"num_inference_steps {num_inference_steps} cannot be: give 1 to {num_levels}")
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise InputError(f"output_type {output_type!r} is not one of pil, np, pt, latent")
-        generators = _generators(generator, count)
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type {output_type!r} is not one of {', '.join(OUTPUT_TYPES)}")
+        generators = generators_of(generator, count)
 
         results = []
         for start in range(0, count, batch_size or count):
@@ -135,13 +132,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             one_by_one = size[0] * size[1] > 512**2
             for each in latents.split(1 if one_by_one else len(latents)):
                 results.append(to_uint8(self.autoencoder.render(each, size=size, region=region)).cpu())
-        images: Any = torch.cat(results)
-        if output_type == "np":
-            images = images.permute(0, 2, 3, 1).numpy().astype("float32") / 255
-        elif output_type == "pil":
-            images = [picture(image) for image in images]
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return self._output(results, output_type, return_dict)
 
     def _sample_latents(
         self,
@@ -179,28 +170,6 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         conditional, unconditional = self.denoiser(torch.cat([noisy, noisy]), timestep.expand(len(both)), both).chunk(2)
         return unconditional + scale * (conditional - unconditional)
 
-    def _check_labels(self, class_labels: int | Sequence[int] | None, num_images: int | None) -> list[int]:
-        """A label an image, `num_classes` standing for "no class"."""
-        if class_labels is None:
-            if num_images is not None and num_images < 1:
-                raise InputError(f"num_images {num_images} cannot be: give a positive number")
-            return [self.num_classes] * (1 if num_images is None else num_images)
-        labels = [class_labels] if isinstance(class_labels, int) else [int(label) for label in class_labels]
-        if not self.num_classes:
-            raise InputError(
-                "class labels were given, but this model was trained without classes: leave them out and give num_images"
-            )
-        for label in labels:
-            if not 0 <= label < self.num_classes:
-                raise InputError(
-                    f"class label {label} is not one of 0 to {self.num_classes - 1}, the classes of this model"
-                )
-        if not labels or num_images not in (None, len(labels)):
-            raise InputError(
-                f"{len(labels)} class labels for {num_images} images: give one label an image, and at least one"
-            )
-        return labels
-
 
 def _check_scheduler(scheduler: Any) -> None:
     """Refuse a scheduler of another prediction, and switch off clipping to ±1: latents are not bounded by it."""
@@ -212,15 +181,3 @@ def _check_scheduler(scheduler: Any) -> None:
     clipping = {key: False for key in ("clip_sample", "thresholding") if scheduler.config.get(key)}
     if clipping:
         scheduler.register_to_config(**clipping)
-
-
-def _generators(given: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
-    if isinstance(given, Sequence):
-        if len(given) != count:
-            raise InputError(
-                f"{len(given)} generators for {count} images: give one generator an image, or a single one"
-            )
-        return list(given)
-    device = given.device if given is not None else "cpu"
-    base = int(torch.randint(2**62, (), generator=given, device=device))  # a second call with this generator differs
-    return image_generators(base, range(count))

@@ -11,49 +11,75 @@ from genrep.errors import InputError, did_you_mean
 from genrep.specs import validate
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How samples are drawn.
+    """How samples are drawn, of any pipeline.
 
     Attributes:
-        scheduler: name of a diffusers scheduler, see `genrep.diffusion.schedulers`; None keeps the pipeline's.
-        steps, guidance_scale, guidance_interval: as in the pipeline.
         seed: image i depends on (seed, i).
-        size: (height, width), or None for the encoder's.
+        size: (height, width), or None for what the model was trained at.
         region: (y0, x0, y1, x1), or None for the whole image.
         batch_size: images at a time.
     """
 
-    scheduler: str | None
-    steps: int
-    guidance_scale: float
-    guidance_interval: tuple[float, float]
     seed: int
     size: tuple[int, int] | None
     region: tuple[float, ...] | None
     batch_size: int
 
-    def images(self, pipeline: Any, indices: Sequence[int], labels: Sequence[int] | None) -> Any:
+    def images(self, pipeline: Any, indices: Sequence[int], labels: Sequence[int] | None, **how: Any) -> Any:
         """uint8 images `[N, C, H, W]` of the given indices and, for a conditional model, labels."""
-        from genrep.diffusion.schedulers import scheduler_name, swap_scheduler
         from genrep.randomness import image_generators
 
-        if self.scheduler is not None and scheduler_name(pipeline.scheduler) != self.scheduler:
-            pipeline.scheduler = swap_scheduler(self.scheduler, pipeline.scheduler)
         height, width = self.size or (None, None)
         return pipeline(
             class_labels=labels,
             num_images=None if labels is not None else len(indices),
-            guidance_scale=self.guidance_scale,
-            guidance_interval=self.guidance_interval,
-            num_inference_steps=self.steps,
             height=height,
             width=width,
             region=self.region,
             generator=image_generators(self.seed, indices),
             batch_size=self.batch_size,
             output_type="pt",
+            **how,
         ).images
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionSampling(Sampling):
+    """How a diffusion pipeline draws samples.
+
+    Attributes:
+        scheduler: name of a diffusers scheduler, see `genrep.diffusion.schedulers`; None keeps the pipeline's.
+        steps, guidance_scale, guidance_interval: as in the pipeline.
+    """
+
+    scheduler: str | None
+    steps: int
+    guidance_scale: float
+    guidance_interval: tuple[float, float]
+
+    def images(self, pipeline: Any, indices: Sequence[int], labels: Sequence[int] | None, **how: Any) -> Any:
+        from genrep.diffusion.schedulers import scheduler_name, swap_scheduler
+
+        if self.scheduler is not None and scheduler_name(pipeline.scheduler) != self.scheduler:
+            pipeline.scheduler = swap_scheduler(self.scheduler, pipeline.scheduler)
+        guidance = {"guidance_scale": self.guidance_scale, "guidance_interval": self.guidance_interval}
+        return super().images(pipeline, indices, labels, num_inference_steps=self.steps, **guidance, **how)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GANSampling(Sampling):
+    """How a GAN draws samples.
+
+    Attributes:
+        truncation: as in the pipeline.
+    """
+
+    truncation: float
+
+    def images(self, pipeline: Any, indices: Sequence[int], labels: Sequence[int] | None, **how: Any) -> Any:
+        return super().images(pipeline, indices, labels, truncation=self.truncation, **how)
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -61,12 +87,13 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "sampling", "defaults are those of the run's config.yaml, under `sampling`; without one, of SamplingSpec"
     )
-    group.add_argument("--scheduler", help="ddpm, ddim, dpm_solver, euler or heun")
+    group.add_argument("--scheduler", help="of diffusion: ddpm, ddim, dpm_solver, euler or heun")
     group.add_argument("--steps", type=int, help="sampling steps")
     group.add_argument("--guidance-scale", type=float, help="classifier-free guidance; 1 is none")
     group.add_argument(
         "--guidance-interval", help="LOW,HIGH: share of the noise levels that is guided, 0 is the clean end"
     )
+    group.add_argument("--truncation", type=float, help="of a GAN: factor on the noise; 1 is none")
     group.add_argument("--seed", type=int, default=0, help="image i depends on (seed, i) alone (default 0)")
     group.add_argument("--size", help="N or HEIGHTxWIDTH in pixels; default is the size the encoder was trained at")
     group.add_argument("--region", help="Y0,X0,Y1,X1 in [-1, 1]: the part of the image to render")
@@ -77,33 +104,46 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
 
 
+DIFFUSION_OPTIONS, GAN_OPTIONS = ("scheduler", "steps", "guidance_scale", "guidance_interval"), ("truncation",)
+
+
 def parse_sampling(options: argparse.Namespace, place: str) -> Sampling:
-    """Options, over the run's own settings, over the defaults of `SamplingSpec`. InputError for what cannot be."""
+    """Options, over the run's own settings, over the defaults of its spec. InputError for what cannot be."""
+    from genrep.pipelines import has_pipeline, pipeline_name
     from genrep.training.config import read_config
-    from genrep.training.specs import SamplingSpec
+    from genrep.training.specs import GANSamplingSpec, SamplingSpec
 
     config = next((c for c in (Path(place) / "config.yaml", Path(place).parent / "config.yaml") if c.is_file()), None)
-    settings: dict[str, Any] = dict(read_config(config).get("sampling", {})) if config else {}
-    for key in ("scheduler", "steps", "guidance_scale"):
+    content = read_config(config) if config else {}
+    settings: dict[str, Any] = dict(content.get("sampling", {}))
+    is_gan = "gan" in content or (not content and has_pipeline(place) and pipeline_name(place) == "GANPipeline")
+    for key in DIFFUSION_OPTIONS if is_gan else GAN_OPTIONS:
         if getattr(options, key) is not None:
-            settings[key] = getattr(options, key)
-    if options.guidance_interval is not None:
-        settings["guidance_interval"] = list(numbers(options.guidance_interval, 2, "--guidance-interval"))
-    spec = validate(SamplingSpec, settings, where="sampling")
+            kind, other = ("a GAN", "diffusion") if is_gan else ("diffusion", "a GAN")
+            raise InputError(f"--{key.replace('_', '-')} is an option of {other}, {place} is {kind}: leave it out")
+    for key in (*DIFFUSION_OPTIONS, *GAN_OPTIONS):
+        given = getattr(options, key)
+        if given is not None:
+            settings[key] = list(numbers(given, 2, "--guidance-interval")) if key == "guidance_interval" else given
     if options.batch_size < 1:
         raise InputError(f"--batch-size {options.batch_size}: give a positive number")
     if options.seed < 0:
         raise InputError(f"--seed {options.seed}: give a whole number from 0")
+    region = numbers(options.region, 4, "--region") if options.region is not None else None
+    shared: dict[str, Any] = {
+        "seed": options.seed, "size": parse_size(options.size), "region": region, "batch_size": options.batch_size,
+    }  # fmt: skip
+    if is_gan:
+        return GANSampling(truncation=validate(GANSamplingSpec, settings, where="sampling").truncation, **shared)
+    spec = validate(SamplingSpec, settings, where="sampling")
     low, high = spec.guidance_interval
-    return Sampling(
-        spec.scheduler if "scheduler" in settings else None,
-        spec.steps,
-        spec.guidance_scale,
-        (low, high),
-        options.seed,
-        parse_size(options.size),
-        numbers(options.region, 4, "--region") if options.region is not None else None,
-        options.batch_size,
+    scheduler = spec.scheduler if "scheduler" in settings else None
+    return DiffusionSampling(
+        scheduler=scheduler,
+        steps=spec.steps,
+        guidance_scale=spec.guidance_scale,
+        guidance_interval=(low, high),
+        **shared,
     )
 
 

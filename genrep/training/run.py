@@ -24,7 +24,7 @@ from genrep.training.checkpoint import list_checkpoints, load_checkpoint, save_c
 from genrep.training.config import dump_config, parse_yaml
 from genrep.training.order import ImageStream, PositionBatches, TrainingBatch, training_loader
 from genrep.training.specs import RunSpec
-from genrep.training.state import TrainingState
+from genrep.training.state import AdversarialState, TrainingState
 
 MAY_CHANGE = re.compile(
     r"run\.(steps|images|seconds|report_every|evaluate_every|evaluate_images|preview_every|save_every|keep_checkpoints|tracker"
@@ -138,8 +138,13 @@ class Run:
         self.accelerator.backward(loss)
         self._loss = self._loss + loss.detach() / self.settings.accumulation
 
-    def finish_step(self, state: TrainingState) -> bool:
-        """After the last part of a step: move the weights, count the step, report if it is due. False after other parts."""
+    def finish_step(
+        self, state: TrainingState | AdversarialState, extra: Mapping[str, float | Tensor] | None = None
+    ) -> bool:
+        """After the last part of a step: move the weights, count the step, report if it is due (with what `extra` adds).
+
+        False after other parts.
+        """
         is_whole = bool(self.accelerator.sync_gradients)
         measured = state.update(self.step) if is_whole else {}
         self.step += is_whole
@@ -153,7 +158,7 @@ class Run:
         self._stop_in_time()
         self._bar.update()
         if self.due(self.settings.report_every):
-            self._report({"loss": self._loss, **measured})
+            self._report({"loss": self._loss, **measured, **(extra or {})})
             self._bar.set_postfix(loss=f"{float(self._loss):.5f}")
         self._loss = torch.zeros((), device=self.device)
         return True
@@ -215,7 +220,7 @@ class Run:
         if self.settings.tracker is not None:
             self.accelerator.log({key: value for key, value in line.items() if key != "step"}, step=self.step)
 
-    def save(self, state: TrainingState) -> None:
+    def save(self, state: TrainingState | AdversarialState) -> None:
         """Write a checkpoint from the main process; all wait. InputError if the weights are not finite."""
         if self.is_main:
             checkpoint = state.checkpoint(self.step)

@@ -7,8 +7,9 @@ from pydantic import Field, model_validator
 from genrep.data import DataSpec, LatentsSpec, SignalSpec
 from genrep.diffusion import DiffusionSpec
 from genrep.fields import FieldSpec
-from genrep.models.specs import AutoencoderSpec, DenoiserArchitecture
-from genrep.specs import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
+from genrep.gan import GANSpec
+from genrep.models.specs import AutoencoderSpec, DenoiserArchitecture, DiscriminatorArchitecture, GeneratorArchitecture
+from genrep.specs import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Size, Spec
 
 
 class OptimizerSpec(Spec):
@@ -247,6 +248,67 @@ class DiffusionRun(Spec):
         if self.sampling.steps > self.diffusion.noise.num_timesteps:
             raise ValueError(f"sampling.steps {self.sampling.steps} is more than the noise levels")
         return self
+
+
+class GANSamplingSpec(Spec):
+    """How a GAN's samples are drawn, for previews and as the default of sample/generate.py and sample/evaluate.py."""
+
+    truncation: NonNegativeFloat = 1.0
+    """Factor on the noise: below 1 samples are more alike; 1 is none."""
+
+
+class GANRun(Spec):
+    """A GAN of images, or of the latents of stage 1."""
+
+    data: DataSpec = DataSpec()
+    """Images."""
+    image_size: Size | None = None
+    """Pixels of the images, of target images."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for RGB, of target images."""
+    autoencoder: str | None = None
+    """Run or model folder of stage 1, of target latents."""
+    latents: LatentsSpec = LatentsSpec()
+    """The cache of latents, of target latents."""
+    generator: GeneratorArchitecture = GeneratorArchitecture()
+    """The generator."""
+    discriminator: DiscriminatorArchitecture = DiscriminatorArchitecture()
+    """The discriminators."""
+    gan: GANSpec = GANSpec()
+    """The objective."""
+    sampling: GANSamplingSpec = GANSamplingSpec()
+    """How samples are drawn."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimizer, of generator and discriminators."""
+    ema: EMASpec | None = None
+    """Average of the generator's weights; null is off."""
+    run: RunSpec
+    """The run."""
+
+    @model_validator(mode="after")
+    def _of_one_target(self) -> "GANRun":
+        of_images = {"image_size": self.image_size, "channels": self.channels}
+        if self.gan.target == "images":
+            if None in of_images.values() or self.autoencoder is not None:
+                raise ValueError("gan.target images takes image_size and channels, and no autoencoder")
+            if self.gan.sees != "images":
+                raise ValueError(f"gan.sees {self.gan.sees} needs gan.target latents: there are no latents otherwise")
+        elif self.autoencoder is None or set(of_images.values()) != {None}:
+            raise ValueError(
+                "gan.target latents takes autoencoder, which says image_size and channels: leave those out"
+            )
+        if self.gan.augment and self.gan.sees == "latents":
+            raise ValueError("gan.augment is of images, and gan.sees latents has none: leave it out")
+        if self.run.accumulation != 1:
+            raise ValueError("run.accumulation is not for a GAN, whose two networks move in turn: set 1")
+        return self
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) of target images."""
+        assert self.image_size is not None
+        height, width = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
+        return height, width
 
 
 class ClassifierArchitecture(Spec):

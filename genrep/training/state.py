@@ -47,3 +47,36 @@ class TrainingState:
             self.model.load_state_dict(checkpoint.tensors["model"])
             self.optimizer.load_state_dict(checkpoint.optimizers["optimizer"])
             self.average.load_state_dict(checkpoint.tensors.get("average", {}), checkpoint.extra["average_updates"])
+
+
+class AdversarialState:
+    """Generator and discriminators, each with its own `TrainingState`; saved and restored as one.
+
+    A step of the run (`update`) moves the generator; the loop moves the discriminators before it.
+    """
+
+    def __init__(self, generator: TrainingState, discriminator: TrainingState):
+        self.generator, self.discriminator = generator, discriminator
+
+    def update(self, step: int) -> dict[str, float | Tensor]:
+        """Step number `step` of the generator."""
+        return self.generator.update(step)
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """The state of both after `step` steps; the generator's weights are its `model`."""
+        one, other = self.generator.checkpoint(step), self.discriminator.checkpoint(step)
+        return Checkpoint(
+            step,
+            {**one.tensors, "discriminator": other.tensors["model"]},
+            {**one.optimizers, "discriminator_optimizer": other.optimizers["optimizer"]},
+            one.extra,
+        )
+
+    def restore(self, checkpoint: Checkpoint | None) -> None:
+        """Go on from a checkpoint; None is the beginning."""
+        if checkpoint is None:
+            return
+        self.generator.restore(checkpoint)
+        tensors = {"model": checkpoint.tensors["discriminator"]}
+        optimizers = {"optimizer": checkpoint.optimizers["discriminator_optimizer"]}
+        self.discriminator.restore(Checkpoint(checkpoint.step, tensors, optimizers, {"average_updates": 0}))

@@ -1,0 +1,147 @@
+"""Discriminators: of images, patch by patch at several scales (LoE, supplement E), and of token sets."""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from genrep.models.loading import StrictLoading
+
+
+def _normalized(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+    nn.init.kaiming_uniform_(layer.weight, a=0.2)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return spectral_norm(layer)
+
+
+class Projection(nn.Module):
+    """A logit from features, and their inner product with an embedding of the class (projection discriminator)."""
+
+    def __init__(self, features: int, num_classes: int, last: nn.Module):
+        super().__init__()
+        self.last = last
+        self.of_class = spectral_norm(nn.Embedding(num_classes, features)) if num_classes else None
+
+    def forward(self, features: Tensor, class_labels: Int[Tensor, " batch"] | None) -> Tensor:
+        """Features `[B, F, ...]` to logits `[B, 1, ...]`."""
+        logits = self.last(features)
+        if self.of_class is None or class_labels is None:
+            return logits
+        pooled = features.flatten(2).mean(-1) if features.ndim > 2 else features
+        agreement = (self.of_class(class_labels) * pooled).sum(1)
+        return logits + agreement.view(-1, *[1] * (logits.ndim - 1))
+
+
+class PatchDiscriminator(nn.Module):
+    """Convolutions of kernel 3 and stride 2 with spectral norm and leaky ReLU; a logit for every patch."""
+
+    def __init__(self, channels: int, num_classes: int, width: int, depth: int):
+        super().__init__()
+        widths = [channels, *[width * 2 ** min(k, 3) for k in range(depth - 1)]]
+        self.layers = nn.ModuleList(_normalized(nn.Conv2d(a, b, 3, 2, 1)) for a, b in itertools.pairwise(widths))
+        self.head = Projection(widths[-1], num_classes, _normalized(nn.Conv2d(widths[-1], 1, 3, 2, 1)))
+
+    def forward(self, images: Tensor, class_labels: Tensor | None) -> Float[Tensor, "batch patches"]:
+        for layer in self.layers:
+            images = F.leaky_relu(layer(images), 0.2)
+        return self.head(images, class_labels).flatten(1)
+
+
+class ImageDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
+    """One patch discriminator for the whole image and one for each halving of it.
+
+    Args:
+        channels: of the images.
+        num_classes: classes, through projection; 0 is unconditional.
+        width: channels after the first convolution; they double up to 8 times.
+        depth: convolutions, the last one included.
+        scales: sizes, each half of the one before.
+    """
+
+    @register_to_config
+    def __init__(self, channels: int = 3, num_classes: int = 0, width: int = 64, depth: int = 5, scales: int = 2):
+        super().__init__()
+        self.scales = nn.ModuleList(PatchDiscriminator(channels, num_classes, width, depth) for _ in range(scales))
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"], class_labels: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch logits"]:
+        """A logit for every patch of every scale; high is real."""
+        logits = []
+        for number, scale in enumerate(self.scales):
+            if number:
+                images = F.avg_pool2d(images, 2, ceil_mode=True)
+            logits.append(scale(images, class_labels))
+        return torch.cat(logits, dim=1)
+
+
+class TokenDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
+    """A token set to one logit: linear layers with spectral norm over all numbers of the set.
+
+    Args:
+        num_tokens, latent_dim: of the latents.
+        num_classes: classes, through projection; 0 is unconditional.
+        width: of the hidden layers.
+        depth: linear layers, the last one included.
+    """
+
+    @register_to_config
+    def __init__(self, num_tokens: int, latent_dim: int, num_classes: int = 0, width: int = 256, depth: int = 4):
+        super().__init__()
+        widths = [num_tokens * latent_dim, *[width] * (depth - 1)]
+        self.layers = nn.ModuleList(_normalized(nn.Linear(a, b)) for a, b in itertools.pairwise(widths))
+        self.head = Projection(width, num_classes, _normalized(nn.Linear(width, 1)))
+
+    def forward(
+        self, latents: Float[Tensor, "batch tokens latent"], class_labels: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch logits"]:
+        """One logit a set `[B, 1]`; high is real. Latents are standardised."""
+        hidden = latents.flatten(1)
+        for layer in self.layers:
+            hidden = F.leaky_relu(layer(hidden), 0.2)
+        return self.head(hidden, class_labels)
+
+
+class Discriminators(nn.Module):
+    """What judges a sample by its image, by its tokens, or by both: all their logits together.
+
+    Args:
+        channels: of the images; None sees no images.
+        latent_shape: (R, D) of the latents; None sees none.
+        num_classes, width, depth, scales, token_width, token_depth: as in the discriminators.
+    """
+
+    def __init__(
+        self,
+        channels: int | None,
+        latent_shape: tuple[int, int] | None,
+        num_classes: int,
+        *,
+        width: int,
+        depth: int,
+        scales: int,
+        token_width: int,
+        token_depth: int,
+    ):
+        super().__init__()
+        self.of_images = None if channels is None else ImageDiscriminator(channels, num_classes, width, depth, scales)
+        self.of_latents = (
+            None if latent_shape is None else TokenDiscriminator(*latent_shape, num_classes, token_width, token_depth)
+        )
+
+    def forward(
+        self, images: Tensor | None, latents: Tensor | None, class_labels: Tensor | None = None
+    ) -> Float[Tensor, "batch logits"]:
+        """Logits of images `[B, C, H, W]` in [-1, 1] and of standardised latents `[B, R, D]`, those that it sees."""
+        logits = []
+        if self.of_images is not None:
+            logits.append(self.of_images(images, class_labels))
+        if self.of_latents is not None:
+            logits.append(self.of_latents(latents, class_labels))
+        return torch.cat(logits, dim=1)

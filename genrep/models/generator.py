@@ -1,0 +1,131 @@
+"""The coordinate generator of Levels-of-Experts: noise and coordinates to values (section 4.4, supplement E)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from genrep.errors import InputError
+from genrep.models.loading import StrictLoading
+from genrep.models.specs import GeneratorSpec
+from genrep.nn.expert_linear import Arrangement, ExpertLinear
+from genrep.nn.fourier import CoordinateEmbedding, PositionalEncoding
+from genrep.nn.tiling import Tiling
+from genrep.specs import validate
+
+
+class Prepared(NamedTuple):
+    """Points in the order of the layers, and what is fed to the first layer there."""
+
+    arrangement: Arrangement
+    encoding: Tensor
+
+
+class ExpertBlock(nn.Module):
+    """A residual block whose first linear layer has weight tiles; a linear shortcut where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int, tiling: Tiling):
+        super().__init__()
+        self.first, self.second = ExpertLinear(inputs, outputs, tiling), nn.Linear(outputs, outputs)
+        self.skip = nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs, bias=False)
+
+    def forward(
+        self, values: Float[Tensor, "points batch inputs"], place: Any
+    ) -> Float[Tensor, "points batch outputs"]:
+        hidden = self.first(F.leaky_relu(values, 0.2), place)
+        return self.skip(values) + self.second(F.leaky_relu_(hidden, 0.2))
+
+
+class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
+    """G(p, z): a residual network of every point, with one noise vector for all points of a sample.
+
+    The first layer is fed the point's encoding (and, in the CE baseline, a learned embedding of its place), the noise and
+    the class; what noise and class add is computed once a sample. Then come residual blocks, each with one expert layer.
+
+    Args:
+        num_axes: axes of the coordinates: 2 for images, 1 for the tokens of a latent set.
+        channels: of the values: an image's, or a token's width.
+        num_classes: classes; 0 is unconditional.
+        noise_dim, widths, tile, cells, num_frequencies, embedding_dim, embedding_size: see `GeneratorArchitecture`.
+
+    Raises:
+        InputError: an unknown key, a wrong type or an impossible value.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_axes: int = 2,
+        channels: int = 3,
+        num_classes: int = 0,
+        noise_dim: int = 512,
+        widths: Sequence[int] = (512, 512, 256, 256, 256, 128, 128, 32),
+        tile: int | Sequence[int] = (4, 8, 8, 4, 4, 4, 4),
+        cells: Sequence[int] = (4, 8, 16, 32, 64, 128, 256),
+        num_frequencies: int = 8,
+        embedding_dim: int = 0,
+        embedding_size: int | Sequence[int] = 256,
+    ):
+        super().__init__()
+        given = {key: list(value) if isinstance(value, Sequence) else value for key, value in {
+            "num_axes": num_axes, "channels": channels, "num_classes": num_classes, "noise_dim": noise_dim, "widths": widths,
+            "tile": tile, "cells": cells, "num_frequencies": num_frequencies, "embedding_dim": embedding_dim,
+            "embedding_size": embedding_size,
+        }.items()}  # fmt: skip
+        spec = validate(GeneratorSpec, given, where=type(self).__name__)
+        self.num_axes, self.noise_dim, self.num_classes = num_axes, noise_dim, num_classes
+        self.encoding = PositionalEncoding(num_axes, num_frequencies)
+        self.embedding = CoordinateEmbedding(num_axes, embedding_size, embedding_dim) if embedding_dim else None
+        self.of_place = nn.Linear(self.encoding.num_features + embedding_dim, widths[0])
+        self.of_noise = nn.Linear(noise_dim, widths[0], bias=False)
+        self.of_class = nn.Embedding(num_classes, widths[0]) if num_classes else None
+        self.tilings = [
+            Tiling((n,) * num_axes, _scaled_identity(num_axes, count), (0.0,) * num_axes)
+            for n, count in zip(spec.tiles, cells, strict=True)
+        ]
+        self.blocks = nn.ModuleList(
+            ExpertBlock(a, b, tiling) for a, b, tiling in zip(widths, widths[1:], self.tilings, strict=False)
+        )
+        self.to_values = nn.Linear(widths[-1], channels)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_uniform_(layer.weight, a=0.2)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def prepare(self, coords: Float[Tensor, "points axes"], batch: int = 1) -> Prepared:
+        """What depends on the coordinates alone, to give to `forward` again and again in their place."""
+        arrangement = Arrangement(coords, self.tilings, batch)
+        with torch.no_grad():
+            return Prepared(arrangement, self.encoding(arrangement.coords))
+
+    def forward(
+        self,
+        coords: Any,
+        noise: Float[Tensor, "batch noise"],
+        class_labels: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch points channels"]:
+        """Values at coordinates `[N, axes]` in [-1, 1], or at what `prepare` made of some, for noise from N(0, 1)."""
+        if (class_labels is None) != (self.of_class is None):
+            needs = "a class label for every sample" if self.num_classes else "no class labels"
+            raise InputError(f"this generator has {self.num_classes} classes: give {needs}")
+        arrangement, encoding = self.prepare(coords, len(noise)) if isinstance(coords, Tensor) else coords
+        if self.embedding is not None:
+            encoding = torch.cat([encoding, self.embedding(arrangement.coords)], dim=-1)
+        sample = self.of_noise(noise)
+        if self.of_class is not None:
+            sample = sample + self.of_class(class_labels)
+        hidden = self.of_place(encoding)[:, None] + sample
+        for number, block in enumerate(self.blocks):
+            hidden = block(arrangement.enter(hidden, number), arrangement.places[number])
+        values = self.to_values(F.leaky_relu(hidden, 0.2))
+        return arrangement.leave(values).transpose(0, 1)
+
+
+def _scaled_identity(size: int, factor: float | int) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(factor) if row == column else 0.0 for column in range(size)) for row in range(size))
