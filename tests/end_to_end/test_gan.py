@@ -1,0 +1,181 @@
+"""train/gan.py with both targets: steps, resume, many processes, sampling, evaluation, mistakes."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from genrep import GANPipeline
+from tests.scripts import PROJECT, launch, lines, run
+
+SMALL = [
+    "--generator.widths",
+    "[16, 16, 16, 16]",
+    "--discriminator.width",
+    8,
+    "--run.batch",
+    16,
+    "--run.report_every",
+    1,
+]
+IMAGES = ["configs/digits/gan.yaml", *SMALL]
+
+
+def latents(stage1, folder) -> list:
+    return ["configs/digits/gan_latents.yaml", *SMALL, "--autoencoder", stage1, "--latents.folder", folder / "latents"]
+
+
+@pytest.fixture(scope="module")
+def trained(stage1, tmp_path_factory):
+    """A GAN of images and one of latents, of three steps."""
+    folder = tmp_path_factory.mktemp("gan")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(PROJECT)
+        run("train/gan.py", *IMAGES, "--run.steps", 3, "--run.folder", folder / "images")
+        run("train/gan.py", *latents(stage1, folder), "--run.steps", 3, "--run.folder", folder / "of_latents")
+    return folder
+
+
+@pytest.mark.parametrize("target", ["images", "of_latents"])
+def test_a_gan_is_sampled_and_evaluated_like_a_diffusion_model(trained, classifier, target, tmp_path):
+    folder = trained / target
+    run(
+        "sample/generate.py",
+        folder,
+        "--classes",
+        "0-2",
+        "--per-class",
+        2,
+        "--size",
+        24,
+        "--truncation",
+        0.7,
+        "--out",
+        tmp_path / "g.png",
+    )
+    measure = [
+        "--metrics",
+        "fd_classifier,agreement",
+        "--classifier",
+        classifier,
+        "--num-images",
+        40,
+        "--out",
+        tmp_path / "e.json",
+    ]
+    with pytest.warns(UserWarning, match="biased"):
+        run("sample/evaluate.py", folder, *measure)
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert report["sampling"]["truncation"] == 1.0 and 0 <= report["metrics"]["class_agreement"] <= 1
+    assert report["metrics"]["fd_floor"] < report["metrics"]["fd_classifier"]
+    assert ("fd_reconstruction" in report["metrics"]) == (target == "of_latents")
+    assert [path.name for path in (folder / "samples").glob("*.png")] == ["step-00000003.png"]
+    last = lines(folder)[-1]
+    assert {"loss", "discriminator_loss", "real_above_0", "fake_above_0", "lr"} <= last.keys()
+
+
+def test_of_latents_leaves_the_autoencoder_as_it_was(stage1, trained):
+    before = load_file(stage1 / "model" / "diffusion_pytorch_model.safetensors")
+    after = GANPipeline.from_pretrained(trained / "of_latents" / "pipeline").autoencoder.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("sees", ["images", "latents", "both"])
+def test_every_view_of_the_discriminators_trains_the_generator_of_latents(stage1, tmp_path, sees):
+    options = [*latents(stage1, tmp_path), "--gan.sees", sees, "--run.folder", tmp_path / "run", "--ema", "null"]
+    run("train/gan.py", *options, "--run.steps", 1)
+    first = load_file(tmp_path / "run" / "checkpoints" / "step-00000001" / "model.safetensors")
+    run("train/gan.py", *options, "--run.steps", 2)
+    second = load_file(tmp_path / "run" / "checkpoints" / "step-00000002" / "model.safetensors")
+    assert [name for name in first if torch.equal(first[name], second[name]) and "of_class" not in name] == []
+    tensors = load_file(tmp_path / "run" / "checkpoints" / "step-00000002" / "discriminator.safetensors")
+    assert {name.split(".")[0] for name in tensors} == {
+        "images": {"of_images"},
+        "latents": {"of_latents"},
+        "both": {"of_images", "of_latents"},
+    }[sees]
+
+
+@pytest.mark.parametrize("target", ["images", "latents"])
+def test_a_resumed_gan_equals_a_straight_one_bit_for_bit(stage1, tmp_path, target):
+    config = IMAGES if target == "images" else latents(stage1, tmp_path)
+    for name, steps in (("straight", 6), ("resumed", 3), ("resumed", 6)):
+        run("train/gan.py", *config, "--run.steps", steps, "--run.folder", tmp_path / name)
+    for part in ("model", "average", "discriminator"):
+        one, two = (
+            load_file(tmp_path / name / "checkpoints" / "step-00000006" / f"{part}.safetensors")
+            for name in ("straight", "resumed")
+        )
+        assert [key for key in one if not torch.equal(one[key], two[key])] == []
+    kept = [[row for row in lines(tmp_path / name) if row["step"] > 3] for name in ("straight", "resumed")]
+    assert kept[0] == kept[1]
+
+
+def test_two_processes_train_like_one(tmp_path):
+    for folder, start in ((tmp_path / "one", run), (tmp_path / "two", lambda *a: launch(2, *a))):
+        start("train/gan.py", *IMAGES, "--run.steps", 3, "--run.folder", folder)
+    for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, abs=2e-3, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--gan.r1", 0],
+        ["--gan.augment", "[]"],
+        ["--ema", "null"],
+        ["--gan.conditional", "false"],
+        ["--gan.discriminator_lr", "null"],
+    ],
+    ids=lambda change: change[0],
+)
+def test_every_key_of_the_recipe_changes_the_run(trained, tmp_path, change):
+    run("train/gan.py", *IMAGES, *change, "--run.steps", 3, "--run.folder", tmp_path)
+    one, two = (
+        load_file(folder / "pipeline" / "generator_model" / "diffusion_pytorch_model.safetensors")
+        for folder in (trained / "images", tmp_path)
+    )
+    assert one.keys() != two.keys() or any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_ce_baseline_trains(tmp_path):
+    ce = ["--generator.tile", 1, "--generator.embedding_dim", 4, "--generator.embedding_size", 8]
+    run("train/gan.py", *IMAGES, *ce, "--run.steps", 2, "--run.folder", tmp_path)
+    assert GANPipeline.from_pretrained(tmp_path / "pipeline").generator_model.embedding.grid.shape == (4, 8, 8)
+
+
+def test_mistakes_with_gans(trained, stage1, tmp_path, capsys):
+    for options, message in (
+        (["--image_size", "null"], "gan.target images takes image_size and channels, and no autoencoder"),
+        (["--gan.target", "latents"], "gan.target latents takes autoencoder"),
+        (["--gan.sees", "both"], "gan.sees both needs gan.target latents"),
+        (["--run.accumulation", 2], "run.accumulation is not for a GAN"),
+        (["--generator.tile", "[2]"], "tile has 1 numbers for 3 blocks"),
+        (["--gan.augment", "[colour]"], "gan.augment"),
+    ):
+        run("train/gan.py", *IMAGES, *options, "--run.steps", 1, "--run.folder", tmp_path / "none", expect=2)
+        assert message in capsys.readouterr().err
+    seen = [
+        *latents(stage1, tmp_path),
+        "--gan.sees",
+        "latents",
+        "--gan.augment",
+        "[cutout]",
+        "--run.folder",
+        tmp_path / "none",
+    ]
+    run("train/gan.py", *seen, expect=2)
+    assert "gan.augment is of images, and gan.sees latents has none" in capsys.readouterr().err
+    run("sample/generate.py", trained / "images", "--steps", 5, expect=2)
+    assert "--steps is an option of diffusion" in capsys.readouterr().err
+    run("sample/generate.py", trained / "images", "--truncation", -1, expect=2)
+    assert "sampling: truncation: got -1.0" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("config", ["gan", "gan_latents"])
+def test_the_dry_run_prints_sizes(config, capsys, tmp_path):
+    run("train/gan.py", f"configs/digits/{config}.yaml", "--dry-run", "--run.folder", tmp_path / "none")
+    shown = capsys.readouterr().out
+    assert "generator: " in shown and "discriminators: " in shown and not (tmp_path / "none").exists()

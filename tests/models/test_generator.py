@@ -1,0 +1,162 @@
+"""The coordinate generator written out, the paper's parameters and cost, discriminators and their norms."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from genrep.coords import grid
+from genrep.errors import InputError
+from genrep.models.discriminator import Discriminators, ImageDiscriminator, TokenDiscriminator
+from genrep.models.generator import CoordinateGenerator
+from genrep.training.stages import num_parameters
+
+SMALL = {"noise_dim": 5, "widths": [8, 8, 6], "tile": [2, 3], "cells": [2, 4], "num_frequencies": 2}
+
+
+def make(**options) -> CoordinateGenerator:
+    torch.manual_seed(0)
+    generator = CoordinateGenerator(**{**SMALL, **options})
+    for name, parameter in generator.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return generator
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_classes": 3}, {"embedding_dim": 4, "embedding_size": 6, "tile": 1}, {"num_axes": 1, "channels": 7}],
+)
+def test_a_generator_is_the_network_written_out_for_one_point_and_one_noise(options):
+    generator = make(**options)
+    coords = torch.cat([grid((4,) * generator.num_axes), torch.rand(5, generator.num_axes) * 2 - 1])
+    noise, labels = torch.randn(3, 5), torch.tensor([0, 2, 1]) if generator.num_classes else None
+    found = generator(coords, noise, labels)
+    assert found.shape == (3, len(coords), generator.config["channels"])
+    for sample in range(3):
+        for number, point in enumerate(coords):
+            features = generator.encoding(point[None])
+            if generator.embedding is not None:
+                features = torch.cat([features, generator.embedding(point[None])], dim=1)
+            hidden = generator.of_place(features)[0] + generator.of_noise.weight @ noise[sample]
+            if labels is not None:
+                hidden = hidden + generator.of_class.weight[labels[sample]]
+            for block in generator.blocks:
+                tile = block.first.tiling.index(point[None])[0]
+                inner = block.first.weight[tile] @ F.leaky_relu(hidden, 0.2) + block.first.bias
+                hidden = block.skip(hidden) + block.second(F.leaky_relu(inner, 0.2))
+            expected = generator.to_values(F.leaky_relu(hidden, 0.2))
+            torch.testing.assert_close(found[sample, number], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_prepared_coordinates_and_batches_give_the_same():
+    generator, coords, noise = make(), grid(8), torch.randn(6, 5)
+    whole = generator(coords, noise)
+    torch.testing.assert_close(generator(generator.prepare(coords, 6), noise), whole)
+    torch.testing.assert_close(torch.cat([generator(coords, part) for part in noise.split(1)]), whole)
+
+
+def cost(generator) -> float:
+    """Multiply-adds a point, without what is computed once a sample."""
+    prepared, counter, once = (
+        generator.prepare(grid(16)),
+        FlopCounterMode(display=False),
+        FlopCounterMode(display=False),
+    )
+    noise = torch.randn(1, generator.noise_dim)
+    with torch.no_grad():
+        with counter:
+            generator(prepared, noise)
+        with once:
+            generator.of_noise(noise)
+    return (counter.get_total_flops() - once.get_total_flops()) / 2 / 256
+
+
+def test_the_papers_generator_has_its_parameters_and_cost():
+    """Table 4: 19.6M and 1.26M; the sizes are ours, since figure 10's are not legible."""
+    generator = CoordinateGenerator()
+    assert num_parameters(generator) == pytest.approx(19.6e6, rel=0.003)
+    assert cost(generator) == pytest.approx(1.26e6, rel=0.005)
+    assert len(generator.blocks) == 7 and generator.encoding.num_frequencies == 8
+
+
+def test_the_papers_baseline_has_its_cost_and_nearly_its_parameters():
+    """Table 4: 19.9M and 1.39M. The text's embedding, 256 channels on 256×256, and this network make 18.4M."""
+    generator = CoordinateGenerator(tile=1, embedding_dim=256, embedding_size=256)
+    assert cost(generator) == pytest.approx(1.39e6, rel=0.005)
+    assert num_parameters(generator) == 18_429_603
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": [2]}, "tile has 1 numbers for 2 blocks"),
+        ({"cells": [2, 4, 8]}, "cells has 3 numbers for 2 blocks"),
+        ({"widths": [8]}, "widths"),
+        ({"tile": 0}, "tile"),
+        ({"embedding_dim": 2, "num_axes": 1}, "coordinate embedding"),
+    ],
+)
+def test_generators_that_cannot_be_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        make(**options)
+
+
+def test_labels_must_be_there_just_where_there_are_classes():
+    with pytest.raises(InputError, match="has 0 classes: give no class labels"):
+        make()(grid(2), torch.randn(1, 5), torch.tensor([0]))
+    with pytest.raises(InputError, match="has 3 classes: give a class label for every sample"):
+        make(num_classes=3)(grid(2), torch.randn(1, 5))
+
+
+def test_a_saved_generator_makes_the_same(tmp_path):
+    generator = make(num_classes=2)
+    generator.save_pretrained(tmp_path)
+    loaded, labels = CoordinateGenerator.from_pretrained(tmp_path), torch.tensor([0, 1])
+    noise = torch.randn(2, 5)
+    torch.testing.assert_close(loaded(grid(4), noise, labels), generator(grid(4), noise, labels), rtol=0, atol=0)
+
+
+# discriminators
+
+
+def test_spectral_norms_are_at_most_one():
+    torch.manual_seed(0)
+    judge = Discriminators(3, (4, 6), 5, width=8, depth=3, scales=2, token_width=16, token_depth=3)
+    for _ in range(30):  # the power iteration runs in training
+        judge(torch.randn(2, 3, 16, 16), torch.randn(2, 4, 6), torch.tensor([0, 4]))
+    normed = [module for module in judge.modules() if hasattr(module, "parametrizations")]
+    assert len(normed) == 2 * (3 + 1) + 3 + 1  # layers and class embedding of each
+    for module in normed:
+        assert torch.linalg.matrix_norm(module.weight.detach().flatten(1), 2) == pytest.approx(1, abs=0.02)
+
+
+def test_the_papers_discriminator_is_five_strided_convolutions_at_two_scales():
+    judge = ImageDiscriminator(3)
+    assert judge(torch.randn(1, 3, 256, 256)).shape == (1, 8 * 8 + 4 * 4)
+    convolutions = [module for module in judge.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert len(convolutions) == 10
+    assert {(c.kernel_size, c.stride) for c in convolutions} == {((3, 3), (2, 2))}
+    assert judge(torch.randn(2, 3, 9, 7)).shape == (2, 2)  # any size, down to one patch
+
+
+def test_the_class_moves_the_logits_by_an_inner_product():
+    torch.manual_seed(0)
+    judge = TokenDiscriminator(3, 4, num_classes=2, width=8, depth=2).eval()
+    latents = torch.randn(5, 3, 4)
+    hidden = F.leaky_relu(judge.layers[0](latents.flatten(1)), 0.2)
+    one, other = (judge(latents, torch.full((5,), label)) for label in (0, 1))
+    weight = judge.head.of_class.weight
+    torch.testing.assert_close(one - other, hidden @ (weight[0] - weight[1])[:, None])
+    images = ImageDiscriminator(1, num_classes=2, width=4, depth=2).eval()
+    assert not torch.allclose(*(images(torch.ones(1, 1, 8, 8), torch.tensor([label])) for label in (0, 1)))
+
+
+def test_discriminators_of_saved_weights_load(tmp_path):
+    for judge, inputs in (
+        (ImageDiscriminator(1, 3, 4, 2, 1), torch.randn(2, 1, 8, 8)),
+        (TokenDiscriminator(3, 4, 2, 8, 2), torch.randn(2, 3, 4)),
+    ):
+        judge.eval().save_pretrained(tmp_path / type(judge).__name__)
+        loaded = type(judge).from_pretrained(tmp_path / type(judge).__name__)
+        torch.testing.assert_close(loaded(inputs, torch.tensor([0, 1])), judge(inputs, torch.tensor([0, 1])))

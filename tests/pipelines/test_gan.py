@@ -1,0 +1,112 @@
+"""The GAN's pipeline: pixels and latents, any size, the same images however they are split."""
+
+import pytest
+import torch
+
+from genrep.errors import InputError
+from genrep.models.generator import CoordinateGenerator
+from genrep.models.normalizer import LatentNormalizer
+from genrep.pipelines import load_pipeline, pipeline_name
+from genrep.pipelines.gan import GANPipeline
+from genrep.randomness import image_generators
+from tests.tiny import tiny_autoencoder
+
+SMALL = {"noise_dim": 5, "widths": [8, 8, 8], "tile": 2, "cells": [2, 4], "num_frequencies": 2}
+
+
+def pixels(num_classes=3, **options):
+    torch.manual_seed(0)
+    return GANPipeline(
+        CoordinateGenerator(2, 1, num_classes, **SMALL),
+        sample_size=(8, 10),
+        id2label={0: "a", 1: "b", 2: "c"},
+        **options,
+    )
+
+
+def latents(num_classes=3):
+    torch.manual_seed(0)
+    autoencoder = tiny_autoencoder()
+    normalizer = LatentNormalizer.from_statistics(torch.randn(4, 8), torch.rand(4, 8) + 0.5)
+    return GANPipeline(CoordinateGenerator(1, 8, num_classes, **SMALL), autoencoder, normalizer)
+
+
+def images(pipeline, *arguments, seed=0, **options):
+    return pipeline(*arguments, generator=torch.Generator().manual_seed(seed), output_type="pt", **options).images
+
+
+@pytest.mark.parametrize("make", [pixels, latents])
+def test_images_of_any_size_and_region_and_kind(make):
+    pipeline = make()
+    assert images(pipeline, [0, 2, 1]).shape == (3, 1, *pipeline.image_shape)
+    large = images(pipeline, [0, 2], height=16, width=20)
+    assert large.shape == (2, 1, 16, 20)
+    part = images(pipeline, [0, 2], height=8, width=10, region=(-1, 0, 0, 1))
+    assert (part.int() - large[:, :, :8, 10:].int()).abs().max() <= 1
+    assert pipeline([1], output_type="np").images.shape == (1, *pipeline.image_shape, 1)
+    assert pipeline([1]).images[0].size == pipeline.image_shape[::-1] and len(pipeline([1], return_dict=False)) == 1
+
+
+@pytest.mark.parametrize("make", [pixels, latents])
+def test_an_image_depends_on_its_generator_alone(make):
+    pipeline, labels = make(), [0, 1, 2, 0]
+    whole = pipeline(labels, generator=image_generators(3, range(4)), output_type="pt").images
+    apart = pipeline(labels, generator=image_generators(3, range(4)), output_type="pt", batch_size=3).images
+    assert (whole.int() - apart.int()).abs().max() <= 1
+    alone = pipeline([2], generator=image_generators(3, [2]), output_type="pt").images
+    assert (whole[2].int() - alone[0].int()).abs().max() <= 1
+    assert not torch.equal(whole[0], whole[3])
+
+
+def test_latents_are_what_the_decoder_renders():
+    pipeline = latents()
+    found = pipeline([0, 1], generator=torch.Generator().manual_seed(0), output_type="latent").images
+    assert found.shape == (2, 4, 8)
+    rendered = pipeline.autoencoder.render(found)
+    shown = (rendered.clamp(-1, 1) + 1) * 127.5
+    assert (shown - images(pipeline, [0, 1]).float()).abs().max() <= 1
+
+
+def test_truncation_makes_samples_alike():
+    pipeline = pixels(num_classes=0)
+    spread = [images(pipeline, num_images=8, truncation=factor).float().std(0).mean() for factor in (0.0, 0.5, 1.0)]
+    assert spread[0] == 0 < spread[1] < spread[2]
+
+
+def test_without_labels_classes_come_in_turn():
+    pipeline = pixels()
+    assert torch.equal(images(pipeline, num_images=5), images(pipeline, [0, 1, 2, 0, 1]))
+
+
+@pytest.mark.parametrize("make", [pixels, latents])
+def test_a_saved_pipeline_draws_the_same(make, tmp_path):
+    pipeline = make()
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    assert pipeline_name(tmp_path) == "GANPipeline"
+    loaded = load_pipeline(tmp_path)
+    assert torch.equal(images(loaded, [0, 1]), images(pipeline, [0, 1]))
+    assert (loaded.image_shape, loaded.channels, loaded.num_classes) == (pipeline.image_shape, 1, 3)
+
+
+def test_what_cannot_be_is_refused():
+    pipeline = pixels()
+    for arguments, message in (
+        ({"class_labels": [3]}, "class label 3 is not one of 0 to 2"),
+        ({"class_labels": [0], "num_images": 2}, "1 class labels for 2 images"),
+        ({"class_labels": [0], "truncation": -1.0}, "truncation -1.0 cannot be: give a number from 0"),
+        ({"class_labels": [0], "height": 0}, "size .* cannot be"),
+        ({"class_labels": [0], "region": (0, 0, 0, 1)}, "is empty"),
+        ({"class_labels": [0], "output_type": "latent"}, "latent is of a GAN of latents"),
+        ({"class_labels": [0], "output_type": "jpg"}, "output_type 'jpg' is not one of"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipeline(**arguments)
+    with pytest.raises(InputError, match="class labels were given, but this model was trained without classes"):
+        pixels(num_classes=0)([0])
+    generator = CoordinateGenerator(2, 1, 0, **SMALL)
+    with pytest.raises(
+        InputError, match="a GAN of latents needs autoencoder and normalizer, one of pixels needs sample_size"
+    ):
+        GANPipeline(generator)
+    with pytest.raises(InputError, match="with 2 axes and 1 channels does not fit: this needs 1 and 8"):
+        GANPipeline(generator, tiny_autoencoder(), LatentNormalizer(4, 8))
