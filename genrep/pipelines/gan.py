@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import ImagePipelineOutput
+from jaxtyping import Float
+from torch import Tensor
 
 from genrep.coords import Region, grid, image_region, image_shape
 from genrep.errors import InputError
@@ -121,7 +124,7 @@ class GANPipeline(ImagePipeline):
     @torch.no_grad()
     def from_noise(
         self,
-        noise: torch.Tensor,
+        noise: Tensor,
         labels: Sequence[int],
         size: Sequence[int],
         region: Region | None = None,
@@ -147,3 +150,13 @@ class GANPipeline(ImagePipeline):
                 continue
             results.append(to_uint8(self.autoencoder.render(latents, size=size, region=region)).cpu())
         return self._output(results, output_type, return_dict)
+
+
+def spherical(
+    one: Float[Tensor, " noise"], other: Float[Tensor, " noise"], share: float | int
+) -> Float[Tensor, " noise"]:
+    """Spherical interpolation (slerp): `one` at share 0, `other` at 1, along the arc between their directions."""
+    angle = torch.acos(torch.clamp(F.cosine_similarity(one, other, dim=0), -1, 1))
+    if float(angle) < 1e-4:
+        return torch.lerp(one, other, share)
+    return (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * other) / torch.sin(angle)

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from genrep import GANPipeline
@@ -179,3 +181,18 @@ def test_the_dry_run_prints_sizes(config, capsys, tmp_path):
     run("train/gan.py", f"configs/digits/{config}.yaml", "--dry-run", "--run.folder", tmp_path / "none")
     shown = capsys.readouterr().out
     assert "generator: " in shown and "discriminators: " in shown and not (tmp_path / "none").exists()
+
+
+def test_a_walk_begins_and_ends_at_the_samples_of_its_seed(trained, stage2, tmp_path, capsys):
+    options = ["--rows", 2, "--steps", 3, "--classes", "1,4", "--size", 8, "--seed", 3, "--out", tmp_path / "walk.png"]
+    run("sample/interpolate.py", trained / "images", *options)
+    run("sample/generate.py", trained / "images", "--classes", "1,1,4,4", "--per-class", 1, "--seed", 3, "--images", tmp_path / "all",
+        "--out", tmp_path / "g.png")  # fmt: skip
+    with Image.open(tmp_path / "walk.png") as walk:
+        assert walk.size == (3 * 8 + 4 * 2, 2 * 8 + 3 * 2)
+        for number, place in enumerate([(2, 2), (22, 2), (2, 12), (22, 12)]):
+            (sample,) = (tmp_path / "all").glob(f"{number:06d}-*.png")
+            shown = np.asarray(walk.crop((*place, place[0] + 8, place[1] + 8)), dtype=int)
+            assert np.abs(shown - np.asarray(Image.open(sample), dtype=int)).max() <= 1
+    run("sample/interpolate.py", stage2, expect=2)
+    assert "holds no GAN" in capsys.readouterr().err

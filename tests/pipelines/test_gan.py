@@ -7,7 +7,7 @@ from genrep.errors import InputError
 from genrep.models.generator import CoordinateGenerator
 from genrep.models.normalizer import LatentNormalizer
 from genrep.pipelines import load_pipeline, pipeline_name
-from genrep.pipelines.gan import GANPipeline
+from genrep.pipelines.gan import GANPipeline, spherical
 from genrep.randomness import image_generators
 from tests.tiny import tiny_autoencoder
 
@@ -110,3 +110,14 @@ def test_what_cannot_be_is_refused():
         GANPipeline(generator)
     with pytest.raises(InputError, match="with 2 axes and 1 channels does not fit: this needs 1 and 8"):
         GANPipeline(generator, tiny_autoencoder(), LatentNormalizer(4, 8))
+
+
+def test_spherical_interpolation_keeps_to_the_arc():
+    one, other = torch.randn(64), torch.randn(64)
+    other = other / other.norm() * one.norm()
+    torch.testing.assert_close(spherical(one, other, 0), one)
+    torch.testing.assert_close(spherical(one, other, 1.0), other)
+    middle = spherical(one, other, 0.5)
+    assert middle.norm() == pytest.approx(float(one.norm()), rel=1e-4)
+    assert torch.dot(middle, one) == pytest.approx(float(torch.dot(middle, other)), rel=1e-4)
+    torch.testing.assert_close(spherical(one, one, 0.3), one)
