@@ -1,9 +1,10 @@
-"""Train several representations on the same data for the same number of images or seconds, and compare them.
+"""Train several representations of the same data, or several fields of one signal, as long as each other, and compare them.
 
     python train/compare.py configs/cifar10/compare/{locality,ipc,transinr,anr}.yaml --folder runs/cifar10/comparison
     python train/compare.py configs/cifar10/compare/*.yaml --folder runs/comparison --seeds 0 1 --run.steps 500 --run.seconds 120
+    python train/compare.py configs/camera/*.yaml --folder runs/camera/comparison --run.steps 300
 
-Every YAML is a run of train/autoencoder.py, named by its stem; options with a dot are config keys, given to all of them.
+Every YAML is a run of train/autoencoder.py or, where it has a `field`, of train/field.py, named by its stem; options with a dot are config keys, given to all of them.
 All are checked before the first is trained. The same command goes on where it stopped and keeps what is finished; a run
 that fails is named, and the table is written of the others. Writes comparison.md (the table), comparison.json and
 comparison.png (PSNR on held-out images over images and over seconds of training) into --folder. "PSNR after" columns read
@@ -19,12 +20,13 @@ from typing import Any
 
 from genrep.errors import InputError
 from genrep.pipelines.options import choose_device, non_negative, positive
-from genrep.training.config import parse_command_line, run_script, split_overrides
-from genrep.training.specs import AutoencoderRun
+from genrep.training.config import parse_command_line, read_config, run_script, split_overrides
+from genrep.training.specs import AutoencoderRun, FieldRun
 
-SCRIPT = Path(__file__).resolve().parent / "autoencoder.py"
 Curve = list[tuple[int, float, float]]
-"""(images, seconds, PSNR) of every evaluation of a run."""
+"""(images or steps, seconds, PSNR) of every evaluation of a run."""
+Key = tuple[str, int]
+"""Name and seed of a run."""
 
 
 def compare(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -32,51 +34,61 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
     configs = {Path(path).stem: path for path in options.configs}
     if len(configs) < len(options.configs):
         raise InputError("two of the configs have the same file name, by which a run is named: rename one")
-    specs = {name: parse_command_line(AutoencoderRun, "", [path, *overrides])[0] for name, path in configs.items()}
+    kind = kind_of(options.configs[0])
+    specs = {name: parse_command_line(kind, "", [path, *overrides])[0] for name, path in configs.items()}
     refuse_different_data(specs)
 
     # train, each in a process of its own
+    script = Path(__file__).resolve().parent / ("field.py" if kind is FieldRun else "autoencoder.py")
     runs = {(name, seed): options.folder / f"{name}-seed{seed}" for name in configs for seed in options.seeds}
     failed = []
     for (name, seed), folder in runs.items():
         own = ["--run.folder", str(folder), "--run.seed", str(seed)]
         print(f"\n{name}, seed {seed}", flush=True)
-        if subprocess.run([sys.executable, str(SCRIPT), configs[name], *overrides, *own]).returncode:
+        if subprocess.run([sys.executable, str(script), configs[name], *overrides, *own]).returncode:
             failed.append((name, seed))
 
     # report
     finished = {key: folder for key, folder in runs.items() if key not in failed}
     if finished:
         curves = {key: read_curve(folder / "metrics.jsonl") for key, folder in finished.items()}
-        rows = table(finished, curves, specs, options.num_images, options.device)
+        measure = of_field if kind is FieldRun else of_representation
+        measured = {key: measure(folder, options) for key, folder in finished.items()}
+        rows = table(curves, measured)
         report = {"rows": rows, "options": overrides, "configs": {name: configs[name] for name, _ in finished}}
         (options.folder / "comparison.json").write_text(json.dumps(report, indent=2) + "\n")
-        text = markdown(rows)
+        text = markdown(rows, "steps" if kind is FieldRun else "images")
         (options.folder / "comparison.md").write_text(text)
-        draw(curves, options.folder / "comparison.png")
+        draw(curves, options.folder / "comparison.png", "steps" if kind is FieldRun else "images")
         print(f"\n{text}\ntable: {options.folder / 'comparison.md'}\ncurves: {options.folder / 'comparison.png'}")
     if failed:
         names = " and ".join(f"{name} with seed {seed}" for name, seed in failed)
         raise InputError(f"{names} failed, see above; the same command goes on from what is done")
 
 
-def refuse_different_data(specs: dict[str, AutoencoderRun]) -> None:
-    """Images, evaluation and how long it trains must be the same in all runs."""
+def kind_of(path: str) -> type[AutoencoderRun] | type[FieldRun]:
+    """What a YAML trains."""
+    return FieldRun if "field" in read_config(path) else AutoencoderRun
+
+
+def refuse_different_data(specs: dict[str, Any]) -> None:
+    """Data, evaluation and how long it trains must be the same in all runs."""
+    shared = [("run.evaluate_images",), ("run.batch",), ("run.num_steps", "run.steps"), ("run.seconds",)]
+    shared += [("signal",), ("data",), ("autoencoder.image_shape", "autoencoder.image_size"), ("autoencoder.channels",)]
     (first, wanted), *others = specs.items()
     for name, spec in others:
-        for part, one, other in (
-            ("data", wanted.data, spec.data),
-            ("autoencoder.image_size", wanted.autoencoder.image_shape, spec.autoencoder.image_shape),
-            ("autoencoder.channels", wanted.autoencoder.channels, spec.autoencoder.channels),
-            ("run.evaluate_images", wanted.run.evaluate_images, spec.run.evaluate_images),
-            ("run.batch", wanted.run.batch, spec.run.batch),
-            ("run.steps", wanted.run.num_steps, spec.run.num_steps),
-            ("run.seconds", wanted.run.seconds, spec.run.seconds),
-        ):
-            if one != other:
+        for path, *shown in shared:
+            if at_path(wanted, path) != at_path(spec, path):
                 raise InputError(
-                    f"{first} and {name} differ in {part}, so their PSNR would not compare: make it the same"
+                    f"{first} and {name} differ in {(shown or [path])[0]}, so their PSNR would not compare: make it the same"
                 )
+
+
+def at_path(spec: Any, path: str) -> Any:
+    """`spec.a.b` for "a.b"; None where there is none."""
+    for part in path.split("."):
+        spec = getattr(spec, part, None)
+    return spec
 
 
 def read_curve(path: Path) -> Curve:
@@ -97,52 +109,62 @@ def at(curve: Curve, axis: int, where: float) -> float | None:
     return float(np.interp(where, [point[axis] for point in curve], [point[2] for point in curve]))
 
 
-def table(
-    runs: dict[tuple[str, int], Path],
-    curves: dict[tuple[str, int], Curve],
-    specs: dict[str, AutoencoderRun],
-    num_images: int,
-    device: str | None,
-) -> list[dict[str, Any]]:
-    """A row a representation, means over the seeds; `psnr_by_seed` has the single values."""
+def of_representation(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Quality on held-out images, parameters and size of a trained autoencoder."""
     from genrep.data.images import ImageData, evenly
     from genrep.metrics.reconstruction import SSIM_WINDOW, psnr, reconstructions, ssim
-    from genrep.training.stages import load_autoencoder, num_parameters
+    from genrep.training.stages import load_autoencoder, num_parameters, run_config
 
-    spec = next(iter(specs.values()))
+    spec = run_config(folder, AutoencoderRun)
     light = spec.data.model_copy(update={"in_memory": False})
     held_out = ImageData(light, "held_out", spec.autoencoder.image_shape, spec.autoencoder.channels)
-    chosen = evenly(len(held_out), num_images)
-    pixels = held_out.pixels(chosen)
-    images, seconds = (min(curve[-1][axis] for curve in curves.values()) for axis in (0, 1))
+    chosen = evenly(len(held_out), options.num_images)
+    model, pixels = load_autoencoder(str(folder)).to(choose_device(options.device)), held_out.pixels(chosen)
+    restored = reconstructions(model, held_out, chosen)
+    return {
+        "psnr": float(psnr(restored, pixels).mean()),
+        "ssim": float(ssim(restored, pixels).mean()) if min(held_out.image_shape) >= SSIM_WINDOW else None,
+        "encoder_parameters": num_parameters(model.encoder),
+        "decoder_parameters": num_parameters(model.decoder),
+        "representation": list(model.latent_shape),
+        "num_images": len(chosen),
+        "curve_images": spec.run.evaluate_images or len(held_out),
+    }
+
+
+def of_field(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Quality on its signal, parameters and cost of a trained field."""
+    from genrep.models.field import NeuralField
+    from genrep.training.cost import multiply_adds
+    from genrep.training.stages import model_folder, num_parameters
+
+    field = NeuralField.from_pretrained(model_folder(folder))
+    last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = next(line for line in reversed(last) if "psnr" in line)
+    costs = {"parameters": num_parameters(field), "multiply_adds": multiply_adds(field)}
+    return {"psnr": found["psnr"], "ssim": found.get("ssim"), **costs}
+
+
+def table(curves: dict[Key, Curve], measured: dict[Key, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a config, means over the seeds; `psnr_by_seed` has the single values."""
+    steps, seconds = (min(curve[-1][axis] for curve in curves.values()) for axis in (0, 1))
     rows = []
-    for name in dict.fromkeys(name for name, _ in runs):
-        keys = [key for key in runs if key[0] == name]
-        quality, similarity = [], []
-        for key in keys:
-            model = load_autoencoder(str(runs[key])).to(choose_device(device))
-            restored = reconstructions(model, held_out, chosen)
-            quality.append(float(psnr(restored, pixels).mean()))
-            if min(held_out.image_shape) >= SSIM_WINDOW:
-                similarity.append(float(ssim(restored, pixels).mean()))
+    for name in dict.fromkeys(name for name, _ in curves):
+        keys = [key for key in curves if key[0] == name]
         rows.append(
             {
                 "name": name,
-                "psnr": mean(quality),
-                "ssim": mean(similarity),
-                "psnr_at_equal_images": mean([at(curves[key], 0, images) for key in keys]),
+                **measured[keys[0]],
+                "psnr": mean([measured[key]["psnr"] for key in keys]),
+                "ssim": mean([measured[key]["ssim"] for key in keys]),
+                "psnr_at_equal_images": mean([at(curves[key], 0, steps) for key in keys]),
                 "psnr_at_equal_seconds": mean([at(curves[key], 1, seconds) for key in keys]),
-                "equal_images": images,
+                "equal_images": steps,
                 "equal_seconds": seconds,
-                "psnr_by_seed": dict(zip([str(seed) for _, seed in keys], quality, strict=True)),
-                "encoder_parameters": num_parameters(model.encoder),
-                "decoder_parameters": num_parameters(model.decoder),
-                "representation": list(model.latent_shape),
+                "psnr_by_seed": {str(key[1]): measured[key]["psnr"] for key in keys},
                 "images": [curves[key][-1][0] for key in keys],
                 "seconds": [curves[key][-1][1] for key in keys],
                 "images_per_second": mean([curves[key][-1][0] / curves[key][-1][1] for key in keys]),
-                "num_images": len(chosen),
-                "curve_images": spec.run.evaluate_images or len(held_out),
             }
         )
     return rows
@@ -153,30 +175,38 @@ def mean(values: list[Any]) -> float | None:
     return None if not values or None in values else sum(values) / len(values)
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table as Markdown."""
+def markdown(rows: list[dict[str, Any]], unit: str) -> str:
+    """The table as Markdown; `unit` is what a step takes, images or (of a field) steps."""
     first = rows[0]
+    of_fields = "multiply_adds" in first
+    sizes = "parameters | multiply-adds a point" if of_fields else "encoder + decoder parameters | representation"
     lines = [
-        f"| | PSNR | SSIM | PSNR after {first['equal_images']:,} images | PSNR after {first['equal_seconds']:.0f} s "
-        "| encoder + decoder parameters | representation | images/s |",
+        f"| | PSNR | SSIM | PSNR after {first['equal_images']:,} {unit} | PSNR after {first['equal_seconds']:.0f} s "
+        f"| {sizes} | {unit}/s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        psnr, ssim, images, seconds = (
+        quality = " | ".join(
             "–" if row[key] is None else f"{row[key]:.{digits}f}"
             for key, digits in (("psnr", 2), ("ssim", 3), ("psnr_at_equal_images", 2), ("psnr_at_equal_seconds", 2))
         )
-        tokens, dim = row["representation"]
-        lines.append(
-            f"| {row['name']} | {psnr} | {ssim} | {images} | {seconds} | {row['encoder_parameters']:,} + "
-            f"{row['decoder_parameters']:,} | {tokens} × {dim} | {row['images_per_second']:.0f} |"
+        size = (
+            f"{row['parameters']:,} | {row['multiply_adds']:,}"
+            if of_fields
+            else f"{row['encoder_parameters']:,} + {row['decoder_parameters']:,} | {' × '.join(map(str, row['representation']))}"
         )
-    note = f"PSNR and SSIM at the end of each run, on {first['num_images']:,} held-out images; the two columns after them on {first['curve_images']:,}."
-    return "\n".join([*lines, "", note]) + "\n"
+        lines.append(f"| {row['name']} | {quality} | {size} | {row['images_per_second']:.3g} |")
+    if not of_fields:
+        lines += [
+            "",
+            f"PSNR and SSIM at the end of each run, on {first['num_images']:,} held-out images; the two columns after them on "
+            f"{first['curve_images']:,}.",
+        ]
+    return "\n".join(lines) + "\n"
 
 
-def draw(curves: dict[tuple[str, int], Curve], path: Path) -> None:
-    """PSNR over images and over seconds; a curve a run."""
+def draw(curves: dict[Key, Curve], path: Path, unit: str) -> None:
+    """PSNR over images (or steps) and over seconds; a curve a run."""
     from genrep.plots import save_curves
 
     several = len({seed for _, seed in curves}) > 1
@@ -184,9 +214,9 @@ def draw(curves: dict[tuple[str, int], Curve], path: Path) -> None:
     save_curves(
         {
             xlabel: {labels[key]: ([p[axis] for p in points], [p[2] for p in points]) for key, points in curves.items()}
-            for axis, xlabel in enumerate(["images", "seconds of training"])
+            for axis, xlabel in enumerate([unit, "seconds of training"])
         },
-        "PSNR on held-out images (dB)",
+        "PSNR (dB)" if unit == "steps" else "PSNR on held-out images (dB)",
         path,
     )
 
@@ -195,14 +225,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("configs", nargs="+", help="YAMLs of stage 1, one a representation")
+    parser.add_argument("configs", nargs="+", help="YAMLs of stage 1 or of fields, one a run")
     parser.add_argument("--folder", type=Path, required=True, help="where the runs and the report go")
     parser.add_argument(
         "--seeds", type=non_negative, nargs="+", default=[0], help="train each with each of these (default 0)"
     )
     parser.add_argument("--num-images", type=positive, default=1000, help="held-out images to measure (default 1000)")
     parser.add_argument("--device", help="of that measurement: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
-    rest, overrides = split_overrides(AutoencoderRun, sys.argv[1:])
+    first = next((word for word in sys.argv[1:] if word.endswith(".yaml")), None)
+    rest, overrides = split_overrides(AutoencoderRun if first is None else kind_of(first), sys.argv[1:])
     for key, option in (("run.folder", "--folder"), ("run.seed", "--seeds")):
         if key in dict(overrides):
             raise InputError(f"--{key}: every run has its own; give {option}")

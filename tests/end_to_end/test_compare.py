@@ -101,3 +101,18 @@ def test_a_run_that_is_refused_is_not_in_the_table_with_what_it_was_before(tmp_p
     report = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert [row["name"] for row in report["rows"]] == ["one"] and "--run.steps" in report["options"]
     assert report["configs"] == {"one": str(tmp_path / "one.yaml")}
+
+
+def test_fields_of_one_signal_are_compared_in_one_table(tmp_path, capsys):
+    small = ["--signal.size", 16, "--run.steps", 4, "--run.evaluate_every", 2, "--folder", tmp_path]
+    run("train/compare.py", "configs/camera/pe_mlp.yaml", "configs/camera/quad_tree.yaml", *small)
+    rows = {row["name"]: row for row in json.loads((tmp_path / "comparison.json").read_text())["rows"]}
+    assert [row["multiply_adds"] for row in rows.values()] == [35_008, 35_008]
+    assert rows["quad_tree"]["parameters"] == 140_417 and rows["quad_tree"]["equal_images"] == 4
+    assert "| quad_tree | " in (tmp_path / "comparison.md").read_text()
+    with Image.open(tmp_path / "comparison.png") as picture:
+        assert picture.format == "PNG"
+    other = tmp_path / "other.yaml"
+    other.write_text(f"base: {PROJECT}/configs/camera/quad_tree.yaml\nsignal: {{channels: 3}}\n")
+    run("train/compare.py", "configs/camera/pe_mlp.yaml", other, *small, expect=2)
+    assert "pe_mlp and other differ in signal" in capsys.readouterr().err
