@@ -196,3 +196,15 @@ def test_a_walk_begins_and_ends_at_the_samples_of_its_seed(trained, stage2, tmp_
             assert np.abs(shown - np.asarray(Image.open(sample), dtype=int)).max() <= 1
     run("sample/interpolate.py", stage2, expect=2)
     assert "holds no GAN" in capsys.readouterr().err
+
+
+def test_the_pattern_of_all_samples(trained, stage2, tmp_path, capsys):
+    for number, folder in enumerate((trained / "images", stage2)):
+        out = tmp_path / f"{number}.png"
+        run("sample/pattern.py", folder, "--num-images", 20, "--out", out)
+        report = json.loads(out.with_suffix(".json").read_text())
+        assert report["num_images"] == 20 and report["detail_of_real"] > 0 and report["deviation_of_samples"] > 0
+        with Image.open(out) as picture:
+            assert picture.size == (4 * 8 + 5 * 2, 8 + 2 * 2)
+    run("sample/pattern.py", trained / "images" / "pipeline", expect=2)
+    assert "no config.yaml, which says what the real images are" in capsys.readouterr().err

@@ -1,0 +1,81 @@
+"""Look for a pattern that is in every sample: the mean and the deviation of each pixel over many samples.
+
+    python sample/pattern.py runs/cifar10/gan --num-images 1000
+
+The picture shows the samples' mean and (three times) their deviation, then the same of as many real images. A generator that
+paints a fixed noise pattern, as coordinate embeddings may (figure 7 of Levels-of-Experts), shows it in the mean, since it is
+in all samples. The report has the detail in both means: the root mean square of what a 3×3 blur takes away, in grey values.
+A mean of independent images has little detail; much more than the real mean's is a pattern.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from genrep.pipelines.options import add_sampling_options, choose_device, parse_sampling, positive
+from genrep.training.config import run_script
+
+
+def show(options: argparse.Namespace) -> None:
+    import torch
+    from tqdm.auto import tqdm
+
+    from genrep.data import DataSpec
+    from genrep.data.images import ImageData, evenly
+    from genrep.errors import InputError
+    from genrep.metrics.pattern import detail, mean_and_deviation
+    from genrep.pictures import picture_grid, save_png
+    from genrep.pipelines import load_pipeline
+    from genrep.specs import validate
+    from genrep.training.config import read_config
+
+    sampling = parse_sampling(options, options.run)
+    pipeline = load_pipeline(options.run).to(choose_device(options.device))
+    pipeline.set_progress_bar_config(disable=True)
+    config = Path(options.run) / "config.yaml"
+    if not config.is_file():
+        raise InputError(f"{options.run}: no config.yaml, which says what the real images are; give a run folder")
+    shape = sampling.size or pipeline.image_shape
+    data = ImageData(validate(DataSpec, read_config(config).get("data", {}), where=str(config)).model_copy(
+        update={"in_memory": False, "source_size": None}), "train", shape, pipeline.channels)  # fmt: skip
+
+    def samples():
+        with tqdm(total=options.num_images, desc="generating", unit=" images") as bar:
+            for start in range(0, options.num_images, sampling.batch_size):
+                indices = range(start, min(start + sampling.batch_size, options.num_images))
+                labels = [i % pipeline.num_classes for i in indices] if pipeline.num_classes else None
+                yield sampling.images(pipeline, indices, labels)
+                bar.update(len(indices))
+
+    def reals():
+        chosen = evenly(len(data), options.num_images)
+        for start in range(0, len(chosen), sampling.batch_size):
+            yield data.pixels(chosen[start : start + sampling.batch_size])
+
+    panels, report = [], {"num_images": options.num_images, "run": str(options.run), "data": data.name}
+    for name, batches in (("samples", samples()), ("real", reals())):
+        mean, deviation = mean_and_deviation(batches)
+        panels += [mean, 3 * deviation]
+        report |= {f"detail_of_{name}": detail(mean), f"deviation_of_{name}": float(deviation.mean())}
+    out = Path(options.out or Path(options.run) / "pattern.png")
+    pixels = torch.stack(panels).round().clamp(0, 255).to(torch.uint8)
+    print(f"picture: {save_png(picture_grid(pixels, 4), out)}")
+    out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    for name, value in report.items():
+        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+    print(f"report: {out.with_suffix('.json')}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("run", help="run folder of train/gan.py or train/diffusion.py")
+    parser.add_argument("--num-images", type=positive, default=1000, help="samples, and real images (default 1000)")
+    parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/pattern.png)")
+    add_sampling_options(parser)
+    show(parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_script(main)
