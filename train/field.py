@@ -50,6 +50,11 @@ def train(config: FieldRun, restart: bool = False) -> None:
     # resume
     state.restore(run.checkpoint)
 
+    def prepared(chosen):
+        """This process's share of the chosen points, in chunks: what depends on the coordinates alone, and the values."""
+        share = chosen.tensor_split(num_processes)[rank].to(run.device)
+        return [(field.prepare(coords[part]), values[part]) for part in share.split(config.fitting.chunk)]
+
     def evaluate() -> None:
         """PSNR and SSIM of the whole signal, of a video the means over its frames."""
         if run.is_main:
@@ -73,15 +78,15 @@ def train(config: FieldRun, restart: bool = False) -> None:
     # loop
     every_point = None
     if config.fitting.num_coords is None:  # planned once
-        every_point = field.prepare(coords[rank::num_processes]), values[rank::num_processes]
+        every_point = prepared(torch.arange(len(coords)))
     for step in run.steps():
-        if every_point is not None:
-            points, targets = every_point
-        else:
+        chunks = every_point
+        if chunks is None:
             generator = stream_generator(settings.seed, "coords", step)
-            chosen = random_subset(len(coords), config.fitting.num_coords, generator)[rank::num_processes]
-            points, targets = field.prepare(coords[chosen.to(run.device)]), values[chosen.to(run.device)]
-        run.backward(F.mse_loss(forward(points), targets))
+            chunks = prepared(random_subset(len(coords), config.fitting.num_coords, generator))
+        total = sum(targets.numel() for _, targets in chunks)
+        for points, targets in chunks:
+            run.backward(F.mse_loss(forward(points), targets, reduction="sum") / total)
         if run.finish_step(state):
             if run.due(settings.evaluate_every):
                 evaluate()

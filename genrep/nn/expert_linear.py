@@ -24,22 +24,25 @@ SMALL = 2**14
 
 
 class Axis:
-    """Where a layer's tiles lie among ordered points: `[before, tiles, after]` is the points' axis, reshaped."""
+    """Where a layer's tiles lie among ordered points: `[before, tiles, after]` is the points' axis, reshaped.
 
-    def __init__(self, before: int, num_tiles: int, after: int):
-        self.before, self.num_tiles, self.after = before, num_tiles, after
+    `tiles` are the numbers of those that the points use.
+    """
+
+    def __init__(self, before: int, tiles: list[int], after: int):
+        self.before, self.tiles, self.after = before, tiles, after
 
     def parts(self, values: Float[Tensor, "points batch dim"]) -> list[Tensor]:
         """The points of every tile, views `[products, rows, dim]` of `values`."""
         rows = self.after * values.shape[1]
-        return list(values.view(self.before, self.num_tiles, rows, values.shape[2]).unbind(1))
+        return list(values.view(self.before, len(self.tiles), rows, values.shape[2]).unbind(1))
 
 
 class Runs:
-    """Where a layer's tiles lie among points sorted by tile: `counts` points of each, one after another."""
+    """Where a layer's tiles lie among points sorted by tile: `counts` points of each of `tiles`, one after another."""
 
-    def __init__(self, counts: list[int]):
-        self.counts, self.num_tiles = counts, len(counts)
+    def __init__(self, tiles: list[int], counts: list[int]):
+        self.tiles, self.counts = tiles, counts
 
     def parts(self, values: Float[Tensor, "points batch dim"]) -> list[Tensor]:
         """The points of every tile, views `[1, rows, dim]` of `values`."""
@@ -74,7 +77,7 @@ class Arrangement:
     def __init__(self, coords: Float[Tensor, "points axes"], tilings: Sequence[Tiling], batch: int = 1):
         coords = coords.detach()
         nearest = {tiling: tiling.index(coords) for tiling in dict.fromkeys(tilings) if tiling.blending == "nearest"}
-        shared = _shared_orders(nearest, len(coords), batch)
+        shared = _shared_orders(nearest, len(coords), batch, coords.device)
         base = next(iter(shared.values()))[0] if shared else torch.arange(len(coords), device=coords.device)
         planned: dict[Tiling, tuple[Tensor, Place]] = {}
         for tiling in dict.fromkeys(tilings):
@@ -101,7 +104,9 @@ class Arrangement:
         return moved(values, self.back)
 
 
-def _shared_orders(nearest: "dict[Tiling, Tensor]", num_points: int, batch: int) -> "dict[Tiling, tuple[Tensor, Axis]]":
+def _shared_orders(
+    nearest: "dict[Tiling, Tensor]", num_points: int, batch: int, device: torch.device
+) -> "dict[Tiling, tuple[Tensor, Axis]]":
     """An order for as many layers in a row as possible, then another: each layer splits what is left into equal parts.
 
     On a grid of 512×512 with tiles of 2×2, quad tree: six layers share an order, then the next three. A layer that cuts
@@ -113,23 +118,29 @@ def _shared_orders(nearest: "dict[Tiling, Tensor]", num_points: int, batch: int)
     key: Tensor | None = None
 
     def close() -> None:
-        if key is not None:
-            order = torch.argsort(key, stable=True)
+        if open_group:
+            order = torch.arange(num_points, device=device) if key is None else torch.argsort(key, stable=True)
             found.update({tiling: (order, axis) for tiling, axis in open_group.items()})
             open_group.clear()
 
     for tiling, index in nearest.items():
+        counts = torch.bincount(index, minlength=tiling.num_tiles)
+        tiles = counts.nonzero().flatten()
+        if len(tiles) == 1:  # a plain linear layer, in any order
+            open_group[tiling] = Axis(1, tiles.tolist(), num_points)
+            continue
+        digit = counts.bool().cumsum(0)[index] - 1  # the tile's place among those that are used
         for start_anew in (False, True):
             if start_anew:
                 close()
                 groups, key = 1, None
-            finer = groups * tiling.num_tiles
-            longer = index if key is None else key * tiling.num_tiles + index
+            finer = groups * len(tiles)
+            longer = digit if key is None else key * len(tiles) + digit
             rows = num_points // finer * batch
             if num_points % finer or (rows < ROWS and groups > 1):
                 continue
             if bool((torch.bincount(longer, minlength=finer) == num_points // finer).all()):
-                open_group[tiling] = Axis(groups, tiling.num_tiles, num_points // finer)
+                open_group[tiling] = Axis(groups, tiles.tolist(), num_points // finer)
                 groups, key = finer, longer
                 break
     close()
@@ -179,30 +190,28 @@ class _GroupedProduct(torch.autograd.Function):
         ctx.save_for_backward(values, weight)
         ctx.place, ctx.has_bias = place, bias is not None
         out = values.new_empty(*values.shape[:2], weight.shape[1])
-        for part, result, matrix in zip(place.parts(values), place.parts(out), weight.unbind(), strict=True):
-            if part.numel():
-                matrices = matrix.T.expand(len(part), -1, -1)
-                if bias is None:
-                    torch.bmm(part, matrices, out=result)
-                else:
-                    torch.baddbmm(bias, part, matrices, out=result)
+        for tile, part, result in zip(place.tiles, place.parts(values), place.parts(out), strict=True):
+            matrices = weight[tile].T.expand(len(part), -1, -1)
+            if bias is None:
+                torch.bmm(part, matrices, out=result)
+            else:
+                torch.baddbmm(bias, part, matrices, out=result)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         values, weight = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        parts, gradients = ctx.place.parts(values), ctx.place.parts(gradient)
+        gradient, place = gradient.contiguous(), ctx.place
         to_values = to_weight = to_bias = None
         if ctx.needs_input_grad[0]:
             to_values = torch.empty_like(values)
-            for part, result, matrix in zip(gradients, ctx.place.parts(to_values), weight.unbind(), strict=True):
-                if part.numel():
-                    torch.bmm(part, matrix.expand(len(part), -1, -1), out=result)
+            for tile, upstream, result in zip(place.tiles, place.parts(gradient), place.parts(to_values), strict=True):
+                torch.bmm(upstream, weight[tile].expand(len(upstream), -1, -1), out=result)
         if ctx.needs_input_grad[1]:
             to_weight = torch.zeros_like(weight)
-            for part, upstream, result in zip(parts, gradients, to_weight.unbind(), strict=True):
+            for tile, part, upstream in zip(place.tiles, place.parts(values), place.parts(gradient), strict=True):
+                result = to_weight[tile]
                 if result.numel() <= SMALL:
                     torch.sum(torch.bmm(upstream.transpose(1, 2), part), dim=0, out=result)
                     continue
@@ -243,7 +252,9 @@ def _move(old: Int[Tensor, " points"], new: Int[Tensor, " points"]) -> Move:
 
 
 def _runs(index: Int[Tensor, " points"], tiling: Tiling) -> Runs:
-    return Runs(torch.bincount(index, minlength=tiling.num_tiles).tolist())
+    counts = torch.bincount(index, minlength=tiling.num_tiles)
+    tiles = counts.nonzero().flatten()
+    return Runs(tiles.tolist(), counts[tiles].tolist())
 
 
 def _sorted(index: Int[Tensor, " points"], tiling: Tiling) -> tuple[Move, Runs]:

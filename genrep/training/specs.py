@@ -186,6 +186,8 @@ class FittingSpec(Spec):
 
     num_coords: PositiveInt | None = None
     """Points a step, drawn at random, over all processes; null is all of them."""
+    chunk: PositiveInt = 16_384
+    """Points computed at a time; so few that what lies between two layers stays in a CPU's cache. It changes no result."""
 
 
 class FieldRun(Spec):

@@ -62,6 +62,15 @@ def test_two_processes_fit_like_one(tmp_path):
         assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
 
 
+@pytest.mark.parametrize("num_coords", ["null", 300])
+def test_chunks_change_no_result(tmp_path, num_coords):
+    for name, chunk in (("whole", 2000), ("parts", 100)):
+        options = ["--fitting.num_coords", num_coords, "--fitting.chunk", chunk, "--run.folder", tmp_path / name]
+        run("train/field.py", *SMALL, *options, "--run.steps", 3)
+    for one, two in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
+
+
 def test_the_rate_drops_at_half_of_the_steps(tmp_path):
     run("train/field.py", *SMALL, "--run.steps", 4, "--run.folder", tmp_path)
     assert [row["lr"] for row in lines(tmp_path) if "lr" in row] == [5e-3, 5e-3, 5e-4, 5e-4]

@@ -87,7 +87,7 @@ def test_layers_of_different_kinds_in_one_stack():
 def test_a_grid_needs_no_move_between_layers_that_subdivide_each_other():
     arrangement = Arrangement(grid(64), layout("quad_tree", [(2, 2)] * 3))
     assert all(isinstance(place, Axis) for place in arrangement.places) and arrangement.moves == [None] * 3
-    assert [(place.before, place.num_tiles, place.after) for place in arrangement.places] == [
+    assert [(place.before, len(place.tiles), place.after) for place in arrangement.places] == [
         (1, 4, 1024), (4, 4, 256), (16, 4, 64),
     ]  # fmt: skip
 
@@ -156,3 +156,20 @@ def test_a_tiling_of_one_matrix_is_a_linear_layer():
     torch.testing.assert_close(
         layer(values, arrangement.places[0]), torch.nn.functional.linear(values, layer.weight[0], layer.bias)
     )
+
+
+def test_a_block_of_a_grid_has_an_order_of_the_tiles_that_it_uses():
+    """Rows 16 to 31 of a 64×64 grid: the coarse levels have one row of tiles, and nothing moves."""
+    tilings = layout("quad_tree", [(2, 2)] * 3)
+    arrangement = Arrangement(grid(64, start=16 * 64, stop=32 * 64), tilings)
+    assert arrangement.moves == [None] * 3 and all(isinstance(place, Axis) for place in arrangement.places)
+    assert [place.tiles for place in arrangement.places] == [[0, 1], [2, 3], [0, 1, 2, 3]]
+    (only,) = Arrangement(grid(64, start=0, stop=20), tilings[:1]).places
+    assert (only.before, only.tiles, only.after) == (1, [0], 20)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_pieces_of_a_grid_equal_the_definition(name):
+    tilings = layout(name, [(2, 2)] * 3)
+    for start, stop in ((0, 64), (64, 128), (17, 90), (250, 256)):
+        assert_equals_the_definition(grid(16, start=start, stop=stop), tilings)
