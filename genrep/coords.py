@@ -53,10 +53,16 @@ def grid(
 
     A run is computed by itself: the whole grid is never held.
     """
+    total = math.prod(image_shape(size))
+    return grid_at(torch.arange(start, total if stop is None else min(stop, total), device=device), size, region)
+
+
+def grid_at(
+    index: Int[Tensor, " points"], size: int | Sequence[int], region: Region | None = None
+) -> Float[Tensor, "points axes"]:
+    """The pixel centres of a grid with these numbers in row-major order, `[points, axes]` float32."""
     shape = image_shape(size)
     bounds = image_region(region, len(shape))
-    total = math.prod(shape)
-    index = torch.arange(start, total if stop is None else min(stop, total), device=device)
     axes = []
     for axis in reversed(range(len(shape))):
         low, high, length = bounds[axis], bounds[axis + len(shape)], shape[axis]

@@ -16,7 +16,7 @@ def train(config: FieldRun, restart: bool = False) -> None:
     import torch
     import torch.nn.functional as F
 
-    from genrep.coords import grid, random_subset
+    from genrep.coords import grid_at
     from genrep.data.signals import open_signal, signal_hash
     from genrep.metrics.reconstruction import SSIM_WINDOW, frames, psnr, ssim
     from genrep.models.field import NeuralField
@@ -34,8 +34,7 @@ def train(config: FieldRun, restart: bool = False) -> None:
     settings = config.run
     run = Run(config, settings, restart, identity={"data": signal_hash(pixels)}, splits_batch=False)
     rank, num_processes = run.process
-    coords = grid(shape, device=run.device)
-    values = from_uint8(pixels.flatten(1).T).to(run.device)  # [N, C]
+    values = pixels.flatten(1).T.contiguous().to(run.device)  # [N, C] uint8
 
     # models
     torch.manual_seed(settings.seed)
@@ -53,7 +52,10 @@ def train(config: FieldRun, restart: bool = False) -> None:
     def prepared(chosen):
         """This process's share of the chosen points, in chunks: what depends on the coordinates alone, and the values."""
         share = chosen.tensor_split(num_processes)[rank].to(run.device)
-        return [(field.prepare(coords[part]), values[part]) for part in share.split(config.fitting.chunk)]
+        return [
+            (field.prepare(grid_at(part, shape)), from_uint8(values[part]))
+            for part in share.split(config.fitting.chunk)
+        ]
 
     def evaluate() -> None:
         """PSNR and SSIM of the whole signal, of a video the means over its frames."""
@@ -78,12 +80,13 @@ def train(config: FieldRun, restart: bool = False) -> None:
     # loop
     every_point = None
     if config.fitting.num_coords is None:  # planned once
-        every_point = prepared(torch.arange(len(coords)))
+        every_point = prepared(torch.arange(len(values)))
     for step in run.steps():
         chunks = every_point
         if chunks is None:
             generator = stream_generator(settings.seed, "coords", step)
-            chunks = prepared(random_subset(len(coords), config.fitting.num_coords, generator))
+            chosen = torch.randint(len(values), (config.fitting.num_coords,), generator=generator)
+            chunks = prepared(chosen)
         total = sum(targets.numel() for _, targets in chunks)
         for points, targets in chunks:
             run.backward(F.mse_loss(forward(points), targets, reduction="sum") / total)

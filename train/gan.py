@@ -52,6 +52,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         normalizer = LatentNormalizer.from_statistics(latent_data.mean, latent_data.std).to(run.device)
         flips = latent_data.flips
     sees_images, sees_latents = objective.sees != "latents", objective.sees != "images"
+    shows_reconstructions = autoencoder is not None and sees_images and objective.real == "reconstructions"
     wants_pixels = sees_images or (latent_data is not None and latent_data.wants_pixels)
     stream = ImageStream(data, settings.seed, flips, wants_pixels=wants_pixels)
 
@@ -68,6 +69,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         **config.discriminator.model_dump(),
     ).to(run.device)
     generate, judge = run.accelerator.prepare(generator), run.accelerator.prepare(discriminators)
+    plain_judge = judge  # a compiled network has no second derivatives, which R1 takes
     if settings.compile:
         generate, judge = torch.compile(generate), torch.compile(judge)
     pipeline = GANPipeline(
@@ -75,7 +77,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         autoencoder,
         normalizer,
         sample_size=shape if autoencoder is None else None,
-        id2label=dict(enumerate(data.class_names)) or None,
+        id2label=dict(enumerate(data.class_names[:num_classes])) or None,
     )
     places = grid(shape if autoencoder is None else autoencoder.latent_shape[:1], device=run.device)
     prepared = generator.prepare(places, settings.batch // run.process[1])
@@ -125,10 +127,13 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     # loop
     for batch in run.training_batches(stream, config.data.num_workers):
         positions, labels = batch.positions, batch.labels.to(run.device) if num_classes else None
-        images = from_uint8(batch.pixels.to(run.device, non_blocking=True)) if sees_images else None
+        wants_images = sees_images and not shows_reconstructions
+        images = from_uint8(batch.pixels.to(run.device, non_blocking=True)) if wants_images else None
         latents = None
-        if sees_latents and latent_data is not None and normalizer is not None:
-            latents = normalizer.standardize(latent_data.latents(batch).to(run.device))
+        if latent_data is not None and (sees_latents or shows_reconstructions):
+            encoded = latent_data.latents(batch).to(run.device)
+            latents = normalizer.standardize(encoded) if sees_latents else None
+            images = autoencoder.render(encoded) if shows_reconstructions else images
 
         # discriminators
         discriminators.requires_grad_(True)
@@ -139,12 +144,12 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
             for one, other in zip(seen(images, latents, positions, "real"), seen(*fake, positions, "fake"), strict=True)
         ]
         logits = judge(*shown, None if labels is None else torch.cat([labels, labels]))
-        of_real, of_fake = logits.chunk(2)
+        of_real, of_fake = zip(*(each.chunk(2) for each in logits), strict=True)
         loss = hinge_discriminator_loss(of_real, of_fake)
         if objective.r1 and run.step % objective.r1_every == 0:
-            real = [part if part is None else part.detach().requires_grad_() for part in (images, latents)]
-            penalty = sum(
-                r1_penalty(judge(*seen(*real, positions, "real"), labels), part) for part in real if part is not None
+            real = [None if part is None else part.detach().requires_grad_() for part in (images, latents)]
+            penalty = r1_penalty(
+                plain_judge(*seen(*real, positions, "real"), labels), [part for part in real if part is not None]
             )
             loss = loss + objective.r1 / 2 * objective.r1_every * penalty
         run.accelerator.backward(loss)
@@ -156,8 +161,8 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         run.backward(hinge_generator_loss(judge(*made, labels)))
         measured = {
             "discriminator_loss": loss.detach(),
-            "real_above_0": (of_real > 0).float().mean(),
-            "fake_above_0": (of_fake > 0).float().mean(),
+            "real_above_0": torch.stack([(each > 0).float().mean() for each in of_real]).mean(),
+            "fake_above_0": torch.stack([(each > 0).float().mean() for each in of_fake]).mean(),
         }
         if run.finish_step(state, measured):
             if run.due(settings.preview_every):

@@ -50,10 +50,18 @@ def _frames(spec: SignalSpec) -> list[Any]:
         raise InputError(f"signal.source {place}: no pictures there ({', '.join(SUFFIXES)})")
     try:
         if len(files) > 1:
-            return [Image.open(file) for file in files]
+            return [_loaded(file) for file in files]
         return [frame.copy() for frame in ImageSequence.Iterator(Image.open(files[0]))]
     except OSError as error:
         raise InputError(f"signal.source {place}: cannot be read as a picture ({error})") from error
+
+
+def _loaded(file: Path) -> Any:
+    """A picture in memory, its file closed: a video has more frames than a process may open files."""
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return picture.copy()
 
 
 def _pixels(frame: Any, spec: SignalSpec, number: int) -> UInt8[Tensor, "channels height width"]:

@@ -4,15 +4,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from genrep.nn import LayoutName
 from genrep.specs import NonNegativeInt, PositiveFloat, PositiveInt, Spec
 
 if TYPE_CHECKING:
     from genrep.fields.base import Field as FieldNetwork
-
-
-Layout = Literal[
-    "quad_tree", "fine_to_coarse", "gray_code", "permuted", "random_permutation", "random_affine", "interleaved", "chunked"
-]  # fmt: skip
 
 
 class LevelsOfExpertsSpec(Spec):
@@ -23,12 +19,14 @@ class LevelsOfExpertsSpec(Spec):
     """Outputs of the hidden layers, all of them with weight tiles; a plain Linear to the values follows."""
     tile: PositiveInt | list[PositiveInt] = 2
     """Weight matrices along every axis, one number or one for each hidden layer."""
-    layout: Layout = "quad_tree"
+    layout: LayoutName = "quad_tree"
     """How the layers' grids lie: table 5's, and `interleaved` and `chunked` of table 1."""
     blending: Literal["nearest", "linear"] = "nearest"
     """One matrix a point (eq. 5), or the 2^axes nearest ones blended (eq. 4) at as many times the cost."""
     finest: PositiveFloat | None = None
     """Cells along an axis that no grid exceeds, such as the signal's pixels; null is no limit."""
+    cells: list[PositiveFloat] | None = None
+    """Cells of each layer's grid along every axis, in place of a layout; null is by layout."""
     affine_std: PositiveFloat = 16.0
     """Deviation of A in layout random_affine, in cells."""
     layout_seed: NonNegativeInt = 0
@@ -41,6 +39,10 @@ class LevelsOfExpertsSpec(Spec):
         if isinstance(self.tile, list) and len(self.tile) != len(self.widths):
             raise ValueError(
                 f"tile has {len(self.tile)} numbers, widths has {len(self.widths)}: give one for each layer"
+            )
+        if self.cells is not None and len(self.cells) != len(self.widths):
+            raise ValueError(
+                f"cells has {len(self.cells)} numbers, widths has {len(self.widths)}: give one for each layer"
             )
         return self
 

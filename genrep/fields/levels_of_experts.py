@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from genrep.fields.base import Field
 from genrep.nn.expert_linear import Arrangement, ExpertLinear
 from genrep.nn.fourier import PositionalEncoding
+from genrep.nn.tiling import grid_tiling
 from genrep.nn.tiling import layout as make_layout
 
 
@@ -28,7 +29,7 @@ class LevelsOfExpertsField(Field):
     Args:
         num_axes: of the coordinates, any number.
         channels: of the values.
-        widths, tile, layout, blending, finest, affine_std, layout_seed, num_frequencies: see `LevelsOfExpertsSpec`.
+        widths, tile, layout, blending, finest, cells, affine_std, layout_seed, num_frequencies: see `LevelsOfExpertsSpec`.
     """
 
     def __init__(
@@ -41,20 +42,22 @@ class LevelsOfExpertsField(Field):
         layout: str,
         blending: str,
         finest: float | None,
+        cells: Sequence[float] | None,
         affine_std: float,
         layout_seed: int,
         num_frequencies: int,
     ):
         super().__init__()
         tiles = [tile] * len(widths) if isinstance(tile, int) else tile
-        self.tilings = make_layout(
-            layout,
-            [(n,) * num_axes for n in tiles],
-            blending=blending,
-            finest=finest,
-            seed=layout_seed,
-            affine_std=affine_std,
-        )
+        sizes = [(n,) * num_axes for n in tiles]
+        if cells is not None:
+            self.tilings = [
+                grid_tiling(size, (n,) * num_axes, blending=blending) for size, n in zip(sizes, cells, strict=True)
+            ]
+        else:
+            self.tilings = make_layout(
+                layout, sizes, blending=blending, finest=finest, seed=layout_seed, affine_std=affine_std
+            )
         self.encoding = PositionalEncoding(num_axes, num_frequencies) if num_frequencies else None
         inputs = self.encoding.num_features if self.encoding else 1
         pairs = itertools.pairwise([inputs, *widths])
@@ -70,7 +73,8 @@ class LevelsOfExpertsField(Field):
         return Prepared(arrangement, inputs[:, None])
 
     def values(self, prepared: Prepared) -> Float[Tensor, "points channels"]:
-        arrangement, hidden = prepared
+        arrangement, inputs = prepared
+        hidden = inputs.to(self.to_values.weight.dtype)
         for number, layer in enumerate(self.layers):
             hidden = F.leaky_relu_(layer(arrangement.enter(hidden, number), arrangement.places[number]), 0.2)
         return arrangement.leave(self.to_values(hidden))[:, 0]

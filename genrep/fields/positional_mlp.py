@@ -54,7 +54,7 @@ class PositionalMLPField(Field):
             return Prepared(coords, self.encoding(coords))
 
     def values(self, prepared: Prepared) -> Float[Tensor, "points channels"]:
-        hidden = prepared.encoding
+        hidden = prepared.encoding.to(self.to_values.weight.dtype)
         if self.embedding is not None:
             hidden = torch.cat([hidden, self.embedding(prepared.coords)], dim=-1)
         for layer in self.layers:

@@ -14,6 +14,8 @@ class GANSpec(Spec):
     """What the generator makes: pixels, or the latents of a frozen autoencoder, which renders them."""
     sees: Literal["images", "latents", "both"] = "images"
     """What the discriminators see; latents and both are of target latents."""
+    real: Literal["reconstructions", "images"] = "reconstructions"
+    """The real images that the discriminators see beside rendered latents: what the decoder makes of them, or themselves."""
     conditional: bool = True
     """Give the class to generator and discriminators, where the data has classes."""
     r1: NonNegativeFloat = 0.0

@@ -2,7 +2,6 @@
 
 import itertools
 
-import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -71,14 +70,14 @@ class ImageDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"], class_labels: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch logits"]:
-        """A logit for every patch of every scale; high is real."""
+    ) -> list[Float[Tensor, "batch patches"]]:
+        """A logit for every patch, scale by scale; high is real."""
         logits = []
         for number, scale in enumerate(self.scales):
             if number:
                 images = F.avg_pool2d(images, 2, ceil_mode=True)
             logits.append(scale(images, class_labels))
-        return torch.cat(logits, dim=1)
+        return logits
 
 
 class TokenDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
@@ -100,7 +99,7 @@ class TokenDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
 
     def forward(
         self, latents: Float[Tensor, "batch tokens latent"], class_labels: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch logits"]:
+    ) -> Float[Tensor, "batch 1"]:
         """One logit a set `[B, 1]`; high is real. Latents are standardised."""
         hidden = latents.flatten(1)
         for layer in self.layers:
@@ -109,7 +108,7 @@ class TokenDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
 
 
 class Discriminators(nn.Module):
-    """What judges a sample by its image, by its tokens, or by both: all their logits together.
+    """What judges a sample by its image, by its tokens, or by both.
 
     Args:
         channels: of the images; None sees no images.
@@ -137,11 +136,11 @@ class Discriminators(nn.Module):
 
     def forward(
         self, images: Tensor | None, latents: Tensor | None, class_labels: Tensor | None = None
-    ) -> Float[Tensor, "batch logits"]:
-        """Logits of images `[B, C, H, W]` in [-1, 1] and of standardised latents `[B, R, D]`, those that it sees."""
+    ) -> list[Float[Tensor, "batch logits"]]:
+        """Logits of images `[B, C, H, W]` in [-1, 1] at every scale and of standardised latents `[B, R, D]`, those it sees."""
         logits = []
         if self.of_images is not None:
-            logits.append(self.of_images(images, class_labels))
+            logits += self.of_images(images, class_labels)
         if self.of_latents is not None:
             logits.append(self.of_latents(latents, class_labels))
-        return torch.cat(logits, dim=1)
+        return logits

@@ -9,7 +9,8 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor
 
-from genrep.coords import Region
+from genrep.coords import Region, image_shape
+from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import FieldModelSpec
 from genrep.render import render_values
@@ -61,5 +62,7 @@ class NeuralField(StrictLoading, ModelMixin, ConfigMixin):
         Raises:
             InputError: a size or region that cannot be.
         """
-        shape = self.shape if size is None else size
+        shape = self.shape if size is None else image_shape(size)
+        if len(shape) != len(self.shape):
+            raise InputError(f"size {size!r} cannot be: this field has {len(self.shape)} axes, give a number for each")
         return render_values(lambda coords: self.field(coords)[None], shape, region, chunk, self.device)[0]

@@ -15,7 +15,7 @@ from genrep.models.loading import StrictLoading
 from genrep.models.specs import GeneratorSpec
 from genrep.nn.expert_linear import Arrangement, ExpertLinear
 from genrep.nn.fourier import CoordinateEmbedding, PositionalEncoding
-from genrep.nn.tiling import Tiling
+from genrep.nn.tiling import Tiling, grid_tiling
 from genrep.specs import validate
 
 
@@ -27,12 +27,22 @@ class Prepared(NamedTuple):
 
 
 class ExpertBlock(nn.Module):
-    """A residual block whose first linear layer has weight tiles; a linear shortcut where the width changes."""
+    """A residual block whose first linear layer has weight tiles; a linear shortcut where the width changes.
 
-    def __init__(self, inputs: int, outputs: int, tiling: Tiling):
+    Its last layer starts 1/√`num_blocks` as large as Kaiming's and the shortcut keeps the variance, so that a stack of
+    blocks starts with values of the size of its input: with Kaiming's alone seven blocks of the paper's widths start at 135.
+    """
+
+    def __init__(self, inputs: int, outputs: int, tiling: Tiling, num_blocks: int):
         super().__init__()
         self.first, self.second = ExpertLinear(inputs, outputs, tiling), nn.Linear(outputs, outputs)
         self.skip = nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs, bias=False)
+        nn.init.kaiming_uniform_(self.second.weight, a=0.2)
+        with torch.no_grad():
+            self.second.weight.mul_(num_blocks**-0.5)
+        nn.init.zeros_(self.second.bias)
+        if isinstance(self.skip, nn.Linear):
+            nn.init.kaiming_uniform_(self.skip.weight, a=1)
 
     def forward(
         self, values: Float[Tensor, "points batch inputs"], place: Any
@@ -85,18 +95,17 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
         self.of_noise = nn.Linear(noise_dim, widths[0], bias=False)
         self.of_class = nn.Embedding(num_classes, widths[0]) if num_classes else None
         self.tilings = [
-            Tiling((n,) * num_axes, _scaled_identity(num_axes, count), (0.0,) * num_axes)
-            for n, count in zip(spec.tiles, cells, strict=True)
+            grid_tiling((n,) * num_axes, (count,) * num_axes) for n, count in zip(spec.tiles, cells, strict=True)
         ]
         self.blocks = nn.ModuleList(
-            ExpertBlock(a, b, tiling) for a, b, tiling in zip(widths, widths[1:], self.tilings, strict=False)
+            ExpertBlock(a, b, tiling, len(self.tilings))
+            for a, b, tiling in zip(widths, widths[1:], self.tilings, strict=False)
         )
         self.to_values = nn.Linear(widths[-1], channels)
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.kaiming_uniform_(layer.weight, a=0.2)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        for layer in (self.of_place, self.of_noise, self.to_values):
+            nn.init.kaiming_uniform_(layer.weight, a=0.2)
+        for layer in (self.of_place, self.to_values):
+            nn.init.zeros_(layer.bias)
 
     def prepare(self, coords: Float[Tensor, "points axes"], batch: int = 1) -> Prepared:
         """What depends on the coordinates alone, to give to `forward` again and again in their place."""
@@ -115,6 +124,12 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
             needs = "a class label for every sample" if self.num_classes else "no class labels"
             raise InputError(f"this generator has {self.num_classes} classes: give {needs}")
         arrangement, encoding = self.prepare(coords, len(noise)) if isinstance(coords, Tensor) else coords
+        if noise.shape[-1] != self.noise_dim or arrangement.coords.shape[-1] != self.num_axes:
+            raise InputError(
+                f"coordinates with {arrangement.coords.shape[-1]} axes and noise of {noise.shape[-1]} numbers do not fit: this "
+                f"generator takes {self.num_axes} and {self.noise_dim}"
+            )
+        encoding = encoding.to(self.of_place.weight.dtype)
         if self.embedding is not None:
             encoding = torch.cat([encoding, self.embedding(arrangement.coords)], dim=-1)
         sample = self.of_noise(noise)
@@ -125,7 +140,3 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
             hidden = block(arrangement.enter(hidden, number), arrangement.places[number])
         values = self.to_values(F.leaky_relu(hidden, 0.2))
         return arrangement.leave(values).transpose(0, 1)
-
-
-def _scaled_identity(size: int, factor: float | int) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(factor) if row == column else 0.0 for column in range(size)) for row in range(size))

@@ -95,7 +95,7 @@ class GeneratorArchitecture(Spec):
     cells: list[PositiveInt] = Field(default=[4, 8, 16, 32, 64, 128, 256])
     """Cells of each block's grid along every axis."""
     num_frequencies: NonNegativeInt = 8
-    """Frequencies of the positional encoding on each axis: 1, 2, 4, ... periods over [-1, 1]."""
+    """Frequencies of the positional encoding on each axis, beside the coordinates: 1, 2, 4, ... periods over [-1, 1]."""
     embedding_dim: NonNegativeInt = 0
     """Channels of a learned coordinate embedding (the CE baseline); 0 is none."""
     embedding_size: PositiveInt | list[PositiveInt] = 256

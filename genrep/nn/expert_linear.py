@@ -209,14 +209,15 @@ class _GroupedProduct(torch.autograd.Function):
             for tile, upstream, result in zip(place.tiles, place.parts(gradient), place.parts(to_values), strict=True):
                 torch.bmm(upstream, weight[tile].expand(len(upstream), -1, -1), out=result)
         if ctx.needs_input_grad[1]:
-            to_weight = torch.zeros_like(weight)
+            to_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
             for tile, part, upstream in zip(place.tiles, place.parts(values), place.parts(gradient), strict=True):
                 result = to_weight[tile]
-                if result.numel() <= SMALL:
-                    torch.sum(torch.bmm(upstream.transpose(1, 2), part), dim=0, out=result)
+                if result.numel() <= SMALL or part.is_cuda:
+                    torch.sum(torch.bmm(upstream.transpose(1, 2), part), dim=0, dtype=result.dtype, out=result)
                     continue
                 for rows, upstream_rows in zip(part, upstream, strict=True):
-                    result.addmm_(upstream_rows.T, rows)
+                    result.addmm_(upstream_rows.T.to(result.dtype), rows.to(result.dtype))
+            to_weight = to_weight.to(weight.dtype)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             to_bias = gradient.sum((0, 1))
         return to_values, to_weight, to_bias, None

@@ -124,7 +124,9 @@ class CoordinateEmbedding(nn.Module):
         self.grid = nn.Parameter(torch.randn(dim, *shape))
 
     def forward(self, coords: Float[Tensor, "points axes"]) -> Float[Tensor, "points features"]:
-        places = coords.flip(-1).view(1, *[1] * (coords.shape[-1] - 1), *coords.shape)  # grid_sample's (x, y)
+        places = (
+            coords.to(self.grid.dtype).flip(-1).view(1, *[1] * (coords.shape[-1] - 1), *coords.shape)
+        )  # grid_sample's (x, y)
         found = F.grid_sample(self.grid[None], places, padding_mode="border", align_corners=False)
         return found.flatten(2)[0].T
 

@@ -5,17 +5,15 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from genrep.errors import InputError
+from genrep.nn import LayoutName
 
-LayoutName = Literal[
-    "quad_tree", "fine_to_coarse", "gray_code", "permuted", "random_permutation", "random_affine", "interleaved", "chunked"
-]  # fmt: skip
 TABLE_5 = (3, 8, 1, 9, 6, 2, 5, 4, 7)
 """The levels of the nine layers of `permuted`, as table 5 has them."""
 
@@ -41,10 +39,15 @@ class Tiling:
         return math.prod(self.tile)
 
     def cells(self, coords: Float[Tensor, "points axes"]) -> Float[Tensor, "points axes"]:
-        """A p + b in float64, of coordinates in [-1, 1] (the paper's p is (coords + 1) / 2)."""
+        """A p + b in float64, of coordinates in [-1, 1] (the paper's p is (coords + 1) / 2).
+
+        What float32 coordinates leave a hair beside a cell's border is taken for the border.
+        """
         place = (coords.double() + 1) / 2
         matrix = torch.tensor(self.matrix, dtype=torch.float64, device=coords.device)
-        return place @ matrix.T + torch.tensor(self.offset, dtype=torch.float64, device=coords.device)
+        cells = place @ matrix.T + torch.tensor(self.offset, dtype=torch.float64, device=coords.device)
+        border, rounding = cells.round(), 1e-7 * (1 + matrix.abs().sum(1))
+        return torch.where((cells - border).abs() < rounding, border, cells)
 
     def index(self, coords: Float[Tensor, "points axes"]) -> Int[Tensor, " points"]:
         """The one tile of each coordinate, eq. 5 on every axis, row-major."""
@@ -90,7 +93,8 @@ def layout(
 
     Args:
         name: `quad_tree`, `gray_code` (tiles of 2; half a cell's shift, so that neighbours differ in one layer),
-            `fine_to_coarse`, `permuted` (table 5's order, nine layers) and `random_permutation` (of the levels);
+            `fine_to_coarse`, `permuted` (the order that table 5 calls Random Permute, nine layers) and
+            `random_permutation` (another order of the levels, by `seed`);
             `random_affine` (A ~ N(0, affine_std²), b ~ U(0, 1)), `interleaved` (every layer's cells are those of the last level)
             and `chunked` (every layer's those of the first).
         tiles: matrices along each axis of every layer.
@@ -122,7 +126,8 @@ def layout(
     elif name == "gray_code":
         if any(n != 2 for tile in tiles for n in tile):
             raise InputError("layout gray_code needs tiles of 2 along every axis: change tile, or take quad_tree")
-        grids, offsets = [[n / 2 for n in grid] for grid in grids], [[0.5] * num_axes for _ in tiles]
+        grids[1:] = [[n / 2 for n in grid] for grid in grids[1:]]
+        offsets[1:] = [[0.5] * num_axes for _ in tiles[1:]]
     elif name == "permuted":
         if len(tiles) != len(TABLE_5):
             raise InputError(
@@ -147,12 +152,17 @@ def layout(
         ]
     else:
         raise InputError(f"layout {name!r} is not one of {', '.join(get_args(LayoutName))}")
-    return [
-        Tiling(
-            tuple(tile),
-            tuple(tuple(n if row == column else 0.0 for column in range(num_axes)) for row, n in enumerate(grid)),
-            tuple(offset),
-            blending,
-        )
-        for tile, grid, offset in zip(tiles, grids, offsets, strict=True)
-    ]
+    return [grid_tiling(tile, grid, offset, blending) for tile, grid, offset in zip(tiles, grids, offsets, strict=True)]
+
+
+def grid_tiling(
+    tile: Sequence[int],
+    cells: Sequence[float | int],
+    offset: Sequence[float | int] | None = None,
+    blending: str = "nearest",
+) -> Tiling:
+    """A grid along the axes: so many `cells` on each of them (A is diagonal), shifted by `offset` cells."""
+    matrix = tuple(
+        tuple(float(n) if row == column else 0.0 for column in range(len(cells))) for row, n in enumerate(cells)
+    )
+    return Tiling(tuple(tile), matrix, tuple(offset or [0.0] * len(cells)), blending)

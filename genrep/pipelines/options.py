@@ -95,7 +95,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--truncation", type=float, help="of a GAN: factor on the noise; 1 is none")
     group.add_argument("--seed", type=int, default=0, help="image i depends on (seed, i) alone (default 0)")
-    group.add_argument("--size", help="N or HEIGHTxWIDTH in pixels; default is the size the encoder was trained at")
+    group.add_argument("--size", help="N or HEIGHTxWIDTH in pixels; default is the size the model was trained at")
     group.add_argument("--region", help="Y0,X0,Y1,X1 in [-1, 1]: the part of the image to render")
     parser._negative_number_matcher = re.compile(r"^-[0-9.]+(,-?[0-9.]+)*$")  # --region -1,-1,0,0: a value, no option
     group.add_argument(

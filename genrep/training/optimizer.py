@@ -78,5 +78,7 @@ def learning_rate(spec: OptimizerSpec, step: int, num_steps: int) -> float:
 
 def _matrices(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
-        if isinstance(module, nn.Linear) and module.weight.requires_grad:
+        if (
+            isinstance(module, nn.Linear) and module.weight.requires_grad and module.weight.is_leaf
+        ):  # none that is computed
             yield module.weight

@@ -185,7 +185,7 @@ class FittingSpec(Spec):
     """Objective of a field: mean squared error of values at the signal's points."""
 
     num_coords: PositiveInt | None = None
-    """Points a step, drawn at random, over all processes; null is all of them."""
+    """Points a step, each drawn at random, over all processes; null is all there are, each once."""
     chunk: PositiveInt = 16_384
     """Points computed at a time; so few that what lies between two layers stays in a CPU's cache. It changes no result."""
 
@@ -298,6 +298,10 @@ class GANRun(Spec):
         elif self.autoencoder is None or set(of_images.values()) != {None}:
             raise ValueError(
                 "gan.target latents takes autoencoder, which says image_size and channels: leave those out"
+            )
+        if self.gan.target == "latents" and (self.data.flip or self.data.crop == "random"):
+            raise ValueError(
+                "data.flip and data.crop random have no effect on latents, each image's is encoded once: set latents.flips"
             )
         if self.gan.augment and self.gan.sees == "latents":
             raise ValueError("gan.augment is of images, and gan.sees latents has none: leave it out")

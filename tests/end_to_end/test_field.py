@@ -108,7 +108,7 @@ def test_mistakes_with_fields(fitted, tmp_path, capsys):
     for options, message in (
         (["--run.batch", 2], "run.batch 2 cannot be: a field has one signal"),
         (["--signal.source", "nowhere.png"], "signal.source 'nowhere.png' does not exist"),
-        (["--fitting.num_coords", 2000], "2000 points cannot be drawn from 1024"),
+        (["--fitting.num_coords", 0], "fitting.num_coords: got 0"),
         (["--field.layout", "gray_code", "--field.tile", 4], "gray_code needs tiles of 2"),
     ):
         run("train/field.py", *SMALL, *options, "--run.steps", 1, "--run.folder", tmp_path / "none", expect=2)

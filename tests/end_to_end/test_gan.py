@@ -1,5 +1,6 @@
 """train/gan.py with both targets: steps, resume, many processes, sampling, evaluation, mistakes."""
 
+import functools
 import json
 
 import numpy as np
@@ -124,8 +125,8 @@ def test_two_processes_train_like_one(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
+        ["--gan.augment", "[translation]"],
         ["--gan.r1", 0],
-        ["--gan.augment", "[]"],
         ["--ema", "null"],
         ["--gan.conditional", "false"],
         ["--gan.discriminator_lr", "null"],
@@ -139,6 +140,40 @@ def test_every_key_of_the_recipe_changes_the_run(trained, tmp_path, change):
         for folder in (trained / "images", tmp_path)
     )
     assert one.keys() != two.keys() or any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_an_unconditional_gan_of_labelled_images_is_sampled_without_classes(tmp_path):
+    run("train/gan.py", *IMAGES, "--gan.conditional", "false", "--run.steps", 1, "--run.folder", tmp_path / "run")
+    run("sample/generate.py", tmp_path / "run", "--out", tmp_path / "g.png")
+    assert (tmp_path / "g.png").exists()
+
+
+def test_a_compiled_gan_takes_its_penalty_from_the_plain_discriminator(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    run("train/gan.py", *IMAGES, "--run.compile", "true", "--run.steps", 1, "--run.folder", tmp_path)
+    assert GANPipeline.from_pretrained(tmp_path / "pipeline")
+
+
+def test_muon_leaves_weights_of_spectral_norm_to_adamw(stage1, tmp_path):
+    muon = ["--optimizer.type", "muon", "--optimizer.betas", "[0.9, 0.99]"]
+    run("train/gan.py", *latents(stage1, tmp_path), *muon, "--run.steps", 2, "--run.folder", tmp_path / "run")
+    assert (tmp_path / "run" / "pipeline").is_dir()
+
+
+def test_two_processes_train_a_gan_of_latents_like_one(stage1, tmp_path):
+    for name, start in (("one", run), ("two", lambda *a: launch(2, *a))):
+        start("train/gan.py", *latents(stage1, tmp_path), "--run.steps", 2, "--run.folder", tmp_path / name)
+    for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, abs=5e-3, rel=5e-3)
+
+
+def test_real_images_may_be_those_themselves(stage1, tmp_path):
+    rows = {}
+    for real in ("images", "reconstructions"):
+        options = [*latents(stage1, tmp_path), "--gan.real", real, "--run.folder", tmp_path / real]
+        run("train/gan.py", *options, "--run.steps", 1)
+        rows[real] = lines(tmp_path / real)[-1]["discriminator_loss"]
+    assert rows["images"] != rows["reconstructions"]
 
 
 def test_the_ce_baseline_trains(tmp_path):

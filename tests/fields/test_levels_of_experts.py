@@ -48,6 +48,27 @@ def test_a_field_is_the_network_written_out_a_point_at_a_time(num_axes, options)
         torch.testing.assert_close(found, field.field.to_values(hidden), atol=1e-5, rtol=1e-4)
 
 
+def test_cells_stand_in_place_of_a_layout():
+    field = make(cells=[3.0, 64.0, 64.0])
+    assert [tiling.matrix[1][1] for tiling in field.field.tilings] == [3.0, 64.0, 64.0]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"blending": "linear"}, {"type": "positional_mlp", "embedding_dim": 2, "embedding_size": 4}]
+)
+def test_fields_run_in_half_precision(options):
+    field = NeuralField({**SMALL, **options}, (8, 8), 1)
+    expected = field(grid(8))
+    found = field.to(torch.bfloat16)(grid(8))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.1)
+
+
+def test_a_render_of_other_axes_is_refused():
+    with pytest.raises(InputError, match="this field has 3 axes, give a number for each"):
+        make((4, 4, 4)).render(8)
+
+
 def test_what_is_prepared_once_gives_the_same_values_and_follows_the_weights():
     field, coords = make(), grid(16)
     prepared = field.prepare(coords)
@@ -169,6 +190,7 @@ def test_a_coordinate_embedding_is_its_cells_at_their_centres_and_linear_between
         ({**SMALL, "tile": [2, 2]}, (8, 8), "tile has 2 numbers, widths has 3: give one for each layer"),
         ({**SMALL, "layout": "quadtree"}, (8, 8), "field.layout: got 'quadtree'"),
         ({**SMALL, "layout": "gray_code", "tile": 4}, (8, 8), "gray_code needs tiles of 2"),
+        ({**SMALL, "cells": [2.0]}, (8, 8), "cells has 1 numbers, widths has 3: give one for each layer"),
         ({**SMALL, "widths": []}, (8, 8), "field.widths"),
         ({"type": "experts"}, (8, 8), "field.type: got 'experts'; allowed: levels_of_experts, positional_mlp"),
         (SMALL, (), "shape"),

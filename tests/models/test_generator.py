@@ -9,7 +9,10 @@ from genrep.coords import grid
 from genrep.errors import InputError
 from genrep.models.discriminator import Discriminators, ImageDiscriminator, TokenDiscriminator
 from genrep.models.generator import CoordinateGenerator
+from genrep.training.config import read_config
+from genrep.training.specs import GANRun
 from genrep.training.stages import num_parameters
+from tests.scripts import PROJECT
 
 SMALL = {"noise_dim": 5, "widths": [8, 8, 6], "tile": [2, 3], "cells": [2, 4], "num_frequencies": 2}
 
@@ -81,10 +84,37 @@ def test_the_papers_generator_has_its_parameters_and_cost():
 
 
 def test_the_papers_baseline_has_its_cost_and_nearly_its_parameters():
-    """Table 4: 19.9M and 1.39M. The text's embedding, 256 channels on 256×256, and this network make 18.4M."""
+    """Table 4: 19.9M and 1.39M. The text's embedding, 256 channels on 256×256, and this network make 18.4M; 267×267 19.9M."""
     generator = CoordinateGenerator(tile=1, embedding_dim=256, embedding_size=256)
     assert cost(generator) == pytest.approx(1.39e6, rel=0.005)
     assert num_parameters(generator) == 18_429_603
+    with torch.device("meta"):
+        config = GANRun.model_validate(read_config(PROJECT / "configs" / "ffhq" / "gan_ce.yaml"))
+        shipped = CoordinateGenerator(**config.generator.model_dump())
+    assert num_parameters(shipped) == pytest.approx(19.9e6, rel=0.001)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_generator_runs_in_half_precision(dtype):
+    for options in ({}, {"embedding_dim": 4, "embedding_size": 6}):
+        generator = make(**options)
+        expected = generator(grid(4), torch.ones(2, 5))
+        found = generator.to(dtype)(grid(4), torch.ones(2, 5, dtype=dtype))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.1)
+
+
+def test_a_new_generator_makes_values_of_the_size_of_images():
+    """Kaiming's distribution alone gives the paper's sizes values of about 135."""
+    torch.manual_seed(0)
+    generator = CoordinateGenerator()
+    with torch.no_grad():
+        assert 0.3 < generator(grid(16), torch.randn(8, 512)).std() < 8
+
+
+def test_noise_and_coordinates_of_other_widths_are_refused():
+    with pytest.raises(InputError, match="with 2 axes and noise of 4 numbers do not fit: this generator takes 2 and 5"):
+        make()(make().prepare(grid(2)), torch.randn(1, 4))
 
 
 @pytest.mark.parametrize(
@@ -133,11 +163,11 @@ def test_spectral_norms_are_at_most_one():
 
 def test_the_papers_discriminator_is_five_strided_convolutions_at_two_scales():
     judge = ImageDiscriminator(3)
-    assert judge(torch.randn(1, 3, 256, 256)).shape == (1, 8 * 8 + 4 * 4)
+    assert [each.shape for each in judge(torch.randn(1, 3, 256, 256))] == [(1, 8 * 8), (1, 4 * 4)]
     convolutions = [module for module in judge.modules() if isinstance(module, torch.nn.Conv2d)]
     assert len(convolutions) == 10
     assert {(c.kernel_size, c.stride) for c in convolutions} == {((3, 3), (2, 2))}
-    assert judge(torch.randn(2, 3, 9, 7)).shape == (2, 2)  # any size, down to one patch
+    assert [each.shape for each in judge(torch.randn(2, 3, 9, 7))] == [(2, 1), (2, 1)]  # any size, down to one patch
 
 
 def test_the_class_moves_the_logits_by_an_inner_product():
@@ -149,7 +179,7 @@ def test_the_class_moves_the_logits_by_an_inner_product():
     weight = judge.head.of_class.weight
     torch.testing.assert_close(one - other, hidden @ (weight[0] - weight[1])[:, None])
     images = ImageDiscriminator(1, num_classes=2, width=4, depth=2).eval()
-    assert not torch.allclose(*(images(torch.ones(1, 1, 8, 8), torch.tensor([label])) for label in (0, 1)))
+    assert not torch.allclose(*(images(torch.ones(1, 1, 8, 8), torch.tensor([label]))[0] for label in (0, 1)))
 
 
 def test_discriminators_of_saved_weights_load(tmp_path):

@@ -142,11 +142,17 @@ def test_weights_start_from_kaimings_distribution_and_biases_from_zero():
     assert layer.bias.eq(0).all() and layer.weight.shape == (4, 200, 300)
 
 
-def test_autocast_runs_in_its_precision():
-    (tiling,) = layout("quad_tree", [(2, 2)])
-    layer, arrangement = ExpertLinear(4, 3, tiling), Arrangement(grid(4), [tiling])
+@pytest.mark.parametrize("width", [4, 140])  # small and large weights
+def test_autocast_runs_in_its_precision_and_sums_gradients_in_float32(width):
+    tilings = layout("quad_tree", [(2, 2)] * 3)
+    layer, arrangement = ExpertLinear(width, width, tilings[2]), Arrangement(grid(64), tilings)
+    values = torch.randn(4096, 1, width)
+    (exact,) = torch.autograd.grad(layer(values, arrangement.places[2]).square().sum(), layer.weight)
     with torch.autocast("cpu", torch.bfloat16):
-        assert layer(torch.randn(16, 1, 4), arrangement.places[0]).dtype == torch.bfloat16
+        found = layer(values, arrangement.places[2])
+    (rounded,) = torch.autograd.grad(found.float().square().sum(), layer.weight)
+    assert found.dtype == torch.bfloat16 and rounded.dtype == torch.float32
+    assert (rounded - exact).norm() < 0.006 * exact.norm()
 
 
 def test_a_tiling_of_one_matrix_is_a_linear_layer():

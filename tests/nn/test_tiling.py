@@ -94,8 +94,9 @@ def test_the_layouts_of_table_5():
     assert matrices("quad_tree") == [2.0**i for i in range(1, 10)]
     assert matrices("fine_to_coarse") == [2.0 ** (10 - i) for i in range(1, 10)]
     assert matrices("permuted") == [2.0**i for i in (3, 8, 1, 9, 6, 2, 5, 4, 7)]
-    assert matrices("gray_code") == [2.0 ** (i - 1) for i in range(1, 10)]
-    assert {tiling.offset for tiling in layout("gray_code", [(2, 2)] * 9)} == {(0.5, 0.5)}
+    assert matrices("gray_code") == [2.0, *(2.0 ** (i - 1) for i in range(2, 10))]
+    offsets = [tiling.offset for tiling in layout("gray_code", [(2, 2)] * 9)]
+    assert offsets == [(0.0, 0.0), *[(0.5, 0.5)] * 8]
     assert (
         sorted(matrices("random_permutation", seed=3))
         == matrices("quad_tree")
@@ -159,3 +160,10 @@ def test_every_cell_of_a_quad_tree_has_a_combination_of_its_own():
 def test_layouts_that_cannot_be_are_refused(name, tiles, message):
     with pytest.raises(InputError, match=message):
         layout(name, tiles)
+
+
+def test_a_border_that_rounding_misses_belongs_to_the_cell_it_begins():
+    for side in (47, 49, 103, 107, 161):  # the middle pixel lies on the border of two halves
+        assert line(2, 2).index(grid((side,)))[side // 2] == 1
+    sixths = torch.tensor([[2 * k / 6 - 1] for k in range(6)], dtype=torch.float32)
+    assert line(6, 6).index(sixths).tolist() == [0, 1, 2, 3, 4, 5]
