@@ -12,7 +12,7 @@ import yaml
 from genrep.errors import InputError
 from genrep.specs import Spec
 from genrep.training.config import dump_config, parse_command_line, parse_yaml, read_config, run_script
-from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun
+from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun, GANRun
 
 PROJECT = Path(__file__).parents[2]
 STAGE1 = """\
@@ -336,8 +336,8 @@ def test_shipped_configs_are_valid(path):
     if "run" not in content:
         assert content.keys() == {"data"}, "what is no run is an include of the data"
         return
-    stage2 = isinstance(content.get("autoencoder"), str)
-    kind = ClassifierRun if "autoencoder" not in content else DiffusionRun if stage2 else AutoencoderRun
+    kinds = {"field": FieldRun, "gan": GANRun, "classifier": ClassifierRun, "diffusion": DiffusionRun}
+    kind = next((kind for key, kind in kinds.items() if key in content), AutoencoderRun)
     assert parse_command_line(kind, "help", [str(path)])[0].run.num_steps > 0
 
 
