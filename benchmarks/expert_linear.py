@@ -1,13 +1,13 @@
 """What the expert linear layer costs beside `torch.nn.Linear` of the same width, and beside two naive versions, in one run.
 
-    python benchmarks/expert_linear.py --channels 64,128,256,512 --tile 2
-    python benchmarks/expert_linear.py --points random --tile 4
+    python benchmarks/expert_linear.py
+    python benchmarks/expert_linear.py --channels 256 --tiles 2 --points grid --device cuda
 
 A stack of layers, each of a finer grid (quad tree), on a square grid of points or on random ones; forward, and forward
-with backward. Ours: `ExpertLinear` and `Arrangement` as a field uses them, the activations in the layers' orders; the
-plan of the order is made once and timed by itself (random points need one every step). `gather` fetches a matrix for
-every point; `loop` takes each tile's points by a mask. Both run at fewer points, which is said, and their ratio is to
-dense at as many. Times are medians of calls taken in turn.
+with backward. Ours: `ExpertLinear` and `Arrangement` as a field uses them, the activations in the layers' orders. The plan
+of the order is made once for a grid; for random points, which are new in every step, every call of ours makes it anew.
+`gather` fetches a matrix for every point; `loop` takes each tile's points by a mask. Both run at fewer points, which is
+said, and their ratio is to dense at as many. Times are medians of calls taken in turn.
 """
 
 import argparse
@@ -56,73 +56,87 @@ def loop(layers, values, indices):
 def timed(ways, values, runs):
     """Median seconds of (forward, forward and backward) of every way, in turn."""
     times = {name: ([], []) for name in ways}
+
+    def now():
+        if values.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     for _ in range(runs):
         for name, way in ways.items():
-            started = time.perf_counter()
+            started = now()
             with torch.no_grad():
                 way(values)
-            times[name][0].append(time.perf_counter() - started)
-            started = time.perf_counter()
+            times[name][0].append(now() - started)
+            started = now()
             way(values).sum().backward()
-            times[name][1].append(time.perf_counter() - started)
+            times[name][1].append(now() - started)
     return {name: [statistics.median(part) for part in parts] for name, parts in times.items()}
 
 
-def measure(channels, tile, num_layers, points, side, naive_side, runs):
-    tilings = layout("quad_tree", [(tile, tile)] * num_layers, finest=side)
-    linear = [nn.Linear(channels, channels) for _ in tilings]
-    experts = [ExpertLinear(channels, channels, tiling) for tiling in tilings]
+def measure(channels, tile, points, options):
+    depth = max(1, round(math.log(options.side) / math.log(max(2, tile))))
+    tilings = layout("quad_tree", [(tile, tile)] * depth, finest=options.side)
+    linear = [nn.Linear(channels, channels).to(options.device) for _ in tilings]
+    experts = [ExpertLinear(channels, channels, tiling).to(options.device) for tiling in tilings]
 
     def coords_of(side):
-        return grid(side) if points == "grid" else torch.rand(side * side, 2) * 2 - 1
+        coords = grid(side) if points == "grid" else torch.rand(side * side, 2) * 2 - 1
+        return coords.to(options.device)
 
     def values_of(side):
-        return torch.randn(side * side, 1, channels, requires_grad=True)
+        return torch.randn(side * side, 1, channels, device=options.device, requires_grad=True)
 
-    coords = coords_of(side)
-    started = time.perf_counter()
-    arrangement = Arrangement(coords, tilings)
-    plan = time.perf_counter() - started
-    ways = {"dense": lambda x: dense(linear, x), "ours": lambda x: expert(experts, x, arrangement)}
-    large = timed(ways, values_of(side), runs)
-    few = coords_of(naive_side)
-    indices = [tiling.index(few) for tiling in tilings]
-    small = timed(
-        {"dense": ways["dense"], "loop": lambda x: loop(experts, x, indices), "gather": lambda x: gather(experts, x, indices)},
-        values_of(naive_side),
-        min(runs, 3),
-    )  # fmt: skip
-    moves = sum(move is not None for move in arrangement.moves)
-    rate = 2 * num_layers * side**2 * channels**2 / large["dense"][0] / 1e9
+    coords = coords_of(options.side)
+    planned = Arrangement(coords, tilings)
+
+    def ours(values):
+        return expert(experts, values, planned if points == "grid" else Arrangement(coords, tilings))
+
+    large = timed({"dense": lambda x: dense(linear, x), "ours": ours}, values_of(options.side), options.runs)
+    indices = [tiling.index(coords_of(options.naive_side)) for tiling in tilings]
+    naive = {"loop": lambda x: loop(experts, x, indices), "gather": lambda x: gather(experts, x, indices)}
+    naive = {"dense": lambda x: dense(linear, x), **naive}
+    small = timed(naive, values_of(options.naive_side), min(options.runs, 3))
     ratios = {"ours": [a / b for a, b in zip(large["ours"], large["dense"], strict=True)]}
     ratios |= {name: [a / b for a, b in zip(small[name], small["dense"], strict=True)] for name in ("loop", "gather")}
     shown = "   ".join(f"{name} {forward:6.2f} ({both:6.2f})" for name, (forward, both) in ratios.items())
+    forward, both = large["dense"]
+    rate = 2 * depth * options.side**2 * channels**2 / forward / 1e9
     print(
-        f"{channels:4} channels, {tile}×{tile} tiles, {points}: dense {large['dense'][0] * 1e3:6.0f} ({large['dense'][1] * 1e3:6.0f}) ms, "
-        f"{rate:4.0f} GFLOP/s   × dense: {shown}   {moves} moves, plan {plan * 1e3:.0f} ms",
+        f"{channels:4} channels, {depth} layers of {tile}×{tile} tiles, {points:6}: dense {forward * 1e3:6.0f} ({both * 1e3:6.0f}) ms, "
+        f"{rate:5.0f} GFLOP/s   × dense: {shown}   {sum(move is not None for move in planned.moves)} moves",
         flush=True,
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--channels", default="64,128,256,512", help="widths (default 64,128,256,512)")
-    parser.add_argument("--tile", type=positive, default=2, help="matrices along each axis (default 2)")
-    parser.add_argument("--layers", type=positive, help="layers (default: until a cell is a pixel)")
-    parser.add_argument("--points", choices=["grid", "random"], default="grid", help="(default grid)")
+    parser.add_argument(
+        "--channels", type=positive, nargs="+", default=[64, 128, 256, 512], help="widths (default 64 to 512)"
+    )
+    parser.add_argument(
+        "--tiles", type=positive, nargs="+", default=[2, 4], help="matrices along each axis (default 2 4)"
+    )
+    parser.add_argument(
+        "--points", choices=["grid", "random"], nargs="+", default=["grid", "random"], help="(default both)"
+    )
     parser.add_argument(
         "--side", type=positive, default=512, help="points along an axis; their square is the number (default 512)"
     )
     parser.add_argument("--naive-side", type=positive, default=64, help="the same for the naive ways (default 64)")
     parser.add_argument("--runs", type=positive, default=5, help="calls of each (default 5)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     options = parser.parse_args()
     torch.manual_seed(0)
-    depth = options.layers or max(1, round(math.log(options.side) / math.log(max(2, options.tile))))
     print(
-        f"forward (forward and backward), {options.side}² points, {depth} layers, {torch.get_num_threads()} threads; naive ways at {options.naive_side}² points"
+        f"forward (forward and backward), {options.side}² points, {torch.get_num_threads()} threads; naive ways at "
+        f"{options.naive_side}² points"
     )
-    for channels in options.channels.split(","):
-        measure(int(channels), options.tile, depth, options.points, options.side, options.naive_side, options.runs)
+    for points in options.points:
+        for tile in options.tiles:
+            for channels in options.channels:
+                measure(channels, tile, points, options)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ def mean_curve(curves):
 
     end = min(curve[-1][0] for curve in curves)
     axis = np.linspace(0, end, 50)
-    return axis, np.mean([np.interp(axis, *zip(*curve, strict=True)) for curve in curves], axis=0)
+    mean = np.mean([np.interp(axis, *zip(*curve, strict=True)) for curve in curves], axis=0)
+    return axis.tolist(), mean.tolist()
 
 
 def main() -> None:

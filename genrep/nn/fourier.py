@@ -92,7 +92,8 @@ class Points:
 class PositionalEncoding(FourierFeatures):
     """The coordinates themselves, and cosine and sine of 1, 2, 4, ... 2^(n-1) periods over [-1, 1] on every axis (NeRF, LoE).
 
-    n = log2 N frequencies end at the Nyquist limit of a grid of N pixels.
+    n = log2 N frequencies end at the Nyquist limit of a grid of N pixels. The papers write sin(2^k π p) of p in [0, 1] and do
+    not say where k begins: with our first period over the whole signal their 9 frequencies for 512 pixels end at its limit.
     """
 
     def __init__(self, num_axes: int, num_frequencies: int):

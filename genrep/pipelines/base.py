@@ -77,6 +77,14 @@ class ImagePipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
+def check_batch_size(batch_size: int | None) -> None:
+    """InputError for a number of images at a time that cannot be."""
+    if batch_size is not None and batch_size < 1:
+        raise InputError(
+            f"batch_size {batch_size} cannot be: give a positive number of images, or None for all at a time"
+        )
+
+
 def generators_of(given: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
     """A generator an image: those given, or from the next number of one for all."""
     if isinstance(given, Sequence):

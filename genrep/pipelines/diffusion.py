@@ -14,7 +14,7 @@ from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.denoiser import LatentDenoiser
 from genrep.models.normalizer import LatentNormalizer
-from genrep.pipelines.base import OUTPUT_TYPES, ImagePipeline, generators_of
+from genrep.pipelines.base import OUTPUT_TYPES, ImagePipeline, check_batch_size, generators_of
 from genrep.render import to_uint8
 
 
@@ -115,6 +115,7 @@ class LatentDiffusionPipeline(ImagePipeline):
         num_levels = self.scheduler.config.num_train_timesteps
         if not 1 <= num_inference_steps <= num_levels:
             raise InputError(f"num_inference_steps {num_inference_steps} cannot be: give 1 to {num_levels}")
+        check_batch_size(batch_size)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type {output_type!r} is not one of {', '.join(OUTPUT_TYPES)}")
         generators = generators_of(generator, count)

@@ -15,7 +15,7 @@ from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.generator import CoordinateGenerator
 from genrep.models.normalizer import LatentNormalizer
-from genrep.pipelines.base import OUTPUT_TYPES, ImagePipeline, generators_of
+from genrep.pipelines.base import OUTPUT_TYPES, ImagePipeline, check_batch_size, generators_of
 from genrep.render import render_values, to_uint8
 
 
@@ -111,6 +111,7 @@ class GANPipeline(ImagePipeline):
         image_region(region)
         if not 0 <= truncation < float("inf"):
             raise InputError(f"truncation {truncation} cannot be: give a number from 0, 1 changes nothing")
+        check_batch_size(batch_size)
         if output_type not in OUTPUT_TYPES or (output_type == "latent" and self.autoencoder is None):
             raise InputError(
                 f"output_type {output_type!r} is not one of {', '.join(OUTPUT_TYPES)} (latent is of a GAN of latents)"

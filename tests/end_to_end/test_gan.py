@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import genrep.training.stages
 from genrep import GANPipeline
 from tests.scripts import PROJECT, launch, lines, run
 
@@ -78,7 +79,17 @@ def test_a_gan_is_sampled_and_evaluated_like_a_diffusion_model(trained, classifi
     assert {"loss", "discriminator_loss", "real_above_0", "fake_above_0", "lr"} <= last.keys()
 
 
-def test_of_latents_leaves_the_autoencoder_as_it_was(stage1, trained):
+def test_of_latents_leaves_the_autoencoder_as_it_was(stage1, trained, tmp_path, monkeypatch):
+    """Its weights stay, and no gradient is kept for them although gradients pass through it."""
+    seen, load = [], genrep.training.stages.load_autoencoder
+
+    def remember(*arguments):
+        seen.append(load(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(genrep.training.stages, "load_autoencoder", remember)
+    run("train/gan.py", *latents(stage1, tmp_path), "--run.steps", 1, "--run.folder", tmp_path / "run")
+    assert all(not weight.requires_grad and weight.grad is None for weight in seen[0].parameters())
     before = load_file(stage1 / "model" / "diffusion_pytorch_model.safetensors")
     after = GANPipeline.from_pretrained(trained / "of_latents" / "pipeline").autoencoder.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)

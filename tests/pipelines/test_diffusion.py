@@ -159,6 +159,7 @@ def test_what_cannot_be_is_refused(pipeline):
         ({"class_labels": [0], "num_images": 2}, "1 class labels for 2 images"),
         ({"class_labels": []}, "0 class labels"),
         ({"num_images": 0}, "num_images 0 cannot be"),
+        ({"class_labels": [0], "batch_size": 0}, "batch_size 0 cannot be"),
         ({"class_labels": [0], "guidance_interval": (0.7, 0.3)}, "guidance_interval .* cannot be"),
         ({"class_labels": [0], "num_inference_steps": 0}, "num_inference_steps 0 cannot be"),
         ({"class_labels": [0], "output_type": "jpg"}, "output_type 'jpg' is not one of"),

@@ -94,6 +94,7 @@ def test_what_cannot_be_is_refused():
         ({"class_labels": [3]}, "class label 3 is not one of 0 to 2"),
         ({"class_labels": [0], "num_images": 2}, "1 class labels for 2 images"),
         ({"class_labels": [0], "truncation": -1.0}, "truncation -1.0 cannot be: give a number from 0"),
+        ({"class_labels": [0], "batch_size": -1}, "batch_size -1 cannot be: give a positive number"),
         ({"class_labels": [0], "height": 0}, "size .* cannot be"),
         ({"class_labels": [0], "region": (0, 0, 0, 1)}, "is empty"),
         ({"class_labels": [0], "output_type": "latent"}, "latent is of a GAN of latents"),

@@ -1,0 +1,25 @@
+"""The benchmarks run, and say what they say; their times are nobody's test."""
+
+import json
+import re
+
+from tests.scripts import run
+
+
+def test_the_expert_layers_benchmark(capsys):
+    run("benchmarks/expert_linear.py", "--side", 16, "--naive-side", 8, "--channels", 8, "--tiles", 2, 4, "--runs", 1)
+    rows = [row for row in capsys.readouterr().out.splitlines() if "× dense" in row]
+    assert len(rows) == 4 and all(re.search(r"ours +[\d.]+ .*loop +[\d.]+ .*gather +[\d.]+", row) for row in rows)
+
+
+def test_the_render_benchmark_agrees_with_its_plain_version(capsys):
+    for representation in ("anr", "locality"):
+        run("benchmarks/render.py", "--representation", representation, "--size", 16, "--runs", 1)
+        error = re.search(r"largest difference ([\d.e+-]+)", capsys.readouterr().out)
+        assert error and float(error[1]) < 1e-4
+
+
+def test_the_refinement_benchmark(locality, tmp_path):
+    run("benchmarks/refinement.py", locality, "--source", "digits", "--num-images", 2, "--steps", 3, "--out", tmp_path)
+    report = json.loads((tmp_path / "refinement.json").read_text())
+    assert report["num_images"] == 2 and (tmp_path / "refinement.png").exists()
