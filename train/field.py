@@ -52,10 +52,9 @@ def train(config: FieldRun, restart: bool = False) -> None:
     def prepared(chosen):
         """This process's share of the chosen points, in chunks: what depends on the coordinates alone, and the values."""
         share = chosen.tensor_split(num_processes)[rank].to(run.device)
-        return [
-            (field.prepare(grid_at(part, shape)), from_uint8(values[part]))
-            for part in share.split(config.fitting.chunk)
-        ]
+        num_chunks = -(-len(chosen) // (num_processes * config.fitting.chunk))  # as many on every process
+        chunks = share.tensor_split(num_chunks)
+        return [(field.prepare(grid_at(chunk, shape)), from_uint8(values[chunk])) for chunk in chunks]
 
     def evaluate() -> None:
         """PSNR and SSIM of the whole signal, of a video the means over its frames."""
@@ -78,16 +77,15 @@ def train(config: FieldRun, restart: bool = False) -> None:
             save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
-    every_point = None
+    every_point, num_points = None, config.fitting.num_coords or len(values)
+    total = num_points * len(pixels) / num_processes  # gradients are averaged; shares may differ by a point
     if config.fitting.num_coords is None:  # planned once
         every_point = prepared(torch.arange(len(values)))
     for step in run.steps():
         chunks = every_point
         if chunks is None:
             generator = stream_generator(settings.seed, "coords", step)
-            chosen = torch.randint(len(values), (config.fitting.num_coords,), generator=generator)
-            chunks = prepared(chosen)
-        total = sum(targets.numel() for _, targets in chunks)
+            chunks = prepared(torch.randint(len(values), (num_points,), generator=generator))
         for points, targets in chunks:
             run.backward(F.mse_loss(forward(points), targets, reduction="sum") / total)
         if run.finish_step(state):

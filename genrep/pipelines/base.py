@@ -7,6 +7,7 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
+from genrep.coords import image_shape
 from genrep.errors import InputError
 from genrep.models.loading import refuse_missing_pipeline
 from genrep.pictures import picture
@@ -43,6 +44,11 @@ class ImagePipeline(DiffusionPipeline):
     def channels(self) -> int:
         """1 for grey, 3 for RGB."""
         raise NotImplementedError
+
+    def _size(self, height: int | None, width: int | None) -> tuple[int, ...]:
+        """The size asked for; where None, what the model was trained at. InputError for one that cannot be."""
+        default_height, default_width = self.image_shape
+        return image_shape((default_height if height is None else height, default_width if width is None else width))
 
     def _check_labels(self, class_labels: int | Sequence[int] | None, num_images: int | None) -> list[int]:
         """A label an image, `num_classes` standing for "no class"."""

@@ -9,7 +9,7 @@ from diffusers import ImagePipelineOutput
 from jaxtyping import Float
 from torch import Tensor
 
-from genrep.coords import Region, image_region, image_shape
+from genrep.coords import Region, image_region
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.denoiser import LatentDenoiser
@@ -104,8 +104,7 @@ class LatentDiffusionPipeline(ImagePipeline):
         _check_scheduler(self.scheduler)
         labels = self._check_labels(class_labels, num_images)
         count = len(labels)
-        default_height, default_width = self.autoencoder.image_shape
-        size = image_shape((default_height if height is None else height, default_width if width is None else width))
+        size = self._size(height, width)
         image_region(region)
         low, high = guidance_interval
         if not 0 <= low <= high <= 1:

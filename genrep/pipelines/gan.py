@@ -10,7 +10,7 @@ from diffusers import ImagePipelineOutput
 from jaxtyping import Float
 from torch import Tensor
 
-from genrep.coords import Region, grid, image_region, image_shape
+from genrep.coords import Region, grid, image_region
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.generator import CoordinateGenerator
@@ -101,13 +101,10 @@ class GANPipeline(ImagePipeline):
         Raises:
             InputError: a label, size, region, truncation or number of generators that cannot be.
         """
-        if class_labels is None and self.num_classes:  # such a GAN has no "no class": classes in turn
-            class_labels = [
-                index % self.num_classes for index in range(1 if num_images is None else max(1, num_images))
-            ]
         labels = self._check_labels(class_labels, num_images)
-        default_height, default_width = self.image_shape
-        size = image_shape((default_height if height is None else height, default_width if width is None else width))
+        if class_labels is None and self.num_classes:  # such a GAN has no "no class": classes in turn
+            labels = [index % self.num_classes for index in range(len(labels))]
+        size = self._size(height, width)
         image_region(region)
         if not 0 <= truncation < float("inf"):
             raise InputError(f"truncation {truncation} cannot be: give a number from 0, 1 changes nothing")

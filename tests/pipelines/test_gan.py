@@ -91,6 +91,7 @@ def test_a_saved_pipeline_draws_the_same(make, tmp_path):
 def test_what_cannot_be_is_refused():
     pipeline = pixels()
     for arguments, message in (
+        ({"num_images": 0}, "num_images 0 cannot be: give a positive number"),
         ({"class_labels": [3]}, "class label 3 is not one of 0 to 2"),
         ({"class_labels": [0], "num_images": 2}, "1 class labels for 2 images"),
         ({"class_labels": [0], "truncation": -1.0}, "truncation -1.0 cannot be: give a number from 0"),
