@@ -7,12 +7,14 @@ A stack of layers, each of a finer grid (quad tree), on a square grid of points 
 with backward. Ours: `ExpertLinear` and `Arrangement` as a field uses them, the activations in the layers' orders. The plan
 of the order is made once for a grid; for random points, which are new in every step, every call of ours makes it anew.
 `gather` fetches a matrix for every point; `loop` takes each tile's points by a mask. Both run at fewer points, which is
-said, and their ratio is to dense at as many. Times are medians of calls taken in turn.
+said, and their ratio is to dense at as many. Times are medians of calls taken in turn, after one that is not counted.
 """
 
 import argparse
+import ctypes
 import math
 import statistics
+import sys
 import time
 
 import torch
@@ -32,8 +34,8 @@ def dense(layers, values):
 
 
 def expert(layers, values, arrangement):
-    for number, layer in enumerate(layers):
-        values = layer(arrangement.enter(values, number), arrangement.places[number])
+    for layer, place in zip(layers, arrangement.places, strict=True):
+        values = layer(place.enter(values), place)
     return values
 
 
@@ -53,6 +55,15 @@ def loop(layers, values, indices):
     return values
 
 
+def keep_freed_memory():
+    """Fresh pages of a quarter of a gigabyte for every activation would cost as much as the products that are compared."""
+    if sys.platform == "linux":
+        mmap_max, trim_threshold = -4, -1
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, -1)
+
+
 def timed(ways, values, runs):
     """Median seconds of (forward, forward and backward) of every way, in turn."""
     times = {name: ([], []) for name in ways}
@@ -62,7 +73,7 @@ def timed(ways, values, runs):
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    for _ in range(runs):
+    for _ in range(runs + 1):
         for name, way in ways.items():
             started = now()
             with torch.no_grad():
@@ -71,7 +82,7 @@ def timed(ways, values, runs):
             started = now()
             way(values).sum().backward()
             times[name][1].append(now() - started)
-    return {name: [statistics.median(part) for part in parts] for name, parts in times.items()}
+    return {name: [statistics.median(part[1:]) for part in parts] for name, parts in times.items()}
 
 
 def measure(channels, tile, points, options):
@@ -105,7 +116,8 @@ def measure(channels, tile, points, options):
     rate = 2 * depth * options.side**2 * channels**2 / forward / 1e9
     print(
         f"{channels:4} channels, {depth} layers of {tile}×{tile} tiles, {points:6}: dense {forward * 1e3:6.0f} ({both * 1e3:6.0f}) ms, "
-        f"{rate:5.0f} GFLOP/s   × dense: {shown}   {sum(move is not None for move in planned.moves)} moves",
+        f"{rate:5.0f} GFLOP/s   × dense: {shown}   "
+        f"{sum(place.move is not None for place in planned.places)} moves",
         flush=True,
     )
 
@@ -129,6 +141,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     options = parser.parse_args()
     torch.manual_seed(0)
+    keep_freed_memory()
     print(
         f"forward (forward and backward), {options.side}² points, {torch.get_num_threads()} threads; naive ways at "
         f"{options.naive_side}² points"

@@ -75,6 +75,6 @@ class LevelsOfExpertsField(Field):
     def values(self, prepared: Prepared) -> Float[Tensor, "points channels"]:
         arrangement, inputs = prepared
         hidden = inputs.to(self.to_values.weight.dtype)
-        for number, layer in enumerate(self.layers):
-            hidden = F.leaky_relu_(layer(arrangement.enter(hidden, number), arrangement.places[number]), 0.2)
+        for layer, place in zip(self.layers, arrangement.places, strict=True):
+            hidden = F.leaky_relu_(layer(place.enter(hidden), place), 0.2)
         return arrangement.leave(self.to_values(hidden))[:, 0]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import GeneratorSpec
-from genrep.nn.expert_linear import Arrangement, ExpertLinear
+from genrep.nn.expert_linear import Arrangement, ExpertLinear, Place
 from genrep.nn.fourier import CoordinateEmbedding, PositionalEncoding
 from genrep.nn.tiling import Tiling, grid_tiling
 from genrep.specs import validate
@@ -45,10 +45,11 @@ class ExpertBlock(nn.Module):
             nn.init.kaiming_uniform_(self.skip.weight, a=1)
 
     def forward(
-        self, values: Float[Tensor, "points batch inputs"], place: Any
+        self, values: Float[Tensor, "points batch inputs"], place: Place
     ) -> Float[Tensor, "points batch outputs"]:
+        values = place.enter(values)
         hidden = self.first(F.leaky_relu(values, 0.2), place)
-        return self.skip(values) + self.second(F.leaky_relu_(hidden, 0.2))
+        return place.beside(self.skip(values)) + self.second(F.leaky_relu_(hidden, 0.2))
 
 
 class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
@@ -136,7 +137,7 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
         if self.of_class is not None:
             sample = sample + self.of_class(class_labels)
         hidden = self.of_place(encoding)[:, None] + sample
-        for number, block in enumerate(self.blocks):
-            hidden = block(arrangement.enter(hidden, number), arrangement.places[number])
+        for block, place in zip(self.blocks, arrangement.places, strict=True):
+            hidden = block(hidden, place)
         values = self.to_values(F.leaky_relu(hidden, 0.2))
         return arrangement.leave(values).transpose(0, 1)

@@ -2,11 +2,13 @@
 
 `ExpertLinear` multiplies every point with the weight matrix of its tile. Points of one tile must meet one product, so they
 are brought together: an `Arrangement` plans, once for the points and for all layers, an order of the points for each
-layer. On a regular grid whose tilings subdivide each other there is one order for all layers, in which every layer's tile
-is an axis of a reshaped array: nothing is moved between layers at all. Other points are sorted by the layer's tile, which
-moves the activations once a layer.
+layer. Points sorted by the tiles of one layer, and among these by the tiles of the next, are in an order that serves both:
+a tile of the second layer is then many short segments. On a regular grid these are an axis of a reshaped array. When the
+segments get too short for a product another order begins; on a grid it is the old one with its axes swapped, which the
+first layer of the new order brings about by reading with strides. So nothing is moved on grids, and little elsewhere.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -15,58 +17,132 @@ from torch import Tensor, nn
 
 from genrep.nn.tiling import Tiling
 
-ROWS = 64
+ROWS = 256
 """Rows that a product should have at least: below it a matrix multiplication is slower than moving the points."""
 
+ROWS_OF_LAUNCHES = 2**14
+"""The same where every segment is a launch of its own: segments of different length, on an accelerator."""
 
 SMALL = 2**14
 """Numbers of a weight matrix up to which the parts of its gradient are computed together and then summed."""
 
+Part = tuple[int, Tensor]
+"""A tile, and some of its points `[products, rows, dim]`, a view."""
 
-class Axis:
-    """Where a layer's tiles lie among ordered points: `[before, tiles, after]` is the points' axis, reshaped.
+Move = tuple[Tensor, Tensor] | None
+"""Where values come from, and where they go to when gradients return; None where everything stays."""
 
-    `tiles` are the numbers of those that the points use.
+
+class Place:
+    """Where a layer's tiles lie among the points: `layer(place.enter(values), place)`."""
+
+    move: Move = None
+
+    def enter(self, values: Float[Tensor, "points batch dim"]) -> Float[Tensor, "points batch dim"]:
+        """Values as the layer before left them, in the order that this layer reads."""
+        return moved(values, self.move)
+
+    def beside(self, values: Float[Tensor, "points batch dim"]) -> Float[Tensor, "points batch dim"]:
+        """Values in the order that the layer reads, in the one that it writes: for a shortcut around it."""
+        return values
+
+
+class Axis(Place):
+    """Tiles that are an axis: `[before, tiles, after]` is the points' axis, reshaped.
+
+    `tiles` are the numbers of those that the points use. With `turn` the points are read as `[turn, tiles, after / turn]` and
+    written as `[tiles, after / turn, turn]`: what an earlier group of layers sorted by first is sorted by last from here on.
     """
 
-    def __init__(self, before: int, tiles: list[int], after: int):
-        self.before, self.tiles, self.after = before, tiles, after
+    def __init__(self, before: int, tiles: list[int], after: int, turn: int = 1):
+        self.before, self.tiles, self.after, self.turn = before, tiles, after, turn
 
-    def parts(self, values: Float[Tensor, "points batch dim"]) -> list[Tensor]:
-        """The points of every tile, views `[products, rows, dim]` of `values`."""
-        rows = self.after * values.shape[1]
-        return list(values.view(self.before, len(self.tiles), rows, values.shape[2]).unbind(1))
+    def read(self, values: Float[Tensor, "points batch dim"]) -> list[Part]:
+        if self.turn == 1:
+            return self.written(values)
+        turned = values.unflatten(0, (self.turn, len(self.tiles), -1)).transpose(
+            0, 2
+        )  # [after, tiles, turn, batch, dim]
+        return [(tile, one) for n, tile in enumerate(self.tiles) for one in turned[:, n].unbind(2)]
+
+    def written(self, values: Float[Tensor, "points batch dim"]) -> list[Part]:
+        if self.turn == 1:
+            rows = self.after * values.shape[1]
+            return list(zip(self.tiles, values.view(self.before, len(self.tiles), rows, -1).unbind(1), strict=True))
+        turned = values.unflatten(0, (len(self.tiles), -1, self.turn))
+        return [(tile, one) for n, tile in enumerate(self.tiles) for one in turned[n].unbind(2)]
+
+    def beside(self, values: Float[Tensor, "points batch dim"]) -> Float[Tensor, "points batch dim"]:
+        return values if self.turn == 1 else values.unflatten(0, (self.turn, -1)).transpose(0, 1).flatten(0, 1)
 
 
-class Runs:
-    """Where a layer's tiles lie among points sorted by tile: `counts` points of each of `tiles`, one after another."""
+class Runs(Place):
+    """Tiles that are segments: `counts` points of each of `tiles`, one after another; a tile may come again."""
 
     def __init__(self, tiles: list[int], counts: list[int]):
         self.tiles, self.counts = tiles, counts
 
-    def parts(self, values: Float[Tensor, "points batch dim"]) -> list[Tensor]:
-        """The points of every tile, views `[1, rows, dim]` of `values`."""
-        return [part.flatten(0, 1)[None] for part in values.split(self.counts)]
+    def read(self, values: Float[Tensor, "points batch dim"]) -> list[Part]:
+        return [
+            (tile, part.flatten(0, 1)[None]) for tile, part in zip(self.tiles, values.split(self.counts), strict=True)
+        ]
+
+    written = read
 
 
-class Blend:
-    """Where a layer's tiles lie when 2^axes of them are blended: for each, the way to points sorted by it, and its weights."""
+class Blend(Place):
+    """2^axes tiles that are blended: for each corner, the way to points sorted by it, its runs, and its weights."""
 
-    def __init__(self, corners: "list[tuple[Move, Runs, Tensor]]"):
+    def __init__(self, corners: list[tuple[Move, Runs, Tensor]]):
         self.corners = corners
 
 
-Place = Axis | Runs | Blend
-Move = tuple[Tensor, Tensor] | None
-"""Where values come from, and where they go to when gradients return; None where everything stays."""
+class Group:
+    """Layers that share an order: each splits the segments that the ones before it have left.
+
+    Attributes:
+        key: of every point, the number of its segment.
+        regular: all segments are equally long and every one holds every tile of the next layer.
+    """
+
+    def __init__(self, num_points: int, batch: int, device: torch.device):
+        self.num_points, self.batch = num_points, batch
+        self.key = torch.zeros(num_points, dtype=torch.long, device=device)
+        self.segments, self.regular = 1, True
+        self.places: dict[Tiling, Axis | Runs] = {}
+
+    def split(self, tiling: Tiling, index: Int[Tensor, " points"]) -> "Axis | Runs | None":
+        """The place of a layer in this order, given every point's tile; None if the products would have too few rows."""
+        if tiling in self.places:
+            return self.places[tiling]
+        tiles = torch.bincount(index, minlength=tiling.num_tiles).nonzero().flatten()
+        if len(tiles) == 1:  # a plain linear layer, in any order
+            return Axis(1, tiles.tolist(), self.num_points)
+        key = self.key * tiling.num_tiles + index
+        counts = torch.bincount(key, minlength=self.segments * tiling.num_tiles)
+        used = counts.nonzero().flatten()
+        segments = len(used)
+        per_segment = self.num_points // segments
+        regular = self.regular and segments == self.segments * len(tiles) and bool((counts[used] == per_segment).all())
+        needed = ROWS_OF_LAUNCHES if key.is_cuda and not regular else ROWS
+        if self.places and per_segment * self.batch < needed:
+            return None
+        if regular:
+            place: Axis | Runs = Axis(self.segments, tiles.tolist(), per_segment)
+        else:
+            place = Runs((used % tiling.num_tiles).tolist(), counts[used].tolist())
+        self.key, self.segments, self.regular = (counts.bool().cumsum(0) - 1).index_select(0, key), segments, regular
+        self.places[tiling] = place
+        return place
 
 
 class Arrangement:
     """The order of some points in each of a stack of expert layers.
 
-    Walk through the layers with `coords`, then for each layer number i `enter(values, i)` and the layer itself with
-    `places[i]`, at the end `leave(values)`. What is computed at every point, like activations and sums, may stay in the
-    order of the last layer entered. Values are `[points, batch, dim]`: the points of a tile are then whole blocks.
+    Values that start in the order of `coords` walk through the layers by `layer(place.enter(values), place)` with the
+    `places`, one for each layer, and come back to the order that was given by `leave(values)`. What is computed at every
+    point, like activations and sums, may be done anywhere on the way. Values are `[points, batch, dim]`: the points of a
+    tile are then whole blocks.
 
     Args:
         coords: the points, in [-1, 1].
@@ -76,75 +152,57 @@ class Arrangement:
 
     def __init__(self, coords: Float[Tensor, "points axes"], tilings: Sequence[Tiling], batch: int = 1):
         coords = coords.detach()
-        nearest = {tiling: tiling.index(coords) for tiling in dict.fromkeys(tilings) if tiling.blending == "nearest"}
-        shared = _shared_orders(nearest, len(coords), batch, coords.device)
-        base = next(iter(shared.values()))[0] if shared else torch.arange(len(coords), device=coords.device)
-        planned: dict[Tiling, tuple[Tensor, Place]] = {}
-        for tiling in dict.fromkeys(tilings):
-            if tiling in shared:
-                planned[tiling] = shared[tiling]
-            elif tiling.blending == "nearest":
-                index = nearest[tiling][base]
-                planned[tiling] = base[torch.argsort(index, stable=True)], _runs(index, tiling)
-            else:
-                corners = [(*_sorted(index, tiling), share) for index, share in tiling.corners(coords[base])]
-                planned[tiling] = base, Blend(corners)
-        orders = [planned[tiling][0] for tiling in tilings]
-        self.places: list[Place] = [planned[tiling][1] for tiling in tilings]
-        self.coords = coords[orders[0]]
-        self.moves = [_move(a, b) for a, b in zip([orders[0], *orders[:-1]], orders, strict=True)]
-        self.back = _move(orders[-1], torch.arange(len(coords), device=coords.device))
+        exact = coords.double()
+        num_points, device = len(coords), coords.device
+        index = {tiling: tiling.index(exact) for tiling in dict.fromkeys(tilings) if tiling.blending == "nearest"}
+        groups = [Group(num_points, batch, device)]
+        planned: list[tuple[int, Axis | Runs | None]] = []
+        for tiling in tilings:
+            place = groups[-1].split(tiling, index[tiling]) if tiling in index else None
+            if tiling in index and place is None:
+                groups.append(Group(num_points, batch, device))
+                place = groups[-1].split(tiling, index[tiling])
+            planned.append((len(groups) - 1, place))
 
-    def enter(self, values: Float[Tensor, "points batch dim"], layer: int) -> Float[Tensor, "points batch dim"]:
-        """Values in the order of the layer before (for the first layer, of `coords`), in this layer's order."""
-        return moved(values, self.moves[layer])
+        orders: list[Tensor] = []  # of the last group first: an order is sorted by the keys of later groups as well
+        order = torch.arange(num_points, device=device)
+        for group in reversed(groups):
+            if group.segments > 1:
+                key = group.key.index_select(0, order).int()
+                order = order.index_select(0, torch.argsort(key, stable=True))
+            orders.insert(0, order)
+
+        self.places: list[Place] = []
+        now, order = 0, orders[0]
+        for (number, place), tiling in zip(planned, tilings, strict=True):
+            if place is None:
+                corners = tiling.corners(coords.index_select(0, order))
+                self.places.append(Blend([(*_sorted(tiles, tiling), share) for tiles, share in corners]))
+                continue
+            if number != now:
+                turned = _turned(order, groups[now], groups[number], place)
+                if turned is None:
+                    place = copy.copy(place)
+                    place.move, order = _move(order, orders[number]), orders[number]
+                else:
+                    place, order = turned
+                now = number
+            self.places.append(place)
+        self.coords = coords.index_select(0, orders[0])
+        self.back = _move(order, torch.arange(num_points, device=device))
 
     def leave(self, values: Float[Tensor, "points batch dim"]) -> Float[Tensor, "points batch dim"]:
-        """Values in the last layer's order, in the order of the points that were given."""
+        """Values as the last layer left them, in the order of the points that were given."""
         return moved(values, self.back)
 
 
-def _shared_orders(
-    nearest: "dict[Tiling, Tensor]", num_points: int, batch: int, device: torch.device
-) -> "dict[Tiling, tuple[Tensor, Axis]]":
-    """An order for as many layers in a row as possible, then another: each layer splits what is left into equal parts.
-
-    On a grid of 512×512 with tiles of 2×2, quad tree: six layers share an order, then the next three. A layer that cuts
-    its points into unequal parts has none.
-    """
-    found: dict[Tiling, tuple[Tensor, Axis]] = {}
-    open_group: dict[Tiling, Axis] = {}
-    groups = 1
-    key: Tensor | None = None
-
-    def close() -> None:
-        if open_group:
-            order = torch.arange(num_points, device=device) if key is None else torch.argsort(key, stable=True)
-            found.update({tiling: (order, axis) for tiling, axis in open_group.items()})
-            open_group.clear()
-
-    for tiling, index in nearest.items():
-        counts = torch.bincount(index, minlength=tiling.num_tiles)
-        tiles = counts.nonzero().flatten()
-        if len(tiles) == 1:  # a plain linear layer, in any order
-            open_group[tiling] = Axis(1, tiles.tolist(), num_points)
-            continue
-        digit = counts.bool().cumsum(0)[index] - 1  # the tile's place among those that are used
-        for start_anew in (False, True):
-            if start_anew:
-                close()
-                groups, key = 1, None
-            finer = groups * len(tiles)
-            longer = digit if key is None else key * len(tiles) + digit
-            rows = num_points // finer * batch
-            if num_points % finer or (rows < ROWS and groups > 1):
-                continue
-            if bool((torch.bincount(longer, minlength=finer) == num_points // finer).all()):
-                open_group[tiling] = Axis(groups, tiles.tolist(), num_points // finer)
-                groups, key = finer, longer
-                break
-    close()
-    return found
+def _turned(order: Int[Tensor, " points"], old: Group, new: Group, place: Axis | Runs) -> tuple[Axis, Tensor] | None:
+    """The first place of a new group and its order, if that is the old order with its segments' axis put last."""
+    if not (old.regular and isinstance(place, Axis)) or len(order) % (old.segments * len(place.tiles)):
+        return None
+    order = order.view(old.segments, -1).T.flatten()
+    key = new.key.index_select(0, order)
+    return (Axis(1, place.tiles, place.after, old.segments), order) if bool((key[1:] >= key[:-1]).all()) else None
 
 
 class ExpertLinear(nn.Module):
@@ -190,7 +248,7 @@ class _GroupedProduct(torch.autograd.Function):
         ctx.save_for_backward(values, weight)
         ctx.place, ctx.has_bias = place, bias is not None
         out = values.new_empty(*values.shape[:2], weight.shape[1])
-        for tile, part, result in zip(place.tiles, place.parts(values), place.parts(out), strict=True):
+        for (tile, part), (_, result) in zip(place.read(values), place.written(out), strict=True):
             matrices = weight[tile].T.expand(len(part), -1, -1)
             if bias is None:
                 torch.bmm(part, matrices, out=result)
@@ -206,14 +264,14 @@ class _GroupedProduct(torch.autograd.Function):
         to_values = to_weight = to_bias = None
         if ctx.needs_input_grad[0]:
             to_values = torch.empty_like(values)
-            for tile, upstream, result in zip(place.tiles, place.parts(gradient), place.parts(to_values), strict=True):
+            for (tile, upstream), (_, result) in zip(place.written(gradient), place.read(to_values), strict=True):
                 torch.bmm(upstream, weight[tile].expand(len(upstream), -1, -1), out=result)
         if ctx.needs_input_grad[1]:
             to_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-            for tile, part, upstream in zip(place.tiles, place.parts(values), place.parts(gradient), strict=True):
+            for (tile, part), (_, upstream) in zip(place.read(values), place.written(gradient), strict=True):
                 result = to_weight[tile]
-                if result.numel() <= SMALL or part.is_cuda:
-                    torch.sum(torch.bmm(upstream.transpose(1, 2), part), dim=0, dtype=result.dtype, out=result)
+                if len(part) > 1 and (result.numel() <= SMALL or part.is_cuda):
+                    result += torch.bmm(upstream.transpose(1, 2), part).sum(0, dtype=result.dtype)
                     continue
                 for rows, upstream_rows in zip(part, upstream, strict=True):
                     result.addmm_(upstream_rows.T.to(result.dtype), rows.to(result.dtype))
@@ -243,13 +301,11 @@ def moved(values: Float[Tensor, "points batch dim"], move: Move) -> Float[Tensor
 
 
 def _inverse(order: Int[Tensor, " points"]) -> Int[Tensor, " points"]:
-    inverse = torch.empty_like(order)
-    inverse[order] = torch.arange(len(order), device=order.device)
-    return inverse
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
 
 
 def _move(old: Int[Tensor, " points"], new: Int[Tensor, " points"]) -> Move:
-    return None if torch.equal(old, new) else (_inverse(old)[new], _inverse(new)[old])
+    return None if torch.equal(old, new) else (_inverse(old).index_select(0, new), _inverse(new).index_select(0, old))
 
 
 def _runs(index: Int[Tensor, " points"], tiling: Tiling) -> Runs:

@@ -39,19 +39,18 @@ class Tiling:
         return math.prod(self.tile)
 
     def cells(self, coords: Float[Tensor, "points axes"]) -> Float[Tensor, "points axes"]:
-        """A p + b in float64, of coordinates in [-1, 1] (the paper's p is (coords + 1) / 2).
-
-        What float32 coordinates leave a hair beside a cell's border is taken for the border.
-        """
-        place = (coords.double() + 1) / 2
+        """A p + b in float64, of coordinates in [-1, 1] (the paper's p is (coords + 1) / 2)."""
         matrix = torch.tensor(self.matrix, dtype=torch.float64, device=coords.device)
-        cells = place @ matrix.T + torch.tensor(self.offset, dtype=torch.float64, device=coords.device)
-        border, rounding = cells.round(), 1e-7 * (1 + matrix.abs().sum(1))
-        return torch.where((cells - border).abs() < rounding, border, cells)
+        offset = torch.tensor(self.offset, dtype=torch.float64, device=coords.device)
+        return torch.addmm(offset + matrix.sum(1) / 2, coords.double(), matrix.T / 2)
 
     def index(self, coords: Float[Tensor, "points axes"]) -> Int[Tensor, " points"]:
-        """The one tile of each coordinate, eq. 5 on every axis, row-major."""
-        return self._flat(self.cells(coords).floor())
+        """The one tile of each coordinate, eq. 5 on every axis, row-major.
+
+        What float32 coordinates leave a hair below a cell's border is taken for the border.
+        """
+        rounding = 1e-7 * (1 + torch.tensor(self.matrix, dtype=torch.float64, device=coords.device).abs().sum(1))
+        return self._flat(self.cells(coords).add_(rounding).floor_())
 
     def corners(
         self, coords: Float[Tensor, "points axes"]
@@ -70,10 +69,10 @@ class Tiling:
         return found
 
     def _flat(self, cells: Float[Tensor, "points axes"]) -> Int[Tensor, " points"]:
-        total = torch.zeros(len(cells), dtype=torch.long, device=cells.device)
-        for axis, count in enumerate(self.tile):
-            total = total * count + cells[:, axis].remainder(count).long()  # positive remainder
-        return total
+        counts = torch.tensor(self.tile, dtype=cells.dtype, device=cells.device)
+        strides = [math.prod(self.tile[axis + 1 :]) for axis in range(len(self.tile))]
+        within = (cells / counts).floor_().mul_(counts).neg_().add_(cells)  # the remainder, faster than by `remainder`
+        return (within @ torch.tensor(strides, dtype=cells.dtype, device=cells.device)).long()
 
 
 def layout(

@@ -21,8 +21,8 @@ def plain(layer: ExpertLinear, values, coords):
 
 def through(layers, arrangement, values):
     """Values in the order of `arrangement.coords`, through all layers with a tanh after each; in the points' own order."""
-    for number, layer in enumerate(layers):
-        values = layer(arrangement.enter(values, number), arrangement.places[number]).tanh()
+    for layer, place in zip(layers, arrangement.places, strict=True):
+        values = layer(place.enter(values), place).tanh()
     return arrangement.leave(values)
 
 
@@ -34,8 +34,12 @@ def stack(tilings, dims=(5, 6, 4, 3)):
     return [layer.double() for layer in layers]
 
 
-def assert_equals_the_definition(coords, tilings, batch=2):
-    layers, arrangement = stack(tilings), Arrangement(coords, tilings, batch)
+def moves(arrangement):
+    return [place.move is not None for place in arrangement.places]
+
+
+def assert_equals_the_definition(coords, tilings, batch=2, dims=(5, 6, 4, 3)):
+    layers, arrangement = stack(tilings, dims), Arrangement(coords, tilings, batch)
     values = torch.randn(len(coords), batch, 5, dtype=torch.float64, requires_grad=True)
     order = torch.cdist(arrangement.coords.double(), coords.double()).argmin(1)
     found, expected = through(layers, arrangement, values[order]), values
@@ -85,33 +89,72 @@ def test_layers_of_different_kinds_in_one_stack():
 
 
 def test_a_grid_needs_no_move_between_layers_that_subdivide_each_other():
-    arrangement = Arrangement(grid(64), layout("quad_tree", [(2, 2)] * 3))
-    assert all(isinstance(place, Axis) for place in arrangement.places) and arrangement.moves == [None] * 3
+    arrangement = Arrangement(grid(128), layout("quad_tree", [(2, 2)] * 3))
+    assert all(isinstance(place, Axis) for place in arrangement.places) and not any(moves(arrangement))
     assert [(place.before, len(place.tiles), place.after) for place in arrangement.places] == [
-        (1, 4, 1024), (4, 4, 256), (16, 4, 64),
+        (1, 4, 4096), (4, 4, 1024), (16, 4, 256),
     ]  # fmt: skip
 
 
-def test_an_order_ends_where_products_would_get_too_few_rows():
-    """512×512 in nine levels: six in one order, three in the next; a batch has its rows at every point."""
+def test_on_a_grid_the_next_order_is_the_old_one_with_its_axes_swapped():
+    """512×512 in nine levels: five in one order, four in the next, which its first layer writes; nothing is moved."""
     tilings = layout("quad_tree", [(2, 2)] * 9)
     arrangement = Arrangement(grid(512), tilings)
-    assert [move is not None for move in arrangement.moves] == [False] * 6 + [True, False, False]
+    assert not any(moves(arrangement)) and arrangement.back is not None
+    found = [(place.before, place.after, place.turn) for place in arrangement.places]
+    first = [(4**level, 4 ** (8 - level), 1) for level in range(5)]
+    assert found == [*first, (1, 4**8, 4**5), *((4**level, 4 ** (8 - level), 1) for level in range(1, 4))]
     assert all(place.after >= ROWS for place in arrangement.places)
     batched = Arrangement(grid(512), tilings, batch=ROWS)
-    assert batched.moves == [None] * 9 and batched.places[-1].after == 1
+    assert not any(moves(batched)) and batched.places[-1].after == 1
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", ["quad_tree", "fine_to_coarse", "random_permutation", "gray_code", "interleaved"])
+def test_orders_that_change_equal_the_definition(name, batch, monkeypatch):
+    """With products of four rows already, several orders follow one another, on a grid and on points."""
+    monkeypatch.setattr("genrep.nn.expert_linear.ROWS", 4 * batch)
+    tilings = layout(name, [(2, 2)] * 4)
+    dims = (5, 4, 3, 4, 5)
+    arrangement = assert_equals_the_definition(grid(16), tilings, batch, dims)
+    if name in ("quad_tree", "fine_to_coarse", "random_permutation"):
+        assert not any(moves(arrangement)) and [place.turn for place in arrangement.places] == [1, 1, 1, 64]
+    arrangement = assert_equals_the_definition(torch.rand(100, 2) * 2 - 1, tilings, batch, dims)
+    assert name == "interleaved" or any(moves(arrangement))
+
+
+def test_a_layer_that_comes_again_finds_its_tiles_again(monkeypatch):
+    monkeypatch.setattr("genrep.nn.expert_linear.ROWS", 8)
+    a, b, c = layout("quad_tree", [(2, 2)] * 3)
+    for tilings in ([a, b, a, b], [a, c, c, a], [c, b, a, a]):
+        assert_equals_the_definition(grid(8), tilings, 1, (5, 4, 3, 4, 5))
+        assert_equals_the_definition(torch.rand(90, 2) * 2 - 1, tilings, 1, (5, 4, 3, 4, 5))
+
+
+def test_a_shortcut_around_a_layer_is_in_the_order_that_the_layer_writes(monkeypatch):
+    monkeypatch.setattr("genrep.nn.expert_linear.ROWS", 8)
+    coords, tilings = grid(16), layout("quad_tree", [(2, 2)] * 4)
+    arrangement, layers = Arrangement(coords, tilings, 2), stack(tilings, (3, 3, 3, 3, 3))
+    values = torch.randn(256, 2, 3, dtype=torch.float64)
+    found = values[torch.cdist(arrangement.coords.double(), coords.double()).argmin(1)]
+    for layer, place in zip(layers, arrangement.places, strict=True):
+        found = place.enter(found)
+        found = layer(found, place).tanh() + place.beside(found)
+        values = plain(layer, values, coords).tanh() + values
+    assert any(place.turn > 1 for place in arrangement.places)
+    torch.testing.assert_close(arrangement.leave(found), values)
 
 
 def test_points_are_sorted_once_for_all_layers_of_one_layout():
     arrangement = Arrangement(torch.rand(1000, 2) * 2 - 1, layout("chunked", [(2, 2)] * 4))
-    assert all(isinstance(place, Runs) for place in arrangement.places) and arrangement.moves == [None] * 4
+    assert all(isinstance(place, Runs) for place in arrangement.places) and not any(moves(arrangement))
     assert sum(arrangement.places[0].counts) == 1000
 
 
 def test_blended_layers_stay_in_the_order_that_they_find():
     arrangement = Arrangement(grid(8), layout("quad_tree", [(2, 2)] * 2, blending="linear"))
     assert all(isinstance(place, Blend) and len(place.corners) == 4 for place in arrangement.places)
-    assert arrangement.moves == [None, None] and arrangement.back is None
+    assert not any(moves(arrangement)) and arrangement.back is None
 
 
 def test_tiles_without_points_have_zero_gradients():
@@ -168,7 +211,7 @@ def test_a_block_of_a_grid_has_an_order_of_the_tiles_that_it_uses():
     """Rows 16 to 31 of a 64×64 grid: the coarse levels have one row of tiles, and nothing moves."""
     tilings = layout("quad_tree", [(2, 2)] * 3)
     arrangement = Arrangement(grid(64, start=16 * 64, stop=32 * 64), tilings)
-    assert arrangement.moves == [None] * 3 and all(isinstance(place, Axis) for place in arrangement.places)
+    assert not any(moves(arrangement)) and all(isinstance(place, Axis) for place in arrangement.places)
     assert [place.tiles for place in arrangement.places] == [[0, 1], [2, 3], [0, 1, 2, 3]]
     (only,) = Arrangement(grid(64, start=0, stop=20), tilings[:1]).places
     assert (only.before, only.tiles, only.after) == (1, [0], 20)
