@@ -6,8 +6,8 @@
 A stack of layers, each of a finer grid (quad tree), on a square grid of points or on random ones; forward, and forward
 with backward. Ours: `ExpertLinear` and `Arrangement` as a field uses them, the activations in the layers' orders. The plan
 of the order is made once for a grid; for random points, which are new in every step, every call of ours makes it anew.
-`gather` fetches a matrix for every point; `loop` takes each tile's points by a mask. Both run at fewer points, which is
-said, and their ratio is to dense at as many. Times are medians of calls taken in turn, after one that is not counted.
+`gather` fetches a matrix for every point; `loop` takes each tile's points by a mask. Both run at fewer points (a matrix for
+each of 512² points would be 274 GB at 512 channels), which is said, and their ratio is to dense at as many. Times are medians of calls taken in turn, after one that is not counted.
 """
 
 import argparse
@@ -105,12 +105,12 @@ def measure(channels, tile, points, options):
         return expert(experts, values, planned if points == "grid" else Arrangement(coords, tilings))
 
     large = timed({"dense": lambda x: dense(linear, x), "ours": ours}, values_of(options.side), options.runs)
-    indices = [tiling.index(coords_of(options.naive_side)) for tiling in tilings]
-    naive = {"loop": lambda x: loop(experts, x, indices), "gather": lambda x: gather(experts, x, indices)}
-    naive = {"dense": lambda x: dense(linear, x), **naive}
-    small = timed(naive, values_of(options.naive_side), min(options.runs, 3))
     ratios = {"ours": [a / b for a, b in zip(large["ours"], large["dense"], strict=True)]}
-    ratios |= {name: [a / b for a, b in zip(small[name], small["dense"], strict=True)] for name in ("loop", "gather")}
+    for naive, side in ((loop, options.loop_side), (gather, options.gather_side)):
+        indices = [tiling.index(coords_of(side)) for tiling in tilings]
+        ways = {"dense": lambda x: dense(linear, x), "naive": lambda x: naive(experts, x, indices)}  # noqa: B023
+        small = timed(ways, values_of(side), options.runs)
+        ratios[naive.__name__] = [a / b for a, b in zip(small["naive"], small["dense"], strict=True)]
     shown = "   ".join(f"{name} {forward:6.2f} ({both:6.2f})" for name, (forward, both) in ratios.items())
     forward, both = large["dense"]
     rate = 2 * depth * options.side**2 * channels**2 / forward / 1e9
@@ -136,15 +136,16 @@ def main() -> None:
     parser.add_argument(
         "--side", type=positive, default=512, help="points along an axis; their square is the number (default 512)"
     )
-    parser.add_argument("--naive-side", type=positive, default=64, help="the same for the naive ways (default 64)")
-    parser.add_argument("--runs", type=positive, default=5, help="calls of each (default 5)")
+    parser.add_argument("--loop-side", type=positive, default=128, help="the same for `loop` (default 128)")
+    parser.add_argument("--gather-side", type=positive, default=32, help="the same for `gather` (default 32)")
+    parser.add_argument("--runs", type=positive, default=3, help="calls of each (default 3)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     options = parser.parse_args()
     torch.manual_seed(0)
     keep_freed_memory()
     print(
-        f"forward (forward and backward), {options.side}² points, {torch.get_num_threads()} threads; naive ways at "
-        f"{options.naive_side}² points"
+        f"forward (forward and backward), {options.side}² points, {torch.get_num_threads()} threads; loop at "
+        f"{options.loop_side}², gather at {options.gather_side}²"
     )
     for points in options.points:
         for tile in options.tiles:

@@ -7,7 +7,22 @@ from tests.scripts import run
 
 
 def test_the_expert_layers_benchmark(capsys):
-    run("benchmarks/expert_linear.py", "--side", 16, "--naive-side", 8, "--channels", 8, "--tiles", 2, 4, "--runs", 1)
+    run(
+        "benchmarks/expert_linear.py",
+        "--side",
+        16,
+        "--loop-side",
+        8,
+        "--gather-side",
+        4,
+        "--channels",
+        8,
+        "--tiles",
+        2,
+        4,
+        "--runs",
+        1,
+    )
     rows = [row for row in capsys.readouterr().out.splitlines() if "× dense" in row]
     assert len(rows) == 4 and all(re.search(r"ours +[\d.]+ .*loop +[\d.]+ .*gather +[\d.]+", row) for row in rows)
 
