@@ -7,25 +7,28 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils import parametrizations
 
 from genrep.models.loading import StrictLoading
 
 
-def _normalized(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+def _started(layer: nn.Conv2d | nn.Linear, normalize: bool) -> nn.Module:
     nn.init.kaiming_uniform_(layer.weight, a=0.2)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-    return spectral_norm(layer)
+    return parametrizations.spectral_norm(layer) if normalize else layer
 
 
 class Projection(nn.Module):
     """A logit from features, and their inner product with an embedding of the class (projection discriminator)."""
 
-    def __init__(self, features: int, num_classes: int, last: nn.Module):
+    def __init__(self, features: int, num_classes: int, last: nn.Module, normalize: bool):
         super().__init__()
         self.last = last
-        self.of_class = spectral_norm(nn.Embedding(num_classes, features)) if num_classes else None
+        self.of_class: nn.Module | None = None
+        if num_classes:
+            embedding = nn.Embedding(num_classes, features)
+            self.of_class = parametrizations.spectral_norm(embedding) if normalize else embedding
 
     def forward(self, features: Tensor, class_labels: Int[Tensor, " batch"] | None) -> Tensor:
         """Features `[B, F, ...]` to logits `[B, 1, ...]`."""
@@ -38,13 +41,16 @@ class Projection(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Convolutions of kernel 3 and stride 2 with spectral norm and leaky ReLU; a logit for every patch."""
+    """Convolutions of kernel 3 and stride 2 and leaky ReLU, with spectral norm or without; a logit for every patch."""
 
-    def __init__(self, channels: int, num_classes: int, width: int, depth: int):
+    def __init__(self, channels: int, num_classes: int, width: int, depth: int, normalize: bool):
         super().__init__()
         widths = [channels, *[width * 2 ** min(k, 3) for k in range(depth - 1)]]
-        self.layers = nn.ModuleList(_normalized(nn.Conv2d(a, b, 3, 2, 1)) for a, b in itertools.pairwise(widths))
-        self.head = Projection(widths[-1], num_classes, _normalized(nn.Conv2d(widths[-1], 1, 3, 2, 1)))
+        self.layers = nn.ModuleList(
+            _started(nn.Conv2d(a, b, 3, 2, 1), normalize) for a, b in itertools.pairwise(widths)
+        )
+        last = _started(nn.Conv2d(widths[-1], 1, 3, 2, 1), normalize)
+        self.head = Projection(widths[-1], num_classes, last, normalize)
 
     def forward(self, images: Tensor, class_labels: Tensor | None) -> Float[Tensor, "batch patches"]:
         for layer in self.layers:
@@ -61,12 +67,23 @@ class ImageDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
         width: channels after the first convolution; they double up to 8 times.
         depth: convolutions, the last one included.
         scales: sizes, each half of the one before.
+        spectral_norm: of every weight.
     """
 
     @register_to_config
-    def __init__(self, channels: int = 3, num_classes: int = 0, width: int = 64, depth: int = 5, scales: int = 2):
+    def __init__(
+        self,
+        channels: int = 3,
+        num_classes: int = 0,
+        width: int = 64,
+        depth: int = 5,
+        scales: int = 2,
+        spectral_norm: bool = True,
+    ):
         super().__init__()
-        self.scales = nn.ModuleList(PatchDiscriminator(channels, num_classes, width, depth) for _ in range(scales))
+        self.scales = nn.ModuleList(
+            PatchDiscriminator(channels, num_classes, width, depth, spectral_norm) for _ in range(scales)
+        )
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"], class_labels: Int[Tensor, " batch"] | None = None
@@ -81,21 +98,30 @@ class ImageDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
 
 
 class TokenDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
-    """A token set to one logit: linear layers with spectral norm over all numbers of the set.
+    """A token set to one logit: linear layers over all numbers of the set.
 
     Args:
         num_tokens, latent_dim: of the latents.
         num_classes: classes, through projection; 0 is unconditional.
         width: of the hidden layers.
         depth: linear layers, the last one included.
+        spectral_norm: of every weight.
     """
 
     @register_to_config
-    def __init__(self, num_tokens: int, latent_dim: int, num_classes: int = 0, width: int = 256, depth: int = 4):
+    def __init__(
+        self,
+        num_tokens: int,
+        latent_dim: int,
+        num_classes: int = 0,
+        width: int = 256,
+        depth: int = 4,
+        spectral_norm: bool = True,
+    ):
         super().__init__()
         widths = [num_tokens * latent_dim, *[width] * (depth - 1)]
-        self.layers = nn.ModuleList(_normalized(nn.Linear(a, b)) for a, b in itertools.pairwise(widths))
-        self.head = Projection(width, num_classes, _normalized(nn.Linear(width, 1)))
+        self.layers = nn.ModuleList(_started(nn.Linear(a, b), spectral_norm) for a, b in itertools.pairwise(widths))
+        self.head = Projection(width, num_classes, _started(nn.Linear(width, 1), spectral_norm), spectral_norm)
 
     def forward(
         self, latents: Float[Tensor, "batch tokens latent"], class_labels: Int[Tensor, " batch"] | None = None
@@ -113,7 +139,7 @@ class Discriminators(nn.Module):
     Args:
         channels: of the images; None sees no images.
         latent_shape: (R, D) of the latents; None sees none.
-        num_classes, width, depth, scales, token_width, token_depth: as in the discriminators.
+        num_classes, width, depth, scales, token_width, token_depth, spectral_norm: as in the discriminators.
     """
 
     def __init__(
@@ -127,11 +153,16 @@ class Discriminators(nn.Module):
         scales: int,
         token_width: int,
         token_depth: int,
+        spectral_norm: bool = True,
     ):
         super().__init__()
-        self.of_images = None if channels is None else ImageDiscriminator(channels, num_classes, width, depth, scales)
+        self.of_images = (
+            None if channels is None else ImageDiscriminator(channels, num_classes, width, depth, scales, spectral_norm)
+        )
         self.of_latents = (
-            None if latent_shape is None else TokenDiscriminator(*latent_shape, num_classes, token_width, token_depth)
+            None
+            if latent_shape is None
+            else TokenDiscriminator(*latent_shape, num_classes, token_width, token_depth, spectral_norm)
         )
 
     def forward(

@@ -141,3 +141,5 @@ class DiscriminatorArchitecture(Spec):
     """Hidden width of the discriminator of tokens."""
     token_depth: Annotated[int, Field(ge=2)] = 4
     """Its linear layers, the last one included."""
+    spectral_norm: bool = True
+    """Divide every weight matrix by its largest singular value, as the paper does; without it let R1 hold them."""

@@ -161,6 +161,14 @@ def test_spectral_norms_are_at_most_one():
         assert torch.linalg.matrix_norm(module.weight.detach().flatten(1), 2) == pytest.approx(1, abs=0.02)
 
 
+def test_without_spectral_norm_weights_are_as_they_were_drawn():
+    torch.manual_seed(0)
+    sizes = {"width": 8, "depth": 3, "scales": 2, "token_width": 16, "token_depth": 3}
+    judge = Discriminators(3, (4, 6), 5, **sizes, spectral_norm=False)
+    assert not any(hasattr(module, "parametrizations") for module in judge.modules())
+    assert torch.linalg.matrix_norm(judge.of_latents.layers[0].weight.detach(), 2) > 1.2
+
+
 def test_the_papers_discriminator_is_five_strided_convolutions_at_two_scales():
     judge = ImageDiscriminator(3)
     assert [each.shape for each in judge(torch.randn(1, 3, 256, 256))] == [(1, 8 * 8), (1, 4 * 4)]
