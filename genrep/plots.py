@@ -8,8 +8,12 @@ def save_curves(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]],
     ylabel: str,
     path: Path | str,
+    levels: Mapping[str, float | int] | None = None,
 ) -> Path:
-    """Panels side by side, `{xlabel: {name: (x, y)}}`, one legend, written as a PNG."""
+    """Panels side by side, `{xlabel: {name: (x, y)}}`, one legend, written as a PNG.
+
+    `levels` are heights to compare some of the curves with, by their names: dashed lines of the same colours.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -18,7 +22,9 @@ def save_curves(
     for axis, (xlabel, curves) in zip(axes, panels.items(), strict=True):
         axis.set_prop_cycle(color=colormaps["tab10" if len(curves) <= 10 else "tab20"](range(20)))
         for name, (x, y) in curves.items():
-            axis.plot(x, y, label=name, linewidth=1.5)
+            (line,) = axis.plot(x, y, label=name, linewidth=1.5)
+            if levels and name in levels:
+                axis.axhline(levels[name], color=line.get_color(), linestyle="--", linewidth=1)
         axis.set(xlabel=xlabel, ylabel=ylabel)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)

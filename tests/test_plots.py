@@ -52,3 +52,10 @@ def test_whole_numbers_are_numbers(tmp_path):
         for number, x in enumerate([[0, 2], [0.0, 2.0]])
     )
     assert whole == same
+
+
+def test_levels_are_drawn_in_the_colours_of_their_curves(tmp_path):
+    plain = save_curves({"x": TWO}, "y", tmp_path / "plain.png")
+    with_level = save_curves({"x": TWO}, "y", tmp_path / "level.png", {"b": 2.5, "unknown": 9.0})
+    assert pixels_of(with_level, ORANGE) > pixels_of(plain, ORANGE) + 100
+    assert pixels_of(with_level, BLUE) == pixels_of(plain, BLUE)

@@ -4,11 +4,15 @@
     python train/compare.py configs/cifar10/compare/*.yaml --folder runs/comparison --seeds 0 1 --run.steps 500 --run.seconds 120
     python train/compare.py configs/camera/*.yaml --folder runs/camera/comparison --run.steps 300
 
-Every YAML is a run of train/autoencoder.py or, where it has a `field`, of train/field.py, named by its stem; options with a dot are config keys, given to all of them.
-All are checked before the first is trained. The same command goes on where it stopped and keeps what is finished; a run
+Every YAML is a run of train/autoencoder.py or, where it has a `field`, of train/field.py, named by its stem; options with a
+dot are config keys, given to all of them. All are checked before the first is trained. The same command goes on where it stopped and keeps what is finished; a run
 that fails is named, and the table is written of the others. Writes comparison.md (the table), comparison.json and
 comparison.png (PSNR on held-out images over images and over seconds of training) into --folder. "PSNR after" columns read
-those curves where the shortest run ends.
+those curves where the shortest run ends. With --published FILE the table holds every config's gap to the first against the
+published one, and gaps.png draws it:
+
+    python train/compare.py configs/camera/{pe_mlp,quad_tree,fine_to_coarse}.yaml --folder runs/camera/table_5 \\
+        --published configs/camera/published.json
 """
 
 import argparse
@@ -25,6 +29,7 @@ from genrep.training.specs import AutoencoderRun, FieldRun
 
 Curve = list[tuple[int, float, float]]
 """(images or steps, seconds, PSNR) of every evaluation of a run."""
+EXAMPLE = '{"pe_mlp": 31.38, "quad_tree": 40.55}'
 Key = tuple[str, int]
 """Name and seed of a run."""
 
@@ -37,6 +42,7 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
     kind = kind_of(options.configs[0])
     specs = {name: parse_command_line(kind, "", [path, *overrides])[0] for name, path in configs.items()}
     refuse_different_data(specs)
+    published = {} if options.published is None else read_published(options.published, list(configs))
 
     # train, each in a process of its own
     script = Path(__file__).resolve().parent / ("field.py" if kind is FieldRun else "autoencoder.py")
@@ -54,13 +60,18 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
         curves = {key: read_curve(folder / "metrics.jsonl") for key, folder in finished.items()}
         measure = of_field if kind is FieldRun else of_representation
         measured = {key: measure(folder, options) for key, folder in finished.items()}
-        rows = table(curves, measured)
+        if next(iter(curves))[0] != next(iter(configs)):
+            published = {}  # the run that they are held against failed
+        rows = table(curves, measured, published)
         report = {"rows": rows, "options": overrides, "configs": {name: configs[name] for name, _ in finished}}
         (options.folder / "comparison.json").write_text(json.dumps(report, indent=2) + "\n")
         text = markdown(rows, "steps" if kind is FieldRun else "images")
         (options.folder / "comparison.md").write_text(text)
         draw(curves, options.folder / "comparison.png", "steps" if kind is FieldRun else "images")
         print(f"\n{text}\ntable: {options.folder / 'comparison.md'}\ncurves: {options.folder / 'comparison.png'}")
+        if published:
+            draw_gaps(curves, published, options.folder / "gaps.png", "steps" if kind is FieldRun else "images")
+            print(f"gaps: {options.folder / 'gaps.png'}")
     if failed:
         names = " and ".join(f"{name} with seed {seed}" for name, seed in failed)
         raise InputError(f"{names} failed, see above; the same command goes on from what is done")
@@ -82,6 +93,21 @@ def refuse_different_data(specs: dict[str, Any]) -> None:
                 raise InputError(
                     f"{first} and {name} differ in {(shown or [path])[0]}, so their PSNR would not compare: make it the same"
                 )
+
+
+def read_published(path: Path, names: list[str]) -> dict[str, float]:
+    """PSNRs that somebody published, by the configs' names; the first config's must be among them."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no JSON to read ({error}); give a file like {EXAMPLE}") from error
+    numbers = isinstance(found, dict) and all(type(value) in (int, float) for value in found.values())
+    if not numbers or names[0] not in found:
+        raise InputError(
+            f"{path}: {json.dumps(found)[:100]}, wanted the PSNR of {names[0]}, the first config, and of others by their "
+            f"names, like {EXAMPLE}"
+        )
+    return found
 
 
 def at_path(spec: Any, path: str) -> Any:
@@ -145,7 +171,9 @@ def of_field(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {"psnr": found["psnr"], "ssim": found.get("ssim"), **costs}
 
 
-def table(curves: dict[Key, Curve], measured: dict[Key, dict[str, Any]]) -> list[dict[str, Any]]:
+def table(
+    curves: dict[Key, Curve], measured: dict[Key, dict[str, Any]], published: dict[str, float]
+) -> list[dict[str, Any]]:
     """A row a config, means over the seeds; `psnr_by_seed` has the single values."""
     steps, seconds = (min(curve[-1][axis] for curve in curves.values()) for axis in (0, 1))
     rows = []
@@ -156,6 +184,7 @@ def table(curves: dict[Key, Curve], measured: dict[Key, dict[str, Any]]) -> list
                 "name": name,
                 **measured[keys[0]],
                 "psnr": mean([measured[key]["psnr"] for key in keys]),
+                **({"published": published.get(name)} if published else {}),
                 "ssim": mean([measured[key]["ssim"] for key in keys]),
                 "psnr_at_equal_images": mean([at(curves[key], 0, steps) for key in keys]),
                 "psnr_at_equal_seconds": mean([at(curves[key], 1, seconds) for key in keys]),
@@ -180,16 +209,21 @@ def markdown(rows: list[dict[str, Any]], unit: str) -> str:
     first = rows[0]
     of_fields = "multiply_adds" in first
     sizes = "parameters | multiply-adds a point" if of_fields else "encoder + decoder parameters | representation"
+    beside = "published" in first
+    gaps = f" over {first['name']} | published | over it |" if beside else ""
     lines = [
-        f"| | PSNR | SSIM | PSNR after {first['equal_images']:,} {unit} | PSNR after {first['equal_seconds']:.0f} s "
+        f"| | PSNR |{gaps} SSIM | PSNR after {first['equal_images']:,} {unit} | PSNR after {first['equal_seconds']:.0f} s "
         f"| {sizes} | {unit}/s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "|" + " --- |" * (11 if beside else 8),
     ]
     for row in rows:
-        quality = " | ".join(
-            "–" if row[key] is None else f"{row[key]:.{digits}f}"
-            for key, digits in (("psnr", 2), ("ssim", 3), ("psnr_at_equal_images", 2), ("psnr_at_equal_seconds", 2))
-        )
+        numbers = [(row["psnr"], 2)]
+        if beside:
+            gap = row["psnr"] - first["psnr"]
+            other = row["published"]
+            numbers += [(gap, 2), (other, 2), (None if other is None else other - first["published"], 2)]
+        numbers += [(row["ssim"], 3), (row["psnr_at_equal_images"], 2), (row["psnr_at_equal_seconds"], 2)]
+        quality = " | ".join("–" if value is None else f"{value:.{digits}f}" for value, digits in numbers)
         size = (
             f"{row['parameters']:,} | {row['multiply_adds']:,}"
             if of_fields
@@ -221,6 +255,23 @@ def draw(curves: dict[Key, Curve], path: Path, unit: str) -> None:
     )
 
 
+def draw_gaps(curves: dict[Key, Curve], published: dict[str, float], path: Path, unit: str) -> None:
+    """What each config has over the first, of equal seeds, over images (or steps); dashed, what was published at the end."""
+    from genrep.plots import save_curves
+
+    (first, _), *_ = curves
+    seeds: dict[str, list[Curve]] = {}
+    for (name, _), curve in curves.items():
+        seeds.setdefault(name, []).append(curve)
+    gaps = {}
+    for name, own in seeds.items():
+        where = [point[0] for point in own[0] if point[0] >= seeds[first][0][0][0]]
+        both = [[mean([at(curve, 0, x) for curve in some]) for x in where] for some in (own, seeds[first])]
+        gaps[name] = (where, [one - base for one, base in zip(*both, strict=True)])
+    levels = {name: value - published[first] for name, value in published.items()}
+    save_curves({unit: gaps}, f"PSNR over {first} (dB)", path, levels)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -229,6 +280,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the runs and the report go")
     parser.add_argument(
         "--seeds", type=non_negative, nargs="+", default=[0], help="train each with each of these (default 0)"
+    )
+    parser.add_argument(
+        "--published", type=Path, help=f"JSON of PSNRs to hold the gaps to the first config against, like {EXAMPLE}"
     )
     parser.add_argument("--num-images", type=positive, default=1000, help="held-out images to measure (default 1000)")
     parser.add_argument("--device", help="of that measurement: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")

@@ -116,3 +116,28 @@ def test_fields_of_one_signal_are_compared_in_one_table(tmp_path, capsys):
     other.write_text(f"base: {PROJECT}/configs/camera/quad_tree.yaml\nsignal: {{channels: 3}}\n")
     run("train/compare.py", "configs/camera/pe_mlp.yaml", other, *small, expect=2)
     assert "pe_mlp and other differ in signal" in capsys.readouterr().err
+
+
+def test_gaps_stand_beside_the_published_ones(tmp_path, capsys):
+    published = tmp_path / "published.json"
+    small = ["--signal.size", 16, "--run.steps", 4, "--run.evaluate_every", 2, "--folder", tmp_path / "out"]
+    words = ["configs/camera/pe_mlp.yaml", "configs/camera/quad_tree.yaml", *small, "--published", published]
+    for text, message in (
+        ("{", "no JSON to read"),
+        ('{"quad_tree": 3}', "wanted the PSNR of pe_mlp, the first config"),
+        ('{"pe_mlp": "3"}', "wanted the PSNR of pe_mlp"),
+        ("[3]", "wanted the PSNR of pe_mlp"),
+    ):
+        published.write_text(text)
+        run("train/compare.py", *words, expect=2)
+        assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+    published.write_text('{"pe_mlp": 31.38, "quad_tree": 40.55}')
+    run("train/compare.py", *words)
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
+    gap = rows[1]["psnr"] - rows[0]["psnr"]
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert [row["published"] for row in rows] == [31.38, 40.55]
+    assert f"| quad_tree | {rows[1]['psnr']:.2f} | {gap:.2f} | 40.55 | 9.17 | " in text
+    assert len({line.count("|") for line in text.splitlines()}) == 1
+    with Image.open(tmp_path / "out" / "gaps.png") as picture:
+        assert picture.format == "PNG"
