@@ -24,7 +24,7 @@ def save_curves(
         for name, (x, y) in curves.items():
             (line,) = axis.plot(x, y, label=name, linewidth=1.5)
             if levels and name in levels:
-                axis.axhline(levels[name], color=line.get_color(), linestyle="--", linewidth=1)
+                axis.axhline(levels[name], color=line.get_color(), linestyle="--", linewidth=1.5)
         axis.set(xlabel=xlabel, ylabel=ylabel)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
