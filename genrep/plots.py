@@ -27,7 +27,7 @@ def save_curves(
                 axis.axhline(levels[name], color=line.get_color(), linestyle="--", linewidth=1.5)
         axis.set(xlabel=xlabel, ylabel=ylabel)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return Path(path)
