@@ -7,7 +7,8 @@ A stack of layers, each of a finer grid (quad tree), on a square grid of points 
 with backward. Ours: `ExpertLinear` and `Arrangement` as a field uses them, the activations in the layers' orders. The plan
 of the order is made once for a grid; for random points, which are new in every step, every call of ours makes it anew.
 `gather` fetches a matrix for every point; `loop` takes each tile's points by a mask. Both run at fewer points (a matrix for
-each of 512² points would be 274 GB at 512 channels), which is said, and their ratio is to dense at as many. Times are medians of calls taken in turn, after one that is not counted.
+each of 512² points would be 274 GB at 512 channels), which is said, and their ratio is to dense at as many. Times are
+medians of calls taken in turn, after one that is not counted.
 """
 
 import argparse

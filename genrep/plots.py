@@ -12,7 +12,8 @@ def save_curves(
 ) -> Path:
     """Panels side by side, `{xlabel: {name: (x, y)}}`, one legend, written as a PNG.
 
-    `levels` are heights to compare some of the curves with, by their names: dashed lines of the same colours.
+    `levels` are heights to compare some of the curves with, by their names: dashed lines of the same colours, called
+    "published".
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -27,6 +28,8 @@ def save_curves(
                 axis.axhline(levels[name], color=line.get_color(), linestyle="--", linewidth=1.5)
         axis.set(xlabel=xlabel, ylabel=ylabel)
         axis.grid(alpha=0.3)
+    if levels:
+        axes[0].plot([], [], label="published", color="grey", linestyle="--", linewidth=1.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -58,4 +58,4 @@ def test_levels_are_drawn_in_the_colours_of_their_curves(tmp_path):
     plain = save_curves({"x": TWO}, "y", tmp_path / "plain.png")
     with_level = save_curves({"x": TWO}, "y", tmp_path / "level.png", {"b": 2.5, "unknown": 9.0})
     assert pixels_of(with_level, ORANGE) > pixels_of(plain, ORANGE) + 100, "a dashed line"
-    assert abs(pixels_of(with_level, BLUE) - pixels_of(plain, BLUE)) < 20  # where the two cross
+    assert abs(pixels_of(with_level, BLUE) - pixels_of(plain, BLUE)) < 60  # where the two cross

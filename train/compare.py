@@ -5,11 +5,11 @@
     python train/compare.py configs/camera/*.yaml --folder runs/camera/comparison --run.steps 300
 
 Every YAML is a run of train/autoencoder.py or, where it has a `field`, of train/field.py, named by its stem; options with a
-dot are config keys, given to all of them. All are checked before the first is trained. The same command goes on where it stopped and keeps what is finished; a run
-that fails is named, and the table is written of the others. Writes comparison.md (the table), comparison.json and
-comparison.png (PSNR on held-out images over images and over seconds of training) into --folder. "PSNR after" columns read
-those curves where the shortest run ends. With --published FILE the table holds every config's gap to the first against the
-published one, and gaps.png draws it:
+dot are config keys, given to all of them. All are checked before the first is trained. The same command goes on where it
+stopped and keeps what is finished; a run that fails is named, and the table is written of the others. Writes comparison.md
+(the table), comparison.json and comparison.png (PSNR on held-out images over images and over seconds of training) into
+--folder. "PSNR after" columns read those curves where the shortest run ends. With --published FILE the table holds every
+config's gap to the first against the published one, and gaps.png draws it:
 
     python train/compare.py configs/camera/{pe_mlp,quad_tree,fine_to_coarse}.yaml --folder runs/camera/table_5 \\
         --published configs/camera/published.json
@@ -19,6 +19,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,11 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
         curves = {key: read_curve(folder / "metrics.jsonl") for key, folder in finished.items()}
         measure = of_field if kind is FieldRun else of_representation
         measured = {key: measure(folder, options) for key, folder in finished.items()}
-        if next(iter(curves))[0] != next(iter(configs)):
-            published = {}  # the run that they are held against failed
+        first = next(iter(configs))
+        if published and any(not shared_seeds(curves, name, first) for name, _ in curves):
+            print(f"no gaps: {first}, which they are held against, has no finished run of the same seed")
+            published = {}
+        (options.folder / "gaps.png").unlink(missing_ok=True)
         rows = table(curves, measured, published)
         report = {"rows": rows, "options": overrides, "configs": {name: configs[name] for name, _ in finished}}
         (options.folder / "comparison.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -219,8 +223,8 @@ def markdown(rows: list[dict[str, Any]], unit: str) -> str:
     for row in rows:
         numbers = [(row["psnr"], 2)]
         if beside:
-            gap = row["psnr"] - first["psnr"]
-            other = row["published"]
+            other, seeds = row["published"], row["psnr_by_seed"].keys() & first["psnr_by_seed"].keys()
+            gap = mean([row["psnr_by_seed"][seed] - first["psnr_by_seed"][seed] for seed in seeds])
             numbers += [(gap, 2), (other, 2), (None if other is None else other - first["published"], 2)]
         numbers += [(row["ssim"], 3), (row["psnr_at_equal_images"], 2), (row["psnr_at_equal_seconds"], 2)]
         quality = " | ".join("–" if value is None else f"{value:.{digits}f}" for value, digits in numbers)
@@ -255,19 +259,24 @@ def draw(curves: dict[Key, Curve], path: Path, unit: str) -> None:
     )
 
 
+def shared_seeds(keys: Iterable[Key], *names: str) -> list[int]:
+    """The seeds that runs of all these names have."""
+    return sorted(set.intersection(*({seed for name, seed in keys if name == wanted} for wanted in names)))
+
+
 def draw_gaps(curves: dict[Key, Curve], published: dict[str, float], path: Path, unit: str) -> None:
     """What each config has over the first, of equal seeds, over images (or steps); dashed, what was published at the end."""
     from genrep.plots import save_curves
 
     (first, _), *_ = curves
-    seeds: dict[str, list[Curve]] = {}
-    for (name, _), curve in curves.items():
-        seeds.setdefault(name, []).append(curve)
     gaps = {}
-    for name, own in seeds.items():
-        where = [point[0] for point in own[0] if point[0] >= seeds[first][0][0][0]]
-        both = [[mean([at(curve, 0, x) for curve in some]) for x in where] for some in (own, seeds[first])]
-        gaps[name] = (where, [one - base for one, base in zip(*both, strict=True)])
+    for name in dict.fromkeys(name for name, _ in curves if name != first):
+        seeds = shared_seeds(curves, name, first)
+        both = [[curves[key, seed] for seed in seeds] for key in (name, first)]
+        start, stop = max(c[0][0] for part in both for c in part), min(c[-1][0] for part in both for c in part)
+        where = [point[0] for point in both[0][0] if start <= point[0] <= stop]
+        own, base = ([mean([at(curve, 0, x) for curve in part]) for x in where] for part in both)
+        gaps[name] = (where, [one - other for one, other in zip(own, base, strict=True)])
     levels = {name: value - published[first] for name, value in published.items()}
     save_curves({unit: gaps}, f"PSNR over {first} (dB)", path, levels)
 

@@ -28,6 +28,8 @@ class Projection(nn.Module):
         self.of_class: nn.Module | None = None
         if num_classes:
             embedding = nn.Embedding(num_classes, features)
+            if not normalize:  # inner products as large as the features, not √features times that
+                nn.init.normal_(embedding.weight, std=features**-0.5)
             self.of_class = parametrizations.spectral_norm(embedding) if normalize else embedding
 
     def forward(self, features: Tensor, class_labels: Int[Tensor, " batch"] | None) -> Tensor:

@@ -5,7 +5,8 @@ are brought together: an `Arrangement` plans, once for the points and for all la
 layer. Points sorted by the tiles of one layer, and among these by the tiles of the next, are in an order that serves both:
 a tile of the second layer is then many short segments. On a regular grid these are an axis of a reshaped array. When the
 segments get too short for a product another order begins; on a grid it is the old one with its axes swapped, which the
-first layer of the new order brings about by reading with strides. So nothing is moved on grids, and little elsewhere.
+first layer of the new order brings about by reading with strides. So nothing is moved between the layers on grids that the
+tiles divide, and little elsewhere.
 """
 
 import copy
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from genrep.nn.tiling import Tiling
 
 ROWS = 256
-"""Rows that a product should have at least: below it a matrix multiplication is slower than moving the points."""
+"""Rows below which segments are too short for a product and a new order begins."""
 
 ROWS_OF_LAUNCHES = 2**14
 """The same where every segment is a launch of its own: segments of different length, on an accelerator."""
@@ -60,17 +61,20 @@ class Axis(Place):
     def read(self, values: Float[Tensor, "points batch dim"]) -> list[Part]:
         if self.turn == 1:
             return self.written(values)
-        turned = values.unflatten(0, (self.turn, len(self.tiles), -1)).transpose(
-            0, 2
-        )  # [after, tiles, turn, batch, dim]
-        return [(tile, one) for n, tile in enumerate(self.tiles) for one in turned[:, n].unbind(2)]
+        parts = values.unflatten(0, (self.turn, len(self.tiles), -1))
+        return self._turned(parts.permute(1, 2, 3, 0, 4))
 
     def written(self, values: Float[Tensor, "points batch dim"]) -> list[Part]:
         if self.turn == 1:
-            rows = self.after * values.shape[1]
-            return list(zip(self.tiles, values.view(self.before, len(self.tiles), rows, -1).unbind(1), strict=True))
-        turned = values.unflatten(0, (len(self.tiles), -1, self.turn))
-        return [(tile, one) for n, tile in enumerate(self.tiles) for one in turned[n].unbind(2)]
+            parts = values.view(self.before, len(self.tiles), self.after * values.shape[1], values.shape[2])
+            return list(zip(self.tiles, parts.unbind(1), strict=True))
+        parts = values.unflatten(0, (len(self.tiles), -1, self.turn))
+        return self._turned(parts.transpose(2, 3))
+
+    def _turned(self, parts: Float[Tensor, "tiles after batch turn dim"]) -> list[Part]:
+        """Products of `turn` rows; strides can say only one of the other two axes at once, the longer one."""
+        shorter = 1 if parts.shape[2] < parts.shape[1] else 0
+        return [(tile, one) for tile, part in zip(self.tiles, parts, strict=True) for one in part.unbind(shorter)]
 
     def beside(self, values: Float[Tensor, "points batch dim"]) -> Float[Tensor, "points batch dim"]:
         return values if self.turn == 1 else values.unflatten(0, (self.turn, -1)).transpose(0, 1).flatten(0, 1)
@@ -102,7 +106,7 @@ class Group:
 
     Attributes:
         key: of every point, the number of its segment.
-        regular: all segments are equally long and every one holds every tile of the next layer.
+        regular: so far every layer has cut every segment into equal parts, one for each of its tiles.
     """
 
     def __init__(self, num_points: int, batch: int, device: torch.device):
@@ -111,13 +115,13 @@ class Group:
         self.segments, self.regular = 1, True
         self.places: dict[Tiling, Axis | Runs] = {}
 
-    def split(self, tiling: Tiling, index: Int[Tensor, " points"]) -> "Axis | Runs | None":
+    def split(self, tiling: Tiling, index: Int[Tensor, " points"]) -> Axis | Runs | None:
         """The place of a layer in this order, given every point's tile; None if the products would have too few rows."""
         if tiling in self.places:
             return self.places[tiling]
         tiles = torch.bincount(index, minlength=tiling.num_tiles).nonzero().flatten()
-        if len(tiles) == 1:  # a plain linear layer, in any order
-            return Axis(1, tiles.tolist(), self.num_points)
+        if len(tiles) <= 1:  # a plain linear layer, in any order, or no points
+            return Axis(1, tiles.tolist() or [0], self.num_points)
         key = self.key * tiling.num_tiles + index
         counts = torch.bincount(key, minlength=self.segments * tiling.num_tiles)
         used = counts.nonzero().flatten()
@@ -225,7 +229,7 @@ class ExpertLinear(nn.Module):
         """The layer at points in the order of `place`, which is the `Arrangement`'s for this layer."""
         weight: Tensor = self.weight
         bias: Tensor = self.bias
-        if torch.is_autocast_enabled(values.device.type):
+        if torch.is_autocast_enabled(values.device.type) and values.dtype != torch.float64:
             dtype = torch.get_autocast_dtype(values.device.type)
             values, weight, bias = values.to(dtype), weight.to(dtype), bias.to(dtype)
         if not isinstance(place, Blend):
@@ -270,7 +274,7 @@ class _GroupedProduct(torch.autograd.Function):
             to_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
             for (tile, part), (_, upstream) in zip(place.read(values), place.written(gradient), strict=True):
                 result = to_weight[tile]
-                if len(part) > 1 and (result.numel() <= SMALL or part.is_cuda):
+                if part.is_cuda or (len(part) > 1 and result.numel() <= SMALL):
                     result += torch.bmm(upstream.transpose(1, 2), part).sum(0, dtype=result.dtype)
                     continue
                 for rows, upstream_rows in zip(part, upstream, strict=True):

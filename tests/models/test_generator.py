@@ -167,6 +167,9 @@ def test_without_spectral_norm_weights_are_as_they_were_drawn():
     judge = Discriminators(3, (4, 6), 5, **sizes, spectral_norm=False)
     assert not any(hasattr(module, "parametrizations") for module in judge.modules())
     assert torch.linalg.matrix_norm(judge.of_latents.layers[0].weight.detach(), 2) > 1.2
+    labels, sets = torch.arange(5).repeat(20), torch.randn(100, 4, 6)
+    with_class, without = (judge.of_latents(sets, given).std() for given in (labels, None))
+    assert with_class < 3 * without  # the class does not drown the rest
 
 
 def test_the_papers_discriminator_is_five_strided_convolutions_at_two_scales():

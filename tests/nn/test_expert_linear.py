@@ -77,6 +77,14 @@ def test_any_tiles_and_axes_equal_the_definition(tiles, num_axes):
         assert_equals_the_definition(grid((8,) * num_axes), tilings)
 
 
+def test_a_blended_layer_finds_the_order_that_was_turned_before_it(monkeypatch):
+    monkeypatch.setattr("genrep.nn.expert_linear.ROWS", 8)
+    a, b, c, d = layout("quad_tree", [(2, 2)] * 4)
+    blended = layout("quad_tree", [(2, 2)] * 4, blending="linear")
+    for coords in (grid(16), torch.rand(100, 2) * 2 - 1):
+        assert_equals_the_definition(coords, [a, b, d, c, blended[1], a], 1, (5, 4, 3, 4, 5, 2, 3))
+
+
 def test_layers_of_different_kinds_in_one_stack():
     nearest, blended = (layout("quad_tree", [(2, 2)] * 3, blending=kind) for kind in ("nearest", "linear"))
     affine = layout("random_affine", [(2, 2)] * 3)
@@ -94,6 +102,17 @@ def test_a_grid_needs_no_move_between_layers_that_subdivide_each_other():
     assert [(place.before, len(place.tiles), place.after) for place in arrangement.places] == [
         (1, 4, 4096), (4, 4, 1024), (16, 4, 256),
     ]  # fmt: skip
+
+
+def test_no_points_and_no_signals_have_no_values():
+    tilings = layout("quad_tree", [(2, 2)] * 3)
+    for coords, batch in ((torch.zeros(0, 2), 2), (grid(8), 0), (torch.rand(9, 2), 0)):
+        layers, arrangement = stack(tilings), Arrangement(coords, tilings, batch)
+        assert through(layers, arrangement, torch.zeros(len(coords), batch, 5).double()).shape == (
+            len(coords),
+            batch,
+            3,
+        )
 
 
 def test_on_a_grid_the_next_order_is_the_old_one_with_its_axes_swapped():
@@ -121,6 +140,15 @@ def test_orders_that_change_equal_the_definition(name, batch, monkeypatch):
         assert not any(moves(arrangement)) and [place.turn for place in arrangement.places] == [1, 1, 1, 64]
     arrangement = assert_equals_the_definition(torch.rand(100, 2) * 2 - 1, tilings, batch, dims)
     assert name == "interleaved" or any(moves(arrangement))
+
+
+@pytest.mark.parametrize(("batch", "products"), [(1, 4), (2, 8), (64, 16)])
+def test_a_layer_that_turns_takes_few_products(batch, products, monkeypatch):
+    """16×16 points in three levels: the last reads 16 rows at a time, four times or once a signal, whichever is less."""
+    monkeypatch.setattr("genrep.nn.expert_linear.ROWS", 16 * batch)
+    place = Arrangement(grid(16), layout("quad_tree", [(2, 2)] * 3), batch).places[2]
+    values = torch.randn(256, batch, 5)
+    assert place.turn == 16 and len(place.read(values)) == len(place.written(values)) == products
 
 
 def test_a_layer_that_comes_again_finds_its_tiles_again(monkeypatch):
@@ -222,3 +250,22 @@ def test_pieces_of_a_grid_equal_the_definition(name):
     tilings = layout(name, [(2, 2)] * 3)
     for start, stop in ((0, 64), (64, 128), (17, 90), (250, 256)):
         assert_equals_the_definition(grid(16, start=start, stop=stop), tilings)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_gpu_gives_what_the_definition_gives(name):
+    tilings = layout(name, [(2, 2)] * 3)
+    for coords in (grid(16), torch.rand(70, 2) * 2 - 1):
+        layers = [layer.cuda() for layer in stack(tilings)]
+        arrangement = Arrangement(coords.cuda(), tilings, 2)
+        values = torch.randn(len(coords), 2, 5, dtype=torch.float64, device="cuda")
+        order = torch.cdist(arrangement.coords.double(), coords.double().cuda()).argmin(1)
+        found, expected = through(layers, arrangement, values[order]), values
+        for layer in layers:
+            expected = plain(layer, expected, coords.cuda()).tanh()
+        parameters = [parameter for layer in layers for parameter in layer.parameters()]
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(
+            torch.autograd.grad(found.sum(), parameters), torch.autograd.grad(expected.sum(), parameters)
+        )

@@ -37,6 +37,10 @@ def test_two_axes_are_row_major_and_mixed_by_a():
     tiling = Tiling((2, 3), ((2.0, 0.0), (0.0, 3.0)), (0.0, 0.0))
     coords = torch.tensor([[-0.5, -0.9], [-0.5, 0.0], [0.5, 0.9], [0.5, -0.9]])
     assert tiling.index(coords).tolist() == [0, 1, 5, 3]
+    beyond = torch.tensor(
+        [[-1.5, -1.0], [-1.0, -1.8], [0.0, 1 / 3], [-2.0, 2.0]]
+    )  # cells (-1, 0), (0, -2), (1, 2), (-1, 4)
+    assert tiling.index(beyond).tolist() == [3, 1, 5, 4]
     turned = Tiling((2, 3), ((0.0, 2.0), (3.0, 0.0)), (0.0, 1.0))  # A swaps the axes, b shifts the second
     assert turned.index(coords).tolist() == [1, 4, 3 + 0, 0]
 
@@ -58,6 +62,20 @@ def test_blending_weights_by_hand():
         for index, share in line(4, 4).corners(at(place)):
             found[int(index)] += float(share)
         assert found == pytest.approx(dict.fromkeys(range(4), 0.0) | expected), place
+
+
+def test_blending_weights_on_two_axes_by_hand():
+    """A p = (0.75, 1) lies a quarter of the way to the second row's centres and midway between the columns'."""
+    tiling = Tiling((2, 2), ((2.0, 0.0), (0.0, 2.0)), (0.0, 0.0), "linear")
+    for place, expected in (
+        ((0.375, 0.5), [0.375, 0.375, 0.125, 0.125]),
+        ((-0.125, 0.25), [0.25, 0.0, 0.75, 0.0]),  # below 0 the last row comes again
+        ((1.0, 1.0), [0.25, 0.25, 0.25, 0.25]),  # the exact border
+    ):
+        found = [0.0] * 4
+        for index, share in tiling.corners(torch.tensor([place]) * 2 - 1):
+            found[int(index)] += float(share)
+        assert found == pytest.approx(expected), place
 
 
 @pytest.mark.parametrize("num_axes", [1, 2, 3])
