@@ -33,9 +33,9 @@ class ExpertBlock(nn.Module):
     blocks starts with values of the size of its input: with Kaiming's alone seven blocks of the paper's widths start at 135.
     """
 
-    def __init__(self, inputs: int, outputs: int, tiling: Tiling, num_blocks: int):
+    def __init__(self, inputs: int, outputs: int, tiling: Tiling, num_blocks: int, start: str):
         super().__init__()
-        self.first, self.second = ExpertLinear(inputs, outputs, tiling), nn.Linear(outputs, outputs)
+        self.first, self.second = ExpertLinear(inputs, outputs, tiling, start), nn.Linear(outputs, outputs)
         self.skip = nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs, bias=False)
         nn.init.kaiming_uniform_(self.second.weight, a=0.2)
         with torch.no_grad():
@@ -62,7 +62,7 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
         num_axes: axes of the coordinates: 2 for images, 1 for the tokens of a latent set.
         channels: of the values: an image's, or a token's width.
         num_classes: classes; 0 is unconditional.
-        noise_dim, widths, tile, cells, num_frequencies, embedding_dim, embedding_size: see `GeneratorArchitecture`.
+        noise_dim, widths, tile, cells, tiles_start, num_frequencies, embedding_dim, embedding_size: see `GeneratorArchitecture`.
 
     Raises:
         InputError: an unknown key, a wrong type or an impossible value.
@@ -78,14 +78,16 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
         widths: Sequence[int] = (512, 512, 256, 256, 256, 128, 128, 32),
         tile: int | Sequence[int] = (4, 8, 8, 4, 4, 4, 4),
         cells: Sequence[int] = (4, 8, 16, 32, 64, 128, 256),
+        tiles_start: str = "apart",
         num_frequencies: int = 8,
         embedding_dim: int = 0,
         embedding_size: int | Sequence[int] = 256,
     ):
         super().__init__()
-        given = {key: list(value) if isinstance(value, Sequence) else value for key, value in {
+        given = {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in {
             "num_axes": num_axes, "channels": channels, "num_classes": num_classes, "noise_dim": noise_dim, "widths": widths,
-            "tile": tile, "cells": cells, "num_frequencies": num_frequencies, "embedding_dim": embedding_dim,
+            "tile": tile, "cells": cells,
+            "tiles_start": tiles_start, "num_frequencies": num_frequencies, "embedding_dim": embedding_dim,
             "embedding_size": embedding_size,
         }.items()}  # fmt: skip
         spec = validate(GeneratorSpec, given, where=type(self).__name__)
@@ -99,7 +101,7 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
             grid_tiling((n,) * num_axes, (count,) * num_axes) for n, count in zip(spec.tiles, cells, strict=True)
         ]
         self.blocks = nn.ModuleList(
-            ExpertBlock(a, b, tiling, len(self.tilings))
+            ExpertBlock(a, b, tiling, len(self.tilings), tiles_start)
             for a, b, tiling in zip(widths, widths[1:], self.tilings, strict=False)
         )
         self.to_values = nn.Linear(widths[-1], channels)

@@ -94,6 +94,8 @@ class GeneratorArchitecture(Spec):
     """Weight matrices along every axis in the blocks' expert layers, one number or one for each block; 1 is a Linear."""
     cells: list[PositiveInt] = Field(default=[4, 8, 16, 32, 64, 128, 256])
     """Cells of each block's grid along every axis."""
+    tiles_start: Literal["apart", "equal"] = "apart"
+    """Every matrix of a layer from a draw of its own, as in the paper, or all equal: at first the network knows no tiles."""
     num_frequencies: NonNegativeInt = 8
     """Frequencies of the positional encoding on each axis, beside the coordinates: 1, 2, 4, ... periods over [-1, 1]."""
     embedding_dim: NonNegativeInt = 0

@@ -212,16 +212,20 @@ def _turned(order: Int[Tensor, " points"], old: Group, new: Group, place: Axis |
 class ExpertLinear(nn.Module):
     """A Linear whose weight is that of each point's tile, or a blend of them, with one bias for all (LoE eqs. 3 to 5).
 
-    Every matrix starts from Kaiming's uniform distribution for leaky ReLU of slope 0.2, the bias from 0 (supplement A).
+    Every matrix starts from Kaiming's uniform distribution for leaky ReLU of slope 0.2, the bias from 0 (supplement A). With
+    `start="equal"` all matrices start from the same draw, so that the layer is at first a Linear.
     """
 
-    def __init__(self, in_features: int, out_features: int, tiling: Tiling):
+    def __init__(self, in_features: int, out_features: int, tiling: Tiling, start: str = "apart"):
         super().__init__()
         self.tiling = tiling
         self.weight = nn.Parameter(torch.empty(tiling.num_tiles, out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features))
         for matrix in self.weight.unbind():
             nn.init.kaiming_uniform_(matrix, a=0.2)
+        if start == "equal":
+            with torch.no_grad():
+                self.weight.copy_(self.weight[:1].clone())
 
     def forward(
         self, values: Float[Tensor, "points batch inputs"], place: Place

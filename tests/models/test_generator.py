@@ -147,6 +147,22 @@ def test_a_saved_generator_makes_the_same(tmp_path):
     torch.testing.assert_close(loaded(grid(4), noise, labels), generator(grid(4), noise, labels), rtol=0, atol=0)
 
 
+def test_tiles_that_start_equal_are_at_first_one_network_for_all_places(tmp_path):
+    """The first draws of each layer for every tile; apart, a tile has its own. Where they start is saved with the rest."""
+    torch.manual_seed(0)
+    equal = CoordinateGenerator(2, 3, noise_dim=5, widths=[6, 8, 4], tile=2, cells=[2, 4], tiles_start="equal")
+    for block in equal.blocks:
+        assert block.first.weight.std() > 0.1 and (block.first.weight == block.first.weight[:1]).all()
+    noise = torch.randn(2, 5)
+    border = torch.tensor([[-1e-5, 0.3], [1e-5, 0.3]])  # two tiles of the first grid meet between these
+    values = equal(border, noise)
+    assert (values[:, 0] - values[:, 1]).abs().max() < 1e-2 * values.std()
+    equal.save_pretrained(tmp_path)
+    assert CoordinateGenerator.from_pretrained(tmp_path).config["tiles_start"] == "equal"
+    with pytest.raises(InputError, match="tiles_start: got 'same'; input should be 'apart' or 'equal'"):
+        CoordinateGenerator(tiles_start="same")
+
+
 # discriminators
 
 
