@@ -4,12 +4,14 @@
 
 The picture shows the samples' mean and (three times) their deviation, then the same of as many real images. A generator that
 paints a fixed noise pattern, as coordinate embeddings may (figure 7 of Levels-of-Experts), shows it in the mean, since it is
-in all samples. The report has the detail in both means: the root mean square of what a 3×3 blur takes away, in grey values.
-A mean of independent images has little detail; much more than the real mean's is a pattern.
+in all samples. The report has the detail in both means, that is the root mean square of what a 3×3 mean takes away, in grey
+values, and the detail in their difference, `pattern`. Without a pattern this is about `chance`, the detail that so many
+independent images leave in it.
 """
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from genrep.pipelines.options import add_sampling_options, choose_device, parse_sampling, positive
@@ -23,7 +25,7 @@ def show(options: argparse.Namespace) -> None:
     from genrep.data import DataSpec
     from genrep.data.images import ImageData, evenly
     from genrep.errors import InputError
-    from genrep.metrics.pattern import detail, mean_and_deviation
+    from genrep.metrics.pattern import detail, statistics
     from genrep.pictures import picture_grid, save_png
     from genrep.pipelines import load_pipeline
     from genrep.specs import validate
@@ -52,11 +54,19 @@ def show(options: argparse.Namespace) -> None:
         for start in range(0, len(chosen), sampling.batch_size):
             yield data.pixels(chosen[start : start + sampling.batch_size])
 
-    panels, report = [], {"num_images": options.num_images, "run": str(options.run), "data": data.name}
-    for name, batches in (("samples", samples()), ("real", reals())):
-        mean, deviation = mean_and_deviation(batches)
-        panels += [mean, 3 * deviation]
-        report |= {f"detail_of_{name}": detail(mean), f"deviation_of_{name}": float(deviation.mean())}
+    made, real = statistics(samples()), statistics(reals())
+    panels = [made.mean, 3 * made.deviation, real.mean, 3 * real.deviation]
+    report = {
+        "num_images": options.num_images,
+        "run": str(options.run),
+        "data": data.name,
+        "pattern": detail(made.mean - real.mean),
+        "chance": math.hypot(made.chance, real.chance),
+        "detail_of_samples": detail(made.mean),
+        "detail_of_real": detail(real.mean),
+        "deviation_of_samples": float(made.deviation.mean()),
+        "deviation_of_real": float(real.deviation.mean()),
+    }
     out = Path(options.out or Path(options.run) / "pattern.png")
     pixels = torch.stack(panels).round().clamp(0, 255).to(torch.uint8)
     print(f"picture: {save_png(picture_grid(pixels, 4), out)}")

@@ -1,6 +1,7 @@
 """What all samples of a generator have in common: the fixed noise pattern of Levels-of-Experts' figure 7."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,21 +11,39 @@ from torch import Tensor
 from genrep.errors import InputError
 
 
-def mean_and_deviation(
-    batches: Iterable[Tensor],
-) -> tuple[Float[Tensor, "channels height width"], Float[Tensor, "channels height width"]]:
-    """Mean and standard deviation of every pixel over uint8 images `[N, C, H, W]`, in grey values 0 to 255."""
+class Statistics(NamedTuple):
+    """Of many images, in grey values 0 to 255."""
+
+    mean: Float[Tensor, "channels height width"]
+    deviation: Float[Tensor, "channels height width"]
+    """Standard deviation of every pixel."""
+    chance: float
+    """The detail that the mean of so many independent images has by chance: its standard error."""
+
+
+def statistics(batches: Iterable[Tensor]) -> Statistics:
+    """Statistics of all uint8 images `[N, C, H, W]` of some batches together.
+
+    Raises:
+        InputError: there are no images.
+    """
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in batches:
         values = batch.double()
-        count, total, squares = count + len(batch), total + values.sum(0), squares + values.square().sum(0)
+        both = torch.cat([values, _highpass(values)], dim=1)
+        count, total, squares = count + len(batch), total + both.sum(0), squares + both.square().sum(0)
     if not count:
         raise InputError("there are no images: give one or more")
     mean = total / count
-    return mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float()
+    variance, variance_of_detail = (squares / count - mean.square()).clamp_min(0).chunk(2)
+    chance = (variance_of_detail.mean() / count).sqrt()
+    return Statistics(mean.chunk(2)[0].float(), variance.sqrt().float(), float(chance))
 
 
 def detail(image: Float[Tensor, "channels height width"]) -> float:
     """Root mean square of what a 3×3 mean takes away from an image, in its own units."""
-    blurred = F.avg_pool2d(F.pad(image[None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[0]
-    return float((image - blurred).square().mean().sqrt())
+    return float(_highpass(image[None]).square().mean().sqrt())
+
+
+def _highpass(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+    return images - F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)

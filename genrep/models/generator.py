@@ -62,7 +62,8 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
         num_axes: axes of the coordinates: 2 for images, 1 for the tokens of a latent set.
         channels: of the values: an image's, or a token's width.
         num_classes: classes; 0 is unconditional.
-        noise_dim, widths, tile, cells, tiles_start, num_frequencies, embedding_dim, embedding_size: see `GeneratorArchitecture`.
+        noise_dim, widths, tile, cells, tiles_start, noise_gain, num_frequencies, embedding_dim, embedding_size: see
+            `GeneratorArchitecture`.
 
     Raises:
         InputError: an unknown key, a wrong type or an impossible value.
@@ -79,6 +80,7 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
         tile: int | Sequence[int] = (4, 8, 8, 4, 4, 4, 4),
         cells: Sequence[int] = (4, 8, 16, 32, 64, 128, 256),
         tiles_start: str = "apart",
+        noise_gain: float | int = 1.0,
         num_frequencies: int = 8,
         embedding_dim: int = 0,
         embedding_size: int | Sequence[int] = 256,
@@ -87,7 +89,7 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
         given = {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in {
             "num_axes": num_axes, "channels": channels, "num_classes": num_classes, "noise_dim": noise_dim, "widths": widths,
             "tile": tile, "cells": cells,
-            "tiles_start": tiles_start, "num_frequencies": num_frequencies, "embedding_dim": embedding_dim,
+            "tiles_start": tiles_start, "noise_gain": noise_gain, "num_frequencies": num_frequencies, "embedding_dim": embedding_dim,
             "embedding_size": embedding_size,
         }.items()}  # fmt: skip
         spec = validate(GeneratorSpec, given, where=type(self).__name__)
@@ -107,6 +109,8 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
         self.to_values = nn.Linear(widths[-1], channels)
         for layer in (self.of_place, self.of_noise, self.to_values):
             nn.init.kaiming_uniform_(layer.weight, a=0.2)
+        with torch.no_grad():
+            self.of_noise.weight.mul_(noise_gain)
         for layer in (self.of_place, self.to_values):
             nn.init.zeros_(layer.bias)
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from genrep.decoders import DecoderSpec
 from genrep.encoders import EncoderSpec
 from genrep.fields import FieldSpec
-from genrep.specs import NonNegativeInt, PositiveInt, Size, Spec
+from genrep.specs import NonNegativeInt, PositiveFloat, PositiveInt, Size, Spec
 
 
 class AutoencoderSpec(Spec):
@@ -96,6 +96,9 @@ class GeneratorArchitecture(Spec):
     """Cells of each block's grid along every axis."""
     tiles_start: Literal["apart", "equal"] = "apart"
     """Every matrix of a layer from a draw of its own, as in the paper, or all equal: at first the network knows no tiles."""
+    noise_gain: PositiveFloat = 1.0
+    """How much larger than Kaiming's the weights of the noise start. One Linear of place and noise concatenated, as in the
+    paper, has √(noise_dim / inputs of the place); with too little of it the samples of a class share one layout."""
     num_frequencies: NonNegativeInt = 8
     """Frequencies of the positional encoding on each axis, beside the coordinates: 1, 2, 4, ... periods over [-1, 1]."""
     embedding_dim: NonNegativeInt = 0

@@ -163,6 +163,25 @@ def test_tiles_that_start_equal_are_at_first_one_network_for_all_places(tmp_path
         CoordinateGenerator(tiles_start="same")
 
 
+def test_noise_may_start_larger(tmp_path):
+    torch.manual_seed(0)
+    plain = CoordinateGenerator(**SMALL)
+    torch.manual_seed(0)
+    louder = CoordinateGenerator(**SMALL, noise_gain=2.5)
+    torch.testing.assert_close(louder.of_noise.weight, plain.of_noise.weight * 2.5)
+    torch.testing.assert_close(louder.of_place.weight, plain.of_place.weight)
+    with pytest.raises(InputError, match="noise_gain: got 0"):
+        CoordinateGenerator(noise_gain=0)
+
+
+@pytest.mark.parametrize("config", ["gan", "gan_ce"])
+def test_the_papers_noise_starts_as_in_one_linear_of_place_and_noise(config):
+    """Kaiming's variance is 2 / inputs, of the noise's 512 or of all that the paper's first layer is fed."""
+    architecture = read_config(PROJECT / f"configs/ffhq/{config}.yaml")["generator"]
+    inputs = 2 + 2 * 2 * architecture["num_frequencies"] + architecture.get("embedding_dim", 0)
+    assert architecture["noise_gain"] == pytest.approx((architecture["noise_dim"] / inputs) ** 0.5, abs=5e-3)
+
+
 # discriminators
 
 
