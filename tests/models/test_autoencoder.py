@@ -55,8 +55,9 @@ def test_encode_save_load_decode_is_equal(tmp_path):
     loaded = INRAutoencoder.from_pretrained(tmp_path)
     latents = autoencoder.encode(images)
     assert latents.shape == (3, 4, 8)
-    assert torch.equal(loaded.encode(images), latents)
-    assert torch.equal(loaded.render(latents, size=12), autoencoder.render(latents, size=12))
+    torch.testing.assert_close(loaded.state_dict(), autoencoder.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(loaded.encode(images), latents)
+    torch.testing.assert_close(loaded.render(latents, size=12), autoencoder.render(latents, size=12))
 
 
 def test_permuting_the_points_permutes_the_values():
