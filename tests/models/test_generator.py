@@ -164,7 +164,7 @@ def test_tiles_that_start_equal_are_at_first_one_network_for_all_places(tmp_path
         CoordinateGenerator(tiles_start="same")
 
 
-def test_noise_may_start_larger(tmp_path):
+def test_noise_may_start_larger():
     torch.manual_seed(0)
     plain = CoordinateGenerator(**SMALL)
     torch.manual_seed(0)
