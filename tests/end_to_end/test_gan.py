@@ -250,7 +250,7 @@ def test_the_pattern_of_all_samples(trained, stage2, tmp_path, capsys):
         run("sample/pattern.py", folder, "--num-images", 20, "--out", out)
         report = json.loads(out.with_suffix(".json").read_text())
         assert report["num_images"] == 20 and report["detail_of_real"] > 0 and report["deviation_of_real"] > 0
-        details = report["detail_of_samples"], report["detail_of_real"]  # the triangle's inequality, of their difference
+        details = report["detail_of_samples"], report["detail_of_real"]  # the triangle's inequality
         assert max(details) - min(details) <= report["pattern"] + 1e-4 and report["pattern"] <= sum(details) + 1e-4
         assert report["chance"] > 0
         with Image.open(out) as picture:
