@@ -1,0 +1,110 @@
+"""Files that are whole or not there: the one way anything is written, and the one hash. Does not import torch."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from genrep.errors import InputError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EFBIG: "the file would be larger than this system allows (see `ulimit -f`)",
+    errno.EACCES: "permission is denied; choose another folder, or change its permissions",
+    errno.EPERM: "permission is denied; choose another folder, or change its permissions",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "a file is in the way, where a folder is needed; choose another path",
+    errno.EEXIST: "a file is in the way, where a folder is needed; choose another path",
+    errno.EISDIR: "a folder is in the way; give the name of a file",
+}
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A temporary path next to `path` to write a file or a folder to; it replaces `path` when the block ends.
+
+    When the block fails, the temporary path is removed and what was at `path` before stays as it was. The folder that
+    `path` lies in is made if it is missing.
+
+    Raises:
+        InputError: it cannot be written: a full disk, a file-size limit, no permission, a path below a file.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(partial)  # left by a process that was killed
+        try:
+            yield partial
+            if partial.is_dir() and path.is_dir():  # a folder can only be renamed onto an empty one
+                old = path.with_name(path.name + ".old")
+                remove(old)
+                os.replace(path, old)
+                os.replace(partial, path)
+                remove(old)
+            else:
+                os.replace(partial, path)
+        except BaseException:
+            remove(partial)
+            raise
+
+
+@contextlib.contextmanager
+def writing_to(path: Path | str) -> Iterator[None]:
+    """Turn what goes wrong while `path` is written into one InputError that names it and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {_REASONS.get(error.errno or 0, str(error))}") from error
+    except (SafetensorError, RuntimeError) as error:  # safetensors and torch.save wrap the system's error in their own
+        # torch's writer reports a short write without saying why, so a failure of its own is taken for a full disk
+        if isinstance(error, SafetensorError) and "I/O error" not in str(error) and "IoError" not in str(error):
+            raise
+        if isinstance(error, RuntimeError) and not any(
+            word in str(error) for word in ("PytorchStreamWriter", "enforce fail at inline_container", "iostream error")
+        ):
+            raise
+        raise InputError(f"{path} cannot be written: the disk is full, or the file too large ({error})") from error
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def make_folder(path: Path | str) -> Path:
+    """Make a folder and those above it. InputError if that cannot be, such as below a file."""
+    path = Path(path)
+    with writing_to(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Write a text file, whole or not at all. InputError if it cannot be written."""
+    path = Path(path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(path: Path | str, content: Any) -> Path:
+    """Write plain data as indented JSON, whole or not at all. InputError if it cannot be written."""
+    return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def file_hash(path: Path | str) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
