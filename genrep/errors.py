@@ -1,7 +1,7 @@
-"""The one exception for mistakes a user can make and mend."""
+"""The exceptions that scripts turn into one message: a mistake that the user can fix, and a signal to stop."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class InputError(ValueError):
@@ -15,3 +15,11 @@ def did_you_mean(given: object, allowed: Iterable[str]) -> str:
     """`"; did you mean 'depth'?"` for the nearest allowed name, or `""` when none is near."""
     near = difflib.get_close_matches(str(given), list(allowed), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked a run to end, and its state is whole: `save()` keeps it, and says what it kept."""
+
+    def __init__(self, save: Callable[[], str]):
+        super().__init__("stopped by a signal")
+        self.save = save

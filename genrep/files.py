@@ -27,6 +27,15 @@ _REASONS = {
 }
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What goes wrong with a disk, whatever is being written."""
+
+
+def explain(error: OSError) -> str:
+    """Why a file could not be written, and what to do."""
+    return _REASONS.get(error.errno or 0, str(error))
+
+
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """A temporary path next to `path` to write a file or a folder to; it replaces `path` when the block ends.
@@ -63,7 +72,7 @@ def writing_to(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {_REASONS.get(error.errno or 0, str(error))}") from error
+        raise InputError(f"{path} cannot be written: {explain(error)}") from error
     except (SafetensorError, RuntimeError) as error:  # safetensors and torch.save wrap the system's error in their own
         # torch's writer reports a short write without saying why, so a failure of its own is taken for a full disk
         if isinstance(error, SafetensorError) and "I/O error" not in str(error) and "IoError" not in str(error):

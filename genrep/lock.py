@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 import warnings
+import weakref
 from pathlib import Path
 from types import TracebackType
 
@@ -88,6 +89,9 @@ class FolderLock:
             os.close(self._file)
         self._file = None
 
+    def __del__(self) -> None:
+        self.__exit__(None, None, None)
+
     def _refusal(self) -> str:
         try:
             holder = json.loads(self.path.read_text(encoding="utf-8"))
@@ -100,7 +104,7 @@ class FolderLock:
         )
 
 
-_held: set[FolderLock] = set()
+_held: "weakref.WeakSet[FolderLock]" = weakref.WeakSet()
 
 
 def _let_go() -> None:

@@ -17,11 +17,19 @@ BLOCK_NUMBERS = 65_536
 """`normal_at` and `uniform_at` draw about so many numbers at once: seeding a generator for each index would cost more."""
 
 
-def stream_generator(seed: int, *stream: int | str) -> torch.Generator:
-    """A CPU generator that is a pure function of `seed` and the names of the stream (strings, integers >= 0)."""
+def stream_seed(seed: int, *stream: int | str) -> int:
+    """A seed for a stream of random numbers, a pure function of `seed` and the stream's names (strings, integers >= 0).
+
+    Streams of neighbouring seeds have nothing in common, as `seed + 1` and `position + 1` would.
+    """
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in stream]
     state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    return int(state >> np.uint64(1))
+
+
+def stream_generator(seed: int, *stream: int | str) -> torch.Generator:
+    """A CPU generator seeded by `stream_seed`."""
+    return torch.Generator().manual_seed(stream_seed(seed, *stream))
 
 
 def image_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:

@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+os.environ["OMP_NUM_THREADS"] = "1"  # runs take this number in place of the one that they find to be the fastest
 
 from jaxtyping import install_import_hook
 

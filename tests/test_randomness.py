@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from genrep.randomness import BLOCK_NUMBERS, image_generators, normal_at, stream_generator, uniform_at
+from genrep.randomness import BLOCK_NUMBERS, image_generators, normal_at, stream_generator, stream_seed, uniform_at
 
 SHAPE = (4, 8)
 LENGTH = BLOCK_NUMBERS // math.prod(SHAPE)
@@ -87,3 +87,10 @@ def test_image_generators_are_a_function_of_seed_and_index():
     assert len(set(whole)) == 6
     assert [draw(generator) for generator in image_generators(5, [4, 1])] == [whole[4], whole[1]]
     assert not {draw(generator) for generator in image_generators(6, range(6))} & set(whole)
+
+
+def test_streams_of_neighbouring_seeds_share_nothing():
+    """As `seed + position` did: the dropout of seed 1 at position 0 was that of seed 0 at position 1."""
+    seeds = {stream_seed(seed, "dropout", position) for seed in range(40) for position in range(40)}
+    assert len(seeds) == 40 * 40 and all(0 <= seed < 2**63 for seed in seeds)
+    assert stream_generator(3, "dropout", 5).initial_seed() == stream_seed(3, "dropout", 5)

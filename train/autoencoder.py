@@ -15,10 +15,11 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     import torch.nn.functional as F
 
     from genrep.data.images import open_images
+    from genrep.files import replacing
     from genrep.metrics.reconstruction import enlarge, reconstruction_psnr
     from genrep.models.autoencoder import INRAutoencoder
     from genrep.pictures import enlarged, save_png, side_by_side
-    from genrep.randomness import stream_generator
+    from genrep.randomness import stream_generator, stream_seed
     from genrep.render import from_uint8, to_uint8
     from genrep.training.order import ImageStream
     from genrep.training.reconstruction import coords_and_targets, latent_noise
@@ -70,7 +71,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
 
     # loop
     for batch in run.training_batches(stream, config.data.num_workers):
-        torch.manual_seed(settings.seed + batch.positions[0])  # dropout's
+        torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
         with run.accelerator.accumulate(forward):
             images = from_uint8(batch.pixels.to(run.device, non_blocking=True))
             sources = from_uint8(batch.source_pixels.to(run.device)) if batch.source_pixels is not None else None
@@ -91,8 +92,8 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
 
     # done
     if run.is_main:
-        with state.average.applied():
-            autoencoder.eval().save_pretrained(run.folder / "model")
+        with state.average.applied(), replacing(run.folder / "model") as partial:
+            autoencoder.eval().save_pretrained(partial)
         print(f"model: {run.folder / 'model'}\npictures: {run.folder / 'samples'}")
     run.finish()
 

@@ -16,9 +16,10 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
 
     from genrep.data.images import open_images
     from genrep.errors import InputError
+    from genrep.files import replacing
     from genrep.metrics.fidelity import classifier_accuracy
     from genrep.models.classifier import ImageClassifier
-    from genrep.randomness import uniform_at
+    from genrep.randomness import stream_seed, uniform_at
     from genrep.render import from_uint8
     from genrep.training.order import ImageStream
     from genrep.training.run import Run
@@ -70,7 +71,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     # loop
     classifier.train()
     for batch in run.training_batches(stream, config.data.num_workers):
-        torch.manual_seed(settings.seed + batch.positions[0])  # dropout's
+        torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
         with run.accelerator.accumulate(forward):
             images = shifted(from_uint8(batch.pixels.to(run.device)), batch.positions)
             loss = F.cross_entropy(forward(images), batch.labels.to(run.device))
@@ -84,7 +85,8 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     # done
     if run.is_main:
         with state.average.applied():
-            classifier.eval().save_pretrained(run.folder / "model")
+            with replacing(run.folder / "model") as partial:
+                classifier.eval().save_pretrained(partial)
             print(
                 f"classifier: {run.folder / 'model'}: {classifier_accuracy(classifier, held_out):.2%} of {len(held_out):,} held-out images right"
             )

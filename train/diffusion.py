@@ -21,6 +21,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     from genrep.diffusion.noise_levels import NoiseLevels
     from genrep.diffusion.schedulers import make_scheduler
     from genrep.errors import InputError
+    from genrep.files import replacing
     from genrep.models.denoiser import LatentDenoiser
     from genrep.models.normalizer import LatentNormalizer
     from genrep.pictures import picture_grid, save_png
@@ -153,9 +154,9 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
 
     # done
     if run.is_main:
-        with state.average.applied():
+        with state.average.applied(), replacing(run.folder / "pipeline") as partial:
             denoiser.eval()
-            pipeline.save_pretrained(run.folder / "pipeline")
+            pipeline.save_pretrained(partial)
         print(f"pipeline: {run.folder / 'pipeline'}\npictures: {run.folder / 'samples'}")
     run.finish()
 

@@ -18,6 +18,7 @@ def train(config: FieldRun, restart: bool = False) -> None:
 
     from genrep.coords import grid_at
     from genrep.data.signals import open_signal, signal_hash
+    from genrep.files import replacing
     from genrep.metrics.reconstruction import SSIM_WINDOW, frames, psnr, ssim
     from genrep.models.field import NeuralField
     from genrep.pictures import error_map, picture_grid, save_png
@@ -98,8 +99,8 @@ def train(config: FieldRun, restart: bool = False) -> None:
 
     # done
     if run.is_main:
-        with state.average.applied():
-            field.save_pretrained(run.folder / "model")
+        with state.average.applied(), replacing(run.folder / "model") as partial:
+            field.save_pretrained(partial)
         print(f"model: {run.folder / 'model'}\npictures: {run.folder / 'samples'}")
     run.finish()
 

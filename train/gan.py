@@ -18,6 +18,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     from genrep.coords import grid
     from genrep.data.images import open_images
     from genrep.data.latents import autoencoder_hash
+    from genrep.files import replacing
     from genrep.gan.augment import NUM_DRAWS, augment
     from genrep.gan.losses import hinge_discriminator_loss, hinge_generator_loss, r1_penalty
     from genrep.models.discriminator import Discriminators
@@ -172,8 +173,8 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
 
     # done
     if run.is_main:
-        with state.generator.average.applied():
-            pipeline.save_pretrained(run.folder / "pipeline")
+        with state.generator.average.applied(), replacing(run.folder / "pipeline") as partial:
+            pipeline.save_pretrained(partial)
         print(f"pipeline: {run.folder / 'pipeline'}\npictures: {run.folder / 'samples'}")
     run.finish()
 

@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from genrep.errors import InputError, did_you_mean
+from genrep.files import file_hash, write_json
+
+HASHES = "weights.sha256.json"
+"""SHA-256 of every file of weights in a model's folder: a flipped bit in them is a valid number like any other."""
 
 
 class StrictLoading:
@@ -19,6 +23,13 @@ class StrictLoading:
         modules = self.__dict__.get("_modules", {})
         return modules[name] if name in modules else super().__getattr__(name)  # type: ignore[misc]
 
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Write `config.json`, the weights, and a hash of each file of weights, which `from_pretrained` checks."""
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+        folder = Path(save_directory)
+        hashes = {path.name: file_hash(path) for path in sorted(folder.glob("*.safetensors"))}
+        write_json(folder / HASHES, hashes)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a folder that `save_pretrained` wrote, or a Hub id `owner/name`. InputError if it is not whole."""
@@ -31,6 +42,7 @@ class StrictLoading:
             )
         if looks_local:
             cls._refuse_unknown_keys(folder)
+            _refuse_changed_weights(folder)
         wants_info = kwargs.pop("output_loading_info", False)
         try:
             strict = {**kwargs, "output_loading_info": True, "use_safetensors": True}
@@ -62,6 +74,23 @@ class StrictLoading:
         if unknown:
             near = did_you_mean(unknown[0], allowed)
             raise InputError(f"{folder}/config.json: {cls.__name__} has no argument {unknown[0]!r}{near}")
+
+
+def _refuse_changed_weights(folder: Path) -> None:
+    """InputError if a file of weights is not the one that was saved. Models of earlier versions have no hashes."""
+    if not (folder / HASHES).is_file():
+        return
+    try:
+        hashes = dict(json.loads((folder / HASHES).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{folder / HASHES}: damaged ({error}); save the model again") from None
+    for name, saved in hashes.items():
+        file = folder / name
+        if file.is_file() and file_hash(file) != saved:
+            raise InputError(
+                f"{file}: the file is damaged, its hash is not that of the weights that were saved; copy or save the model "
+                f"again. If you changed them on purpose, delete {folder / HASHES}"
+            )
 
 
 def refuse_missing_pipeline(name: str, place: Any) -> None:

@@ -6,7 +6,6 @@ with the step and a hash of every file. No pickle is ever run.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from genrep.errors import InputError
+from genrep.files import file_hash, replacing, write_json
 
 INDEX = "checkpoint.json"
 
@@ -43,20 +43,16 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write `folder/step-00001000` whole or not at all, then delete all but the newest `keep`."""
     target = folder / f"step-{checkpoint.step:08d}"
-    partial = folder / f"{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, tensors in checkpoint.tensors.items():
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors"
-        )
-    for name, state in checkpoint.optimizers.items():
-        torch.save(state, partial / f"{name}.pt")
-    files = {path.name: _hash(path) for path in sorted(partial.iterdir())}
-    index = {"step": checkpoint.step, "extra": dict(checkpoint.extra), "files": files}
-    (partial / INDEX).write_text(json.dumps({**index, "sha256": _hash_index(index)}, indent=2) + "\n")
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
+    with replacing(target) as partial:
+        partial.mkdir()
+        for name, tensors in checkpoint.tensors.items():
+            contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            save_file(contiguous, partial / f"{name}.safetensors")
+        for name, state in checkpoint.optimizers.items():
+            torch.save(state, partial / f"{name}.pt")
+        files = {path.name: file_hash(path) for path in sorted(partial.iterdir())}
+        index = {"step": checkpoint.step, "extra": dict(checkpoint.extra), "files": files}
+        write_json(partial / INDEX, {**index, "sha256": _hash_index(index)})
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -71,7 +67,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint and verify every byte. InputError names the damaged file."""
     advice = f"delete {path} to go on from the checkpoint before it, or start anew with --restart"
     try:
-        index = json.loads((path / INDEX).read_text())
+        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
         files, step, extra = index["files"], int(index["step"]), index["extra"]
         if index.pop("sha256") != _hash_index(index):
             raise ValueError("its hash is another")
@@ -79,7 +75,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path / INDEX}: damaged or missing ({error}); {advice}") from None
     for name, wanted in files.items():
         file = path / name
-        if not file.is_file() or _hash(file) != wanted:
+        if not file.is_file() or file_hash(file) != wanted:
             raise InputError(f"{file}: {'damaged' if file.is_file() else 'missing'}; {advice}")
     tensors = {
         file.removesuffix(".safetensors"): load_file(path / file) for file in files if file.endswith(".safetensors")
@@ -94,8 +90,3 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _hash_index(index: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

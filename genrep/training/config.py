@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic.fields import FieldInfo
 
-from genrep.errors import InputError
+from genrep.errors import InputError, Stopped
+from genrep.files import FULL, explain
 from genrep.specs import Spec, validate, variants
 
 S = TypeVar("S", bound=Spec)
@@ -236,8 +237,16 @@ def _type_name(annotation: Any) -> str:
     )
 
 
+STOPPED = 75
+"""Exit status of a run that a signal ended after it saved a checkpoint: EX_TEMPFAIL, "try again later"."""
+
+
 def run_script(main: Callable[[], None]) -> None:
-    """Call a script's `main`; an InputError becomes one message on stderr and exit status 2, without a traceback."""
+    """Call a script's `main`, with one message on stderr in place of a traceback for what a user can do something about.
+
+    Exit status 2 after an InputError or a full disk, 75 where a signal ended a run that saved its state, 130 after another
+    Ctrl-C.
+    """
     # Before torch is imported: GNU OpenMP's threads spin for milliseconds when they wait. On a machine that shares its
     # cores that made small models 60 times slower; a short spin costs nothing on a quiet one.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
@@ -246,9 +255,17 @@ def run_script(main: Callable[[], None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Stopped as stop:
+        print(stop.save(), file=sys.stderr)
+        raise SystemExit(STOPPED) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"error: {error.filename or 'a file'} cannot be written: {explain(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def call_script(project: Path, script: str, *arguments: object) -> None:

@@ -1,34 +1,39 @@
 """A run: its folder, its processes, its log, where it goes on from."""
 
 import json
+import math
 import os
 import re
-import resource
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from genrep.data.images import ImageData, evenly
-from genrep.errors import InputError
+from genrep.devices import choose_device, peak_memory, synchronize
+from genrep.errors import InputError, Stopped
+from genrep.files import make_folder, replacing, writing_to
+from genrep.lock import FolderLock
 from genrep.specs import Spec, validate
-from genrep.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from genrep.training.config import dump_config, parse_yaml
+from genrep.training.interrupts import Interrupts
+from genrep.training.optimizer import learning_rate
 from genrep.training.order import ImageStream, PositionBatches, TrainingBatch, training_loader
-from genrep.training.specs import RunSpec
+from genrep.training.specs import OptimizerSpec, RunSpec
 from genrep.training.state import AdversarialState, TrainingState
+from genrep.training.threads import ThreadSearch, candidates, is_fixed
 
 MAY_CHANGE = re.compile(
     r"run\.(steps|images|seconds|report_every|evaluate_every|evaluate_images|preview_every|save_every|keep_checkpoints|tracker"
-    r"|folder|compile)|data\.(source|num_workers|in_memory)|latents\.(folder|batch|verify|shard_size)|sampling\..*|autoencoder"
+    r"|folder|compile|threads)|data\.(source|num_workers|in_memory)|latents\.(folder|batch|verify|shard_size)|sampling\..*|autoencoder"
 )
 """Keys that a resumed run may have otherwise than the one it continues: they change what is shown or where it lies, not
 what is learned. That moved data and a moved autoencoder are the same is checked by their content (`identity`)."""
@@ -67,36 +72,29 @@ class Run:
         self.settings, self.folder = settings, Path(settings.folder)
         self.accelerator = make_accelerator(settings.precision, settings.accumulation, settings.tracker, self.folder)
         self.num_steps, self.identity = settings.num_steps, dict(identity or {})
+        self.checkpoint: Checkpoint | None = None
+        self.log: RunLog | None = None
         if splits_batch:  # one that cannot be cut stops here
             PositionBatches(settings.batch, settings.accumulation, self.process, 0, 0)
-        fault: list[str | None] = [None]
-        if self.is_main:
-            try:
-                self._prepare_folder(config, restart)
-            except InputError as error:  # every process must stop, not the first alone
-                fault = [str(error)]
-        broadcast_object_list(fault)
-        if fault[0]:
-            raise InputError(fault[0])
-        found = list_checkpoints(self.folder / "checkpoints")
-        self.checkpoint = load_checkpoint(found[-1]) if found else None
-        for name, now in self.identity.items():
-            before = self.checkpoint.extra.get(name) if self.checkpoint else None
-            if before not in (None, now):  # earlier versions did not record it
-                raise InputError(
-                    f"{self.folder}: this run was trained on another {name} than this (hash {before}, now {now}); give it back, "
-                    "or begin anew with --restart"
-                )
-        self.step = self.checkpoint.step if self.checkpoint else 0
-        self.seconds = float(self.checkpoint.extra.get("seconds", 0.0)) if self.checkpoint else 0.0
-        self.log = RunLog(self.folder / "metrics.jsonl", self.step) if self.is_main else None
+        self._lock = FolderLock(self.folder, "a training run")
+        try:
+            self._on_main(lambda: self._open_folder(config, restart))
+            extra = self._resume()
+            self._on_main(lambda: self._begin(config))
+        except BaseException:
+            self.release()
+            raise
         if settings.tracker is not None:
             self.accelerator.init_trackers(self.folder.name, config=_flat(config.model_dump(mode="json")))
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self._reported = (self.step, self.seconds)
         self._loss = torch.zeros((), device=self.device)
-        self._stop_in_time()
+        self._step_seconds = 0.0
+        self._threads = self._choose_threads(extra.get("threads"))
+        self._interrupts = Interrupts()
+        self._next_agreement, self._agreed_seconds = self.step, self.seconds
+        self._agree_to_stop()
 
     @property
     def is_main(self) -> bool:
@@ -129,9 +127,14 @@ class Run:
             dynamic_ncols=True,
         )
         with self._bar:
-            while self.step < self.num_steps:
-                self._asked = time.perf_counter()
-                yield self.step
+            self._interrupts.start()
+            try:
+                while self.step < self.num_steps:
+                    self._interrupts.between_steps = None
+                    self._asked = time.perf_counter()
+                    yield self.step
+            finally:
+                self._interrupts.stop()
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of one part of a step; its loss is kept for the report."""
@@ -150,17 +153,26 @@ class Run:
         self.step += is_whole
         settings = self.settings
         often = (settings.report_every, settings.evaluate_every, settings.preview_every, settings.save_every)
-        if self.device.type == "cuda" and is_whole and any(map(self.due, often)):
-            torch.cuda.synchronize(self.device)  # what is queued belongs to the steps, not to what follows
-        self.seconds += time.perf_counter() - self._asked
+        if is_whole and any(map(self.due, often)):
+            synchronize(self.device)  # what is queued belongs to the steps, not to what follows
+        part_seconds = time.perf_counter() - self._asked
+        self.seconds += part_seconds
+        self._step_seconds += part_seconds
         if not is_whole:
             return False
-        self._stop_in_time()
+        if self._threads is not None and self._threads.step_took(self._step_seconds):
+            self._say_threads(self._threads)
+        self._step_seconds = 0.0
+        self._agree_to_stop()
         self._bar.update()
         if self.due(self.settings.report_every):
             self._report({"loss": self._loss, **measured, **(extra or {})})
             self._bar.set_postfix(loss=f"{float(self._loss):.5f}")
         self._loss = torch.zeros((), device=self.device)
+        if self._interrupts.received is not None and self._stop_now:
+            raise Stopped(lambda: self._save_and_say(state))
+        if self.process[1] == 1:  # several processes must stop together, after a step
+            self._interrupts.between_steps = lambda: self._stop_between(state)
         return True
 
     def due(self, every: int | None) -> bool:
@@ -178,27 +190,78 @@ class Run:
         step, seconds = self._reported
         speed = (self.step - step) * self.settings.batch / max(1e-9, self.seconds - seconds)
         self._reported = (self.step, self.seconds)
-        self.write({**shown, "images_per_second": speed, "peak_memory_gib": self._peak_memory() / 2**30})
+        self.write({**shown, "images_per_second": speed, "peak_memory_gib": peak_memory(self.device) / 2**30})
 
-    def _peak_memory(self) -> int:
-        """Most bytes that this process has held: of the GPU's memory where it has one, else of the machine's."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return kilobytes * (1 if sys.platform == "darwin" else 1024)
+    def _agree_to_stop(self) -> None:
+        """Whether this step is the last one: `run.seconds` are up, or a signal came. All processes must say the same.
 
-    def _stop_in_time(self) -> None:
-        """With `run.seconds`, this step is the last one when the time is up; the main process' clock counts for all."""
-        if self.settings.seconds is not None:
-            seconds = [self.seconds]
-            broadcast_object_list(seconds)
-            if seconds[0] >= self.settings.seconds:
-                self.num_steps = self.step
+        They ask each other about once a second, after every step where `run.seconds` is given, so that it costs nothing.
+        """
+        self._stop_now = self._interrupts.received is not None
+        if self.process[1] > 1:
+            self._stop_now = False
+            if self.step < self._next_agreement:
+                return
+            answers = gather_object([(self._interrupts.received, self.seconds)])
+            received = [number for number, _ in answers if number is not None]
+            if received:
+                self._interrupts.received, self._stop_now = received[0], True
+            elapsed = answers[0][1]  # the main process's clock counts for all
+            steps = max(1, self.step - self._next_agreement + 1)
+            seconds = max(1e-6, elapsed - self._agreed_seconds)
+            wait = 1 if self.settings.seconds is not None else max(1, min(1000, round(steps / seconds)))
+            self._next_agreement, self._agreed_seconds = self.step + wait, elapsed
+        else:
+            elapsed = self.seconds
+        if self.settings.seconds is not None and elapsed >= self.settings.seconds:
+            self.num_steps = self.step
+
+    def _stop_between(self, state: TrainingState | AdversarialState) -> None:
+        raise Stopped(lambda: self._save_and_say(state))
+
+    def _save_and_say(self, state: TrainingState | AdversarialState) -> str:
+        """Keep the state of a run that a signal ends; returns what to tell the user."""
+        existing = list_checkpoints(self.folder / "checkpoints")
+        if not existing or existing[-1].name != f"step-{self.step:08d}":
+            self.save(state)
+        self.finish()
+        return (
+            f"stopped after step {self.step:,} of {self.num_steps:,}; the checkpoint is in {self.folder / 'checkpoints'}, and "
+            "the same command goes on from it"
+        )
+
+    def _choose_threads(self, before: Any) -> ThreadSearch | None:
+        """Set the number of CPU threads, or find it in the first steps: then the search is returned.
+
+        A resumed run takes the number that it was begun with, since sums are rounded in another order with another one.
+        """
+        self.threads = torch.get_num_threads()
+        if self.settings.threads is not None:
+            self.threads = self.settings.threads
+        elif is_fixed() or self.device.type != "cpu" or self.process[1] > 1 or self.settings.compile:
+            return None
+        elif isinstance(before, int) and before <= (os.cpu_count() or 1):
+            self.threads = before
+        else:
+            return ThreadSearch(candidates(self.threads))
+        torch.set_num_threads(self.threads)
+        return None
+
+    def _say_threads(self, search: ThreadSearch) -> None:
+        assert search.chosen is not None
+        self.threads = search.chosen
+        if len(search.rates) > 1:
+            rates = ", ".join(
+                f"{rate * self.settings.batch:,.3g} images/s with {count}" for count, rate in search.rates.items()
+            )
+            tqdm.write(f"threads: {search.chosen} ({rates}; run.threads or OMP_NUM_THREADS sets it)")
 
     def _diverged(self, what: str) -> InputError:
+        saved = list_checkpoints(self.folder / "checkpoints")
+        resume = f"It can go on from {saved[-1]}" if saved else "It has no checkpoint to go on from"
         return InputError(
-            f"step {self.step}: {what} is not finite, the run has diverged. It can go on from its last checkpoint in "
-            f"{self.folder / 'checkpoints'}; lower optimizer.lr, or set optimizer.clip_norm"
+            f"step {self.step}: {what} is not finite, the run has diverged. {resume}; lower optimizer.lr, or set "
+            "optimizer.clip_norm"
         )
 
     def held_out_share(self, held_out: ImageData) -> list[int]:
@@ -226,19 +289,38 @@ class Run:
             checkpoint = state.checkpoint(self.step)
             if not all(bool(weight.isfinite().all()) for weight in checkpoint.tensors["model"].values()):
                 raise self._diverged("a weight")
-            checkpoint.extra.update(self.identity, seconds=self.seconds)
+            checkpoint.extra.update(self.identity, seconds=self.seconds, num_steps=self.num_steps, threads=self.threads)
             save_checkpoint(self.folder / "checkpoints", checkpoint, self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
     def finish(self) -> None:
-        """Close the trackers."""
+        """Close the trackers and let go of the folder."""
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+        self.release()
 
-    def _prepare_folder(self, config: Spec, restart: bool) -> None:
+    def release(self) -> None:
+        """Let go of the folder, for another run to go on there."""
+        self._lock.__exit__(None, None, None)
+
+    def _on_main(self, work: Callable[[], None]) -> None:
+        """Do something on the main process alone; where it fails, every process stops with its message."""
+        fault: list[str | None] = [None]
+        if self.is_main:
+            try:
+                work()
+            except InputError as error:
+                fault = [str(error)]
+        broadcast_object_list(fault)
+        if fault[0]:
+            raise InputError(fault[0])
+
+    def _open_folder(self, config: Spec, restart: bool) -> None:
+        """Take the folder; refuse a run with another config in it, or delete that run where that was asked for."""
         saved = self.folder / "config.yaml"
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"run.folder {self.folder} is a file: give a folder")
+        self._lock.__enter__()
         is_run = saved.exists() or bool(list_checkpoints(self.folder / "checkpoints"))
         if restart and is_run:  # nothing is deleted of a folder that holds no run
             for name in ("checkpoints", "model", "pipeline", "samples"):
@@ -246,9 +328,50 @@ class Run:
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
         elif list_checkpoints(self.folder / "checkpoints"):
             _refuse_changed(saved, config)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "samples").mkdir(exist_ok=True)
-        dump_config(config, saved)
+
+    def _resume(self) -> dict[str, Any]:
+        """Read the newest checkpoint, if there is one, and go on from it; returns its plain data."""
+        checkpoints = list_checkpoints(self.folder / "checkpoints")
+        self.checkpoint = load_checkpoint(checkpoints[-1]) if checkpoints else None
+        extra = self.checkpoint.extra if self.checkpoint else {}
+        for name, now in self.identity.items():
+            before = extra.get(name)
+            if before not in (None, now):  # earlier versions did not record it
+                raise InputError(
+                    f"{self.folder}: this run was trained on another {name} than this (hash {before}, now {now}); give it back, "
+                    "or begin anew with --restart"
+                )
+        self.step = self.checkpoint.step if self.checkpoint else 0
+        if self.step > self.num_steps:
+            raise InputError(
+                f"{self.folder} has done {self.step:,} steps, and run.steps (or run.images) asks for {self.num_steps:,}: give at "
+                f"least {self.step:,}, another run.folder, or --restart to start over"
+            )
+        self.seconds = float(extra.get("seconds", 0.0))
+        return extra
+
+    def _begin(self, config: Spec) -> None:
+        """Write the config, open the log, and say what a changed number of steps does to the learning rate."""
+        make_folder(self.folder / "samples")
+        dump_config(config, self.folder / "config.yaml")
+        self.log = RunLog(self.folder / "metrics.jsonl", self.step)
+        note = self.checkpoint and _schedule_note(self.checkpoint, getattr(config, "optimizer", None), self.num_steps)
+        if note:
+            print(note)
+
+
+def _schedule_note(checkpoint: Checkpoint, optimizer: OptimizerSpec | None, num_steps: int) -> str | None:
+    """What another number of steps than before does to the rate of a resumed run; None where it does nothing."""
+    before, step = checkpoint.extra.get("num_steps"), checkpoint.step
+    if optimizer is None or not isinstance(before, int) or before == num_steps or step >= num_steps:
+        return None
+    last, following = learning_rate(optimizer, max(0, step - 1), before), learning_rate(optimizer, step, num_steps)
+    if math.isclose(last, following, rel_tol=0.05):
+        return None
+    return (
+        f"run.steps was {before:,} and is now {num_steps:,}: the {optimizer.schedule} schedule is that of {num_steps:,} steps "
+        f"from here on, so the learning rate goes from {last:.3g} to {following:.3g} at step {step:,}"
+    )
 
 
 class RunLog:
@@ -256,23 +379,38 @@ class RunLog:
 
     def __init__(self, path: Path, step: int):
         kept = (
-            [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+            [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             if path.exists() and step > 0
             else []
         )
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        os.replace(partial, path)
-        self.file = path.open("a", buffering=1)
+        with replacing(path) as partial:
+            partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self.path, self.file = path, path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, line: Mapping[str, Any]) -> None:
-        self.file.write(json.dumps(dict(line)) + "\n")
+        with writing_to(self.path):
+            self.file.write(json.dumps(dict(line)) + "\n")
 
 
 def make_accelerator(
-    precision: str = "fp32", accumulation: int = 1, tracker: str | None = None, folder: Path | None = None
+    precision: str = "fp32",
+    accumulation: int = 1,
+    tracker: str | None = None,
+    folder: Path | None = None,
+    device: str | None = None,
 ) -> Accelerator:
-    """An Accelerator that runs with as many processes as it was started with; InputError if not, or without the tracker."""
+    """An Accelerator on the device of `choose_device`, with as many processes as were launched.
+
+    Args:
+        precision: "fp32", or "bf16": autocast to bfloat16, and on NVIDIA GPUs TF32 in the products that stay in float32.
+        accumulation: parts of a step.
+        tracker: of the metrics, or None.
+        folder: where a tracker writes.
+        device: as asked for by the user; None is the best there is.
+
+    Raises:
+        InputError: a device or a tracker that is not there, or processes that each run alone.
+    """
     if tracker is not None:
         from accelerate.tracking import get_available_trackers
 
@@ -281,17 +419,22 @@ def make_accelerator(
             raise InputError(
                 f"run.tracker {tracker!r} is not installed; installed: {', '.join(available) or 'none'}. pip install {tracker}, or leave it out"
             )
+    chosen = choose_device(device)
+    if device is not None or chosen.type != "cuda":  # of several GPUs accelerate gives each process its own
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(chosen)
+    torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
     accelerator = Accelerator(
+        cpu=chosen.type == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
         gradient_accumulation_steps=accumulation,
         log_with=tracker,
         project_dir=str(folder) if folder else None,
     )
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != asked:
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
         raise InputError(
-            f"{asked} processes were launched but each runs alone. On machines without a GPU set ACCELERATE_USE_CPU=true and use "
-            "torchrun --nproc_per_node N, or accelerate launch --multi_gpu --num_processes N"
+            f"{launched} processes were launched but each runs alone. Use torchrun --nproc_per_node N, or accelerate launch "
+            "--multi_gpu --num_processes N; on machines without a GPU set ACCELERATE_USE_CPU=true as well"
         )
     return accelerator
 

@@ -60,9 +60,11 @@ class RunSpec(Spec):
     accumulation: PositiveInt = 1
     """Parts that the batch is computed in, for less memory."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 is for GPUs: on most CPUs it is slower."""
+    """fp32, or bf16 for GPUs: bfloat16 where it is safe, TF32 for the rest. On most CPUs bf16 is slower."""
     compile: bool = False
     """torch.compile the model."""
+    threads: PositiveInt | None = None
+    """CPU threads. Null tries them out for a second at the start and keeps the fastest, unless OMP_NUM_THREADS is set."""
     report_every: PositiveInt = 100
     """Steps between lines of metrics."""
     evaluate_every: PositiveInt | None = None

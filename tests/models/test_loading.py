@@ -16,6 +16,7 @@ from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.classifier import ImageClassifier
 from genrep.models.denoiser import LatentDenoiser
+from genrep.models.loading import HASHES
 from genrep.models.normalizer import LatentNormalizer
 from genrep.pipelines import load_pipeline
 from genrep.pipelines.diffusion import LatentDiffusionPipeline
@@ -35,6 +36,7 @@ def change_weights(folder: Path, change) -> None:
     weights = load_file(folder / WEIGHTS)
     change(weights)
     save_file({name: value.clone() for name, value in weights.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / HASHES).unlink(missing_ok=True)  # as somebody who edits them on purpose
 
 
 def change_config(folder: Path, change) -> None:
@@ -58,6 +60,27 @@ def test_a_saved_model_comes_back_equal(model, tmp_path):
     assert type(loaded) is type(saved) and info["missing_keys"] == []
     saved.save_pretrained(tmp_path / "whole" / "part")
     assert type(type(saved).from_pretrained(tmp_path / "whole", subfolder="part")) is type(saved)
+
+
+@every_model
+@pytest.mark.parametrize("place", [-1, -17, -64])
+def test_a_flipped_bit_in_the_weights_is_found(model, tmp_path, place):
+    """Safetensors itself notices none: any bits are a number."""
+    model().save_pretrained(tmp_path)
+    content = bytearray((tmp_path / WEIGHTS).read_bytes())
+    content[place] ^= 1
+    (tmp_path / WEIGHTS).write_bytes(content)
+    with pytest.raises(InputError, match=f"{WEIGHTS}: the file is damaged, its hash is not that of the weights"):
+        type(model()).from_pretrained(tmp_path)
+    (tmp_path / HASHES).unlink()  # changed on purpose, or saved by an earlier version
+    type(model()).from_pretrained(tmp_path)
+
+
+def test_hashes_that_are_damaged_themselves(tmp_path):
+    tiny_denoiser().save_pretrained(tmp_path)
+    (tmp_path / HASHES).write_text("[1")
+    with pytest.raises(InputError, match=f"{HASHES}: damaged"):
+        LatentDenoiser.from_pretrained(tmp_path)
 
 
 @every_model
@@ -91,6 +114,9 @@ def test_truncated_weights_are_refused(model, length, tmp_path):
     saved.save_pretrained(tmp_path)
     content = (tmp_path / WEIGHTS).read_bytes()
     (tmp_path / WEIGHTS).write_bytes(content[:length])
+    with pytest.raises(InputError, match=f"^{tmp_path}/{WEIGHTS}: the file is damaged"):
+        type(saved).from_pretrained(tmp_path)
+    (tmp_path / HASHES).unlink()
     with pytest.raises(
         InputError,
         match=rf"^{tmp_path}: this {type(saved).__name__} cannot be read, the file is damaged or not one .*{WEIGHTS}",
@@ -285,7 +311,7 @@ def test_an_index_of_something_else_is_refused(run_folder, content, message):
 def test_a_missing_or_damaged_part_of_a_pipeline_is_named(run_folder, part, kind):
     weights = run_folder / "pipeline" / part / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-4])
-    with pytest.raises(InputError, match=rf"pipeline/{part}: this {kind} cannot be read, the file is damaged"):
+    with pytest.raises(InputError, match=rf"pipeline/{part}/{WEIGHTS}: the file is damaged"):
         load_pipeline(run_folder)
     shutil.rmtree(weights.parent)
     with pytest.raises(InputError, match=rf"no {kind} here \(no config.json\)"):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 from genrep.data import DataSpec
 from genrep.data.images import ImageData
-from genrep.errors import InputError
+from genrep.errors import InputError, Stopped
 from genrep.render import from_uint8
 from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from genrep.training.order import ImageStream
@@ -175,8 +176,15 @@ def config(tmp_path):
     return config
 
 
+RUNS: list[Run] = []
+
+
 def start(config: ClassifierRun, restart: bool = False) -> Run:
-    return Run(config, config.run, restart)
+    """A run in place of the one before, as if its process had ended."""
+    while RUNS:
+        RUNS.pop().release()
+    RUNS.append(Run(config, config.run, restart))
+    return RUNS[-1]
 
 
 def tiny_state(run: Run) -> TrainingState:
@@ -281,7 +289,16 @@ def test_restart_deletes_what_a_run_wrote_and_nothing_else(config):
     again = start(config(optimizer={"lr": 0.5}), restart=True)
     assert (again.step, again.checkpoint) == (0, None)
     assert [(run.folder / name).read_text() for name in foreign] == ["x"] * 4
-    left = ["checkpoints.txt", "config.yaml", "config.yaml.bak", "metrics.jsonl", "mine", "notes.txt", "samples"]
+    left = [
+        ".lock",
+        "checkpoints.txt",
+        "config.yaml",
+        "config.yaml.bak",
+        "metrics.jsonl",
+        "mine",
+        "notes.txt",
+        "samples",
+    ]
     assert names(run.folder) == left and names(run.folder / "samples") == []
     assert (run.folder / "metrics.jsonl").read_text() == ""
     assert yaml.safe_load((run.folder / "config.yaml").read_text())["optimizer"]["lr"] == 0.5
@@ -389,9 +406,7 @@ def test_a_line_is_on_disk_when_it_is_written(tmp_path):
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
 def test_a_run_that_diverges_stops_and_says_what_to_do(config, stream, scale):
     run = start(config(report_every=1))
-    message = (
-        r"step 1: .* is not finite, the run has diverged. .*checkpoints; lower optimizer.lr, or set optimizer.clip_n"
-    )
+    message = r"step 1: .* is not finite, the run has diverged. It has no checkpoint to go on from; lower optimizer.lr"
     with pytest.raises(InputError, match=message):
         train(run, stream, scale=scale)
     assert metrics(run) == []
@@ -428,3 +443,91 @@ def test_a_tracker_that_is_not_installed_is_refused():
         match=f"run.tracker '{missing[0]}' is not installed; installed: .*pip install {missing[0]}, or leave it out",
     ):
         make_accelerator(tracker=missing[0])
+
+
+# signals, locks, another length
+
+
+def test_fewer_steps_than_are_done_are_refused_and_the_config_stays(config):
+    run = start(config())
+    save_at(run, 40)
+    saved = (run.folder / "config.yaml").read_bytes()
+    with pytest.raises(InputError, match="has done 40 steps, and run.steps .* asks for 30: give at least 40"):
+        start(config(steps=30))
+    assert (run.folder / "config.yaml").read_bytes() == saved
+    assert start(config(steps=40)).step == 40
+
+
+def test_two_runs_in_one_folder_are_refused_and_the_config_stays(config):
+    run = start(config())
+    saved = (run.folder / "config.yaml").read_bytes()
+    other = config(seed=7)
+    with pytest.raises(InputError, match=rf"is in use: a training run is being written there by process {os.getpid()}"):
+        Run(other, other.run)
+    assert (run.folder / "config.yaml").read_bytes() == saved
+    run.release()
+    assert Run(other, other.run).step == 0
+
+
+def test_a_cosine_that_is_extended_says_what_the_rate_does(config, capsys):
+    cosine = {"lr": 4e-3, "schedule": "cosine"}
+    save_at(start(config(optimizer=cosine)), 50)
+    capsys.readouterr()
+    start(config(optimizer=cosine, steps=100))
+    # 4e-3 · (1 + cos(π 49/50)) / 2 = 3.95e-6, and half way through 100 steps half of 4e-3
+    assert "run.steps was 50 and is now 100" in (said := capsys.readouterr().out)
+    assert "the learning rate goes from 3.95e-06 to 0.002 at step 50" in said
+    start(config(optimizer=cosine, steps=100))
+    save_at(start(config(optimizer={"lr": 4e-3}, folder=str(RUNS[-1].folder) + "_constant")), 50)
+    start(config(optimizer={"lr": 4e-3}, steps=100, folder=str(RUNS[-1].folder)))
+    assert capsys.readouterr().out.count("run.steps was") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_step_ends_the_run_after_it(config, stream, number):
+    before = signal.getsignal(number)
+    run = start(config(save_every=50))
+    state = tiny_state(run)
+    with pytest.raises(Stopped) as stopped:
+        for batch in run.training_batches(stream, num_workers=0):
+            if run.step == 3:
+                signal.raise_signal(number)
+                assert signal.getsignal(number) == before  # a second one ends at once
+            run.backward(state.model(from_uint8(batch.pixels).flatten(1)).square().mean())
+            run.finish_step(state)
+    assert re.match(r"stopped after step 4 of 50; .* the same command goes on from it", stopped.value.save())
+    assert list_checkpoints(run.folder / "checkpoints")[-1].name == "step-00000004"
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_between_steps_ends_the_run_there(config, stream):
+    run = start(config(save_every=50))
+    state = tiny_state(run)
+    with pytest.raises(Stopped) as stopped:
+        for batch in run.training_batches(stream, num_workers=0):
+            run.backward(state.model(from_uint8(batch.pixels).flatten(1)).square().mean())
+            if run.finish_step(state) and run.step == 2:
+                with state.average.applied():
+                    signal.raise_signal(signal.SIGTERM)
+                    raise AssertionError("an evaluation goes on after a signal")
+    stopped.value.save()
+    saved = load_checkpoint(list_checkpoints(run.folder / "checkpoints")[-1])
+    assert saved.step == 2  # the weights themselves, not their average, which was in their place
+    torch.testing.assert_close(saved.tensors["model"], state.model.state_dict(), rtol=0, atol=0)
+    assert not torch.equal(saved.tensors["model"]["weight"], saved.tensors["average"]["weight"])
+
+
+def test_a_resumed_run_takes_the_threads_that_it_was_begun_with(config, stream, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    torch.set_num_threads(2)
+    run = start(config(steps=2))
+    assert run._threads is not None  # two threads or one: it has to be found out
+    run.threads = 1
+    save_at(run, 1)
+    resumed = start(config(steps=2))
+    assert resumed._threads is None and resumed.threads == torch.get_num_threads() == 1
+    assert start(config(steps=2, threads=2)).threads == torch.get_num_threads() == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    assert start(config(steps=2)).threads == 1
