@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from genrep.coords import grid
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
+from genrep.models.generator import CoordinateGenerator
 from genrep.pipelines.diffusion import LatentDiffusionPipeline
 from genrep.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.scripts import PROJECT, run
@@ -76,3 +78,11 @@ def test_an_earlier_pipeline_draws_the_images_it_drew():
         output_type="pt",
     ).images
     assert (images.int() - load_file(folder / "images.safetensors")["images"].int()).abs().max() <= 1
+
+
+def test_an_earlier_generator_makes_the_values_it_made():
+    """With a noise_gain of 2.5, from when place and noise started as two Linears: what was learnt is in the weights."""
+    folder = PROJECT / "tests" / "fixtures" / "earlier_generator"
+    saved = load_file(folder / "values.safetensors")
+    generator = CoordinateGenerator.from_pretrained(folder)
+    torch.testing.assert_close(generator(grid(4), saved["noise"], torch.tensor([0, 1])), saved["values"])
