@@ -1,6 +1,7 @@
 """What an earlier version wrote still loads and goes on: a run folder of two steps, as it was before other encoders and
 decoders, random crops and noised latents came."""
 
+import json
 import shutil
 
 import pytest
@@ -86,3 +87,15 @@ def test_an_earlier_generator_makes_the_values_it_made():
     saved = load_file(folder / "values.safetensors")
     generator = CoordinateGenerator.from_pretrained(folder)
     torch.testing.assert_close(generator(grid(4), saved["noise"], torch.tensor([0, 1])), saved["values"])
+
+
+def test_an_earlier_transinr_loads_with_the_key_of_its_shared_head(tmp_path):
+    """It had one head for the tokens of all layers; without the key, the message says what to do."""
+    folder = shutil.copytree(PROJECT / "tests" / "fixtures" / "earlier_transinr", tmp_path / "earlier")
+    with pytest.raises(InputError, match='add "shared_head": true to the decoder in config.json'):
+        INRAutoencoder.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["decoder"]["shared_head"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    saved = load_file(folder / "values.safetensors")
+    torch.testing.assert_close(INRAutoencoder.from_pretrained(folder).encode(saved["images"]), saved["latents"])
