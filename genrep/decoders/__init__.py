@@ -16,6 +16,10 @@ class BaseDecoderSpec(Spec):
     def check(self, channels: int, num_tokens: int, latent_dim: int) -> None:
         """ValueError if the decoder does not fit such latents and values."""
 
+    def token_groups(self, channels: int, num_tokens: int) -> list[int]:
+        """Numbers of consecutive tokens that mean the same kind of thing: an encoder has one head for each group."""
+        return [num_tokens]
+
 
 class LocalizedAttentionSpec(BaseDecoderSpec):
     """ANR: one localized attention layer from coordinates to tokens, then an MLP."""
@@ -125,11 +129,16 @@ class IPCSpec(ModulatedMLPSpec):
 
 
 class TransINRSpec(ModulatedMLPSpec):
-    """TransINR: an MLP all of whose weights are modulated by the tokens, a group of output units by each."""
+    """TransINR: an MLP all of whose weights are modulated by the tokens, a group of output units by each.
+
+    Its code, and IPC's, give the tokens of each layer a LayerNorm and Linear of their own in the encoder.
+    """
 
     type: Literal["transinr"]
     num_groups: PositiveInt = 64
     """Groups of output units of a layer, a token each; a layer with fewer units has one for each unit."""
+    shared_head: bool = False
+    """One head of the encoder for the tokens of all layers, as earlier versions had it, in place of one for each layer."""
 
     @model_validator(mode="after")
     def _equal_groups(self) -> "TransINRSpec":
@@ -137,8 +146,14 @@ class TransINRSpec(ModulatedMLPSpec):
             raise ValueError(f"hidden_dim {self.hidden_dim} cannot be cut into {self.num_groups} equal groups")
         return self
 
+    def _groups_of_layers(self, channels: int) -> list[int]:
+        return [min(self.num_groups, self.hidden_dim)] * (self.depth - 1) + [min(self.num_groups, channels)]
+
+    def token_groups(self, channels: int, num_tokens: int) -> list[int]:
+        return [num_tokens] if self.shared_head else self._groups_of_layers(channels)
+
     def check(self, channels: int, num_tokens: int, latent_dim: int) -> None:
-        groups = [min(self.num_groups, self.hidden_dim)] * (self.depth - 1) + [min(self.num_groups, channels)]
+        groups = self._groups_of_layers(channels)
         if num_tokens != sum(groups):
             raise ValueError(
                 f"decoder transinr does not fit {num_tokens} tokens: its {self.depth} layers have {' + '.join(map(str, groups))} "
@@ -154,7 +169,7 @@ class TransINRSpec(ModulatedMLPSpec):
     def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.modulated_mlp import TransINRDecoder
 
-        return TransINRDecoder(channels, **self.model_dump(exclude={"type"}))
+        return TransINRDecoder(channels, **self.model_dump(exclude={"type", "shared_head"}))
 
 
 def _enough_features(num_features: int, num_axes: int) -> None:

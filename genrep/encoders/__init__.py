@@ -1,4 +1,7 @@
-"""Hypernetworks: images to latents. The table of what there is; a new one is a spec here and a file beside this one."""
+"""Hypernetworks: images to latents. The table of what there is; a new one is a spec here and a file beside this one.
+
+A spec's `build` is told by the decoder (`token_groups`) which consecutive tokens need a head of their own; None is one group.
+"""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -29,10 +32,18 @@ class CrossAttentionSpec(Spec):
     mlp_dim: PositiveInt = 3072
     """Hidden width of the feed-forward layers."""
 
-    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "nn.Module":
+    def build(
+        self,
+        image_size: tuple[int, int],
+        channels: int,
+        num_tokens: int,
+        latent_dim: int,
+        token_groups: list[int] | None = None,
+    ) -> "nn.Module":
         from genrep.encoders.cross_attention import CrossAttentionEncoder
 
-        return CrossAttentionEncoder(image_size, channels, num_tokens, latent_dim, **self.model_dump(exclude={"type"}))
+        options = self.model_dump(exclude={"type"})
+        return CrossAttentionEncoder(image_size, channels, num_tokens, latent_dim, token_groups, **options)
 
 
 class JointAttentionSpec(Spec):
@@ -54,10 +65,18 @@ class JointAttentionSpec(Spec):
     dropout: Fraction = 0.0
     """Dropout on the residual branches; the published code has 0.1."""
 
-    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "nn.Module":
+    def build(
+        self,
+        image_size: tuple[int, int],
+        channels: int,
+        num_tokens: int,
+        latent_dim: int,
+        token_groups: list[int] | None = None,
+    ) -> "nn.Module":
         from genrep.encoders.joint_attention import JointAttentionEncoder
 
-        return JointAttentionEncoder(image_size, channels, num_tokens, latent_dim, **self.model_dump(exclude={"type"}))
+        options = self.model_dump(exclude={"type"})
+        return JointAttentionEncoder(image_size, channels, num_tokens, latent_dim, token_groups, **options)
 
 
 EncoderSpec = Annotated[CrossAttentionSpec | JointAttentionSpec, Field(discriminator="type")]

@@ -1,9 +1,12 @@
 """ANR's hypernetwork: images to R-tokens through an encoder-decoder transformer (appendix A)."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genrep.encoders.heads import make_head
 from genrep.nn.patches import PatchTokenizer
 from genrep.nn.transformer import DecoderBlock, EncoderBlock
 
@@ -13,7 +16,8 @@ class CrossAttentionEncoder(nn.Module):
 
     Pre-norm blocks without dropout, no norm on the encoder's output. The decoder's output goes through LayerNorm, a
     Linear to `latent_dim`, and a scale (from 1) and offset (from N(0, 1)) of its own for every token and channel: the
-    offset is what tells one token from another.
+    offset is what tells one token from another. With `token_groups`, each group of consecutive tokens has a LayerNorm and
+    Linear of its own.
     """
 
     def __init__(
@@ -22,6 +26,7 @@ class CrossAttentionEncoder(nn.Module):
         channels: int,
         num_tokens: int,
         latent_dim: int,
+        token_groups: Sequence[int] | None = None,
         *,
         patch_size: int,
         dim: int,
@@ -36,7 +41,7 @@ class CrossAttentionEncoder(nn.Module):
         self.encoder = nn.ModuleList(EncoderBlock(dim, num_heads, head_dim, mlp_dim) for _ in range(encoder_depth))
         self.queries = nn.Parameter(torch.randn(num_tokens, dim))
         self.decoder = nn.ModuleList(DecoderBlock(dim, num_heads, head_dim, mlp_dim) for _ in range(decoder_depth))
-        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, latent_dim))
+        self.head = make_head(dim, latent_dim, token_groups or [num_tokens])
         self.scale = nn.Parameter(torch.ones(num_tokens, latent_dim))
         self.offset = nn.Parameter(torch.randn(num_tokens, latent_dim))
 

@@ -1,9 +1,12 @@
 """The hypernetwork of TransINR, IPC and the locality-aware INR: patches and learned tokens in one transformer."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genrep.encoders.heads import make_head
 from genrep.nn.patches import PatchTokenizer
 from genrep.nn.transformer import EncoderBlock
 
@@ -12,7 +15,8 @@ class JointAttentionEncoder(nn.Module):
     """R learned tokens ~ N(0, 1) behind the patches; what the transformer makes of them is the latents (section 3.2).
 
     Pre-norm blocks with biases. The tokens go through LayerNorm and a Linear to `latent_dim`: the paper's encoder is 768
-    wide and its latents 256 (table 5), so a projection stands between them.
+    wide and its latents 256 (table 5), so a projection stands between them. TransINR's decoder asks for one such head for
+    each layer of its MLP: `token_groups` are the numbers of consecutive tokens that share one, None is one for all.
     """
 
     def __init__(
@@ -21,6 +25,7 @@ class JointAttentionEncoder(nn.Module):
         channels: int,
         num_tokens: int,
         latent_dim: int,
+        token_groups: Sequence[int] | None = None,
         *,
         patch_size: int,
         dim: int,
@@ -36,7 +41,7 @@ class JointAttentionEncoder(nn.Module):
         self.blocks = nn.ModuleList(
             EncoderBlock(dim, num_heads, head_dim, mlp_dim, qkv_bias=True, dropout=dropout) for _ in range(depth)
         )
-        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, latent_dim))
+        self.head = make_head(dim, latent_dim, token_groups or [num_tokens])
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens latent"]:
         patches = self.tokenizer(images)  # [B, P, dim]

@@ -65,6 +65,8 @@ class LevelsOfExpertsField(Field):
             ExpertLinear(a, b, tiling) for (a, b), tiling in zip(pairs, self.tilings, strict=True)
         )
         self.to_values = nn.Linear(widths[-1], channels)
+        nn.init.kaiming_uniform_(self.to_values.weight, a=0.2)  # as all layers (supplement A)
+        nn.init.zeros_(self.to_values.bias)
 
     def prepare(self, coords: Float[Tensor, "points axes"]) -> Prepared:
         arrangement = Arrangement(coords, self.tilings)

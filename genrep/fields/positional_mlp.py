@@ -43,11 +43,11 @@ class PositionalMLPField(Field):
         self.encoding = PositionalEncoding(num_axes, num_frequencies)
         self.embedding = CoordinateEmbedding(num_axes, embedding_size, embedding_dim) if embedding_dim else None
         layers = [nn.Linear(a, b) for a, b in itertools.pairwise([self.encoding.num_features + embedding_dim, *widths])]
-        for layer in layers:
-            nn.init.kaiming_uniform_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.bias)
         self.layers = nn.ModuleList(layers)
         self.to_values = nn.Linear(widths[-1], channels)
+        for layer in (*layers, self.to_values):  # the output layer as well (supplement A)
+            nn.init.kaiming_uniform_(layer.weight, a=0.2)
+            nn.init.zeros_(layer.bias)
 
     def prepare(self, coords: Float[Tensor, "points axes"]) -> Prepared:
         with torch.no_grad():

@@ -58,8 +58,18 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         )
         self.image_shape = spec.image_shape
         self.latent_shape = (num_tokens, latent_dim)
-        self.encoder = spec.encoder.build(self.image_shape, channels, num_tokens, latent_dim)
+        groups = spec.decoder.token_groups(channels, num_tokens)
+        self.encoder = spec.encoder.build(self.image_shape, channels, num_tokens, latent_dim, groups)
         self.decoder = spec.decoder.build(self.image_shape, channels, num_tokens, latent_dim)
+
+    @classmethod
+    def _remedy(cls, info: Mapping[str, Any]) -> str:
+        if "encoder.head.0.weight" in info["unexpected_keys"]:
+            return (
+                "a TransINR of an earlier version has one head for the tokens of all layers: "
+                'add "shared_head": true to the decoder in config.json'
+            )
+        return super()._remedy(info)
 
     def encode(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens latent"]:
         """Images in [-1, 1] of the size the encoder was built for -> latents `[B, R, D]`."""

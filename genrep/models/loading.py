@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,14 @@ class StrictLoading:
             if info[fault]:
                 raise InputError(
                     f"{folder}: the weights do not fit the {cls.__name__} that config.json describes: "
-                    f"{fault.replace('_', ' ')} {list(info[fault])[:4]}; save the model again, or mend config.json"
+                    f"{fault.replace('_', ' ')} {list(info[fault])[:4]}; {cls._remedy(info)}"
                 )
         return (model, info) if wants_info else model
+
+    @classmethod
+    def _remedy(cls, info: Mapping[str, Any]) -> str:
+        """What to do about weights that do not fit, given diffusers' loading info."""
+        return "save the model again, or mend config.json"
 
     @classmethod
     def _refuse_unknown_keys(cls, folder: Path) -> None:

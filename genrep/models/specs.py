@@ -97,8 +97,8 @@ class GeneratorArchitecture(Spec):
     tiles_start: Literal["apart", "equal"] = "apart"
     """Every matrix of a layer from a draw of its own, as in the paper, or all equal: at first the network knows no tiles."""
     noise_gain: PositiveFloat = 1.0
-    """How much larger than Kaiming's the weights of the noise start. One Linear of place and noise concatenated, as in the
-    paper, has √(noise_dim / inputs of the place); with too little of it the samples of a class share one layout."""
+    """A factor on the noise's weights at the start, on top of the one Linear of place and noise that the first layer starts
+    as; 1 is the paper's start."""
     num_frequencies: NonNegativeInt = 8
     """Frequencies of the positional encoding on each axis, beside the coordinates: 1, 2, 4, ... periods over [-1, 1]."""
     embedding_dim: NonNegativeInt = 0

@@ -260,6 +260,59 @@ def test_what_does_not_fit_is_refused(decoder, num_tokens, latent_dim, message):
         INRAutoencoder(ENCODER, decoder, image_size=8, num_tokens=num_tokens, latent_dim=latent_dim)
 
 
+# heads of the encoder
+
+
+@pytest.mark.parametrize("encoder", [ENCODER, AUTOENCODER["encoder"]], ids=["joint", "cross"])
+def test_each_layer_of_transinr_reads_tokens_through_a_head_of_its_own(encoder):
+    """LayerNorm and Linear for each modulated layer, as in the published code, one token at a time."""
+    inr, tokens = tiny_inr("transinr", channels=3, num_tokens=11, encoder=encoder), torch.randn(2, 11, 16)
+    for parameter in inr.encoder.parameters():
+        nn.init.normal_(parameter)
+    ours = inr.encoder.head(tokens)
+    layer_of_token = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
+    assert len(inr.encoder.head) == 3 and inr.decoder.group_counts == [4, 4, 3]
+    for place, layer in enumerate(layer_of_token):
+        norm, linear = inr.encoder.head[layer]
+        for image in range(2):
+            token = tokens[image, place]
+            normed = (token - token.mean()) / (token.var(unbiased=False) + 1e-5).sqrt() * norm.weight + norm.bias
+            torch.testing.assert_close(ours[image, place], linear.weight @ normed + linear.bias, atol=1e-5, rtol=1e-4)
+
+
+def test_a_gradient_of_the_values_reaches_every_head_and_only_its_layer():
+    inr, images = tiny_inr("transinr").train().requires_grad_(True), torch.rand(2, 1, 8, 8) * 2 - 1
+    inr(images, grid(4)).square().sum().backward()
+    for name, parameter in inr.encoder.head.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+    (weights, *_) = inr.decoder.weights(inr.encode(images))  # of the first layer
+    gradients = torch.autograd.grad(weights.sum(), list(inr.encoder.head.parameters()), allow_unused=True)
+    reached = [gradient is not None and bool((gradient != 0).any()) for gradient in gradients]
+    assert reached == [True] * 4 + [False] * 8
+
+
+def test_the_heads_of_transinr_at_the_papers_size():
+    """Five heads of 768 to 256 where every other decoder has one, which shared_head takes for TransINR as well."""
+    sizes = {"image_size": 178, "num_tokens": 259, "latent_dim": 256}
+    with torch.device("meta"):
+        own, shared = (
+            INRAutoencoder({"type": "joint_attention"}, {"type": "transinr", "shared_head": key}, **sizes)
+            for key in (False, True)
+        )
+    numbers = [sum(p.numel() for p in inr.encoder.head.parameters()) for inr in (own, shared)]
+    head = 2 * 768 + 768 * 256 + 256
+    assert numbers == [5 * head, head]
+    assert [name for name in shared.encoder.state_dict() if "head." in name] == [
+        "head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias",
+    ]  # fmt: skip
+    assert own.encoder.head[4][1].weight.shape == (256, 768)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DECODERS if kind != "transinr"])
+def test_other_decoders_have_one_head_under_its_old_name(kind):
+    assert "encoder.head.0.weight" in tiny_inr(kind).state_dict()
+
+
 # every decoder
 
 

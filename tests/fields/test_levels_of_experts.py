@@ -126,6 +126,21 @@ def test_a_saved_field_renders_the_same(tmp_path):
         assert loaded.shape == (8, 10)
 
 
+@pytest.mark.parametrize("options", [{}, {"type": "positional_mlp", "embedding_dim": 40, "embedding_size": 4}])
+def test_all_layers_start_from_kaimings_uniform_and_zero_biases(options):
+    """Supplement A, for leaky ReLU of slope 0.2; a matrix of a tile has the inputs of one Linear. The output layer too."""
+    torch.manual_seed(0)
+    field = NeuralField({**SMALL, "widths": [200, 300, 400], **options}, (8, 8), 50).field
+    assert len([*field.layers, field.to_values]) == 4
+    for layer in (*field.layers, field.to_values):
+        bound = (6 / (1.04 * layer.weight.shape[-1])) ** 0.5
+        for matrix in layer.weight.detach().view(-1, *layer.weight.shape[-2:]):
+            assert 0.98 * bound < matrix.abs().max() <= bound
+            assert float(matrix.std()) == pytest.approx(bound / 3**0.5, rel=0.03)  # of a uniform distribution
+            assert float(matrix.mean()) == pytest.approx(0, abs=0.03 * bound)
+        assert (layer.bias == 0).all()
+
+
 # the paper's settings
 
 

@@ -1,14 +1,17 @@
 """What an earlier version wrote still loads and goes on: a run folder of two steps, as it was before other encoders and
 decoders, random crops and noised latents came."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from genrep.coords import grid
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
+from genrep.models.generator import CoordinateGenerator
 from genrep.pipelines.diffusion import LatentDiffusionPipeline
 from genrep.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.scripts import PROJECT, run
@@ -76,3 +79,23 @@ def test_an_earlier_pipeline_draws_the_images_it_drew():
         output_type="pt",
     ).images
     assert (images.int() - load_file(folder / "images.safetensors")["images"].int()).abs().max() <= 1
+
+
+def test_an_earlier_generator_makes_the_values_it_made():
+    """With a noise_gain of 2.5, from when place and noise started as two Linears: what was learnt is in the weights."""
+    folder = PROJECT / "tests" / "fixtures" / "earlier_generator"
+    saved = load_file(folder / "values.safetensors")
+    generator = CoordinateGenerator.from_pretrained(folder)
+    torch.testing.assert_close(generator(grid(4), saved["noise"], torch.tensor([0, 1])), saved["values"])
+
+
+def test_an_earlier_transinr_loads_with_the_key_of_its_shared_head(tmp_path):
+    """It had one head for the tokens of all layers; without the key, the message says what to do."""
+    folder = shutil.copytree(PROJECT / "tests" / "fixtures" / "earlier_transinr", tmp_path / "earlier")
+    with pytest.raises(InputError, match='add "shared_head": true to the decoder in config.json'):
+        INRAutoencoder.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["decoder"]["shared_head"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    saved = load_file(folder / "values.safetensors")
+    torch.testing.assert_close(INRAutoencoder.from_pretrained(folder).encode(saved["images"]), saved["latents"])

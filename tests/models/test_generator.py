@@ -104,14 +104,6 @@ def test_a_generator_runs_in_half_precision(dtype):
         torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.1)
 
 
-def test_a_new_generator_makes_values_of_the_size_of_images():
-    """Kaiming's distribution alone gives the paper's sizes values of about 135."""
-    torch.manual_seed(0)
-    generator = CoordinateGenerator()
-    with torch.no_grad():
-        assert 0.3 < generator(grid(16), torch.randn(8, 512)).std() < 8
-
-
 def test_noise_and_coordinates_of_other_widths_are_refused():
     with pytest.raises(InputError, match="with 2 axes and noise of 4 numbers do not fit: this generator takes 2 and 5"):
         make()(make().prepare(grid(2)), torch.randn(1, 4))
@@ -175,12 +167,59 @@ def test_noise_may_start_larger():
         CoordinateGenerator(noise_gain=0)
 
 
-@pytest.mark.parametrize("config", ["gan", "gan_ce"])
-def test_the_papers_noise_starts_as_in_one_linear_of_place_and_noise(config):
-    """Kaiming's variance is 2 / inputs, of the noise's 512 or of all that the paper's first layer is fed."""
-    architecture = read_config(PROJECT / f"configs/ffhq/{config}.yaml")["generator"]
-    inputs = 2 + 2 * 2 * architecture["num_frequencies"] + architecture.get("embedding_dim", 0)
-    assert architecture["noise_gain"] == pytest.approx((architecture["noise_dim"] / inputs) ** 0.5, abs=5e-3)
+def shipped(path: str) -> CoordinateGenerator:
+    """A shipped config's generator, of images or of latent sets."""
+    config = GANRun.model_validate(read_config(PROJECT / "configs" / f"{path}.yaml"))
+    return CoordinateGenerator(1 if config.gan.target == "latents" else 2, **config.generator.model_dump())
+
+
+def size(values: torch.Tensor) -> float:
+    return float(values.detach().square().mean().sqrt())
+
+
+@pytest.mark.parametrize(
+    "path", ["ffhq/gan", "ffhq/gan_ce", "ffhq/gan_ours", "cifar10/gan", "cifar10/gan_ce", "cifar10/gan_latents",
+             "digits/gan", "digits/gan_latents"],
+)  # fmt: skip
+def test_the_first_layer_starts_as_one_linear_of_place_and_noise(path):
+    """Section 4.4: z goes into the first layer, beside the place. Supplement A: Kaiming's uniform weights, zero biases."""
+    torch.manual_seed(0)
+    generator = shipped(path)
+    coords, noise = torch.rand(1000, generator.num_axes) * 2 - 1, torch.randn(200, generator.noise_dim)
+    place = generator.encoding(coords)
+    if generator.embedding is not None:
+        place = torch.cat([place, generator.embedding(coords)], dim=1)
+    inputs = place.shape[1] + noise.shape[1]
+    bound = (6 / ((1 + 0.2**2) * inputs)) ** 0.5
+    of_place, of_noise = ((2 * torch.rand(5000, part.shape[1]) - 1) * bound for part in (place, noise))
+    expected = torch.tensor([size(place @ of_place.T), size(noise @ of_noise.T)])
+    first = torch.tensor([size(generator.of_place(place)), size(generator.of_noise(noise))])
+    torch.testing.assert_close(first, expected, rtol=0.1, atol=0)
+    for weight in (generator.of_place.weight, generator.of_noise.weight):
+        assert 0.98 * bound < weight.abs().max() <= bound
+    assert (generator.of_place.bias == 0).all()
+    if path == "ffhq/gan":
+        assert size(first.norm()) == pytest.approx(1.37, rel=0.03)
+
+
+def test_the_papers_generator_and_baseline_start_with_images_alike():
+    """Two deviations in [-1, 1] either way: 2.1 and 1.8, the mean of many seeds."""
+    deviations = []
+    for path in ("ffhq/gan", "ffhq/gan_ce"):
+        values = []
+        for seed in range(4):
+            torch.manual_seed(seed)
+            generator = shipped(path)
+            with torch.no_grad():
+                values.append(float(generator(torch.rand(64, 2) * 2 - 1, torch.randn(8, 512)).std()))
+        deviations.append(sum(values) / 4)
+    assert deviations == pytest.approx([2.1, 1.8], rel=0.3)
+    assert 1 / 1.5 < deviations[0] / deviations[1] < 1.5
+
+
+def test_no_shipped_config_repairs_the_noise():
+    for path in (PROJECT / "configs").glob("*/*.yaml"):
+        assert "noise_gain" not in read_config(path).get("generator", {}), path
 
 
 # discriminators

@@ -1,0 +1,28 @@
+"""The last step of a hypernetwork: from the width of its transformer to that of a latent token."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def make_head(dim: int, latent_dim: int, token_groups: Sequence[int]) -> nn.Module:
+    """LayerNorm and Linear, `[B, R, dim]` to `[B, R, D]`, with weights of its own for every group of tokens.
+
+    One group is a plain Sequential: its weights have the names that they have in saved models.
+    """
+    heads = [nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, latent_dim)) for _ in token_groups]
+    return heads[0] if len(heads) == 1 else GroupHeads(heads, token_groups)
+
+
+class GroupHeads(nn.ModuleList):
+    """Head k reads the k-th group of consecutive tokens, as TransINR's code has it for the layers of its MLP."""
+
+    def __init__(self, heads: Sequence[nn.Module], token_groups: Sequence[int]):
+        super().__init__(heads)
+        self.token_groups = list(token_groups)
+
+    def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens latent"]:
+        parts = tokens.split(self.token_groups, dim=1)
+        return torch.cat([head(part) for head, part in zip(self, parts, strict=True)], dim=1)
