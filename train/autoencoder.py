@@ -65,7 +65,8 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
                     to_uint8(autoencoder.render(latents, size=n)) for n in (pixels.shape[-2:], large)
                 )
             autoencoder.train()
-            picture = side_by_side([pixels, small, large_render, enlarge(pixels, large)], size=large)
+            bicubic = to_uint8(enlarge(from_uint8(pixels), large))
+            picture = side_by_side([pixels, small, large_render, bicubic], size=large)
             save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
