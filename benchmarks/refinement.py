@@ -24,7 +24,7 @@ from genrep.metrics.reconstruction import psnr
 from genrep.pipelines.options import positive
 from genrep.plots import save_curves
 from genrep.refine import NUM_COORDS, refinements
-from genrep.render import from_uint8, to_uint8
+from genrep.render import from_uint8
 from genrep.training.config import run_script
 from genrep.training.stages import load_autoencoder
 
@@ -35,7 +35,7 @@ def refined_curve(autoencoder, pixels, steps, every, **options):
     for step, (tuned, latents) in enumerate(refinements(autoencoder, from_uint8(pixels), steps, **options)):
         if step % every == 0 or step == steps:
             seconds += time.perf_counter() - started
-            curve.append((seconds, float(psnr(to_uint8(tuned.render(latents)), pixels))))
+            curve.append((seconds, float(psnr(tuned.render(latents), from_uint8(pixels)))))
             started = time.perf_counter()
     return curve
 
@@ -53,7 +53,7 @@ def field_curve(pixels, total_seconds, num_coords, lr, scale, seed, measure=20):
     def quality():
         with torch.no_grad():
             values = torch.cat([field(part) for part in coords.split(8192)])
-        return float(psnr(to_uint8(values.T.unflatten(1, shape)[None]), pixels))
+        return float(psnr(values.T.unflatten(1, shape)[None], images))
 
     curve, seconds, started, next_measure = [(0.0, quality())], 0.0, time.perf_counter(), total_seconds / measure
     while seconds < total_seconds:

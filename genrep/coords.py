@@ -114,15 +114,67 @@ def random_subset(num_points: int, count: int, generator: torch.Generator) -> In
 
 def values_at(
     images: Float[Tensor, "batch channels height width"],
-    coords: Float[Tensor, "points 2"],
+    coords: Float[Tensor, "points 2"] | Float[Tensor, "batch points 2"],
     interpolation: str = "bicubic",
 ) -> Float[Tensor, "batch points channels"]:
-    """Values of images at coordinates that the batch shares, `[B, N, C]`; beyond the border the edge pixel goes on.
+    """Values of images at coordinates, `[B, N, C]`; beyond the border the edge pixel goes on.
 
-    `interpolation` is "nearest", "bilinear" or "bicubic" (a = -0.75), as in `torch.nn.functional.interpolate`.
+    Args:
+        images: `[B, C, H, W]`.
+        coords: `[N, 2]`, which the batch shares, or `[B, N, 2]`, each image's own.
+        interpolation: "nearest", "bilinear" or "bicubic" (a = -0.75), as in `torch.nn.functional.interpolate`.
     """
     batch, channels = images.shape[:2]
-    flat = images.reshape(1, batch * channels, *images.shape[2:])  # one grid for all: images become channels
-    points = coords.flip(-1).to(images.dtype)[None, :, None]  # grid_sample wants (x, y)
-    sampled = F.grid_sample(flat, points, mode=interpolation, padding_mode="border", align_corners=False)
+    points = coords.flip(-1).to(images.dtype)  # grid_sample wants (x, y)
+    if coords.ndim == 2:  # one grid for all: images become channels, so the weights are computed once
+        images, points = images.reshape(1, batch * channels, *images.shape[2:]), points[None]
+    sampled = F.grid_sample(images, points[:, :, None], mode=interpolation, padding_mode="border", align_corners=False)
     return sampled.reshape(batch, channels, -1).transpose(1, 2)
+
+
+def draw_targets(
+    images: Float[Tensor, "batch channels height width"],
+    generator: torch.Generator | Sequence[torch.Generator],
+    *,
+    size: int | Sequence[int] | None = None,
+    num_coords: int | None = None,
+    coords: str = "uniform",
+    targets: str = "bicubic",
+    jitter_std: float = 0.15,
+    jitter_clip: float = 0.25,
+) -> tuple[Float[Tensor, "points 2"] | Float[Tensor, "batch points 2"], Float[Tensor, "batch points channels"]]:
+    """Coordinates at which to ask a decoder for images, drawn at random, and what it should say there.
+
+    Pixels are drawn without replacement, then each coordinate is shifted within its pixel. ANR's way is `coords="gaussian"`
+    with `targets="pixel"`: a shifted coordinate keeps its pixel's value, which teaches blocks with seams between them.
+    `coords="uniform"` with `targets="bicubic"` asks for the interpolated image anywhere.
+
+    Args:
+        images: `[B, C, H, W]`.
+        generator: one for coordinates `[N, 2]` that the batch shares, or one per image for `[B, N, 2]`.
+        size: of the grid whose pixels are drawn; None is the images' own.
+        num_coords: how many of its pixels; None is all, in order.
+        coords: "grid" (pixel centres), "gaussian" (`jitter_gaussian`) or "uniform" (`jitter_uniform`).
+        targets: "pixel", the value at the pixel's centre, or "bicubic", the image interpolated at the coordinate.
+        jitter_std, jitter_clip: of Gaussian shifts, in pixels.
+
+    Raises:
+        InputError: more coordinates than there are pixels.
+    """
+    shape = images.shape[-2:] if size is None else image_shape(size)
+    total = math.prod(shape)
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = torch.arange(total) if num_coords is None else random_subset(total, num_coords, generator)
+        centres = grid_at(chosen.to(images.device), shape)
+        if coords == "gaussian":
+            return centres, jitter_gaussian(centres, shape, generator, jitter_std, jitter_clip)
+        return centres, jitter_uniform(centres, shape, generator) if coords == "uniform" else centres
+
+    if isinstance(generator, torch.Generator):
+        centres, points = draw(generator)
+    else:
+        centres, points = (torch.stack(part) for part in zip(*map(draw, generator), strict=True))
+    if targets == "pixel":
+        return points, values_at(images, centres, "nearest")
+    return points, values_at(images, points, "bicubic")

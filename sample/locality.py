@@ -56,7 +56,8 @@ def show(options: argparse.Namespace) -> None:
     # write
     scaled = differences / differences.amax(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     shown = to_uint8(2 * scaled - 1)[:, :, None].expand(-1, -1, pixels.shape[1], -1, -1)
-    rows = torch.cat([enlarge(pixels, size)[:, None], reconstructed[:, None], shown], dim=1)
+    originals = to_uint8(enlarge(from_uint8(pixels), size))
+    rows = torch.cat([originals[:, None], reconstructed[:, None], shown], dim=1)
     out = Path(options.out or Path(options.run) / "locality.png")
     save_png(picture_grid(rows.flatten(0, 1), columns=rows.shape[1]), out)
     spreads = spread(differences).mean(dim=0)

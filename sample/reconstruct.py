@@ -5,10 +5,10 @@
     python sample/reconstruct.py runs/digits/anr --refine-steps 200 --num-images 16
 
 The picture shows originals, (with --refine-steps) first reconstructions, reconstructions, renders at --size, bicubic
-enlargements. PSNR at another size than the image's own is against the bicubic resize of the original. With
---refine-steps the latents of every image are optimised from the encoder's prediction (test-time optimisation), with
---refine-decoder a copy of the decoder too, for each image its own; the report then has PSNR before and after, and the
-seconds that it took.
+enlargements. PSNR and SSIM are of floats, as the papers measure them; psnr_8bit is of the reconstructions rounded to 8
+bits. At another size than the image's own both are against the bicubic resize of the original. With --refine-steps the
+latents of every image are optimised from the encoder's prediction (test-time optimisation), with --refine-decoder a copy
+of the decoder too, for each image its own; the report then has PSNR before and after, and the seconds that it took.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     from genrep.data import DataSpec
     from genrep.data.images import ImageData, evenly
     from genrep.errors import InputError
-    from genrep.metrics.reconstruction import SSIM_WINDOW, enlarge, psnr, ssim
+    from genrep.metrics.reconstruction import enlarge, psnr, psnr_8bit, quality
     from genrep.pictures import enlarged, save_png, side_by_side
     from genrep.refine import refine
     from genrep.render import from_uint8, to_uint8
@@ -87,8 +87,8 @@ def reconstruct(options: argparse.Namespace) -> None:
             tuned, latents = autoencoder, autoencoder.encode(images)
             pairs = []
             if options.refine_steps:
-                predicted = to_uint8(autoencoder.render(latents)).cpu()
-                found.setdefault("psnr_before", []).append(psnr(predicted, pixels))
+                predicted = autoencoder.render(latents)
+                found.setdefault("psnr_before", []).append(psnr(predicted, images).cpu())
                 started = time.perf_counter()
                 tuned, latents = refine(
                     autoencoder,
@@ -103,20 +103,15 @@ def reconstruct(options: argparse.Namespace) -> None:
                     torch.cuda.synchronize()
                 seconds += time.perf_counter() - started
             for shape in dict.fromkeys([autoencoder.image_shape, size]):
-                rendered, reference = to_uint8(tuned.render(latents, size=shape)).cpu(), enlarge(pixels, shape)
-                pairs += [rendered, reference]
-                suffix = (
-                    ""
-                    if shape == autoencoder.image_shape
-                    else f"_{shape[0]}"
-                    if shape[0] == shape[1]
-                    else f"_{shape[0]}x{shape[1]}"
-                )
-                found.setdefault(f"psnr{suffix}", []).append(psnr(rendered, reference))
-                if min(shape) >= SSIM_WINDOW:
-                    found.setdefault(f"ssim{suffix}", []).append(ssim(rendered, reference))
+                rendered, reference = tuned.render(latents, size=shape), enlarge(images, shape)
+                pairs += [to_uint8(rendered).cpu(), to_uint8(reference).cpu()]
+                suffix = "" if shape == autoencoder.image_shape else size_suffix(shape)
+                for name, values in quality(rendered, reference).items():
+                    found.setdefault(f"{name}{suffix}", []).append(values.cpu())
+                if shape == autoencoder.image_shape:
+                    found.setdefault("psnr_8bit", []).append(psnr_8bit(pairs[0], pixels))
             if sum(len(rows[0]) for rows in shown) < options.show:
-                before = [predicted] if options.refine_steps else []
+                before = [to_uint8(predicted).cpu()] if options.refine_steps else []
                 shown.append([pixels, *before, pairs[0], *pairs[2:]])
             bar.update(len(pixels))
 
@@ -148,6 +143,11 @@ def reconstruct(options: argparse.Namespace) -> None:
             continue
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     print(f"picture: {out}\nreport: {out.with_suffix('.json')}")
+
+
+def size_suffix(shape: tuple[int, int]) -> str:
+    """What a report's key ends in for renders of another size than the images': _64, _48x64."""
+    return f"_{shape[0]}" if shape[0] == shape[1] else f"_{shape[0]}x{shape[1]}"
 
 
 def main() -> None:

@@ -46,6 +46,13 @@ def test_values_anywhere_equal_grid_sample(mode):
     torch.testing.assert_close(values_at(images, coords, mode), reference)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_values_at_each_images_own_coordinates_equal_a_loop(mode):
+    images, coords = torch.randn(3, 2, 6, 5), torch.rand(3, 40, 2) * 2 - 1
+    expected = [values_at(images[[n]], coords[n], mode)[0] for n in range(3)]
+    torch.testing.assert_close(values_at(images, coords, mode), torch.stack(expected))
+
+
 def test_bicubic_values_on_a_finer_grid_equal_interpolate():
     images = torch.randn(2, 1, 8, 8)
     enlarged = F.interpolate(images, size=(32, 32), mode="bicubic", align_corners=False)

@@ -19,7 +19,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     from genrep.metrics.reconstruction import enlarge, reconstruction_psnr
     from genrep.models.autoencoder import INRAutoencoder
     from genrep.pictures import enlarged, save_png, side_by_side
-    from genrep.randomness import stream_generator, stream_seed
+    from genrep.randomness import stream_seed
     from genrep.render import from_uint8, to_uint8
     from genrep.training.order import ImageStream
     from genrep.training.reconstruction import coords_and_targets, latent_noise
@@ -66,7 +66,8 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
                     to_uint8(autoencoder.render(latents, size=n)) for n in (pixels.shape[-2:], large)
                 )
             autoencoder.train()
-            picture = side_by_side([pixels, small, large_render, enlarge(pixels, large)], size=large)
+            bicubic = to_uint8(enlarge(from_uint8(pixels), large))
+            picture = side_by_side([pixels, small, large_render, bicubic], size=large)
             save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
@@ -75,9 +76,9 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
         with run.accelerator.accumulate(forward):
             images = from_uint8(batch.pixels.to(run.device, non_blocking=True))
             sources = from_uint8(batch.source_pixels.to(run.device)) if batch.source_pixels is not None else None
-            # every image of a step shares its coordinates, on every process
-            generator = stream_generator(settings.seed, "coords", run.step)
-            coords, targets = coords_and_targets(config.reconstruction, images, sources, generator)
+            coords, targets = coords_and_targets(
+                config.reconstruction, images, sources, settings.seed, run.step, batch.positions
+            )
             noise = latent_noise(config.reconstruction, batch.positions, autoencoder.latent_shape, settings.seed)
             values = forward(images, coords, None if noise is None else noise.to(run.device))
             loss = F.mse_loss(values, targets)
@@ -116,6 +117,8 @@ def dry_run(config: AutoencoderRun) -> None:
 
     def loss(autoencoder):
         images, coords = torch.zeros(part, spec.channels, *spec.image_shape), torch.zeros(num_coords, 2)
+        if config.reconstruction.per_image:
+            coords = coords.expand(part, -1, -1)
         return F.mse_loss(autoencoder(images, coords), torch.zeros(part, num_coords, spec.channels))
 
     def build():

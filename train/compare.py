@@ -142,18 +142,18 @@ def at(curve: Curve, axis: int, where: float) -> float | None:
 def of_representation(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Quality on held-out images, parameters and size of a trained autoencoder."""
     from genrep.data.images import ImageData, evenly
-    from genrep.metrics.reconstruction import SSIM_WINDOW, psnr, reconstructions, ssim
+    from genrep.metrics.reconstruction import reconstruction_quality
     from genrep.training.stages import load_autoencoder, num_parameters, run_config
 
     spec = run_config(folder, AutoencoderRun)
     light = spec.data.model_copy(update={"in_memory": False})
     held_out = ImageData(light, "held_out", spec.autoencoder.image_shape, spec.autoencoder.channels)
     chosen = evenly(len(held_out), options.num_images)
-    model, pixels = load_autoencoder(str(folder)).to(choose_device(options.device)), held_out.pixels(chosen)
-    restored = reconstructions(model, held_out, chosen)
+    model = load_autoencoder(str(folder)).to(choose_device(options.device))
+    measured = reconstruction_quality(model, held_out, chosen)
     return {
-        "psnr": float(psnr(restored, pixels).mean()),
-        "ssim": float(ssim(restored, pixels).mean()) if min(held_out.image_shape) >= SSIM_WINDOW else None,
+        "psnr": float(measured["psnr"].mean()),
+        "ssim": float(measured["ssim"].mean()) if "ssim" in measured else None,
         "encoder_parameters": num_parameters(model.encoder),
         "decoder_parameters": num_parameters(model.decoder),
         "representation": list(model.latent_shape),

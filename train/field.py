@@ -19,7 +19,7 @@ def train(config: FieldRun, restart: bool = False) -> None:
     from genrep.coords import grid_at
     from genrep.data.signals import open_signal, signal_hash
     from genrep.files import replacing
-    from genrep.metrics.reconstruction import SSIM_WINDOW, frames, psnr, ssim
+    from genrep.metrics.reconstruction import frames, quality
     from genrep.models.field import NeuralField
     from genrep.pictures import error_map, picture_grid, save_png
     from genrep.randomness import stream_generator
@@ -58,14 +58,15 @@ def train(config: FieldRun, restart: bool = False) -> None:
         return [(field.prepare(grid_at(chunk, shape)), from_uint8(values[chunk])) for chunk in chunks]
 
     def evaluate() -> None:
-        """PSNR and SSIM of the whole signal, of a video the means over its frames."""
+        """PSNR and SSIM of the whole signal; of a video their means and standard deviations over its frames."""
         if run.is_main:
             with state.average.applied():
-                rendered = frames(to_uint8(field.render()).cpu())
-            found = {"psnr": float(psnr(rendered, frames(pixels)).mean())}
-            if min(shape[-2:]) >= SSIM_WINDOW:
-                found["ssim"] = float(ssim(rendered, frames(pixels)).mean())
-            run.write(found)
+                rendered = frames(field.render().cpu())
+            measured = quality(rendered, from_uint8(frames(pixels)))
+            line = {name: float(values.mean()) for name, values in measured.items()}
+            if len(shape) > 2:
+                line |= {f"{name}_std": float(values.std(correction=0)) for name, values in measured.items()}
+            run.write(line)
 
     def preview() -> None:
         """The middle frame: render, signal, and ten times the error."""

@@ -1,11 +1,11 @@
-"""PSNR and SSIM of reconstructions."""
+"""PSNR and SSIM of reconstructions, of floats as the papers measure them; `psnr_8bit` is of what a PNG would hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num, Shaped, UInt8
 from torch import Tensor
 
 from genrep.coords import image_shape
@@ -18,19 +18,44 @@ SSIM_WINDOW = 11
 
 
 def psnr(
-    images: UInt8[Tensor, "batch channels height width"], reference: UInt8[Tensor, "batch channels height width"]
+    images: Num[Tensor, "batch channels height width"], reference: Num[Tensor, "batch channels height width"]
 ) -> Float[Tensor, " batch"]:
-    """Peak signal-to-noise ratio of each image in dB, -10 log10(MSE) at a peak of 1; 100 dB for equal images."""
-    difference = (images.float() - reference.float()) / 255
+    """Peak signal-to-noise ratio of each image in dB, -10 log10(MSE) at a peak of 1; 100 dB for equal images.
+
+    Floats are compared as they are, neither rounded nor clamped, as in the code published with the papers. Rounding renders to 8 bits
+    first adds an error of its own (`psnr_8bit`): it turns 47.25 dB into 46.97, and 55 into 53.8.
+
+    Args:
+        images, reference: floats in [-1, 1], which the peak of 1 takes as [0, 1].
+
+    Raises:
+        InputError: images that are not floats.
+    """
+    for name, pixels in (("images", images), ("reference", reference)):
+        if not pixels.is_floating_point():
+            raise InputError(
+                f"psnr needs {name} of floats in [-1, 1]; got {pixels.dtype}. Convert uint8 with from_uint8, or use psnr_8bit"
+            )
+    difference = (images.float() - reference.float()) / 2
     return -10 * difference.square().flatten(1).mean(1).clamp_min(1e-10).log10()
 
 
-def ssim(
+def psnr_8bit(
     images: UInt8[Tensor, "batch channels height width"], reference: UInt8[Tensor, "batch channels height width"]
+) -> Float[Tensor, " batch"]:
+    """`psnr` of images that were rounded to 8 bits, as those read from files are."""
+    return psnr(from_uint8(images), from_uint8(reference))
+
+
+def ssim(
+    images: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "batch channels height width"]
 ) -> Float[Tensor, " batch"]:
     """Structural similarity of each image (scikit-image; Gaussian 11×11 window, sigma 1.5, population covariance).
 
-    Raises InputError for images smaller than the window.
+    Floats in [-1, 1], unrounded like those of `psnr`, compared in [0, 1] at a data range of 1.
+
+    Raises:
+        InputError: images smaller than the window.
     """
     from skimage.metrics import structural_similarity
 
@@ -40,33 +65,44 @@ def ssim(
         )
     options = {
         "channel_axis": 0,
-        "data_range": 255,
+        "data_range": 1.0,
         "gaussian_weights": True,
         "sigma": 1.5,
         "use_sample_covariance": False,
     }
-    pairs = zip(images.cpu().numpy(), reference.cpu().numpy(), strict=True)
+    pairs = zip(*((part.cpu().double().numpy() + 1) / 2 for part in (images, reference)), strict=True)
     return torch.tensor(
         np.array([structural_similarity(image, target, **options) for image, target in pairs]), dtype=torch.float32
     )
 
 
-def frames(pixels: UInt8[Tensor, "channels *shape"]) -> UInt8[Tensor, "frames channels height width"]:
+def quality(
+    images: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "batch channels height width"]
+) -> dict[str, Float[Tensor, " batch"]]:
+    """`psnr` of each image and, unless the images are smaller than its window, `ssim`."""
+    measured = {"psnr": psnr(images, reference)}
+    if min(images.shape[-2:]) >= SSIM_WINDOW:
+        measured["ssim"] = ssim(images, reference)
+    return measured
+
+
+def frames(pixels: Shaped[Tensor, "channels *shape"]) -> Shaped[Tensor, "frames channels height width"]:
     """The pictures of a signal, one for an image; every axis but the last two counts frames."""
     return pixels.flatten(1, -3).transpose(0, 1) if pixels.ndim > 3 else pixels[None]
 
 
 def enlarge(
-    pixels: UInt8[Tensor, "batch channels height width"], size: int | Sequence[int]
-) -> UInt8[Tensor, "batch channels h w"]:
-    """Bicubic resize, antialiased where it shrinks: the reference for renders at another size than the image's."""
+    images: Float[Tensor, "batch channels height width"], size: int | Sequence[int]
+) -> Float[Tensor, "batch channels h w"]:
+    """Bicubic resize, antialiased where it shrinks: the reference for renders at another size than the image's.
+
+    Neither rounded nor clamped: next to an edge a bicubic enlargement passes slightly beyond [-1, 1].
+    """
     shape = image_shape(size)
-    if shape == tuple(pixels.shape[-2:]):
-        return pixels
-    shrinks = shape[0] < pixels.shape[-2] or shape[1] < pixels.shape[-1]
-    return to_uint8(
-        F.interpolate(from_uint8(pixels), size=shape, mode="bicubic", align_corners=False, antialias=shrinks)
-    )
+    if shape == tuple(images.shape[-2:]):
+        return images
+    shrinks = shape[0] < images.shape[-2] or shape[1] < images.shape[-1]
+    return F.interpolate(images, size=shape, mode="bicubic", align_corners=False, antialias=shrinks)
 
 
 @torch.no_grad()
@@ -92,10 +128,29 @@ def reconstruction_psnr(
     size: int | Sequence[int] | None = None,
     batch: int = 64,
 ) -> Float[Tensor, " images"]:
-    """PSNR in dB of each image, encoded and rendered at `size`, against `enlarge` of the original."""
-    parts = [torch.zeros(0)]
+    """`psnr` of each image, encoded and rendered at `size`, against `enlarge` of the original."""
+    pairs = _renders_and_references(autoencoder, data, indices, size, batch)
+    return torch.cat([torch.zeros(0), *(psnr(rendered, reference).cpu() for rendered, reference in pairs)])
+
+
+def reconstruction_quality(
+    autoencoder: INRAutoencoder,
+    data: ImageData,
+    indices: Sequence[int],
+    size: int | Sequence[int] | None = None,
+    batch: int = 64,
+) -> dict[str, Float[Tensor, " images"]]:
+    """`quality` of each image, encoded and rendered at `size`, against `enlarge` of the original."""
+    pairs = _renders_and_references(autoencoder, data, indices, size, batch)
+    parts = [quality(rendered, reference) for rendered, reference in pairs]
+    return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+
+
+@torch.no_grad()
+def _renders_and_references(
+    autoencoder: INRAutoencoder, data: ImageData, indices: Sequence[int], size: int | Sequence[int] | None, batch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    shape = data.image_shape if size is None else image_shape(size)
     for start in range(0, len(indices), batch):
-        part = indices[start : start + batch]
-        rendered = reconstructions(autoencoder, data, part, size, batch)
-        parts.append(psnr(rendered, enlarge(data.pixels(part), rendered.shape[-2:])))
-    return torch.cat(parts)
+        images = from_uint8(data.pixels(indices[start : start + batch]).to(autoencoder.device))
+        yield autoencoder.render(autoencoder.encode(images), size=shape), enlarge(images, shape)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from genrep.coords import grid, image_shape, jitter_gaussian, jitter_uniform, random_subset, values_at
-from genrep.randomness import normal_at
+from genrep.coords import draw_targets, image_shape
+from genrep.randomness import normal_at, stream_generator
 from genrep.training.specs import ReconstructionSpec
 
 
@@ -16,31 +16,34 @@ def coords_and_targets(
     spec: ReconstructionSpec,
     images: Float[Tensor, "batch channels height width"],
     source_images: Float[Tensor, "batch channels source_height source_width"] | None,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, "points 2"], Float[Tensor, "batch points channels"]]:
-    """Coordinates that the batch shares, and the images' values there.
+    seed: int,
+    step: int,
+    positions: Sequence[int],
+) -> tuple[Float[Tensor, "points 2"] | Float[Tensor, "batch points 2"], Float[Tensor, "batch points channels"]]:
+    """Coordinates to reconstruct images at, and the images' values there, as `draw_targets` draws them.
 
-    ANR's way is `coords: gaussian, targets: pixel`: a shifted coordinate keeps its pixel's value, which teaches blocks
-    with seams between them. `coords: uniform, targets: bicubic` asks for the interpolated image anywhere. With
-    `source_images` the targets are the source, resized to a random size between the target size and its own.
+    The coordinates are those of the step, `[N, 2]`: the parts of a batch and the processes share them, so that their
+    number changes nothing. With `spec.per_image` each image has its own, `[B, N, 2]`, keyed by its position in the
+    training stream, as the papers' code draws them. With `source_images` the targets are the source, resized to a random
+    size between the target size and its own, one size for the whole step.
     """
+    generator = stream_generator(seed, "coords", step)
     shape: tuple[int, ...] = tuple(images.shape[-2:]) if spec.target_size is None else image_shape(spec.target_size)
     if source_images is not None:
         largest = source_images.shape[-2:]
         share = torch.rand((), generator=generator).item()
         shape = tuple(round(low + share * (high - low)) for low, high in zip(shape, largest, strict=True))
         images = F.interpolate(source_images, size=shape, mode="bicubic", align_corners=False, antialias=True)
-    centres = grid(shape, device=images.device)
-    if spec.num_coords is not None:
-        centres = centres[random_subset(len(centres), spec.num_coords, generator).to(centres.device)]
-    coords = centres
-    if spec.coords == "gaussian":
-        coords = jitter_gaussian(centres, shape, generator, spec.jitter_std, spec.jitter_clip)
-    elif spec.coords == "uniform":
-        coords = jitter_uniform(centres, shape, generator)
-    if spec.targets == "pixel":
-        return coords, values_at(images, centres, "nearest")
-    return coords, values_at(images, coords, "bicubic")
+    return draw_targets(
+        images,
+        [stream_generator(seed, "image coords", position) for position in positions] if spec.per_image else generator,
+        size=shape,
+        num_coords=spec.num_coords,
+        coords=spec.coords,
+        targets=spec.targets,
+        jitter_std=spec.jitter_std,
+        jitter_clip=spec.jitter_clip,
+    )
 
 
 def latent_noise(

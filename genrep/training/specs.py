@@ -109,6 +109,8 @@ class ReconstructionSpec(Spec):
     """Side of the grid of target coordinates; null is the image size. Between it and data.source_size sizes are random."""
     num_coords: PositiveInt | None = None
     """Coordinates a step, a random subset; null is all."""
+    per_image: bool = False
+    """Every image has coordinates of its own, as in the papers' code; false shares a step's among its images, which is faster."""
     latent_noise: NonNegativeFloat = 0.0
     """Noise on the latents that the decoder gets, in a channel's deviations between images; an image's level: |N(0, this²)|."""
 

@@ -7,6 +7,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from genrep import NeuralField
+from genrep.data import SignalSpec
+from genrep.data.signals import open_signal
+from genrep.metrics.reconstruction import frames, quality
+from genrep.render import from_uint8
 from tests.scripts import PROJECT, launch, lines, run
 
 SMALL = [
@@ -33,6 +37,7 @@ def test_a_field_learns_its_signal_and_is_saved(fitted):
     curve = [row["psnr"] for row in lines(fitted) if "psnr" in row]
     assert len(curve) == 3 and curve[-1] > curve[0] and curve[-1] > 20
     assert all(0 < row["ssim"] <= 1 for row in lines(fitted) if "ssim" in row)
+    assert not any("psnr_std" in row for row in lines(fitted)), "an image has no deviation over frames"
     assert NeuralField.from_pretrained(fitted / "model").shape == (32, 32)
     with Image.open(fitted / "samples" / "step-00000150.png") as picture:
         assert picture.size == (3 * 32 + 4 * 2, 32 + 2 * 2)  # render, signal, error
@@ -100,7 +105,17 @@ def test_a_video_is_fitted_and_rendered_as_frames(tmp_path):
         Image.fromarray(array).save(tmp_path / "frames" / f"{number}.png")
     options = ["--signal.source", tmp_path / "frames", "--signal.size", "null", "--run.folder", tmp_path / "run"]
     run("train/field.py", *SMALL, *options, "--run.steps", 2)
-    assert NeuralField.from_pretrained(tmp_path / "run" / "model").shape == (3, 12, 14)
+    field = NeuralField.from_pretrained(tmp_path / "run" / "model")
+    assert field.shape == (3, 12, 14)
+    by_frame = quality(
+        frames(field.render()), from_uint8(frames(open_signal(SignalSpec(source=str(tmp_path / "frames")))))
+    )
+    (line,) = (row for row in lines(tmp_path / "run") if "psnr" in row)
+    for name, values in by_frame.items():
+        assert line[name] == pytest.approx(float(np.mean(values.tolist())), rel=1e-4)
+        assert (
+            line[f"{name}_std"] == pytest.approx(float(np.std(values.tolist())), rel=1e-2) and line[f"{name}_std"] > 0
+        )
     run("sample/render.py", tmp_path / "run", "--size", "5x8x8", "--out", tmp_path / "film.png")
     assert len(list((tmp_path / "film").glob("*.png"))) == 5
 

@@ -4,6 +4,10 @@ import json
 
 import pytest
 
+from genrep import INRAutoencoder
+from genrep.data import DataSpec
+from genrep.data.images import ImageData, evenly
+from genrep.metrics.reconstruction import reconstruction_psnr
 from tests.scripts import run
 
 
@@ -25,7 +29,12 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
     assert sorted(p.name for p in (tmp_path / "all").iterdir())[-1] == "000005-7.png"
     run("sample/reconstruct.py", stage1, "--size", 16, "--num-images", 10, "--out", tmp_path / "r.png")
     report = json.loads((tmp_path / "r.json").read_text())
-    assert report["num_images"] == 10 and {"psnr", "psnr_16", "ssim_16"} <= report.keys()
+    assert report["num_images"] == 10 and {"psnr", "psnr_8bit", "psnr_16", "ssim_16"} <= report.keys()
+    data, autoencoder = ImageData(DataSpec(), "held_out", (8, 8), 1), INRAutoencoder.from_pretrained(stage1 / "model")
+    for key, size in (("psnr", 8), ("psnr_16", 16)):
+        expected = reconstruction_psnr(autoencoder, data, evenly(len(data), 10), size).mean()
+        assert report[key] == pytest.approx(float(expected), abs=1e-3)
+    assert report["psnr_8bit"] == pytest.approx(report["psnr"], abs=0.05) and report["psnr_8bit"] != report["psnr"]
 
     metrics = [
         "--metrics",

@@ -1,12 +1,15 @@
-"""Stage 1's objective: noised latents."""
+"""Stage 1's objective: coordinates and targets, noised latents."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from genrep.coords import grid
+from genrep.coords import grid, values_at
 from genrep.errors import InputError
-from genrep.training.reconstruction import latent_noise
+from genrep.randomness import stream_generator
+from genrep.training.reconstruction import coords_and_targets, latent_noise
 from genrep.training.specs import ReconstructionSpec
+from tests.scripts import AUTOENCODER, PROJECT, lines, run
 from tests.tiny import tiny_autoencoder
 
 
@@ -32,3 +35,85 @@ def test_noise_comes_in_units_of_each_channels_deviation_between_images():
         model(images[:1], coords, noise[:1])
     torch.testing.assert_close(model(images, coords, noise), expected)
     torch.testing.assert_close(model(images, coords, torch.zeros(3, 4, 8)), model(images, coords))
+
+
+def per_image(images, positions, step=0, sources=None, **options):
+    spec = ReconstructionSpec(per_image=True, **options)
+    return coords_and_targets(spec, images, sources, 7, step, positions)
+
+
+OBJECTIVES = [
+    {"coords": "uniform", "targets": "bicubic"},
+    {"coords": "uniform", "targets": "bicubic", "num_coords": 20, "target_size": 11},
+    {"coords": "gaussian", "targets": "pixel", "num_coords": 64},
+    {"coords": "grid", "targets": "pixel", "num_coords": 5},
+]
+
+
+@pytest.mark.parametrize("options", OBJECTIVES)
+def test_coordinates_of_each_image_equal_a_plain_loop(options):
+    images, positions = torch.rand(3, 2, 8, 8) * 2 - 1, [40, 7, 19]
+    coords, targets = per_image(images, positions, **options)
+    side, count = options.get("target_size", 8), options.get("num_coords")
+    assert coords.shape == (3, count or side**2, 2) and targets.shape == (3, count or side**2, 2)
+    for number, position in enumerate(positions):
+        generator = stream_generator(7, "image coords", position)
+        centres = grid(side) if count is None else grid(side)[torch.randperm(side**2, generator=generator)[:count]]
+        expected = centres
+        if options["coords"] == "uniform":
+            expected = centres + (torch.rand(centres.shape, generator=generator) - 0.5) * 2 / side
+        elif options["coords"] == "gaussian":
+            noise = torch.randn(centres.shape, generator=generator)
+            expected = centres + (noise * 0.15).clamp(-0.25, 0.25) * 2 / side
+        torch.testing.assert_close(coords[number], expected)
+        way = (centres, "nearest") if options["targets"] == "pixel" else (expected, "bicubic")
+        torch.testing.assert_close(targets[number], values_at(images[[number]], *way)[0])
+
+
+@pytest.mark.parametrize("options", OBJECTIVES)
+def test_an_images_own_coordinates_do_not_depend_on_the_batch(options):
+    images = torch.rand(4, 1, 8, 8) * 2 - 1
+    coords, targets = per_image(images, [3, 4, 5, 6], **options)
+    for part, step in ((slice(0, 1), 0), (slice(1, 4), 9)):
+        alone = per_image(images[part], list(range(3, 7))[part], step, **options)
+        torch.testing.assert_close(alone, (coords[part], targets[part]), rtol=0, atol=0)
+    assert not torch.equal(coords[0], coords[1])
+
+
+def test_a_shared_draw_is_the_steps_and_not_the_images():
+    spec, images = ReconstructionSpec(num_coords=6), torch.rand(2, 1, 8, 8)
+    (one, _), (same, _), (other, _) = (
+        coords_and_targets(spec, images, None, 7, step, positions)
+        for step, positions in ((1, [0, 1]), (1, [2, 3]), (2, [0, 1]))
+    )
+    assert one.shape == (6, 2) and torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_a_step_has_one_random_target_size_for_all_images():
+    """Between 8 and 16 pixels; the targets are those of the resized source."""
+    sources = torch.rand(2, 1, 16, 16)
+    images, counts = torch.rand(2, 1, 8, 8), set()
+    for step in range(12):
+        coords, targets = per_image(images, [2 * step, 2 * step + 1], step, sources, coords="grid", targets="pixel")
+        side = round(coords.shape[1] ** 0.5)
+        resized = F.interpolate(sources, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
+        torch.testing.assert_close(targets, resized.flatten(2).transpose(1, 2))
+        counts.add(side)
+    assert len(counts) > 3 and counts <= set(range(8, 17))
+
+
+def test_training_with_coordinates_of_each_image(tmp_path):
+    """They are keyed by position: cutting a batch in parts changes nothing."""
+    for name, parts in (("whole", 1), ("parts", 4)):
+        arguments = [*AUTOENCODER, "--reconstruction.per_image", "true", "--run.accumulation", parts]
+        run(
+            "train/autoencoder.py",
+            PROJECT / arguments[0],
+            *arguments[1:],
+            "--run.steps",
+            3,
+            "--run.folder",
+            tmp_path / name,
+        )
+    for one, two in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
