@@ -13,6 +13,8 @@ from genrep.training.specs import GANRun
 
 
 def train(config: GANRun, config_path: str, restart: bool = False) -> None:
+    import warnings
+
     import torch
 
     from genrep.coords import grid
@@ -69,6 +71,8 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         num_classes,
         **config.discriminator.model_dump(),
     ).to(run.device)
+    # The last convolutions have one output, an axis whose stride means nothing; torch warns of it with several processes
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     generate, judge = run.accelerator.prepare(generator), run.accelerator.prepare(discriminators)
     plain_judge = judge  # a compiled network has no second derivatives, which R1 takes
     if settings.compile:
