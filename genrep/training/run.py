@@ -22,6 +22,7 @@ from genrep.errors import InputError, Stopped
 from genrep.files import make_folder, replacing, writing_to
 from genrep.lock import FolderLock
 from genrep.specs import Spec, validate
+from genrep.training import threads
 from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from genrep.training.config import dump_config, parse_yaml
 from genrep.training.interrupts import Interrupts
@@ -29,7 +30,7 @@ from genrep.training.optimizer import learning_rate
 from genrep.training.order import ImageStream, PositionBatches, TrainingBatch, training_loader
 from genrep.training.specs import OptimizerSpec, RunSpec
 from genrep.training.state import AdversarialState, TrainingState
-from genrep.training.threads import ThreadSearch, candidates, is_fixed
+from genrep.training.threads import ThreadSearch
 
 MAY_CHANGE = re.compile(
     r"run\.(steps|images|seconds|report_every|evaluate_every|evaluate_images|preview_every|save_every|keep_checkpoints|tracker"
@@ -238,12 +239,12 @@ class Run:
         self.threads = torch.get_num_threads()
         if self.settings.threads is not None:
             self.threads = self.settings.threads
-        elif is_fixed() or self.device.type != "cpu" or self.process[1] > 1 or self.settings.compile:
+        elif threads.is_fixed() or self.device.type != "cpu" or self.process[1] > 1 or self.settings.compile:
             return None
         elif isinstance(before, int) and before <= (os.cpu_count() or 1):
             self.threads = before
         else:
-            return ThreadSearch(candidates(self.threads))
+            return ThreadSearch(threads.candidates(threads.MOST))
         torch.set_num_threads(self.threads)
         return None
 

@@ -16,6 +16,8 @@ ROUNDS = 2
 """How often all are tried in turn: a burst of load must not fall on one of them alone."""
 LONG_STEP = 1.0
 """Seconds of a step above which all cores are kept: threads then work far longer than they wait."""
+MOST = torch.get_num_threads()
+"""What torch starts with, a thread for each core: a run before this one in the process may have set fewer."""
 ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -25,7 +27,7 @@ def is_fixed() -> bool:
 
 
 def candidates(most: int) -> list[int]:
-    """All threads, halves of that, and one: `[16, 8, 4, 2, 1]`."""
+    """`most` threads, halves of that, and one: `[16, 8, 4, 2, 1]`."""
     counts = []
     while most > 1:
         counts.append(most)

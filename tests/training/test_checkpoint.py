@@ -16,6 +16,7 @@ from genrep.data import DataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError, Stopped
 from genrep.render import from_uint8
+from genrep.training import threads
 from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from genrep.training.order import ImageStream
 from genrep.training.run import Run, RunLog, make_accelerator
@@ -520,7 +521,7 @@ def test_a_signal_between_steps_ends_the_run_there(config, stream):
 def test_a_resumed_run_takes_the_threads_that_it_was_begun_with(config, stream, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    torch.set_num_threads(2)
+    monkeypatch.setattr(threads, "MOST", 2)
     run = start(config(steps=2))
     assert run._threads is not None  # two threads or one: it has to be found out
     run.threads = 1
