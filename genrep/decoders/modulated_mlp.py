@@ -17,8 +17,12 @@ from genrep.nn.fourier import FourierFeatures, frequencies_of
 
 
 def unit_columns(weight: Float[Tensor, "*batch outputs inputs"]) -> Float[Tensor, "*batch outputs inputs"]:
-    """Weights with the inputs of every output unit scaled to an L2 norm of 1; zeros stay zeros."""
-    return F.normalize(weight, dim=-1, eps=max(1e-12, torch.finfo(weight.dtype).tiny))
+    """Weights with the inputs of every output unit scaled to an L2 norm of 1; zeros stay zeros.
+
+    In float32 or better: a norm that is rounded to bfloat16 is off by up to 0.4 % for all weights of a unit alike.
+    """
+    precise = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    return F.normalize(precise, dim=-1).to(weight.dtype)
 
 
 class UnitLinear(nn.Linear):

@@ -40,5 +40,8 @@ class FourierField(nn.Module):
 
     def forward(self, coords: Float[Tensor, "*points axes"]) -> Float[Tensor, "*points channels"]:
         """Values at coordinates in [-1, 1]."""
-        angles = (math.pi * (coords + 1)) @ self.frequencies.T
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+        with torch.autocast(coords.device.type, enabled=False):  # a product in bfloat16 rounds angles by a radian
+            dtype = torch.promote_types(self.frequencies.dtype, torch.float32)
+            angles = (math.pi * (coords.to(dtype) + 1)) @ self.frequencies.to(dtype).T
+        features = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.mlp(features.to(self.frequencies.dtype))

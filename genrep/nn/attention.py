@@ -12,12 +12,12 @@ from genrep.nn.linear import linear_after
 
 
 def l_softmax(scores: Float[Tensor, "*rows tokens"], threshold: float) -> Float[Tensor, "*rows tokens"]:
-    """L-softmax (ANR eqs. 6 and 7): Normalize(ReLU(softmax(x) - m)).
+    """L-softmax (ANR eqs. 6 and 7): Normalize(ReLU(softmax(x) - m)), in float32 or better whatever comes in.
 
     A row in which no weight exceeds `threshold` attends to nothing: weights and gradients are zero, not 0/0.
     """
-    weights = F.relu(torch.softmax(scores, dim=-1) - threshold)
-    return weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+    weights = F.relu(torch.softmax(_precise(scores), dim=-1) - threshold)
+    return (weights / _total(weights)).to(scores.dtype)
 
 
 def localized_attention(
@@ -28,15 +28,26 @@ def localized_attention(
 ) -> Float[Tensor, "batch heads points dim"]:
     """LAL(Q, K, V) = L-softmax_m(QKᵀ/√d) V (ANR eq. 5); equal to `l_softmax(...) @ value`, with fewer passes.
 
-    The normalisation is linear, so it is applied to the `dim` outputs instead of the `tokens` weights.
+    In float32 or better, under autocast as well: a threshold near 1/tokens compares weights that a rounded score blurs. The
+    normalisation is linear, so it is applied to the `dim` outputs instead of the `tokens` weights.
     """
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    with torch.autocast(scores.device.type, enabled=False):  # thresholds near 1/tokens need all the bits
-        weights = torch.softmax(scores.float(), dim=-1)
+    with torch.autocast(value.device.type, enabled=False):
+        scores = (_precise(query) * query.shape[-1] ** -0.5) @ _precise(key).transpose(-1, -2)
+        weights = torch.softmax(scores, dim=-1)
         # in place where autograd does not need the softmax itself: every pass over the map counts
         weights = (weights - threshold if weights.requires_grad else weights.sub_(threshold)).relu_()
-        total = weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        return ((weights @ value.float()) / total).to(value.dtype)
+        return ((weights @ _precise(value)) / _total(weights)).to(value.dtype)
+
+
+def _precise(values: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _total(weights: Float[Tensor, "*rows tokens"]) -> Float[Tensor, "*rows 1"]:
+    """The sum of a row's weights to divide by; 1 for an empty row, whose quotient by any tiny number has no finite gradient."""
+    total = weights.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0, total, 1)
 
 
 class Attention(nn.Module):

@@ -125,11 +125,11 @@ class CoordinateEmbedding(nn.Module):
         self.grid = nn.Parameter(torch.randn(dim, *shape))
 
     def forward(self, coords: Float[Tensor, "points axes"]) -> Float[Tensor, "points features"]:
-        places = (
-            coords.to(self.grid.dtype).flip(-1).view(1, *[1] * (coords.shape[-1] - 1), *coords.shape)
-        )  # grid_sample's (x, y)
-        found = F.grid_sample(self.grid[None], places, padding_mode="border", align_corners=False)
-        return found.flatten(2)[0].T
+        # In float32 or better: the 8 bits of bfloat16 do not tell where among hundreds of cells a point lies.
+        dtype = torch.promote_types(self.grid.dtype, torch.float32)
+        places = coords.to(dtype).flip(-1).view(1, *[1] * (coords.shape[-1] - 1), *coords.shape)  # grid_sample's (x, y)
+        features = F.grid_sample(self.grid[None].to(dtype), places, padding_mode="border", align_corners=False)
+        return features.flatten(2)[0].T.to(self.grid.dtype)
 
 
 class FrequencyFeatures(nn.Module):

@@ -45,6 +45,23 @@ def test_the_defaults_have_the_stated_sizes():
     assert float(field.frequencies.std()) == pytest.approx(10, rel=0.1)
 
 
+def test_angles_are_not_rounded_under_autocast_or_in_half_precision():
+    """They go up to some hundred radians: a bfloat16 would be off by one."""
+    torch.manual_seed(0)
+    field, coords = FourierField(hidden_dim=16, depth=2), grid(16)
+    inputs: list[torch.Tensor] = []
+    field.mlp.register_forward_pre_hook(lambda _, features: inputs.append(features[0].float()))
+    field(coords)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        field(coords)
+    torch.testing.assert_close(inputs[1], inputs[0], rtol=0, atol=0)
+    field.frequencies = field.frequencies.bfloat16().float()  # what a model in bfloat16 has
+    expected, values = field(coords), field.to(torch.bfloat16)(coords)
+    assert values.dtype == torch.bfloat16
+    torch.testing.assert_close(inputs[3], inputs[2], rtol=0, atol=2**-8)
+    torch.testing.assert_close(values.float(), expected, rtol=0.05, atol=0.02)
+
+
 def test_a_field_learns_one_signal():
     field, coords = FourierField(channels=1, hidden_dim=16, depth=2, num_features=16, scale=2.0), grid(8)
     target = torch.cos(4 * coords[:, :1])

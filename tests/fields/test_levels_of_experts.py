@@ -162,11 +162,33 @@ def test_the_image_of_table_1_has_the_papers_parameters_and_cost():
     assert num_parameters(twin) == 587_651 == pytest.approx(0.59e6, rel=0.005)
     costs = 54 * 512 + 512 * 384 + 384 * 256 + 4 * 256 * 256 + 256 * 3
     assert costs == 585_472 == pytest.approx(0.57e6, rel=0.03)
-    small = NeuralField({**field.config["field"], "finest": 8.0}, (8, 8), 3)
-    assert multiply_adds(small) == costs
+    assert multiply_adds(NeuralField(field.config["field"], (8, 8), 3)) == costs
     with torch.device("meta"):
         constant = NeuralField({**field.config["field"], "num_frequencies": 0}, (8192, 8192), 3)
     assert num_parameters(constant) == pytest.approx(8.92e6, rel=0.001)
+
+
+def test_the_images_grids_are_those_of_table_6():
+    """A = 4 for i < 1, else 4^(i+1) / 2, for i = 0 to 6: the last is the pitch of 8192 pixels. b = 0."""
+    with torch.device("meta"):
+        tilings = configured("pluto/levels_of_experts.yaml").field.tilings
+    expected = [4 if i < 1 else 4 ** (i + 1) / 2 for i in range(7)]
+    assert expected == [4, 8, 32, 128, 512, 2048, 8192]
+    assert [tiling.matrix for tiling in tilings] == [((n, 0.0), (0.0, n)) for n in expected]
+    assert {(tiling.tile, tiling.offset) for tiling in tilings} == {((4, 4), (0.0, 0.0))}
+
+
+def test_the_images_embedding_has_table_1s_parameters_and_cost():
+    """9.37M and 0.65M: 128 channels on 261×261 cells. On the text's 256×256 it would be 9.04M."""
+    with torch.device("meta"):
+        field = configured("pluto/coordinate_embedding.yaml")
+        text = NeuralField({**field.config["field"], "embedding_size": 256}, (8192, 8192), 3)
+    network = 587_651 + 128 * 512
+    assert num_parameters(field) == network + 128 * 261**2 == 9_372_675 == pytest.approx(9.37e6, rel=5e-4)
+    assert num_parameters(text) == network + 128 * 256**2 == 9_041_795
+    costs = 585_472 + 128 * 512
+    assert multiply_adds(NeuralField({**field.config["field"], "embedding_size": 8}, (8, 8), 3)) == costs
+    assert costs == pytest.approx(0.65e6, rel=0.002)
 
 
 def test_the_video_of_table_2_has_the_papers_parameters():
@@ -199,6 +221,17 @@ def test_a_coordinate_embedding_is_its_cells_at_their_centres_and_linear_between
     )
     volume = CoordinateEmbedding(3, 5, 2)
     torch.testing.assert_close(volume(grid((5, 5, 5))), volume.grid.detach().flatten(1).T, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_embedding_in_half_precision_finds_the_cells_of_a_point(dtype):
+    """Of 267 cells, FFHQ's baseline: within the rounding of its values."""
+    torch.manual_seed(0)
+    embedding, coords = CoordinateEmbedding(2, 267, 2), torch.rand(1000, 2) * 2 - 1
+    embedding.grid.data = embedding.grid.data.to(dtype).float()
+    expected, features = embedding(coords), embedding.to(dtype)(coords)
+    assert features.dtype == dtype
+    torch.testing.assert_close(features.float(), expected, rtol=2**-8, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,16 @@ def test_the_papers_parameter_count():
     assert decoder + representation == 1_970_179
 
 
+@pytest.mark.parametrize(("depth", "channels", "printed"), [(5, 3, 1970), (5, 1, 1969), (8, 1, 2757)])
+def test_the_depths_of_table_1_by_their_parameters(depth, channels, printed):
+    """CelebA's and ERA5's 5/0 are five layers. LSUN's 7/0 is eight, three more than the 5/0 above it (with one channel)."""
+    options = celeba()
+    options["decoder"]["depth"], options["channels"] = depth, channels
+    with torch.device("meta"):
+        autoencoder = INRAutoencoder(**options)
+    assert (sum(p.numel() for p in autoencoder.decoder.parameters()) + 131_072) // 1000 == printed
+
+
 def test_decoder_equals_the_papers_equations_point_by_point():
     autoencoder, latents, coords = tiny_autoencoder(), torch.randn(2, 4, 8), torch.rand(5, 2) * 2 - 1
     decoder = autoencoder.decoder

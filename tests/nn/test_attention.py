@@ -78,6 +78,69 @@ def test_an_empty_row_gives_zeros_and_zero_gradients():
     assert (scores.grad == 0).all()
 
 
+HALF = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("upstream", [3.9, 4.1, 1e4])
+def test_empty_rows_have_zero_gradients_whatever_comes_back(upstream, dtype):
+    """Dividing by the smallest normal number instead overflows above 4, and 0 times infinity is NaN."""
+    torch.manual_seed(0)
+    tensors = [torch.zeros(1, 1, 2, 4), torch.randn(1, 1, 8, 4), torch.randn(1, 1, 8, 4)]
+    tensors = [tensor.to(dtype).requires_grad_() for tensor in tensors]
+    out = localized_attention(*tensors, 0.5)
+    for gradient in torch.autograd.grad(out, tensors, torch.full_like(out, upstream)):
+        assert (gradient == 0).all()
+    scores = torch.zeros(1, 8, dtype=dtype, requires_grad=True)
+    weights = l_softmax(scores, 0.5)
+    (gradient,) = torch.autograd.grad(weights, scores, torch.full_like(weights, upstream))
+    assert weights.dtype == dtype and (weights == 0).all() and (gradient == 0).all()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_a_weight_just_above_the_threshold_has_the_row_to_itself(dtype):
+    """By the last bit of float32: the sum to divide by is 6e-8."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(1, 1, 1, 4), 2 * torch.eye(4)[None, None], torch.randn(1, 1, 4, 4)
+    tensors = [tensor.to(dtype).requires_grad_() for tensor in (query, key, value)]
+    soft = torch.softmax(tensors[0].detach().float()[0, 0, 0], dim=-1)  # QKᵀ/√d = Q
+    threshold = float(torch.nextafter(soft.max(), torch.tensor(0.0)))
+    out = localized_attention(*tensors, threshold)
+    torch.testing.assert_close(out[0, 0, 0], tensors[2][0, 0, soft.argmax()])
+    for gradient in torch.autograd.grad(out, tensors, torch.full_like(out, 1e3)):
+        assert gradient.isfinite().all()
+    scores = tensors[0].detach()[0, 0].requires_grad_()
+    weights = l_softmax(scores, threshold)
+    assert weights[0, soft.argmax()] == 1
+    assert torch.autograd.grad(weights, scores, torch.full_like(weights, 1e3))[0].isfinite().all()
+
+
+def test_gradients_in_double_precision_are_those_of_differences():
+    torch.manual_seed(0)
+    tensors = [torch.randn(2, 2, count, 3, dtype=torch.float64, requires_grad=True) for count in (4, 6, 6)]
+    assert torch.autograd.gradcheck(lambda *given: localized_attention(*given, 0.1), tensors)
+    assert torch.autograd.gradcheck(lambda scores: l_softmax(scores, 0.1), tensors[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_rounds_no_score(dtype):
+    """Of queries and keys as they come: the weights are exact to 1e-5, where a QKᵀ in bfloat16 is off by more than 1e-3."""
+    torch.manual_seed(0)
+    query, key = (2 * torch.randn(1, 1, count, 64).to(dtype) for count in (50, 256))
+    value, threshold = (
+        torch.eye(256)[None, None, :, :64],
+        0.0015,
+    )  # reads the first 64 tokens' weights; the paper's threshold
+    exact = localized_attention(query.double(), key.double(), value.double(), threshold)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weights = localized_attention(query, key, value, threshold)
+        scores = (query / 8) @ key.transpose(-1, -2)
+    assert scores.dtype == torch.bfloat16 and weights.dtype == torch.float32
+    rounded = l_softmax(scores.float(), threshold)[..., :64]
+    assert (weights - exact).abs().max() < 1e-5
+    assert (rounded - exact).abs().max() > 1e-3
+
+
 def test_one_empty_row_leaves_the_others_alone():
     query = torch.stack([torch.zeros(4), torch.tensor([9.0, 0, 0, 0])])[None, None]
     key, value = torch.eye(4).repeat(2, 1)[None, None], torch.randn(1, 1, 8, 4)

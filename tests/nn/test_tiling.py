@@ -144,11 +144,11 @@ def test_random_affine_has_the_papers_spread_and_its_seed():
 
 
 def test_grids_follow_the_tiles_up_to_the_finest():
-    """Supplement C: 2, 8, 32, 128, 512 cells for tiles of 2, 4, 4, 4, 4; supplement B: never finer than a pixel."""
+    """Supplement C: 2, 8, 32, 128, 512 cells for tiles of 2, 4, 4, 4, 4. With a limit, never finer than it."""
     video = layout("quad_tree", [(n,) * 3 for n in (2, 4, 4, 4, 4)])
     assert [tiling.matrix[2][2] for tiling in video] == [2, 8, 32, 128, 512]
-    pluto = layout("quad_tree", [(4, 4)] * 7, finest=8192)
-    assert [tiling.matrix[0][0] for tiling in pluto] == [4, 16, 64, 256, 1024, 4096, 8192]
+    limited = layout("quad_tree", [(4, 4)] * 7, finest=8192)
+    assert [tiling.matrix[0][0] for tiling in limited] == [4, 16, 64, 256, 1024, 4096, 8192]
 
 
 def test_every_cell_of_a_quad_tree_has_a_combination_of_its_own():
