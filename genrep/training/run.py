@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from genrep.data.images import ImageData, evenly
+from genrep.devices import float64_device
 from genrep.errors import InputError
 from genrep.specs import Spec, validate
 from genrep.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -208,7 +209,7 @@ class Run:
 
     def write_mean(self, name: str, total: float, count: int) -> None:
         """A line with a mean over the held-out images, from every process's sum and count."""
-        sums = torch.tensor([total, count], dtype=torch.float64, device=self.device)
+        sums = torch.tensor([total, count], dtype=torch.float64, device=float64_device(self.device))
         total, images = self.accelerator.reduce(sums, "sum").tolist()
         self.write({name: total / images, "held_out_images": int(images)})
 
