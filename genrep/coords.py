@@ -61,16 +61,34 @@ def grid_at(
     index: Int[Tensor, " points"], size: int | Sequence[int], region: Region | None = None
 ) -> Float[Tensor, "points axes"]:
     """The pixel centres of a grid with these numbers in row-major order, `[points, axes]` float32."""
+    return points_at(axis_centres(size, region, device=index.device), index)
+
+
+def axis_centres(
+    size: int | Sequence[int], region: Region | None = None, *, device: torch.device | str | None = None
+) -> list[Float[Tensor, "_"]]:
+    """The pixel centres along each axis of a grid, float32.
+
+    They are computed in float64, which keeps neighbours distinct in a small region of a large grid; and on the CPU, since
+    Apple's GPUs have no float64.
+    """
     shape = image_shape(size)
     bounds = image_region(region, len(shape))
-    axes = []
-    for axis in reversed(range(len(shape))):
-        low, high, length = bounds[axis], bounds[axis + len(shape)], shape[axis]
-        # double precision here costs nothing and keeps neighbours distinct in a small region of a large grid
-        centre = (index % length).to(torch.float64).add_(0.5).mul_((high - low) / length).add_(low)
-        axes.append(centre.to(torch.float32))
-        index = index // length
-    return torch.stack(axes[::-1], dim=-1)
+    centres = []
+    for axis, length in enumerate(shape):
+        low, high = bounds[axis], bounds[axis + len(shape)]
+        number = torch.arange(length, dtype=torch.float64, device="cpu")
+        centres.append(number.add_(0.5).mul_((high - low) / length).add_(low).to(torch.float32).to(device))
+    return centres
+
+
+def points_at(centres: Sequence[Float[Tensor, "_"]], index: Int[Tensor, " points"]) -> Float[Tensor, "points axes"]:
+    """The points with these numbers, in row-major order, of the grid with these centres along its axes."""
+    columns = []
+    for centre in reversed(centres):
+        columns.append(centre.index_select(0, index % len(centre)))
+        index = index // len(centre)
+    return torch.stack(columns[::-1], dim=-1)
 
 
 def pitch(size: int | Sequence[int], region: Region | None = None) -> tuple[float, ...]:

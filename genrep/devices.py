@@ -44,6 +44,15 @@ def choose_device(asked: str | None = None) -> torch.device:
     return torch.device(asked)
 
 
+def float64_device(device: torch.device) -> torch.device:
+    """Where to compute in float64 what belongs on `device`: there, or on the CPU for Apple's GPUs, which have no float64.
+
+    Move first and convert then, `x.to(float64_device(x.device)).double()`: `to(device, dtype)` in one step may convert
+    where the tensor is.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until a device has done all that was asked of it; the CPU always has."""
     if device.type == "cuda":

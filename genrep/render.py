@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from genrep.coords import Region, grid, image_region, image_shape
+from genrep.coords import Region, axis_centres, image_shape, points_at
 from genrep.errors import InputError
 
 CHUNK = 2048
@@ -76,12 +76,13 @@ def render_values(
 ) -> Float[Tensor, "batch channels *size"]:
     """What `render` does, for any function of coordinates `[N, axes]` to values `[B, N, C]`, on a grid of any axes."""
     shape = image_shape(size)
-    image_region(region, len(shape))
+    centres = axis_centres(shape, region, device=device)
     total = math.prod(shape)
     starts = range(0, total, chunk)
 
     def part(start: int) -> Tensor:
-        return values(grid(shape, region, start=start, stop=start + chunk, device=device)).transpose(1, 2)
+        index = torch.arange(start, min(start + chunk, total), device=device)
+        return values(points_at(centres, index)).transpose(1, 2)
 
     if gradients:
         return torch.cat([part(start) for start in starts], dim=2).unflatten(2, shape)

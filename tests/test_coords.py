@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from genrep.coords import (
     grid,
+    grid_at,
     image_region,
     image_shape,
     jitter_gaussian,
@@ -76,6 +77,19 @@ def test_neighbours_stay_distinct_on_a_large_grid():
     run = grid((8192, 8192), start=8192 * 8192 - 3, stop=8192 * 8192)
     assert (run[1:, 1] > run[:-1, 1]).all()
     assert run[-1].tolist() == pytest.approx([1 - 1 / 8192] * 2, abs=1e-7)
+
+
+@pytest.mark.parametrize(("size", "region"), [((7, 5), (-0.3, -1, 1, 0.2)), ((6, 300), (0.1, 0.1, 0.1 + 1e-6, 0.2))])
+def test_coordinates_are_float64_rounded_once(size, region):
+    (height, width), (y0, x0, y1, x1) = size, region
+    expected = [
+        [(i + 0.5) * ((y1 - y0) / height) + y0, (j + 0.5) * ((x1 - x0) / width) + x0]
+        for i in range(height)
+        for j in range(width)
+    ]
+    assert torch.equal(grid(size, region), torch.tensor(expected, dtype=torch.float64).float())
+    chosen = torch.tensor([3, 0, height * width - 1, 3])
+    assert torch.equal(grid_at(chosen, size, region), grid(size, region)[chosen])
 
 
 def test_three_axes():

@@ -39,7 +39,7 @@ class LatentStatistics:
         self.squares = torch.zeros(*shape, dtype=torch.float64)
 
     def update(self, latents: Float[Tensor, "batch tokens latent"]) -> None:
-        latents = latents.double().cpu()
+        latents = latents.cpu().double()  # in this order: Apple's GPUs have no float64
         mean, count = latents.mean(0), len(latents)
         delta, total = mean - self.mean, self.count + count
         self.squares += ((latents - mean) ** 2).sum(0) + delta**2 * (self.count * count / total)

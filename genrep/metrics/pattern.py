@@ -29,7 +29,7 @@ def statistics(batches: Iterable[Tensor]) -> Statistics:
     """
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in batches:
-        values = batch.double()
+        values = batch.cpu().double()  # in this order: Apple's GPUs have no float64
         both = torch.cat([values, _highpass(values)], dim=1)
         count, total, squares = count + len(batch), total + both.sum(0), squares + both.square().sum(0)
     if not count:

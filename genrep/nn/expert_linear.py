@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from genrep.devices import float64_device
 from genrep.nn.tiling import Tiling
 
 ROWS = 256
@@ -156,9 +157,10 @@ class Arrangement:
 
     def __init__(self, coords: Float[Tensor, "points axes"], tilings: Sequence[Tiling], batch: int = 1):
         coords = coords.detach()
-        exact = coords.double()
+        exact = coords.to(float64_device(coords.device)).double()
         num_points, device = len(coords), coords.device
-        index = {tiling: tiling.index(exact) for tiling in dict.fromkeys(tilings) if tiling.blending == "nearest"}
+        nearest = [tiling for tiling in dict.fromkeys(tilings) if tiling.blending == "nearest"]
+        index = {tiling: tiling.index(exact).to(device) for tiling in nearest}
         groups = [Group(num_points, batch, device)]
         planned: list[tuple[int, Axis | Runs | None]] = []
         for tiling in tilings:

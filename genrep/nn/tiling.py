@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from genrep.devices import float64_device
 from genrep.errors import InputError
 from genrep.nn import LayoutName
 
@@ -39,18 +40,20 @@ class Tiling:
         return math.prod(self.tile)
 
     def cells(self, coords: Float[Tensor, "points axes"]) -> Float[Tensor, "points axes"]:
-        """A p + b in float64, of coordinates in [-1, 1] (the paper's p is (coords + 1) / 2)."""
+        """A p + b in float64, of coordinates in [-1, 1] (the paper's p is (coords + 1) / 2); on `float64_device`."""
+        coords = coords.to(float64_device(coords.device)).double()
         matrix = torch.tensor(self.matrix, dtype=torch.float64, device=coords.device)
         offset = torch.tensor(self.offset, dtype=torch.float64, device=coords.device)
-        return torch.addmm(offset + matrix.sum(1) / 2, coords.double(), matrix.T / 2)
+        return torch.addmm(offset + matrix.sum(1) / 2, coords, matrix.T / 2)
 
     def index(self, coords: Float[Tensor, "points axes"]) -> Int[Tensor, " points"]:
         """The one tile of each coordinate, eq. 5 on every axis, row-major.
 
         What float32 coordinates leave a hair below a cell's border is taken for the border.
         """
-        rounding = 1e-7 * (1 + torch.tensor(self.matrix, dtype=torch.float64, device=coords.device).abs().sum(1))
-        return self._flat(self.cells(coords).add_(rounding).floor_())
+        cells = self.cells(coords)
+        rounding = 1e-7 * (1 + torch.tensor(self.matrix, dtype=torch.float64, device=cells.device).abs().sum(1))
+        return self._flat(cells.add_(rounding).floor_()).to(coords.device)
 
     def corners(
         self, coords: Float[Tensor, "points axes"]
@@ -61,11 +64,12 @@ class Tiling:
         """
         shifted = self.cells(coords.detach()) - 0.5  # cell j's centre is at j + 1/2
         low = shifted.floor()
-        share = (shifted - low).to(coords.dtype)
+        share = (shifted - low).to(coords.dtype).to(coords.device)
         found = []
         for step in itertools.product((0, 1), repeat=len(self.tile)):
             up = torch.tensor(step, device=coords.device)
-            found.append((self._flat(low + up), torch.where(up.bool(), share, 1 - share).prod(dim=-1)))
+            tiles = self._flat(low + up.to(low.device)).to(coords.device)
+            found.append((tiles, torch.where(up.bool(), share, 1 - share).prod(dim=-1)))
         return found
 
     def _flat(self, cells: Float[Tensor, "points axes"]) -> Int[Tensor, " points"]:

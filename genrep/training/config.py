@@ -1,8 +1,8 @@
 """YAML with includes, dotted overrides on the command line, and `--help` from the specs. Light: no torch here."""
 
 import argparse
+import io
 import os
-import re
 import runpy
 import shlex
 import sys
@@ -11,57 +11,60 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 
 from genrep.errors import InputError, Stopped
-from genrep.files import FULL, explain
+from genrep.files import FULL, explain, write_text
 from genrep.specs import Spec, validate, variants
 
 S = TypeVar("S", bound=Spec)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and booleans (1e-4 is a float, on is a string, 010 is ten), and no duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                raise InputError(
-                    f"{node.start_mark.name}: key {key!r} stands twice, at line {node.value[number][0].start_mark.line + 1} again"
-                )
-        return super().construct_mapping(node, deep)
+class _Constructor(SafeConstructor):
+    """Text that older versions of YAML give a type, such as a date, stays text: version 1.2's core schema has none."""
 
 
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"true|false|True|False", "tTfF"),
-    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
-    ("float", r"[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+0123456789."),
-    ("null", r"~|null|Null|", "~nN\0"),
-):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first) + ([""] if _tag == "null" else [])
-    )
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(node.value).replace("_", "")))
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would take for a number or a boolean."""
-
-
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+for _tag in ("timestamp", "value", "merge"):
+    _Constructor.add_constructor(f"tag:yaml.org,2002:{_tag}", SafeConstructor.construct_yaml_str)
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Plain data from YAML text; InputError names the file and the line."""
+    """Plain data from text in YAML 1.2: 1e-4 is a float, `on` is text, 010 is ten, and no key may come twice.
+
+    Args:
+        text: YAML.
+        name: what to call it in an error.
+
+    Raises:
+        InputError: not YAML; names the line.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
     try:
-        loader = _Loader(text)
-        loader.name = name
-        return loader.get_single_data()
-    except yaml.YAMLError as error:
+        return yaml.load(text)
+    except ReaderError as error:
+        line, problem = text.count("\n", 0, error.position) + 1, f"{error.reason} (#x{error.character:04x})"
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, problem = mark.line + 1, ": ".join(filter(None, (error.context, error.problem)))
+    except (ValueError, KeyError) as error:  # a tag that the value does not fit, such as `!!int x`
         raise InputError(f"{name}: not valid YAML: {error}") from None
+    raise InputError(f"{name}: not valid YAML: line {line}: {problem}")
+
+
+def dump_yaml(content: Any) -> str:
+    """Plain data as YAML 1.2 in block style, keys in their order; `parse_yaml` gives it back equal."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.width = 1000
+    stream = io.StringIO()
+    yaml.dump(content, stream)
+    return stream.getvalue()
 
 
 def read_config(
@@ -83,7 +86,7 @@ def read_config(
     if path.resolve() in _above:
         raise InputError(f"{path}: includes itself through `base`")
     try:
-        content = parse_yaml(path.read_text(), str(path))
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file ({error})") from None
     if not isinstance(content, dict):
@@ -186,7 +189,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 def dump_config(config: Spec, path: Path) -> None:
     """Write the resolved config as YAML."""
-    path.write_text(yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False))
+    write_text(path, dump_yaml(config.model_dump(mode="json")))
 
 
 def describe(kind: type[Spec], at: str = "") -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from genrep.data.images import ImageData, evenly
-from genrep.devices import choose_device, peak_memory, synchronize
+from genrep.devices import choose_device, float64_device, peak_memory, synchronize
 from genrep.errors import InputError, Stopped
 from genrep.files import make_folder, replacing, writing_to
 from genrep.lock import FolderLock
@@ -272,7 +272,7 @@ class Run:
 
     def write_mean(self, name: str, total: float, count: int) -> None:
         """A line with a mean over the held-out images, from every process's sum and count."""
-        sums = torch.tensor([total, count], dtype=torch.float64, device=self.device)
+        sums = torch.tensor([total, count], dtype=torch.float64, device=float64_device(self.device))
         total, images = self.accelerator.reduce(sums, "sum").tolist()
         self.write({name: total / images, "held_out_images": int(images)})
 

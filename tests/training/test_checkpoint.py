@@ -8,7 +8,6 @@ import signal
 
 import pytest
 import torch
-import yaml
 from accelerate.tracking import get_available_trackers
 from torch import nn
 
@@ -18,6 +17,7 @@ from genrep.errors import InputError, Stopped
 from genrep.render import from_uint8
 from genrep.training import threads
 from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from genrep.training.config import read_config
 from genrep.training.order import ImageStream
 from genrep.training.run import Run, RunLog, make_accelerator
 from genrep.training.specs import ClassifierRun, EMASpec, OptimizerSpec
@@ -201,7 +201,7 @@ def save_at(run: Run, *steps: int) -> None:
 def test_a_new_run_writes_its_config_and_starts_at_0(config, tmp_path):
     run = start(config())
     assert (run.step, run.num_steps, run.checkpoint, run.process, run.is_main) == (0, 50, None, (0, 1), True)
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == config().model_dump(mode="json")
+    assert read_config(tmp_path / "run" / "config.yaml") == config().model_dump(mode="json")
     assert start(config(steps=None, images=203)).num_steps == 51
 
 
@@ -263,7 +263,7 @@ def test_how_long_and_how_often_may_change(config):
     often = {"report_every": 3, "evaluate_every": 4, "evaluate_images": 5, "preview_every": 6, "save_every": 7}
     run = start(config(steps=70, keep_checkpoints=8, **often))
     assert (run.step, run.num_steps) == (10, 70)
-    assert yaml.safe_load((run.folder / "config.yaml").read_text())["run"]["steps"] == 70
+    assert read_config(run.folder / "config.yaml")["run"]["steps"] == 70
     assert start(config(steps=None, images=400)).num_steps == 100
 
 
@@ -302,7 +302,7 @@ def test_restart_deletes_what_a_run_wrote_and_nothing_else(config):
     ]
     assert names(run.folder) == left and names(run.folder / "samples") == []
     assert (run.folder / "metrics.jsonl").read_text() == ""
-    assert yaml.safe_load((run.folder / "config.yaml").read_text())["optimizer"]["lr"] == 0.5
+    assert read_config(run.folder / "config.yaml")["optimizer"]["lr"] == 0.5
 
 
 def test_restart_leaves_a_folder_alone_that_holds_no_run(config, tmp_path):

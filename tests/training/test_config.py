@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-import yaml
 
 from genrep.errors import InputError
 from genrep.specs import Spec
-from genrep.training.config import dump_config, parse_command_line, parse_yaml, read_config, run_script
+from genrep.training.config import (
+    dump_config,
+    dump_yaml,
+    parse_command_line,
+    parse_yaml,
+    read_config,
+    run_script,
+)
 from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun, GANRun
 
 PROJECT = Path(__file__).parents[2]
@@ -51,30 +57,92 @@ def parse(write):
 
 
 def test_numbers_and_booleans_are_yaml_1_2():
-    text = "{a: 1e-4, b: 010, c: on, d: -3, e: 1_000, f: .5, g: -1.5E+3, h: yes, i: ~, j: , k: 2024-01-01, l: -.inf, m: 1:30, n: '1', o: true, p: '010'}"
+    text = "{a: 1e-4, b: 010, c: on, d: -3, e: 1_000, f: .5, g: -1.5E+3, h: yes, i: ~, j: , k: 2024-01-01, l: -.inf, m: 1:30, n: '1', o: true, p: '010', q: 0x1F, r: =}"
     assert parse_yaml(text, "x") == {
         "a": 1e-4, "b": 10, "c": "on", "d": -3, "e": 1000, "f": 0.5, "g": -1500.0, "h": "yes", "i": None, "j": None, "k": "2024-01-01",
-        "l": float("-inf"), "m": "1:30", "n": "1", "o": True, "p": "010",
+        "l": float("-inf"), "m": "1:30", "n": "1", "o": True, "p": "010", "q": 31, "r": "=",
     }  # fmt: skip
-    assert [type(parse_yaml(text, "x")) for text in ("1e-4", "010", "10.", "1", "null", "0x1F")] == [
-        float,
-        int,
-        float,
-        int,
-        type(None),
-        str,
-    ]
+    types = [type(parse_yaml(text, "x")) for text in ("1e-4", "010", "10.", "1", "null", "off", "1E5")]
+    assert types == [float, int, float, int, type(None), str, float]
 
 
-def test_what_is_no_yaml_is_named_with_its_line():
-    with pytest.raises(InputError, match=r"(?s)^a.yaml: not valid YAML: .*line 2"):
-        parse_yaml("a: 1\nb: [1, 2", "a.yaml")
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb: [1, 2", 2),
+        ("a: 1\n---\nb: 2", 2),
+        ("a: 1\n\x07", 2),
+        ("a:\n\tb: 1", 2),
+        ("\na: *b", 2),
+        ("a: !foo 1", 1),
+        ("? {a: 1}\n: 3", 1),
+    ],
+)
+def test_what_is_no_yaml_is_named_with_its_line(text, line):
+    with pytest.raises(InputError, match=f"^a.yaml: not valid YAML: line {line}: [^\n]+$"):
+        parse_yaml(text, "a.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: !!int x", "a: !!bool x", "a: +_", "a: " + "1" * 5000])
+def test_a_value_that_its_type_does_not_fit_is_refused(text):
+    with pytest.raises(InputError, match="^a.yaml: not valid YAML: "):
+        parse_yaml(text, "a.yaml")
 
 
 def test_a_key_that_stands_twice_is_named(write):
     path = write("a.yaml", "run:\n  folder: a\n  batch: 3\n  folder: b\n")
-    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: key 'folder' stands twice, at line 4 again$"):
+    with pytest.raises(InputError, match=rf'^{re.escape(str(path))}: not valid YAML: line 4: .*duplicate key "folder"'):
         read_config(path)
+
+
+OLD = """\
+a: on
+b: '1e-4'
+c: '010'
+d: 1.0e-05
+e: 1:30
+f: 2024-01-01
+g: null
+h: true
+i: 'true'
+j:
+- 0.9
+- 0.95
+k: []
+l: {}
+m: "\\xE9 \\u6F22"
+n: ''
+o: 'a: b # c'
+p: 'line
+
+  break'
+q: .inf
+r: =
+s: <<
+t: 100000.0
+"""
+"""As earlier versions, which used PyYAML, wrote it."""
+
+
+def test_a_config_of_an_earlier_version_reads_as_it_was():
+    assert parse_yaml(OLD, "x") == {
+        "a": "on", "b": "1e-4", "c": "010", "d": 1e-5, "e": "1:30", "f": "2024-01-01", "g": None, "h": True, "i": "true",
+        "j": [0.9, 0.95], "k": [], "l": {}, "m": "é 漢", "n": "", "o": "a: b # c", "p": "line\nbreak", "q": float("inf"),
+        "r": "=", "s": "<<", "t": 100000.0,
+    }  # fmt: skip
+
+
+def test_dumped_data_reads_back_equal():
+    texts = ["on", "1e-4", "010", "1:30", "2024-01-01", "", "~", "null", "NULL", "true", ".5", ".inf", "1_000", "0x1F"]
+    texts += ["0o17", "=", "<<", "- a", "a: b # c", "'q'", "line\nbreak", "\t", "é 漢", " a ", "word " * 300, "*a", "[1"]  # fmt: skip
+    content = {
+        "texts": texts, "as keys": dict.fromkeys(texts, 1), "numbers": [1, -3, 1e-5, 1e16, 0.1, float("inf")],
+        "rest": [None, True, False, [], {}, [[1], {"a": []}]],
+    }  # fmt: skip
+    again = parse_yaml(dump_yaml(content), "x")
+    assert again == content and list(again) == list(content)
+    assert [type(number) for number in again["numbers"]] == [int, int, float, float, float, float]
+    assert dump_yaml({"b": {"c": [1, 2]}, "a": 1e-4}) == "b:\n  c:\n  - 1\n  - 2\na: 0.0001\n"
 
 
 @pytest.mark.parametrize(("text", "kind"), [("", "NoneType"), ("- a", "list"), ("just words", "str")])
@@ -440,6 +508,6 @@ def test_help_mentions_every_key_and_imports_nothing_heavy(script, kind):
 
 
 def test_the_same_key_as_yaml_and_as_override_is_the_same_config(parse):
-    nested = yaml.safe_load(STAGE1)
+    nested = parse_yaml(STAGE1, "stage 1")
     flat = [f"--{section}.{key}={value}" for section in ("optimizer", "run") for key, value in nested[section].items()]
     assert parse(*flat, text="".join(STAGE1.splitlines(keepends=True)[:5])) == parse()
