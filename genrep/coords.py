@@ -6,24 +6,31 @@ covers [-1, 1] from edge to edge. A region `(y0, x0, y1, x1)` is the rectangle t
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from genrep.arguments import Integer, Number, as_integer, as_number, shown
 from genrep.errors import InputError
 
-Region = Sequence[float | int]
+Region = Sequence[Number] | Any  # `image_region` says what it is
 
 
-def image_shape(size: int | Sequence[int]) -> tuple[int, ...]:
-    """`8` means 8×8; a sequence is one length an axis. Raises InputError for a size that cannot be."""
-    shape = (size, size) if isinstance(size, int) else tuple(size)
-    if not shape or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in shape):
-        raise InputError(
-            f"size {size!r} cannot be: give one positive whole number, or one for each axis (height, width)"
-        )
+def image_shape(size: Integer | Sequence[Integer]) -> tuple[int, ...]:
+    """`8` means 8×8; a sequence is one length an axis. Integers of any kind; InputError for anything else."""
+    try:
+        lengths: tuple[Any, ...] = tuple(size)  # type: ignore[arg-type]
+    except TypeError:
+        lengths = (size, size)
+    try:
+        shape = tuple(as_integer(length, "size", low=1) for length in lengths)
+    except InputError:
+        shape = ()
+    if not shape:
+        raise InputError(f"size must be a positive integer, or one per axis (height, width); got {shown(size)}")
     return shape
 
 
@@ -31,10 +38,13 @@ def image_region(region: Region | None, num_axes: int = 2) -> tuple[float, ...]:
     """The region as `num_axes` starts and then `num_axes` ends; None is all of [-1, 1]. InputError if empty."""
     if region is None:
         return (-1.0,) * num_axes + (1.0,) * num_axes
-    bounds = tuple(float(bound) for bound in region)
-    if len(bounds) != 2 * num_axes or not all(math.isfinite(bound) for bound in bounds):
+    try:
+        bounds = tuple(as_number(bound, "a bound") for bound in region)
+    except (InputError, TypeError):
+        bounds = ()
+    if len(bounds) != 2 * num_axes:
         raise InputError(
-            f"region {region!r} cannot be: give {2 * num_axes} finite numbers, starts then ends (y0, x0, y1, x1)"
+            f"region must be {2 * num_axes} finite numbers, starts then ends (y0, x0, y1, x1); got {shown(region)}"
         )
     if any(start >= end for start, end in zip(bounds[:num_axes], bounds[num_axes:], strict=True)):
         raise InputError(f"region {region!r} is empty: every start must lie below its end, (y0, x0, y1, x1)")
@@ -42,11 +52,11 @@ def image_region(region: Region | None, num_axes: int = 2) -> tuple[float, ...]:
 
 
 def grid(
-    size: int | Sequence[int],
+    size: Integer | Sequence[Integer],
     region: Region | None = None,
     *,
-    start: int = 0,
-    stop: int | None = None,
+    start: Integer = 0,
+    stop: Integer | None = None,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, "points axes"]:
     """Pixel centres of a grid in row-major order, `[points, axes]` float32; `start` and `stop` cut out a run of points.
@@ -54,11 +64,12 @@ def grid(
     A run is computed by itself: the whole grid is never held.
     """
     total = math.prod(image_shape(size))
-    return grid_at(torch.arange(start, total if stop is None else min(stop, total), device=device), size, region)
+    start, stop = as_integer(start, "start", low=0), total if stop is None else min(as_integer(stop, "stop"), total)
+    return grid_at(torch.arange(start, stop, device=device), size, region)
 
 
 def grid_at(
-    index: Int[Tensor, " points"], size: int | Sequence[int], region: Region | None = None
+    index: Int[Tensor, " points"], size: Integer | Sequence[Integer], region: Region | None = None
 ) -> Float[Tensor, "points axes"]:
     """The pixel centres of a grid with these numbers in row-major order, `[points, axes]` float32."""
     return points_at(axis_centres(size, region, device=index.device), index)
@@ -91,7 +102,7 @@ def points_at(centres: Sequence[Float[Tensor, "_"]], index: Int[Tensor, " points
     return torch.stack(columns[::-1], dim=-1)
 
 
-def pitch(size: int | Sequence[int], region: Region | None = None) -> tuple[float, ...]:
+def pitch(size: Integer | Sequence[Integer], region: Region | None = None) -> tuple[float, ...]:
     """Distance between neighbouring pixel centres along each axis: 2 / N for the whole image."""
     shape = image_shape(size)
     bounds = image_region(region, len(shape))
@@ -100,7 +111,7 @@ def pitch(size: int | Sequence[int], region: Region | None = None) -> tuple[floa
 
 def jitter_gaussian(
     coords: Float[Tensor, "points axes"],
-    size: int | Sequence[int],
+    size: Integer | Sequence[Integer],
     generator: torch.Generator,
     std: float = 0.15,
     clip: float = 0.25,
@@ -116,7 +127,7 @@ def jitter_gaussian(
 
 
 def jitter_uniform(
-    coords: Float[Tensor, "points axes"], size: int | Sequence[int], generator: torch.Generator
+    coords: Float[Tensor, "points axes"], size: Integer | Sequence[Integer], generator: torch.Generator
 ) -> Float[Tensor, "points axes"]:
     """Coordinates spread evenly over the whole pixel around each centre; the image is covered without gaps."""
     noise = torch.rand(coords.shape, generator=generator).sub_(0.5)

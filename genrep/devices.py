@@ -75,3 +75,26 @@ def peak_memory(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, kilobytes elsewhere
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that a device has: a GPU's memory, else the machine's RAM."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.virtual_memory().total)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_memory(num_bytes: int, device: torch.device, what: str) -> None:
+    """InputError for what a device cannot hold, even if it held nothing else."""
+    total = total_memory(device)
+    if num_bytes > total:
+        raise InputError(
+            f"{what} would take {num_bytes / 2**30:,.0f} GiB, and {device} has {total / 2**30:,.0f} GiB: "
+            "render a smaller size, or one region after the other"
+        )

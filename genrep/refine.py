@@ -3,11 +3,13 @@
 import copy
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genrep.arguments import Integer, as_floats, as_integer
 from genrep.coords import grid, random_subset, values_at
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
@@ -18,13 +20,13 @@ NUM_COORDS = 2048
 
 def refine(
     autoencoder: INRAutoencoder,
-    images: Float[Tensor, "batch channels height width"],
-    steps: int,
+    images: Float[Tensor, "batch channels height width"] | Any,
+    steps: Integer,
     *,
     lr: float = 0.05,
     decoder_lr: float | None = None,
-    num_coords: int | None = None,
-    seed: int = 0,
+    num_coords: Integer | None = None,
+    seed: Integer = 0,
 ) -> tuple[INRAutoencoder, Float[Tensor, "batch tokens latent"]]:
     """Latents of `images` after `steps` of Adam on the squared error, and the autoencoder whose decoder they belong to.
 
@@ -49,21 +51,24 @@ def refine(
 
 def refinements(
     autoencoder: INRAutoencoder,
-    images: Float[Tensor, "batch channels height width"],
-    steps: int,
+    images: Float[Tensor, "batch channels height width"] | Any,
+    steps: Integer,
     *,
     lr: float = 0.05,
     decoder_lr: float | None = None,
-    num_coords: int | None = None,
-    seed: int = 0,
+    num_coords: Integer | None = None,
+    seed: Integer = 0,
 ) -> Iterator[tuple[INRAutoencoder, Float[Tensor, "batch tokens latent"]]]:
     """`refine` as it goes: the encoder's prediction, then what there is after each step. The next step changes the decoder."""
     if torch.is_inference_mode_enabled():
         raise InputError(
             "refinement needs gradients, which torch.inference_mode forbids: use torch.no_grad() around it"
         )
+    dtype = torch.promote_types(autoencoder.dtype, torch.float32)  # Adam's steps are too small for bf16
+    images = as_floats(images, "images", "[batch, channels, height, width]", dtype)
+    steps, seed = as_integer(steps, "steps"), as_integer(seed, "seed", low=0)
     coords = grid(images.shape[-2:], device=images.device)
-    count = min(NUM_COORDS, len(coords)) if num_coords is None else num_coords
+    count = min(NUM_COORDS, len(coords)) if num_coords is None else as_integer(num_coords, "num_coords")
     if steps < 0 or not 0 < count <= len(coords):
         raise InputError(
             f"{steps} refinement steps on {count} of {len(coords)} pixels cannot be: give 0 steps or more, and 1 pixel to all"
@@ -73,7 +78,7 @@ def refinements(
     generator = torch.Generator().manual_seed(seed)
     training = autoencoder.training
     with torch.no_grad():
-        predicted = autoencoder.eval().encode(images)  # the start is without dropout's noise
+        predicted = autoencoder.eval().encode(images).to(dtype)  # the start is without dropout's noise
     autoencoder.train(training)
     targets = values_at(images, coords, "nearest")  # [B, N, C]
     unit = predicted.std(dim=(1, 2), keepdim=True, correction=0)  # each image's own

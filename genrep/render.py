@@ -3,13 +3,15 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from genrep.arguments import Integer, as_floats, as_integer
 from genrep.coords import Region, axis_centres, image_shape, points_at
+from genrep.devices import check_memory
 from genrep.errors import InputError
 
 CHUNK = 2048
@@ -32,12 +34,13 @@ class Prepares(Protocol):
 
 def render(
     model: Decodes,
-    latents: Float[Tensor, "batch tokens latent"],
-    size: int | Sequence[int],
+    latents: Float[Tensor, "batch tokens latent"] | Any,
+    size: Integer | Sequence[Integer],
     region: Region | None = None,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
     gradients: bool = False,
-) -> Float[Tensor, "batch channels height width"]:
+    as_uint8: bool = False,
+) -> Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"]:
     """Render latents at any size and region, `[B, C, H, W]`, in [-1, 1] up to the model's error.
 
     Beside the result only the work of one chunk is held, so memory does not grow with the size.
@@ -50,47 +53,64 @@ def render(
         region: `(y0, x0, y1, x1)` in [-1, 1] coordinates; None is the whole image.
         chunk: coordinates × images decoded at a time. None is 2,048 on the CPU, 262,144 on a GPU.
         gradients: keep the graph for gradients to latents and decoder, which takes memory for every pixel.
+        as_uint8: pixels of 0 to 255, rounded by `to_uint8` chunk by chunk: no floats but one chunk's are ever held.
 
     Raises:
-        InputError: a size, region or chunk that cannot be, or no latents.
+        InputError: an invalid size, region or chunk, no latents, a result that the device cannot hold or, with
+            `as_uint8`, values that are not finite.
     """
-    if not len(latents):
+    latents = as_floats(latents, "latents", "[batch, tokens, dim]")
+    if latents.shape[:1] in ((), (0,)):
         raise InputError("there are no latents to render: give a batch of one or more")
     shape = image_shape(size)
     if chunk is None:
         chunk = CHUNK if latents.device.type == "cpu" else 128 * CHUNK
-    if chunk < 1:
-        raise InputError(f"chunk {chunk} cannot be: give a positive number of coordinates")
+    chunk = max(1, as_integer(chunk, "chunk", low=1) // len(latents))
     with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
         decode = model.decoding(latents) if isinstance(model, Prepares) else functools.partial(model.decode, latents)
-        return render_values(decode, shape, region, max(1, chunk // len(latents)), latents.device, gradients)
+        return render_values(decode, shape, region, chunk, latents.device, gradients, as_uint8)
 
 
 def render_values(
     values: Callable[[Tensor], Tensor],
-    size: int | Sequence[int],
+    size: Integer | Sequence[Integer],
     region: Region | None,
     chunk: int,
     device: torch.device,
     gradients: bool = False,
-) -> Float[Tensor, "batch channels *size"]:
+    as_uint8: bool = False,
+) -> Float[Tensor, "batch channels *size"] | UInt8[Tensor, "batch channels *size"]:
     """What `render` does, for any function of coordinates `[N, axes]` to values `[B, N, C]`, on a grid of any axes."""
+    if gradients and as_uint8:
+        raise InputError("as_uint8 rounds, which has no gradient: leave out gradients or as_uint8")
     shape = image_shape(size)
     centres = axis_centres(shape, region, device=device)
     total = math.prod(shape)
-    starts = range(0, total, chunk)
 
     def part(start: int) -> Tensor:
         index = torch.arange(start, min(start + chunk, total), device=device)
         return values(points_at(centres, index)).transpose(1, 2)
 
-    if gradients:
-        return torch.cat([part(start) for start in starts], dim=2).unflatten(2, shape)
     first = part(0)
-    pixels = first.new_empty(*first.shape[:2], total)
-    pixels[:, :, :chunk] = first
-    for start in starts[1:]:
-        pixels[:, :, start : start + chunk] = part(start)
+    dtype = torch.uint8 if as_uint8 else first.dtype
+    num_bytes = math.prod(first.shape[:2]) * total * dtype.itemsize
+    check_memory(num_bytes, device, f"a render of {' × '.join(map(str, shape))}")
+    starts = range(0, total, chunk)
+    if gradients:
+        return torch.cat([first, *map(part, starts[1:])], dim=2).unflatten(2, shape)
+    pixels = first.new_empty(*first.shape[:2], total, dtype=dtype)
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    for start in starts:
+        run = part(start) if start else first
+        if as_uint8:
+            finite &= run.isfinite().all()  # looked at once, at the end: a GPU would have to wait for every chunk
+            run = to_uint8(run)
+        pixels[:, :, start : start + chunk] = run
+    if as_uint8 and not bool(finite):
+        raise InputError(
+            "the decoder's values are not finite (NaN or infinite): its weights or the latents are damaged, or their number "
+            "type is too narrow (with fp16 try bf16 or fp32)"
+        )
     return pixels.unflatten(2, shape)
 
 

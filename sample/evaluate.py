@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from genrep.errors import InputError, did_you_mean
-from genrep.pipelines.options import add_sampling_options, choose_device, parse_sampling, positive
+from genrep.pipelines.options import add_sampling_options, parse_sampling, positive
 from genrep.training.config import run_script
 
 INCEPTION_METRICS = ("fid", "kid", "is", "prc", "rfid")
@@ -31,6 +31,7 @@ def evaluate(options: argparse.Namespace) -> None:
     import torch
 
     from genrep.data.images import ImageData, evenly
+    from genrep.devices import DTYPES, choose_device
     from genrep.metrics.fidelity import (
         FEW_IMAGES,
         INCEPTION_FILE,
@@ -72,8 +73,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
     # models and data
     accelerator = make_accelerator()
-    device = (options.device and choose_device(options.device)) or str(accelerator.device)
-    pipeline = load_pipeline(options.run).to(device)
+    device = str(choose_device(options.device))
+    pipeline = load_pipeline(options.run).to(device, DTYPES[options.dtype])
     pipeline.set_progress_bar_config(disable=True)
     autoencoder = pipeline.autoencoder  # a GAN of pixels has none
     shape, channels = sampling.size or pipeline.image_shape, pipeline.channels

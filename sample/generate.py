@@ -9,7 +9,7 @@ of processes (up to float rounding).
 import argparse
 from pathlib import Path
 
-from genrep.pipelines.options import add_sampling_options, choose_device, parse_classes, parse_sampling, positive
+from genrep.pipelines.options import add_sampling_options, parse_classes, parse_sampling, positive
 from genrep.training.config import run_script
 
 
@@ -18,6 +18,7 @@ def generate(options: argparse.Namespace) -> None:
     from accelerate.utils import gather_object
     from tqdm.auto import tqdm
 
+    from genrep.devices import DTYPES, choose_device
     from genrep.errors import InputError
     from genrep.pictures import picture_grid, save_png
     from genrep.pipelines import load_pipeline
@@ -25,7 +26,7 @@ def generate(options: argparse.Namespace) -> None:
 
     sampling = parse_sampling(options, options.run)
     accelerator = make_accelerator()
-    pipeline = load_pipeline(options.run).to(choose_device(options.device) if options.device else accelerator.device)
+    pipeline = load_pipeline(options.run).to(choose_device(options.device), DTYPES[options.dtype])
     pipeline.set_progress_bar_config(disable=True)
 
     # which images

@@ -8,13 +8,14 @@ and a straight line would leave it), at one class: --classes in turn. Sample i i
 
 import argparse
 
-from genrep.pipelines.options import choose_device, non_negative, parse_classes, parse_size, positive
+from genrep.pipelines.options import add_device_options, non_negative, parse_classes, parse_size, positive
 from genrep.training.config import run_script
 
 
 def interpolate(options: argparse.Namespace) -> None:
     import torch
 
+    from genrep.devices import DTYPES, choose_device
     from genrep.errors import InputError
     from genrep.pictures import picture_grid, save_png
     from genrep.pipelines import load_pipeline, pipeline_name
@@ -25,7 +26,7 @@ def interpolate(options: argparse.Namespace) -> None:
         raise InputError(
             f"{options.run} holds no GAN, whose noise alone makes the image: give the run folder of train/gan.py"
         )
-    pipeline = load_pipeline(options.run).to(choose_device(options.device))
+    pipeline = load_pipeline(options.run).to(choose_device(options.device), DTYPES[options.dtype])
     names = {int(label): name for label, name in (pipeline.config.id2label or {}).items()}
     labels = [0]
     if pipeline.num_classes:
@@ -40,7 +41,7 @@ def interpolate(options: argparse.Namespace) -> None:
         noise = torch.stack([spherical(one, other, share) for share in torch.linspace(0, 1, options.steps).tolist()])
         size = parse_size(options.size) or pipeline.image_shape
         rows.append(
-            pipeline.from_noise(noise, [labels[row % len(labels)]] * options.steps, size, output_type="pt").images
+            pipeline.from_noise(noise, [labels[row % len(labels)]] * options.steps, size, output_type="uint8").images
         )
     print(f"grid: {save_png(picture_grid(torch.cat(rows), options.steps), options.out)}")
 
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--size", help="N or HEIGHTxWIDTH in pixels (default: what the model was trained at)")
     parser.add_argument("--seed", type=non_negative, default=0, help="sample i depends on (seed, i) alone (default 0)")
     parser.add_argument("--out", default="walk.png", help="PNG of the grid (default walk.png)")
-    parser.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
+    add_device_options(parser)
     interpolate(parser.parse_args())
 
 

@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from genrep.pipelines.options import choose_device, non_negative, positive
+from genrep.pipelines.options import add_device_options, non_negative, positive
 from genrep.training.config import run_script
 
 
@@ -20,6 +20,7 @@ def show(options: argparse.Namespace) -> None:
     import torch
 
     from genrep.data.images import ImageData, evenly
+    from genrep.devices import DTYPES, choose_device
     from genrep.errors import InputError
     from genrep.metrics.locality import spread, token_differences
     from genrep.metrics.reconstruction import enlarge
@@ -30,7 +31,7 @@ def show(options: argparse.Namespace) -> None:
     from genrep.training.stages import load_autoencoder, run_config
 
     # model and data
-    autoencoder = load_autoencoder(options.run).to(choose_device(options.device))
+    autoencoder = load_autoencoder(options.run).to(choose_device(options.device), DTYPES[options.dtype])
     spec = run_config(options.run, AutoencoderRun).data.model_copy(update={"in_memory": False})
     data = ImageData(spec, options.split, autoencoder.image_shape, autoencoder.config["channels"])
     num_tokens = autoencoder.latent_shape[0]
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--split", default="held_out", help="held_out or train (default held_out)")
     parser.add_argument("--seed", type=non_negative, default=0, help="seed of the draw (default 0)")
     parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/locality.png)")
-    parser.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
+    add_device_options(parser)
     show(parser.parse_args())
 
 

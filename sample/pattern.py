@@ -14,7 +14,7 @@ import json
 import math
 from pathlib import Path
 
-from genrep.pipelines.options import add_sampling_options, choose_device, parse_sampling, positive
+from genrep.pipelines.options import add_sampling_options, parse_sampling, positive
 from genrep.training.config import run_script
 
 
@@ -24,6 +24,7 @@ def show(options: argparse.Namespace) -> None:
 
     from genrep.data import DataSpec
     from genrep.data.images import ImageData, evenly
+    from genrep.devices import DTYPES, choose_device
     from genrep.errors import InputError
     from genrep.metrics.pattern import detail, statistics
     from genrep.pictures import picture_grid, save_png
@@ -32,7 +33,7 @@ def show(options: argparse.Namespace) -> None:
     from genrep.training.config import read_config
 
     sampling = parse_sampling(options, options.run)
-    pipeline = load_pipeline(options.run).to(choose_device(options.device))
+    pipeline = load_pipeline(options.run).to(choose_device(options.device), DTYPES[options.dtype])
     pipeline.set_progress_bar_config(disable=True)
     config = Path(options.run) / "config.yaml"
     if not config.is_file():

@@ -14,7 +14,7 @@ of the decoder too, for each image its own; the report then has PSNR before and 
 import argparse
 from pathlib import Path
 
-from genrep.pipelines.options import choose_device, non_negative, parse_size, positive
+from genrep.pipelines.options import add_device_options, non_negative, parse_size, positive
 from genrep.training.config import run_script
 
 LR, DECODER_LR = 0.05, 5e-4
@@ -30,6 +30,7 @@ def reconstruct(options: argparse.Namespace) -> None:
 
     from genrep.data import DataSpec
     from genrep.data.images import ImageData, evenly
+    from genrep.devices import DTYPES, choose_device
     from genrep.errors import InputError
     from genrep.metrics.reconstruction import enlarge, psnr, psnr_8bit, quality
     from genrep.pictures import enlarged, save_png, side_by_side
@@ -55,7 +56,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     lr = LR if options.refine_lr is None else options.refine_lr
     decoder_lr = DECODER_LR if options.refine_decoder_lr is None else options.refine_decoder_lr
     decoder_lr = decoder_lr if options.refine_decoder else None
-    autoencoder = load_autoencoder(options.run).to(choose_device(options.device))
+    autoencoder = load_autoencoder(options.run).to(choose_device(options.device), DTYPES[options.dtype])
     config = Path(options.run) / "config.yaml"
     if options.source is not None:
         spec, split = (
@@ -167,7 +168,7 @@ def main() -> None:
     parser.add_argument("--show", type=positive, default=8, help="images in the picture (default 8)")
     parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/reconstructions.png)")
     parser.add_argument("--batch-size", type=positive, help="images at a time (default 64, with --refine-steps 8)")
-    parser.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
+    add_device_options(parser)
     refining = parser.add_argument_group("test-time optimisation")
     refining.add_argument(
         "--refine-steps", type=non_negative, default=0, help="optimise the latents for so many steps (default 0)"

@@ -12,18 +12,21 @@ import re
 from pathlib import Path
 
 from genrep.errors import InputError
-from genrep.pipelines.options import choose_device, numbers
+from genrep.pipelines.options import add_device_options, numbers
 from genrep.training.config import run_script
 
 
 def render(options: argparse.Namespace) -> None:
+    from genrep.devices import DTYPES, choose_device
     from genrep.metrics.reconstruction import frames
     from genrep.models.field import NeuralField
     from genrep.pictures import save_png
     from genrep.render import to_uint8
     from genrep.training.stages import model_folder
 
-    field = NeuralField.from_pretrained(model_folder(options.run)).to(choose_device(options.device))
+    field = NeuralField.from_pretrained(model_folder(options.run)).to(
+        choose_device(options.device), DTYPES[options.dtype]
+    )
     num_axes, size, region = len(field.shape), None, None
     if options.size is not None:
         given = (
@@ -58,7 +61,7 @@ def main() -> None:
     parser.add_argument("--size", help="N, HEIGHTxWIDTH or FRAMESxHEIGHTxWIDTH (default: the signal's own)")
     parser.add_argument("--region", help="starts, then ends, of every axis in [-1, 1] (default: all)")
     parser.add_argument("--out", default="render.png", help="PNG; of a video the folder of this name without .png")
-    parser.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
+    add_device_options(parser)
     render(parser.parse_args())
 
 

@@ -1,5 +1,6 @@
 """The coordinate convention, against closed forms and against torch's own grid_sample."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -126,16 +127,67 @@ def test_subset_has_no_repeats():
         random_subset(50, 51, torch.Generator())
 
 
-@pytest.mark.parametrize("size", [0, -1, (8, 0), (), True])
-def test_sizes_that_cannot_be(size):
-    with pytest.raises(InputError, match="cannot be: give one positive whole number"):
+@pytest.mark.parametrize(
+    "size",
+    [
+        0,
+        -1,
+        (8, 0),
+        (),
+        True,
+        8.0,
+        (8, 8.5),
+        "8",
+        "88",
+        (8, "8"),
+        None,
+        torch.tensor(8.0),
+        torch.ones(2),
+        np.array([8.0, 8.0]),
+    ],
+)
+def test_invalid_sizes(size):
+    with pytest.raises(InputError, match=r"^size must be a positive integer, or one per axis \(height, width\); got "):
         image_shape(size)
 
 
-def test_regions_that_cannot_be():
+@pytest.mark.parametrize(
+    "size",
+    [
+        8,
+        np.int64(8),
+        torch.tensor(8),
+        np.array(8),
+        [8, 8],
+        (np.int32(8), 8),
+        torch.tensor([8, 8]),
+        np.array([8, 8]),
+        torch.Size([8, 8]),
+    ],
+)
+def test_sizes_of_any_kind_of_integer(size):
+    assert image_shape(size) == (8, 8)
+    assert all(type(length) is int for length in image_shape(size))
+    assert torch.equal(grid(size), grid(8))
+
+
+@pytest.mark.parametrize(
+    "region", [(0, 0, 1), (0, 0, 1, float("nan")), (0, 0, 1, float("inf")), (0, 0, 1, "1"), "0011", 3, (0, 0, True, 1)]
+)
+def test_invalid_regions(region):
+    with pytest.raises(
+        InputError, match=r"^region must be 4 finite numbers, starts then ends \(y0, x0, y1, x1\); got "
+    ):
+        image_region(region)
+
+
+def test_regions_of_any_kind_of_number():
     with pytest.raises(InputError, match="is empty: every start must lie below its end"):
         image_region((0, 0, 0, 1))
-    with pytest.raises(InputError, match="give 4 finite numbers"):
-        image_region((0, 0, 1))
-    with pytest.raises(InputError, match="give 4 finite numbers"):
-        image_region((0, 0, 1, float("nan")))
+    for region in (
+        (-1, 0, 1, 0.5),
+        np.array([-1, 0, 1, 0.5]),
+        torch.tensor([-1, 0, 1, 0.5]),
+        (np.float32(-1), np.int8(0), 1, 0.5),
+    ):
+        assert image_region(region) == (-1.0, 0.0, 1.0, 0.5)

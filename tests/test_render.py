@@ -69,11 +69,11 @@ def test_to_uint8_leaves_its_input_alone():
 
 def test_impossible_renders_are_refused():
     autoencoder, latents = tiny_autoencoder(), torch.zeros(1, 4, 8)
-    with pytest.raises(InputError, match="size .* cannot be"):
+    with pytest.raises(InputError, match="size must be a positive integer"):
         autoencoder.render(latents, size=0)
     with pytest.raises(InputError, match="is empty"):
         autoencoder.render(latents, size=4, region=(0, 0, -1, 1))
-    with pytest.raises(InputError, match="chunk 0 cannot be"):
+    with pytest.raises(InputError, match="chunk must be an integer from 1; got 0"):
         autoencoder.render(latents, size=4, chunk=0)
 
 

@@ -23,7 +23,7 @@ PROJECT = Path(__file__).parent.parent
 # Each may import what stands before it, and its own. `specs` files and packages' tables are typed descriptions without
 # torch; they may be read from anywhere above them.
 ORDER = [
-    ["errors"], ["files", "devices"], ["lock"], ["randomness", "specs"], ["coords"], ["nn"], ["encoders", "decoders"], ["fields"], ["models"], ["render"], ["refine"],
+    ["errors"], ["files", "devices", "arguments"], ["lock"], ["randomness", "specs"], ["coords"], ["nn"], ["encoders", "decoders"], ["fields"], ["models"], ["render"], ["refine"],
     ["pictures", "plots"], ["diffusion", "gan"], ["pipelines"], ["data"], ["metrics"], ["training"],
 ]  # fmt: skip
 ALLOWED = {

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from genrep.errors import InputError
-from genrep.pipelines.options import choose_device, non_negative, positive
+from genrep.pipelines.options import non_negative, positive
 from genrep.training.config import parse_command_line, read_config, run_script, split_overrides
 from genrep.training.specs import AutoencoderRun, FieldRun
 
@@ -142,6 +142,7 @@ def at(curve: Curve, axis: int, where: float) -> float | None:
 def of_representation(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Quality on held-out images, parameters and size of a trained autoencoder."""
     from genrep.data.images import ImageData, evenly
+    from genrep.devices import choose_device
     from genrep.metrics.reconstruction import reconstruction_quality
     from genrep.training.stages import load_autoencoder, num_parameters, run_config
 

@@ -70,6 +70,11 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         normalizer,
         make_scheduler(sampling.scheduler, levels),
         id2label=dict(enumerate(data.class_names)) or None,
+        sampling={
+            "num_inference_steps": sampling.steps,
+            "guidance_scale": sampling.guidance_scale,
+            "guidance_interval": list(sampling.guidance_interval),
+        },
     )
     pipeline.set_progress_bar_config(disable=True)
 
@@ -127,12 +132,9 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
                 images = pipeline(
                     labels,
                     num_images=count,
-                    guidance_scale=sampling.guidance_scale,
-                    guidance_interval=(sampling.guidance_interval[0], sampling.guidance_interval[1]),
-                    num_inference_steps=sampling.steps,
                     generator=image_generators(settings.seed, range(count)),
                     batch_size=config.latents.batch,
-                    output_type="pt",
+                    output_type="uint8",
                 ).images
             denoiser.train()
             save_png(picture_grid(images, columns=8), run.folder / "samples" / f"step-{run.step:08d}.png")

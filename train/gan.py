@@ -83,6 +83,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         normalizer,
         sample_size=shape if autoencoder is None else None,
         id2label=dict(enumerate(data.class_names[:num_classes])) or None,
+        sampling={"truncation": config.sampling.truncation},
     )
     places = grid(shape if autoencoder is None else autoencoder.latent_shape[:1], device=run.device)
     prepared = generator.prepare(places, settings.batch // run.process[1])
@@ -122,10 +123,9 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
                 images = pipeline(
                     labels,
                     num_images=count,
-                    truncation=config.sampling.truncation,
                     generator=image_generators(settings.seed, range(count)),
                     batch_size=config.latents.batch,
-                    output_type="pt",
+                    output_type="uint8",
                 ).images
             save_png(picture_grid(images, columns=8), run.folder / "samples" / f"step-{run.step:08d}.png")
 

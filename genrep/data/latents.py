@@ -87,7 +87,7 @@ def encode_views(
     """uint8 images => latents of the image and, with `flips`, of its mirror image."""
     images = from_uint8(pixels.to(autoencoder.device))
     views = [images, images.flip(-1)] if flips else [images]
-    return torch.stack([autoencoder.encode(view) for view in views], dim=1)
+    return torch.stack([autoencoder.encoder(view) for view in views], dim=1)  # unchecked: these are finite
 
 
 def write_cache(

@@ -5,9 +5,11 @@ from typing import Any
 
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from jaxtyping import Float
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from genrep.arguments import Integer, as_floats, check_finite, in_training
 from genrep.coords import Region
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
@@ -71,23 +73,49 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
             )
         return super()._remedy(info)
 
-    def encode(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens latent"]:
-        """Images in [-1, 1] of the size the encoder was built for -> latents `[B, R, D]`."""
+    # `encode`, `decode`, `decoding` and `render` are for people: they take floating-point tensors of any width, bring them to
+    # the model's, and refuse what is not finite, once a call and except where a graph is recorded. `forward` is for training
+    # loops and looks at no number. Offloading to the CPU hooks `forward` alone: `apply_forward_hook` calls its hook for these.
+
+    @apply_forward_hook
+    def encode(
+        self, images: Float[Tensor, "batch channels height width"] | Any
+    ) -> Float[Tensor, "batch tokens latent"]:
+        """Images in [-1, 1] of the size the encoder was built for -> latents `[B, R, D]`.
+
+        InputError for images of another shape or of whole numbers (`genrep.render.from_uint8` converts those), for an empty
+        batch, and for numbers that are not finite.
+        """
+        images = as_floats(images, "images", "[batch, channels, height, width]", self.dtype)
+        if images.shape[:1] == (0,):
+            raise InputError("there are no images to encode: give a batch of one or more")
+        if not in_training(self, images):
+            check_finite(images, "images")
         return self.encoder(images)
 
+    @apply_forward_hook
     def decode(
         self,
-        latents: Float[Tensor, "batch tokens latent"],
-        coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
+        latents: Float[Tensor, "batch tokens latent"] | Any,
+        coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"] | Any,
     ) -> Float[Tensor, "batch points channels"]:
-        """Values at coordinates in [-1, 1], axes (y, x): `[N, c]` shared by the batch, or `[B, N, c]`."""
-        self._check_latents(latents)
+        """Values at coordinates in [-1, 1], axes (y, x): `[N, c]` shared by the batch, or `[B, N, c]`.
+
+        InputError for latents or coordinates of another shape, of whole numbers, or not finite.
+        """
+        latents, coords = self._latents(latents), as_floats(coords, "coords", "[points, axes]")
         self._check_coords(coords, len(latents))
+        if not in_training(self, latents, coords):
+            check_finite(coords, "coords")
         return self.decoder(coords, latents)
 
-    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
-        """`decode` for these latents and many sets of coordinates: what depends on the latents alone is done once."""
-        self._check_latents(latents)
+    @apply_forward_hook
+    def decoding(self, latents: Float[Tensor, "batch tokens latent"] | Any) -> Callable[[Tensor], Tensor]:
+        """`decode` for these latents and many sets of coordinates: what depends on the latents alone is done once.
+
+        InputError for latents that `decode` refuses; of the coordinates only the shape is looked at.
+        """
+        latents = self._latents(latents)
         values = self.decoder.decoding(latents)
 
         def checked(coords: Tensor) -> Tensor:
@@ -95,6 +123,14 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
             return values(coords)
 
         return checked
+
+    def _latents(self, latents: Any) -> Tensor:
+        """Latents in the model's number type. InputError for those that do not fit, or are not finite."""
+        latents = as_floats(latents, "latents", "[batch, tokens, dim]", self.dtype)
+        self._check_latents(latents)
+        if not in_training(self, latents):
+            check_finite(latents, "latents")
+        return latents
 
     def _check_latents(self, latents: Tensor) -> None:
         if latents.ndim != 3 or tuple(latents.shape[1:]) != self.latent_shape:
@@ -104,22 +140,27 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
 
     def _check_coords(self, coords: Tensor, batch: int) -> None:
         axes = self.decoder.num_axes
-        if coords.shape[-1] != axes or coords.ndim not in (2, 3) or (coords.ndim == 3 and len(coords) != batch):
+        if coords.ndim not in (2, 3) or coords.shape[-1] != axes or (coords.ndim == 3 and len(coords) != batch):
             raise InputError(
                 f"coordinates of shape {tuple(coords.shape)} do not fit: give [points, {axes}], or [{batch}, points, {axes}] for "
                 f"latents of batch {batch}"
             )
 
+    @apply_forward_hook
     def render(
         self,
-        latents: Float[Tensor, "batch tokens latent"],
-        size: int | Sequence[int] | None = None,
+        latents: Float[Tensor, "batch tokens latent"] | Any,
+        size: Integer | Sequence[Integer] | None = None,
         region: Region | None = None,
-        chunk: int | None = None,
+        chunk: Integer | None = None,
         gradients: bool = False,
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Images of any size and region, see `genrep.render.render`; the size is the encoder's when None."""
-        return render(self, latents, self.image_shape if size is None else size, region, chunk, gradients)
+        as_uint8: bool = False,
+    ) -> Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"]:
+        """Images of any size and region, see `genrep.render.render`; the size is the encoder's when None.
+
+        InputError for latents that `decode` refuses, and what `genrep.render.render` refuses.
+        """
+        return render(self, latents, self.image_shape if size is None else size, region, chunk, gradients, as_uint8)
 
     def forward(
         self,
@@ -134,7 +175,7 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         it. The unit is measured on these images, two or more: like batch norm it changes a little with the parts that a
         batch is computed in.
         """
-        latents = self.encode(images)
+        latents = self.encoder(images)
         if noise is not None:
             if len(images) < 2:
                 raise InputError(
@@ -142,7 +183,9 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
                     "or more (run.batch, run.accumulation), or set reconstruction.latent_noise to 0"
                 )
             latents = latents + noise * latents.detach().var(dim=0).mean(dim=0).sqrt()
-        return self.decode(latents, coords)
+        self._check_latents(latents)
+        self._check_coords(coords, len(latents))
+        return self.decoder(coords, latents)
 
     def freeze(self) -> "INRAutoencoder":
         """Evaluation mode, and no parameter takes a gradient: what stage 2 works with."""

@@ -1,5 +1,7 @@
 """The transformer that denoises latent sets."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -7,6 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from genrep.arguments import as_floats, as_number, shown
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import DenoiserSpec
@@ -16,6 +19,7 @@ from genrep.nn.transformer import FeedForward
 from genrep.specs import validate
 
 TIME_FEATURES = 256
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class DenoiserBlock(nn.Module):
@@ -105,18 +109,41 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
 
     def forward(
         self,
-        noisy_latents: Float[Tensor, "batch tokens latent"],
-        timesteps: Float[Tensor, " batch"] | Int[Tensor, " batch"],
-        class_labels: Int[Tensor, " batch"] | None = None,
+        noisy_latents: Float[Tensor, "batch tokens latent"] | Any,
+        timesteps: Float[Tensor, " batch"] | Int[Tensor, " batch"] | Any,
+        class_labels: Int[Tensor, " batch"] | Any | None = None,
     ) -> Float[Tensor, "batch tokens latent"]:
-        """Predict the clean latents. `class_labels` None or `num_classes` means "no class"."""
+        """Predict the clean latents. `class_labels` None or `num_classes` means "no class".
+
+        Latents of another number type are brought to the model's; one timestep may stand for all. InputError for shapes and
+        types that do not fit; no number is looked at, since training loops call this.
+        """
+        noisy_latents = as_floats(noisy_latents, "noisy_latents", "[batch, tokens, dim]", self.slots.dtype)
+        if noisy_latents.ndim != 3 or tuple(noisy_latents.shape[1:]) != self.latent_shape:
+            rows, width = self.latent_shape
+            raise InputError(
+                f"noisy_latents of shape {list(noisy_latents.shape)} do not fit: this denoiser takes [batch, {rows}, {width}]"
+            )
+        batch = len(noisy_latents)
+        if not isinstance(timesteps, Tensor):
+            timesteps = torch.tensor(as_number(timesteps, "timesteps", low=0), device=noisy_latents.device)
+        if timesteps.ndim == 0:
+            timesteps = timesteps.expand(batch)
+        if timesteps.shape != (batch,) or timesteps.dtype == torch.bool:
+            raise InputError(
+                f"timesteps must be one number, or [{batch}]; got {timesteps.dtype} {list(timesteps.shape)}"
+            )
+        if class_labels is not None:
+            are_integers = isinstance(class_labels, Tensor) and class_labels.dtype in INTEGERS
+            if not are_integers or class_labels.shape != (batch,):
+                raise InputError(f"class_labels must be a tensor of {batch} integers; got {shown(class_labels)}")
         time = self.embed_time(timestep_features(timesteps, TIME_FEATURES).to(self.slots.dtype))  # [B, dim]
         tokens = self.embed(noisy_latents) + self.slots  # [B, R, dim]
         label = None
         if self.embed_class is not None:
             if class_labels is None:
-                class_labels = torch.full((len(tokens),), self.spec.num_classes, device=tokens.device)
-            label = self.embed_class(class_labels)
+                class_labels = torch.full((batch,), self.spec.num_classes, device=tokens.device)
+            label = self.embed_class(class_labels.long())
         elif class_labels is not None:
             raise InputError("class labels were given to a denoiser that was trained without classes: leave them out")
 

@@ -9,6 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor
 
+from genrep.arguments import Integer, as_floats, as_integer, check_finite, in_training, shown
 from genrep.coords import Region, image_shape
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
@@ -45,12 +46,22 @@ class NeuralField(StrictLoading, ModelMixin, ConfigMixin):
         return self.field.prepare(coords)
 
     def forward(self, coords: Any) -> Float[Tensor, "points channels"]:
-        """Values, in [-1, 1] up to the model's error, at coordinates in [-1, 1], `[N, axes]`, axes in array order."""
+        """Values, in [-1, 1] up to the model's error, at coordinates in [-1, 1], `[N, axes]`, axes in array order.
+
+        InputError for coordinates of another shape, of whole numbers or (except where a graph is recorded) not finite.
+        What `prepare` made of some is taken as it is.
+        """
+        if isinstance(coords, Tensor):
+            as_floats(coords, "coords", "[points, axes]")
+            if coords.ndim != 2 or coords.shape[1] != len(self.shape):
+                raise InputError(f"coords must be [points, {len(self.shape)}]; got {list(coords.shape)}")
+            if not in_training(self, coords):
+                check_finite(coords, "coords")
         return self.field(coords)
 
     @torch.no_grad()
     def render(
-        self, size: int | Sequence[int] | None = None, region: Region | None = None, chunk: int = 65_536
+        self, size: Integer | Sequence[Integer] | None = None, region: Region | None = None, chunk: Integer = 65_536
     ) -> Float[Tensor, "channels *size"]:
         """The signal at any size and region, `[C, *size]`; beside it only `chunk` points are held.
 
@@ -60,9 +71,10 @@ class NeuralField(StrictLoading, ModelMixin, ConfigMixin):
             chunk: points at a time.
 
         Raises:
-            InputError: a size or region that cannot be.
+            InputError: an invalid size or region, or a result that the device cannot hold.
         """
         shape = self.shape if size is None else image_shape(size)
         if len(shape) != len(self.shape):
-            raise InputError(f"size {size!r} cannot be: this field has {len(self.shape)} axes, give a number for each")
+            raise InputError(f"size {shown(size)}: this field has {len(self.shape)} axes, give a number for each")
+        chunk = as_integer(chunk, "chunk", low=1)
         return render_values(lambda coords: self.field(coords)[None], shape, region, chunk, self.device)[0]

@@ -10,6 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from genrep.arguments import as_floats
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import GeneratorSpec
@@ -131,10 +132,11 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
     def forward(
         self,
         coords: Any,
-        noise: Float[Tensor, "batch noise"],
+        noise: Float[Tensor, "batch noise"] | Any,
         class_labels: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch points channels"]:
         """Values at coordinates `[N, axes]` in [-1, 1], or at what `prepare` made of some, for noise from N(0, 1)."""
+        noise = as_floats(noise, "noise", "[batch, noise]", self.of_noise.weight.dtype)
         if (class_labels is None) != (self.of_class is None):
             needs = "a class label for every sample" if self.num_classes else "no class labels"
             raise InputError(f"this generator has {self.num_classes} classes: give {needs}")

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class StrictLoading:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a folder that `save_pretrained` wrote, or a Hub id `owner/name`. InputError if it is not whole."""
-        place = Path(pretrained_model_name_or_path)
+        place = _path(cls.__name__, pretrained_model_name_or_path)
         folder = place / kwargs["subfolder"] if kwargs.get("subfolder") else place
         looks_local = place.exists() or place.is_absolute() or str(pretrained_model_name_or_path).count("/") != 1
         if looks_local and not (folder / "config.json").is_file():
@@ -101,7 +102,7 @@ def _refuse_changed_weights(folder: Path) -> None:
 
 def refuse_missing_pipeline(name: str, place: Any) -> None:
     """InputError if `place` is a local folder, or looks like one, and holds no pipeline."""
-    path = Path(place)
+    path = _path(name, place)
     if (path / "model_index.json").is_file():
         return
     if path.exists() or path.is_absolute() or str(place).count("/") != 1:
@@ -109,3 +110,9 @@ def refuse_missing_pipeline(name: str, place: Any) -> None:
         raise InputError(
             f"{path}: no {name} here (no model_index.json{inside}); give a folder that save_pretrained wrote, a run's pipeline/"
         )
+
+
+def _path(name: str, place: Any) -> Path:
+    if not isinstance(place, str | os.PathLike):
+        raise InputError(f"{name}.from_pretrained takes a folder or a Hub id; got {place!r}")
+    return Path(place)

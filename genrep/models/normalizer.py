@@ -3,9 +3,12 @@
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float
 from torch import Tensor
 
+from genrep.arguments import check_finite
+from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 
 
@@ -29,16 +32,32 @@ class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
     def from_statistics(
         cls, mean: Float[Tensor, "tokens latent"], std: Float[Tensor, "tokens latent"]
     ) -> "LatentNormalizer":
-        """Channels that never vary keep a deviation of 1e-6 of the largest, so that nothing is divided by zero."""
+        """Channels that never vary keep a deviation of 1e-6 of the largest, so that nothing is divided by zero.
+
+        InputError for statistics that are not finite.
+        """
+        check_finite(mean, "the mean of the latents")
+        check_finite(std, "the deviation of the latents")
         normalizer = cls(*mean.shape)
         normalizer.mean.copy_(mean)
         normalizer.std.copy_(std.clamp_min(1e-6 * float(std.max()) + torch.finfo(torch.float32).tiny))
         return normalizer
 
+    @apply_forward_hook
     def standardize(self, latents: Float[Tensor, "batch tokens latent"]) -> Float[Tensor, "batch tokens latent"]:
         """Encoder's latents => standardised latents."""
+        self._check(latents)
         return (latents - self.mean) / self.std
 
+    @apply_forward_hook
     def restore(self, standardized: Float[Tensor, "batch tokens latent"]) -> Float[Tensor, "batch tokens latent"]:
         """Standardised latents => encoder's latents."""
+        self._check(standardized)
         return standardized * self.std + self.mean
+
+    def _check(self, latents: Tensor) -> None:
+        if latents.shape[-2:] != self.mean.shape:
+            rows, width = self.mean.shape
+            raise InputError(
+                f"latents of shape {list(latents.shape)} do not fit: this normalizer has [batch, {rows}, {width}]"
+            )

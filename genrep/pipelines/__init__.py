@@ -21,23 +21,37 @@ def pipeline_name(place: str | Path) -> str:
     InputError if none is there, or none of ours.
     """
     index = _folder(place) / "model_index.json"
-    if not index.is_file():
-        raise InputError(
-            f"{place}: no pipeline there (no {index}); give a run folder of stage 2 that has finished, or its pipeline/"
-        )
-    try:
-        name = json.loads(index.read_text())["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{index}: damaged ({error!r}); save the pipeline again") from None
+    name = _read_index(place).get("_class_name")
     if name not in PIPELINES:
         raise InputError(f"{index}: a {name} is not one of {', '.join(PIPELINES)}")
     return str(name)
+
+
+def pipeline_sampling(place: str | Path) -> dict[str, Any]:
+    """How a saved pipeline draws unless told otherwise, by the names of its arguments; empty from earlier versions."""
+    settings = _read_index(place).get("sampling") or {}
+    if not isinstance(settings, dict):
+        raise InputError(f"{_folder(place) / 'model_index.json'}: sampling must be a mapping; got {settings!r}")
+    return settings
 
 
 def load_pipeline(place: str | Path) -> Any:
     """The pipeline that `pipeline_name` names, loaded."""
     name = pipeline_name(place)
     return getattr(importlib.import_module(PIPELINES[name]), name).from_pretrained(_folder(place))
+
+
+def _read_index(place: str | Path) -> dict[str, Any]:
+    index = _folder(place) / "model_index.json"
+    if not index.is_file():
+        raise InputError(
+            f"{place}: no pipeline there (no {index}); give a run folder of stage 2 that has finished, or its pipeline/"
+        )
+    try:
+        content = json.loads(index.read_text())
+        return {**content, "_class_name": content["_class_name"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{index}: damaged ({error!r}); save the pipeline again") from None
 
 
 def _folder(place: str | Path) -> Path:

@@ -1,23 +1,40 @@
-"""What the pipelines share: loading, labels, generators, output."""
+"""What the pipelines share: loading, settings, labels, generators, pixels in bounded memory, output."""
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
+from jaxtyping import UInt8
 from torch import Tensor
 
-from genrep.coords import image_shape
-from genrep.errors import InputError
+from genrep.arguments import Integer, as_floats, as_integer, as_integers, check_finite, shown
+from genrep.coords import Region, image_region, image_shape
+from genrep.devices import check_memory
+from genrep.errors import InputError, did_you_mean
 from genrep.models.loading import refuse_missing_pipeline
 from genrep.pictures import picture
 from genrep.randomness import image_generators
 
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
+
+PART_PIXELS = 2**22
+"""Pixels that are rendered before they go to the CPU, unless one image has more."""
 
 
 class ImagePipeline(DiffusionPipeline):
-    """A diffusers pipeline that makes images of classes, or without class."""
+    """A diffusers pipeline that makes images of classes, or without class.
+
+    Memory: a call holds its result, in 8 bits, and the work of one batch. Beside that a decoder's or generator's floats exist
+    for one chunk of coordinates (of all images together 2,048 on the CPU and 262,144 on a GPU; a generator of pixels: 65,536),
+    whatever the size and the number of images; on a GPU pixels wait in 8 bits, at most `PART_PIXELS` or one image.
+
+    Settings: `sampling` in the pipeline's config says how it draws unless a call says otherwise, and is saved with it.
+    """
+
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {}
+    """Settings of a pipeline that was saved without any, as earlier versions did."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -45,22 +62,39 @@ class ImagePipeline(DiffusionPipeline):
         """1 for grey, 3 for RGB."""
         raise NotImplementedError
 
-    def _size(self, height: int | None, width: int | None) -> tuple[int, ...]:
-        """The size asked for; where None, what the model was trained at. InputError for one that cannot be."""
+    def sampling_settings(self, **given: Any) -> dict[str, Any]:
+        """Settings of a call, checked: those given that are not None, over the pipeline's own. InputError for invalid ones."""
+        own = self.config.get("sampling") or {}
+        for name in own:
+            if name not in self.DEFAULTS:
+                near = did_you_mean(name, self.DEFAULTS)
+                raise InputError(
+                    f"sampling: {type(self).__name__} has no setting {name!r}{near or ';'} it has {', '.join(self.DEFAULTS)}"
+                )
+        given = {name: value for name, value in given.items() if value is not None}
+        return self._check_settings({**self.DEFAULTS, **own, **given})
+
+    def _check_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _size(self, height: Integer | None, width: Integer | None) -> tuple[int, ...]:
+        """The size asked for; where None, what the model was trained at. InputError for an invalid one."""
         default_height, default_width = self.image_shape
         return image_shape((default_height if height is None else height, default_width if width is None else width))
 
-    def _check_labels(self, class_labels: int | Sequence[int] | None, num_images: int | None) -> list[int]:
-        """A label an image, `num_classes` standing for "no class"."""
+    def _check_labels(self, class_labels: Any, num_images: Integer | None, latents: Any = None) -> list[int]:
+        """A label an image, `num_classes` standing for "no class"; as many as labels, `num_images` or given latents."""
+        if num_images is not None:
+            num_images = as_integer(num_images, "num_images", low=1)
         if class_labels is None:
-            if num_images is not None and num_images < 1:
-                raise InputError(f"num_images {num_images} cannot be: give a positive number")
-            return [self.num_classes] * (1 if num_images is None else num_images)
-        labels = [class_labels] if isinstance(class_labels, int) else [int(label) for label in class_labels]
+            if num_images is None:
+                num_images = len(latents) if isinstance(latents, Tensor) and latents.ndim else 1
+            return [self.num_classes] * num_images
         if not self.num_classes:
             raise InputError(
                 "class labels were given, but this model was trained without classes: leave them out and give num_images"
             )
+        labels = as_integers(class_labels, "class_labels")
         for label in labels:
             if not 0 <= label < self.num_classes:
                 raise InputError(
@@ -72,33 +106,67 @@ class ImagePipeline(DiffusionPipeline):
             )
         return labels
 
-    def _output(self, results: list[Tensor], output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple:
-        """uint8 images (latents for `latent`), as `output_type` says."""
-        images: Any = torch.cat(results)
+    def _check_noise(self, latents: Any, shape: Sequence[int], count: int | None = None) -> Tensor:
+        """Given noise `[count, *shape]`, float32. InputError for other shapes, types, or numbers that are not finite."""
+        wanted = str([count or "images", *shape]).replace("'", "")
+        noise = as_floats(latents, "latents", wanted, torch.float32)
+        if noise.ndim != 1 + len(shape) or list(noise.shape) != [count or max(1, len(noise)), *shape]:
+            raise InputError(f"latents must be {wanted}, noise for each image; got {list(noise.shape)}")
+        check_finite(noise, "latents")
+        return noise
+
+    def _pixels(
+        self, count: int, size: Sequence[int], output_type: str
+    ) -> UInt8[Tensor, "count channels height width"]:
+        """Room for the result. InputError for an unknown type of output, or for more than the machine holds."""
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type {shown(output_type)} is not one of {', '.join(OUTPUT_TYPES)}")
+        if output_type == "latent":
+            return torch.empty(0, self.channels, *size, dtype=torch.uint8)
+        shape, cpu = (count, self.channels, *size), torch.device("cpu")
+        bytes_each = 5 if output_type in ("np", "pt") else 1  # floats besides
+        check_memory(bytes_each * math.prod(shape), cpu, f"{count} images of {size[0]} × {size[1]} pixels")
+        return torch.empty(shape, dtype=torch.uint8)
+
+    @staticmethod
+    def _fill(
+        pixels: UInt8[Tensor, "count channels height width"],
+        render: Callable[[slice], UInt8[Tensor, "part channels height width"]],
+    ) -> None:
+        """Render images part by part into their place on the CPU; `render` makes those of a slice."""
+        step = max(1, PART_PIXELS // (pixels.shape[2] * pixels.shape[3]))
+        for start in range(0, len(pixels), step):
+            pixels[start : start + step] = render(slice(start, start + step))
+
+    def _output(self, images: Any, output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple:
+        """8-bit pixels, or latents for "latent", as `output_type` says."""
         if output_type == "np":
             images = images.permute(0, 2, 3, 1).numpy().astype("float32") / 255
+        elif output_type == "pt":
+            images = images.float().div_(255)
         elif output_type == "pil":
             images = [picture(image) for image in images]
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
-def check_batch_size(batch_size: int | None) -> None:
-    """InputError for a number of images at a time that cannot be."""
-    if batch_size is not None and batch_size < 1:
-        raise InputError(
-            f"batch_size {batch_size} cannot be: give a positive number of images, or None for all at a time"
-        )
+def check_arguments(region: Region | None, batch_size: Integer | None, count: int) -> int:
+    """Images at a time, all when `batch_size` is None. InputError for an invalid region or batch size."""
+    image_region(region)
+    return count if batch_size is None else as_integer(batch_size, "batch_size", low=1)
 
 
-def generators_of(given: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
+def generators_of(given: Any, count: int) -> list[torch.Generator]:
     """A generator an image: those given, or from the next number of one for all."""
-    if isinstance(given, Sequence):
+    if given is not None and not isinstance(given, torch.Generator):
+        given = list(given) if isinstance(given, Sequence) else [given]
+        if not all(isinstance(generator, torch.Generator) for generator in given):
+            raise InputError(f"generator must be a torch.Generator, or one an image; got {shown(given)}")
         if len(given) != count:
             raise InputError(
                 f"{len(given)} generators for {count} images: give one generator an image, or a single one"
             )
-        return list(given)
+        return given
     device = given.device if given is not None else "cpu"
     base = int(torch.randint(2**62, (), generator=given, device=device))  # a second call with this generator differs
     return image_generators(base, range(count))

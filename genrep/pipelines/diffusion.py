@@ -1,21 +1,22 @@
 """Latent diffusion: noise to latents to images of any size."""
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from diffusers import ImagePipelineOutput
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from jaxtyping import Float
 from torch import Tensor
 
-from genrep.coords import Region, image_region
+from genrep.arguments import Integer, Number, as_integer, as_number, shown
+from genrep.coords import Region
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.denoiser import LatentDenoiser
 from genrep.models.normalizer import LatentNormalizer
-from genrep.pipelines.base import OUTPUT_TYPES, ImagePipeline, check_batch_size, generators_of
-from genrep.render import to_uint8
+from genrep.pipelines.base import ImagePipeline, check_arguments, generators_of
 
 
 class LatentDiffusionPipeline(ImagePipeline):
@@ -28,8 +29,18 @@ class LatentDiffusionPipeline(ImagePipeline):
         scheduler: any diffusers scheduler with `prediction_type="sample"`; where it would clip samples to ±1, as DDPM and
             DDIM do by default, the pipeline switches that off.
         id2label: names of the classes, by label.
+        sampling: what a call does unless it says otherwise: some of `num_inference_steps`, `guidance_scale` and
+            `guidance_interval`; the rest are 50, 1.0 and (0, 1).
+
+    Raises:
+        InputError: parts that do not fit each other, or an invalid setting.
     """
 
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {
+        "num_inference_steps": 50, "guidance_scale": 1.0, "guidance_interval": (0.0, 1.0),
+    }  # fmt: skip
+    model_cpu_offload_seq = "denoiser->normalizer->autoencoder"
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012 diffusers' own declaration
     autoencoder: Any
     denoiser: Any
     normalizer: Any
@@ -42,6 +53,7 @@ class LatentDiffusionPipeline(ImagePipeline):
         normalizer: LatentNormalizer,
         scheduler: Any,
         id2label: dict | None = None,
+        sampling: dict | None = None,
     ):
         super().__init__()
         _check_scheduler(scheduler)
@@ -50,7 +62,8 @@ class LatentDiffusionPipeline(ImagePipeline):
                 f"a denoiser of latents {denoiser.latent_shape} does not fit an autoencoder of latents {autoencoder.latent_shape}"
             )
         self.register_modules(autoencoder=autoencoder, denoiser=denoiser, normalizer=normalizer, scheduler=scheduler)
-        self.register_to_config(id2label=id2label)
+        self.register_to_config(id2label=id2label, sampling=sampling)
+        self.sampling_settings()
 
     @property
     def num_classes(self) -> int:
@@ -67,107 +80,174 @@ class LatentDiffusionPipeline(ImagePipeline):
         """1 for grey, 3 for RGB."""
         return int(self.autoencoder.config["channels"])
 
+    @property
+    def guidance_scale(self) -> float:
+        """Of the call that is running, or was the last; a callback may set `_guidance_scale`."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Noise levels that the running, or last, call visits."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has set `_interrupt`: then no step follows, and what there is is rendered."""
+        return self._interrupt
+
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: int | Sequence[int] | None = None,
-        num_images: int | None = None,
-        guidance_scale: float = 1.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        num_inference_steps: int = 50,
-        height: int | None = None,
-        width: int | None = None,
+        class_labels: Integer | Sequence[Integer] | Any | None = None,
+        num_images: Integer | None = None,
+        guidance_scale: Number | None = None,
+        guidance_interval: Sequence[Number] | Any | None = None,
+        num_inference_steps: Integer | None = None,
+        height: Integer | None = None,
+        width: Integer | None = None,
         region: Region | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        batch_size: int | None = None,
-        output_type: str = "pil",
+        generator: torch.Generator | Sequence[torch.Generator] | Any | None = None,
+        batch_size: Integer | None = None,
+        output_type: str | Any = "pil",
         return_dict: bool = True,
+        latents: Float[Tensor, "images tokens latent"] | Any | None = None,
+        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | Any | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] | Any = ("latents",),
     ) -> ImagePipelineOutput | tuple:
-        """Sample images.
+        """Sample images. Where guidance or steps are None, the pipeline's own settings hold (`sampling`).
 
         Args:
-            class_labels: one label an image; None samples without class.
-            num_images: how many, where there are no labels; 1 when None.
+            class_labels: one label an image: integers, or a 1-d array or tensor of them; None samples without class.
+            num_images: how many, where there are no labels; as many as `latents`, or 1, when None.
             guidance_scale: w of classifier-free guidance, x0 = uncond + w (cond - uncond); 1 is none.
             guidance_interval: share of the noise levels that is guided, 0 the clean end and 1 the noisy one.
             num_inference_steps: sampling steps.
             height, width: pixels; the encoder's size when None.
             region: (y0, x0, y1, x1) in [-1, 1] coordinates; None is the whole image.
             generator: one an image, or one for all: then image i depends on that generator's next number and i alone.
-            batch_size: images denoised and rendered at a time; all when None. It changes nothing but memory.
-            output_type: "pil", "np" ([N, H, W, C] in [0, 1]), "pt" ([N, C, H, W] uint8) or "latent" ([N, R, D]).
+            batch_size: images denoised at a time; all when None. It changes nothing but memory.
+            output_type: "pil", "np" ([N, H, W, C] float in [0, 1]), "pt" ([N, C, H, W] float in [0, 1]), "uint8" ([N, C, H, W]
+                in 0..255), all of the same 8-bit pixels, or "latent" ([N, R, D]).
             return_dict: an ImagePipelineOutput, or a tuple.
+            latents: noise from N(0, 1) to start from, `[N, R, D]`; the generator then serves schedulers that draw noise alone.
+            callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) after each step of each batch; latents
+                that it returns under that name replace the batch's, which are standardised and noisy.
+            callback_on_step_end_tensor_inputs: which tensors it is given, of `_callback_tensor_inputs`.
 
         Raises:
-            InputError: a label, size, region, interval or number of generators that cannot be.
+            InputError: an invalid argument, latents that are not finite, or a result that is not or that the machine
+                cannot hold.
         """
         _check_scheduler(self.scheduler)
-        labels = self._check_labels(class_labels, num_images)
-        count = len(labels)
-        size = self._size(height, width)
-        image_region(region)
-        low, high = guidance_interval
-        if not 0 <= low <= high <= 1:
-            raise InputError(
-                f"guidance_interval {guidance_interval} cannot be: give two shares of the noise levels, 0 <= low <= high <= 1"
-            )
-        num_levels = self.scheduler.config.num_train_timesteps
-        if not 1 <= num_inference_steps <= num_levels:
-            raise InputError(f"num_inference_steps {num_inference_steps} cannot be: give 1 to {num_levels}")
-        check_batch_size(batch_size)
-        if output_type not in OUTPUT_TYPES:
-            raise InputError(f"output_type {output_type!r} is not one of {', '.join(OUTPUT_TYPES)}")
+        settings = self.sampling_settings(
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, guidance_interval=guidance_interval
+        )
+        labels = self._check_labels(class_labels, num_images, latents)
+        count, size = len(labels), self._size(height, width)
+        batch_size = check_arguments(region, batch_size, count)
+        pixels = self._pixels(count, size, output_type)
         generators = generators_of(generator, count)
+        noise = None if latents is None else self._check_noise(latents, self.denoiser.latent_shape, count)
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        for name in callback_on_step_end_tensor_inputs:
+            if name not in self._callback_tensor_inputs:
+                raise InputError(
+                    f"callback_on_step_end_tensor_inputs: {name!r} is not one of {', '.join(self._callback_tensor_inputs)}"
+                )
 
+        self._guidance_scale, self._interrupt = settings["guidance_scale"], False
         results = []
-        for start in range(0, count, batch_size or count):
-            part = slice(start, start + (batch_size or count))
-            latents = self._sample_latents(
-                labels[part], generators[part], num_inference_steps, guidance_scale, (low, high)
+        for start in range(0, count, batch_size):
+            part = slice(start, start + batch_size)
+            sampled = self._sample_latents(
+                labels[part],
+                generators[part],
+                settings["num_inference_steps"],
+                settings["guidance_interval"],
+                None if noise is None else noise[part],
+                callback_on_step_end,
+                callback_on_step_end_tensor_inputs,
             )
             if output_type == "latent":
-                results.append(latents.cpu())
+                results.append(sampled.cpu())
                 continue
-            # A large picture is rounded before the next one is rendered: floats take four times the memory of pixels
-            one_by_one = size[0] * size[1] > 512**2
-            for each in latents.split(1 if one_by_one else len(latents)):
-                results.append(to_uint8(self.autoencoder.render(each, size=size, region=region)).cpu())
-        return self._output(results, output_type, return_dict)
+            self._fill(
+                pixels[part],
+                lambda s, latents=sampled: self.autoencoder.render(latents[s], size=size, region=region, as_uint8=True),
+            )
+        return self._output(torch.cat(results) if results else pixels, output_type, return_dict)
+
+    def _check_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        try:
+            low, high = (as_number(share, "a share", 0, 1) for share in settings["guidance_interval"])
+        except (InputError, TypeError, ValueError):
+            low, high = 1.0, 0.0
+        if low > high:
+            raise InputError(
+                "guidance_interval must be two shares of the noise levels, 0 <= low <= high <= 1; got "
+                f"{shown(settings['guidance_interval'])}"
+            )
+        num_levels = self.scheduler.config.num_train_timesteps
+        return {
+            "num_inference_steps": as_integer(settings["num_inference_steps"], "num_inference_steps", 1, num_levels),
+            "guidance_scale": as_number(settings["guidance_scale"], "guidance_scale"),
+            "guidance_interval": (low, high),
+        }
 
     def _sample_latents(
         self,
         labels: list[int],
         generators: list[torch.Generator],
         num_steps: int,
-        scale: float,
         interval: tuple[float, float],
+        noise: Tensor | None,
+        callback: Callable[..., Any] | None,
+        callback_inputs: Sequence[str],
     ) -> Float[Tensor, "batch tokens latent"]:
-        device, dtype = self._execution_device, self.denoiser.dtype
+        """The denoiser computes in its own number type, the scheduler and the normalizer in float32."""
+        device = self._execution_device
         self.scheduler.set_timesteps(num_steps, device=device)
-        noise = torch.stack(
-            [
-                torch.randn(self.denoiser.latent_shape, generator=generator, device=generator.device)
-                for generator in generators
-            ]
-        )
-        latents = noise.to(device, dtype) * self.scheduler.init_noise_sigma
-        condition = torch.tensor(labels, device=device) if self.num_classes else None
         last_level = self.scheduler.config.num_train_timesteps - 1
+        if num_steps == 1 and float(self.scheduler.timesteps[0]) < last_level:
+            raise InputError(
+                f"num_inference_steps must be 2 or more for {type(self.scheduler).__name__}: its only step would be at level "
+                f"{float(self.scheduler.timesteps[0]):.0f}, and noise is at {last_level}"
+            )
+        if noise is None:
+            shape = self.denoiser.latent_shape
+            noise = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
+        latents = noise.to(device) * self.scheduler.init_noise_sigma
+        condition = torch.tensor(labels, device=device) if self.num_classes else None
         takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         extra = {"generator": generators} if takes_generator else {}
-        for timestep in self.progress_bar(self.scheduler.timesteps):
+        self._num_timesteps = len(self.scheduler.timesteps)
+        for step, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            if self.interrupt:
+                break
             noisy = self.scheduler.scale_model_input(latents, timestep)
-            guided = scale != 1 and condition is not None and interval[0] <= float(timestep) / last_level <= interval[1]
-            clean = self._predict(noisy, timestep, condition, scale if guided else 1.0)
+            guided = interval[0] <= float(timestep) / last_level <= interval[1]
+            clean = self._predict(noisy, timestep, condition, self.guidance_scale if guided else 1.0)
             latents = self.scheduler.step(clean, timestep, latents, return_dict=False, **extra)[0]
-        return self.normalizer.restore(latents)
+            if callback is not None:
+                replaced = callback(self, step, timestep, dict.fromkeys(callback_inputs, latents)) or {}
+                if "latents" in replaced:
+                    latents = self._check_noise(replaced["latents"], latents.shape[1:], len(latents))
+        restored = self.normalizer.restore(latents)
+        if not bool(restored.isfinite().all()):
+            raise InputError(
+                "sampling gave latents that are not finite (NaN or infinite): the denoiser has diverged or is damaged, "
+                f"guidance_scale {self.guidance_scale:g} is too large, or fp16 is too narrow (try bf16 or fp32)"
+            )
+        return restored
 
     def _predict(self, noisy: Tensor, timestep: Tensor, condition: Tensor | None, scale: float) -> Tensor:
-        """The clean latents; with guidance, both predictions in one batch."""
+        """The clean latents, float32; with guidance, both predictions in one batch."""
         if scale == 1 or condition is None:
-            return self.denoiser(noisy, timestep.expand(len(noisy)), condition)
+            return self.denoiser(noisy, timestep.expand(len(noisy)), condition).float()
         both = torch.cat([condition, torch.full_like(condition, self.num_classes)])
-        conditional, unconditional = self.denoiser(torch.cat([noisy, noisy]), timestep.expand(len(both)), both).chunk(2)
+        predicted = self.denoiser(torch.cat([noisy, noisy]), timestep.expand(len(both)), both).float()
+        conditional, unconditional = predicted.chunk(2)
         return unconditional + scale * (conditional - unconditional)
 
 

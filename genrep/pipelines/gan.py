@@ -1,8 +1,8 @@
 """GAN: noise to images of any size, or to latents that a decoder renders."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +10,17 @@ from diffusers import ImagePipelineOutput
 from jaxtyping import Float
 from torch import Tensor
 
-from genrep.coords import Region, grid, image_region
+from genrep.arguments import Integer, Number, as_number
+from genrep.coords import Region, grid, image_shape
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.generator import CoordinateGenerator
 from genrep.models.normalizer import LatentNormalizer
-from genrep.pipelines.base import OUTPUT_TYPES, ImagePipeline, check_batch_size, generators_of
-from genrep.render import render_values, to_uint8
+from genrep.pipelines.base import ImagePipeline, check_arguments, generators_of
+from genrep.render import render_values
+
+CHUNK = 65_536
+"""Coordinates × images that a generator of pixels computes at a time."""
 
 
 class GANPipeline(ImagePipeline):
@@ -27,8 +31,14 @@ class GANPipeline(ImagePipeline):
         autoencoder, normalizer: stage 1 and the scale of its latents; None for a generator of pixels.
         sample_size: (height, width) that a generator of pixels was trained at; None with an autoencoder.
         id2label: names of the classes, by label.
+        sampling: what a call does unless it says otherwise: {"truncation": 1.0}.
+
+    Raises:
+        InputError: parts that do not fit each other, or an invalid setting.
     """
 
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"truncation": 1.0}
+    model_cpu_offload_seq = "generator_model->normalizer->autoencoder"
     _optional_components = ["autoencoder", "normalizer"]  # noqa: RUF012 diffusers' own declaration
     generator_model: Any
     autoencoder: Any
@@ -41,6 +51,7 @@ class GANPipeline(ImagePipeline):
         normalizer: LatentNormalizer | None = None,
         sample_size: Sequence[int] | None = None,
         id2label: dict | None = None,
+        sampling: dict | None = None,
     ):
         super().__init__()
         if (autoencoder is None) != (normalizer is None) or (autoencoder is None) != (sample_size is not None):
@@ -54,7 +65,10 @@ class GANPipeline(ImagePipeline):
                 f"this needs {wanted[0]} and {wanted[1]}"
             )
         self.register_modules(generator_model=generator_model, autoencoder=autoencoder, normalizer=normalizer)
-        self.register_to_config(id2label=id2label, sample_size=list(sample_size) if sample_size else None)
+        self.register_to_config(
+            id2label=id2label, sample_size=list(sample_size) if sample_size else None, sampling=sampling
+        )
+        self.sampling_settings()
 
     @property
     def num_classes(self) -> int:
@@ -74,80 +88,105 @@ class GANPipeline(ImagePipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: int | Sequence[int] | None = None,
-        num_images: int | None = None,
-        truncation: float = 1.0,
-        height: int | None = None,
-        width: int | None = None,
+        class_labels: Integer | Sequence[Integer] | Any | None = None,
+        num_images: Integer | None = None,
+        truncation: Number | None = None,
+        height: Integer | None = None,
+        width: Integer | None = None,
         region: Region | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        batch_size: int | None = None,
-        output_type: str = "pil",
+        generator: torch.Generator | Sequence[torch.Generator] | Any | None = None,
+        batch_size: Integer | None = None,
+        output_type: str | Any = "pil",
         return_dict: bool = True,
+        latents: Float[Tensor, "images noise"] | Any | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Sample images.
 
         Args:
-            class_labels: one label an image; None where the model has no classes.
-            num_images: how many, where there are no labels; 1 when None.
-            truncation: factor on the noise; below 1 samples are more alike, and nearer to the most likely one.
+            class_labels: one label an image: integers, or a 1-d array or tensor of them; None where the model has no classes.
+            num_images: how many, where there are no labels; as many as `latents`, or 1, when None.
+            truncation: factor on the noise; below 1 samples are more alike, and nearer to the most likely one. None is the
+                pipeline's own (`sampling`).
             height, width: pixels; what the model was trained at when None.
             region: (y0, x0, y1, x1) in [-1, 1] coordinates; None is the whole image.
             generator: one an image, or one for all: then image i depends on that generator's next number and i alone.
             batch_size: images made at a time; all when None. It changes nothing but memory.
-            output_type: "pil", "np" ([N, H, W, C] in [0, 1]), "pt" ([N, C, H, W] uint8) or, of a GAN of latents, "latent".
+            output_type: "pil", "np" ([N, H, W, C] float in [0, 1]), "pt" ([N, C, H, W] float in [0, 1]), "uint8" ([N, C, H, W]
+                in 0..255), all of the same 8-bit pixels, or, of a GAN of latents, "latent" ([N, R, D]).
             return_dict: an ImagePipelineOutput, or a tuple.
+            latents: noise vectors from N(0, 1), `[N, noise_dim]`; the generator is then not used.
 
         Raises:
-            InputError: a label, size, region, truncation or number of generators that cannot be.
+            InputError: an invalid argument, latents that are not finite, or a result that is not or that the machine
+                cannot hold.
         """
-        labels = self._check_labels(class_labels, num_images)
+        truncation = self.sampling_settings(truncation=truncation)["truncation"]
+        labels = self._check_labels(class_labels, num_images, latents)
         if class_labels is None and self.num_classes:  # such a GAN has no "no class": classes in turn
             labels = [index % self.num_classes for index in range(len(labels))]
-        size = self._size(height, width)
-        image_region(region)
-        if not 0 <= truncation < float("inf"):
-            raise InputError(f"truncation {truncation} cannot be: give a number from 0, 1 changes nothing")
-        check_batch_size(batch_size)
-        if output_type not in OUTPUT_TYPES or (output_type == "latent" and self.autoencoder is None):
-            raise InputError(
-                f"output_type {output_type!r} is not one of {', '.join(OUTPUT_TYPES)} (latent is of a GAN of latents)"
-            )
+        size, noise_dim = self._size(height, width), self.generator_model.noise_dim
         generators = generators_of(generator, len(labels))
-        noise = torch.stack(
-            [torch.randn(self.generator_model.noise_dim, generator=g, device=g.device) for g in generators]
-        )
+        if latents is None:
+            noise = torch.stack([torch.randn(noise_dim, generator=g, device=g.device) for g in generators])
+        else:
+            noise = self._check_noise(latents, (noise_dim,), len(labels))
         return self.from_noise(noise * truncation, labels, size, region, batch_size, output_type, return_dict)
+
+    def _check_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return {"truncation": as_number(settings["truncation"], "truncation", low=0)}
 
     @torch.no_grad()
     def from_noise(
         self,
-        noise: Tensor,
-        labels: Sequence[int],
-        size: Sequence[int],
+        noise: Float[Tensor, "images noise"] | Any,
+        labels: Sequence[Integer] | Any,
+        size: Integer | Sequence[Integer],
         region: Region | None = None,
-        batch_size: int | None = None,
-        output_type: str = "pil",
+        batch_size: Integer | None = None,
+        output_type: str | Any = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple:
         """Images of given noise `[N, noise_dim]` and labels (any where there are no classes), as `__call__` makes them."""
-        model, results = self.generator_model, []
-        for start in range(0, len(noise), batch_size or len(noise)):
-            part = slice(start, start + (batch_size or len(noise)))
-            drawn = noise[part].to(self._execution_device, model.dtype)
+        model, results, size = self.generator_model, [], image_shape(size)
+        noise = self._check_noise(noise, (model.noise_dim,))
+        if self.num_classes:
+            labels = self._check_labels(labels, len(noise))
+        batch_size = check_arguments(region, batch_size, len(noise))
+        if output_type == "latent" and self.autoencoder is None:
+            raise InputError('output_type "latent" is of a GAN of latents, and this one makes pixels')
+        pixels = self._pixels(len(noise), size, output_type)
+        for start in range(0, len(noise), batch_size):
+            part = slice(start, start + batch_size)
+            drawn = noise[part].to(self._execution_device)
             classes = torch.tensor(labels[part], device=drawn.device) if self.num_classes else None
             if self.autoencoder is None:
-                chunk = max(1, 65_536 // len(drawn))
-                values = functools.partial(model, noise=drawn, class_labels=classes)
-                results.append(to_uint8(render_values(values, size, region, chunk, drawn.device)).cpu())
+                self._fill(pixels[part], functools.partial(self._render, drawn, classes, size, region))
                 continue
             places = grid((self.autoencoder.latent_shape[0],), device=drawn.device)
-            latents = self.normalizer.restore(model(places, drawn, classes))
+            latents = self.normalizer.restore(model(places, drawn, classes).float())
+            if not bool(latents.isfinite().all()):
+                raise InputError(
+                    "the generator gave latents that are not finite (NaN or infinite): it has diverged or is damaged, or fp16 is "
+                    "too narrow (try bf16 or fp32)"
+                )
             if output_type == "latent":
                 results.append(latents.cpu())
                 continue
-            results.append(to_uint8(self.autoencoder.render(latents, size=size, region=region)).cpu())
-        return self._output(results, output_type, return_dict)
+            self._fill(
+                pixels[part],
+                lambda s, latents=latents: self.autoencoder.render(latents[s], size=size, region=region, as_uint8=True),
+            )
+        return self._output(torch.cat(results) if results else pixels, output_type, return_dict)
+
+    def _render(
+        self, noise: Tensor, classes: Tensor | None, size: Sequence[int], region: Region | None, part: slice
+    ) -> Tensor:
+        """8-bit pixels of a generator of pixels, for a slice of a batch."""
+        noise = noise[part]
+        values = functools.partial(
+            self.generator_model, noise=noise, class_labels=None if classes is None else classes[part]
+        )
+        return render_values(values, size, region, max(1, CHUNK // len(noise)), noise.device, as_uint8=True)
 
 
 def spherical(

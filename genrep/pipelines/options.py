@@ -40,7 +40,7 @@ class Sampling:
             region=self.region,
             generator=image_generators(self.seed, indices),
             batch_size=self.batch_size,
-            output_type="pt",
+            output_type="uint8",
             **how,
         ).images
 
@@ -85,7 +85,7 @@ class GANSampling(Sampling):
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """The options that `parse_sampling` reads."""
     group = parser.add_argument_group(
-        "sampling", "defaults are those of the run's config.yaml, under `sampling`; without one, of SamplingSpec"
+        "sampling", "defaults are those of the run's config.yaml, under `sampling`; of a pipeline folder, its own"
     )
     group.add_argument("--scheduler", help="of diffusion: ddpm, ddim, dpm_solver, euler or heun")
     group.add_argument("--steps", type=int, help="sampling steps")
@@ -101,21 +101,39 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--batch-size", type=int, default=64, help="images at a time; changes memory, not images (default 64)"
     )
-    group.add_argument("--device", help="cpu or cuda; default is cuda where there is one")
+    add_device_options(group)
+
+
+def add_device_options(parser: argparse._ActionsContainer) -> None:
+    """Where a script computes, for `genrep.devices.choose_device`, and in which numbers, by the names of its `DTYPES`."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: a GPU where there is one)")
+    parser.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16", "fp16"),
+        default="fp32",
+        help="numbers of the models; bf16 and fp16 are for GPUs (default fp32)",
+    )
 
 
 DIFFUSION_OPTIONS, GAN_OPTIONS = ("scheduler", "steps", "guidance_scale", "guidance_interval"), ("truncation",)
 
 
 def parse_sampling(options: argparse.Namespace, place: str) -> Sampling:
-    """Options, over the run's own settings, over the defaults of its spec. InputError for what cannot be."""
-    from genrep.pipelines import has_pipeline, pipeline_name
+    """Options, over the settings of a run folder's config.yaml or a pipeline folder, over the defaults of their spec.
+
+    InputError for what cannot be.
+    """
+    from genrep.pipelines import has_pipeline, pipeline_name, pipeline_sampling
     from genrep.training.config import read_config
     from genrep.training.specs import GANSamplingSpec, SamplingSpec
 
-    config = next((c for c in (Path(place) / "config.yaml", Path(place).parent / "config.yaml") if c.is_file()), None)
-    content = read_config(config) if config else {}
+    config, own = Path(place) / "config.yaml", pipeline_sampling(place) if has_pipeline(place) else {}
+    if not config.is_file() and not own:
+        config = Path(place).parent / "config.yaml"  # a run's pipeline/, saved before pipelines had settings
+    content = read_config(config) if config.is_file() else {}
     settings: dict[str, Any] = dict(content.get("sampling", {}))
+    if not content and own:
+        settings = {"steps" if key == "num_inference_steps" else key: value for key, value in own.items()}
     is_gan = "gan" in content or (not content and has_pipeline(place) and pipeline_name(place) == "GANPipeline")
     for key in DIFFUSION_OPTIONS if is_gan else GAN_OPTIONS:
         if getattr(options, key) is not None:
@@ -196,18 +214,6 @@ def parse_classes(text: str, names: Mapping[int, str]) -> list[int]:
         if label not in names:
             raise InputError(f"--classes: class {label} does not exist; this model has {min(names)} to {max(names)}")
     return labels
-
-
-def choose_device(asked: str | None) -> str:
-    """The device asked for, or cuda where there is one. InputError if it is not there."""
-    import torch
-
-    device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
-        raise InputError(f"--device {device}: give cpu, cuda or cuda:N")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {device}: torch sees no CUDA device here; use --device cpu")
-    return device
 
 
 def numbers(text: str, count: int, option: str) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,23 +60,48 @@ def test_normal_density_is_normal_in_log_snr():
     assert drawn.std() == pytest.approx(1.5, abs=0.05)
 
 
-@pytest.mark.parametrize("name", sorted(SCHEDULERS))
-def test_samplers_reach_the_data_and_start_at_the_noisiest_level(name):
-    """Gaussian data of mean 0.7 and deviation 0.3, the exact E[x0 | xt] as denoiser: samples have that mean and deviation."""
-    levels = NoiseLevels(NoiseSpec(shift=1.5), (16, 16))
+def gaussian_samples(name: str, num_steps: int, shift: float, mean: float = 0.7, std: float = 0.3) -> torch.Tensor:
+    """Samples of a Gaussian, with its exact E[x0 | xt] as denoiser."""
+    levels = NoiseLevels(NoiseSpec(shift=shift), (16, 16))
     scheduler = make_scheduler(name, levels)
-    scheduler.set_timesteps(200 if name == "ddpm" else 50)
-    assert int(scheduler.timesteps[0]) == 999
-    generator = torch.Generator().manual_seed(0)
-    sample = torch.randn(64, 16, 16, generator=generator) * scheduler.init_noise_sigma
+    scheduler.set_timesteps(num_steps)
+    assert float(scheduler.timesteps[0]) == 999, "the noisiest level"
+    noise = torch.randn(64, 16, 16, generator=torch.Generator().manual_seed(0))
+    sample = (noise - noise.mean()) / noise.std() * scheduler.init_noise_sigma
+    log_snr = levels.log_snr.numpy()
     for timestep in scheduler.timesteps:
         noisy = scheduler.scale_model_input(sample, timestep)
-        signal = levels.alphas_cumprod[int(timestep)].float()
-        gain = signal.sqrt() * 0.09 / (signal * 0.09 + 1 - signal)
-        clean = 0.7 + gain * (noisy - signal.sqrt() * 0.7)
+        signal = torch.tensor(float(np.interp(float(timestep), np.arange(1000), log_snr))).sigmoid()
+        gain = signal.sqrt() * std**2 / (signal * std**2 + 1 - signal)
+        clean = mean + gain * (noisy - signal.sqrt() * mean)
         sample = scheduler.step(clean, timestep, sample, return_dict=False)[0]
-    assert sample.mean() == pytest.approx(0.7, abs=0.02)
-    assert sample.std() == pytest.approx(0.3, abs=0.045)
+    return sample
+
+
+@pytest.mark.parametrize("shift", [1.0, 2**0.5, 4.0])
+@pytest.mark.parametrize(
+    ("name", "num_steps"), [("dpm_solver", 20), ("dpm_solver", 30), ("dpm_solver", 40), ("heun", 30), ("euler", 120)]
+)
+def test_samplers_keep_mean_and_deviation_of_the_data(name, num_steps, shift):
+    """To 3 % at the shipped numbers of steps; Euler, of first order, needs more."""
+    samples = gaussian_samples(name, num_steps, shift)
+    assert samples.mean() == pytest.approx(0.7, abs=0.02)
+    assert samples.std() == pytest.approx(0.3, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_steps", "ratio"),
+    [
+        ("euler", 30, 0.92), ("euler", 100, 0.975),
+        ("ddim", 30, 0.87), ("ddim", 250, 0.98),
+        ("ddpm", 30, 0.78), ("ddpm", 250, 0.95), ("ddpm", 1000, 0.985),
+    ],
+)  # fmt: skip
+def test_how_much_deviation_first_order_samplers_lose(name, num_steps, ratio):
+    """Generated over true deviation, at shift 1 and a deviation of 0.3."""
+    samples = gaussian_samples(name, num_steps, shift=1.0)
+    assert samples.mean() == pytest.approx(0.7, abs=0.02)
+    assert samples.std() / 0.3 == pytest.approx(ratio, abs=0.01)
 
 
 def test_nothing_is_clipped_to_one():
@@ -87,6 +113,9 @@ def test_a_swapped_scheduler_keeps_the_levels():
     levels = NoiseLevels(NoiseSpec(shift=2.0), (4, 8))
     swapped = swap_scheduler("euler", make_scheduler("dpm_solver", levels))
     assert scheduler_name(swapped) == "euler"
+    assert swapped.config.timestep_spacing == "linspace" and swapped.config.use_exponential_sigmas
+    back = swap_scheduler("dpm_solver", swapped)
+    assert back.config.timestep_spacing == "trailing" and back.config.use_lu_lambdas
     torch.testing.assert_close(swapped.alphas_cumprod.double(), levels.alphas_cumprod, atol=1e-6, rtol=1e-3)
     with pytest.raises(InputError, match="scheduler 'eulr' is not one of .*did you mean 'euler'"):
         make_scheduler("eulr", levels)

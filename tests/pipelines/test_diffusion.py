@@ -2,16 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from diffusers.callbacks import PipelineCallback
 
 from genrep.diffusion import NoiseSpec
 from genrep.diffusion.noise_levels import NoiseLevels
 from genrep.diffusion.schedulers import SCHEDULERS, make_scheduler, swap_scheduler
 from genrep.errors import InputError
 from genrep.models.normalizer import LatentNormalizer
-from genrep.pipelines import load_pipeline
+from genrep.pipelines import load_pipeline, pipeline_sampling
 from genrep.pipelines.diffusion import LatentDiffusionPipeline
 from genrep.randomness import image_generators
 from tests.models.test_denoiser import woken
@@ -86,7 +88,7 @@ def test_scale_one_and_an_empty_interval_are_no_guidance(pipeline):
 def test_any_size_and_region_is_the_same_sample(pipeline):
     def pixels(**where):
         return pipeline(
-            [1], num_inference_steps=5, generator=image_generators(0, [0]), output_type="pt", **where
+            [1], num_inference_steps=5, generator=image_generators(0, [0]), output_type="uint8", **where
         ).images
 
     whole = pixels(height=16, width=24)
@@ -99,11 +101,15 @@ def test_any_size_and_region_is_the_same_sample(pipeline):
 def test_output_types_agree(pipeline):
     outputs = {
         kind: pipeline([0, 1], num_inference_steps=3, generator=image_generators(0, [0, 1]), output_type=kind).images
-        for kind in ("pil", "np", "pt")
+        for kind in ("pil", "np", "pt", "uint8")
     }
+    pixels = outputs["uint8"]
+    assert pixels.dtype == torch.uint8 and pixels.shape == (2, 1, 8, 8)
     assert outputs["pil"][0].mode == "L" and outputs["pil"][0].size == (8, 8)
-    assert list(outputs["pil"][1].getdata()) == outputs["pt"][1].flatten().tolist()
-    assert (outputs["np"] * 255).round().astype("uint8").transpose(0, 3, 1, 2).tolist() == outputs["pt"].tolist()
+    assert list(outputs["pil"][1].getdata()) == pixels[1].flatten().tolist()
+    assert outputs["pt"].dtype == torch.float32
+    torch.testing.assert_close(outputs["pt"], pixels.float() / 255)
+    torch.testing.assert_close(torch.from_numpy(outputs["np"]).permute(0, 3, 1, 2), outputs["pt"])
 
 
 def test_save_and_load_are_equal(pipeline, tmp_path):
@@ -143,32 +149,238 @@ def test_a_scheduler_of_another_prediction_is_refused_when_it_is_used(pipeline):
 
 
 def test_more_steps_than_noise_levels_are_refused(pipeline):
-    with pytest.raises(InputError, match="num_inference_steps 1001 cannot be: give 1 to 1000"):
+    with pytest.raises(InputError, match="num_inference_steps must be an integer from 1 to 1000; got 1001"):
         pipeline([0], num_inference_steps=1001)
 
 
-def test_bf16_renders(pipeline):
-    images = pipeline.to(torch.bfloat16)([0], num_inference_steps=2, output_type="pt").images
-    assert images.shape == (1, 1, 8, 8)
+INVALID = [
+    ({"class_labels": [3]}, "class label 3 is not one of 0 to 2"),
+    ({"class_labels": [-1]}, "class label -1 is not one of 0 to 2"),
+    ({"class_labels": [0], "num_images": 2}, "1 class labels for 2 images"),
+    ({"class_labels": []}, "0 class labels"),
+    ({"class_labels": "2"}, "class_labels must be an integer; got '2'"),
+    ({"class_labels": ["2"]}, "every number of class_labels must be an integer; got '2'"),
+    ({"class_labels": [0, 1.7]}, "every number of class_labels must be an integer; got 1.7"),
+    ({"class_labels": 1.0}, "class_labels must be an integer; got 1.0"),
+    ({"class_labels": True}, "class_labels must be an integer; got True"),
+    ({"class_labels": torch.tensor([0.0])}, "every number of class_labels must be an integer; got 0.0"),
+    ({"class_labels": torch.tensor([[0, 1]])}, r"every number of class_labels must be an integer; got \[0, 1\]"),
+    ({"class_labels": np.array([True])}, "every number of class_labels must be an integer; got True"),
+    ({"num_images": 0}, "num_images must be an integer from 1; got 0"),
+    ({"num_images": 2.0}, "num_images must be an integer from 1; got 2.0"),
+    ({"class_labels": [0], "batch_size": 0}, "batch_size must be an integer from 1; got 0"),
+    ({"class_labels": [0], "batch_size": "1"}, "batch_size must be an integer from 1; got '1'"),
+    ({"class_labels": [0], "guidance_interval": (0.7, 0.3)}, "guidance_interval must be two shares .* got .0.7, 0.3."),
+    ({"class_labels": [0], "guidance_interval": 0.3}, "guidance_interval must be two shares .* got 0.3"),
+    ({"class_labels": [0], "guidance_interval": (0.3, float("nan"))}, "guidance_interval must be two shares .* got .0.3, nan."),
+    ({"class_labels": [0], "guidance_scale": float("nan")}, "guidance_scale must be a finite number; got nan"),
+    ({"class_labels": [0], "guidance_scale": float("inf")}, "guidance_scale must be a finite number; got inf"),
+    ({"class_labels": [0], "guidance_scale": "2"}, "guidance_scale must be a finite number; got '2'"),
+    ({"class_labels": [0], "guidance_scale": True}, "guidance_scale must be a finite number; got True"),
+    ({"class_labels": [0], "num_inference_steps": 0}, "num_inference_steps must be an integer from 1 to 1000; got 0"),
+    ({"class_labels": [0], "num_inference_steps": 2.5}, "num_inference_steps must be an integer .* got 2.5"),
+    ({"class_labels": [0], "output_type": "jpg"}, "output_type 'jpg' is not one of pil, np, pt, uint8, latent"),
+    ({"class_labels": [0], "height": 0}, "size must be a positive integer, .* got .0, 8."),
+    ({"class_labels": [0], "width": 8.0}, "size must be a positive integer, .* got .8, 8.0."),
+    ({"class_labels": [0], "region": (1, 1, 0, 0)}, "is empty"),
+    ({"class_labels": [0], "region": "0011"}, "region must be 4 finite numbers"),
+    ({"class_labels": [0, 1], "generator": image_generators(0, [0])}, "1 generators for 2 images"),
+    ({"class_labels": [0], "generator": 3}, "generator must be a torch.Generator, or one an image; got .3."),
+    ({"class_labels": [0], "latents": torch.zeros(2, 4, 8)}, r"latents must be \[1, 4, 8\], noise for each image; got \[2, 4, 8\]"),
+    ({"class_labels": [0], "latents": torch.full((1, 4, 8), float("nan"))}, "latents must be finite; 32 of 32 numbers are NaN"),
+    ({"class_labels": [0], "latents": torch.zeros(1, 4, 8).long()}, "latents must be floating-point numbers; got torch.int64"),
+    ({"class_labels": [0], "latents": np.zeros((1, 4, 8))}, r"latents must be a torch tensor \[1, 4, 8\] .* got numpy.ndarray: torch.from_numpy makes one"),
+    ({"class_labels": [0], "callback_on_step_end_tensor_inputs": ["noise"]}, "'noise' is not one of latents"),
+    ({"class_labels": [0], "height": 10**6, "width": 10**7}, r"1 images of 1000000 × 10000000 pixels would take 9,313 GiB, and cpu has"),
+]  # fmt: skip
 
 
-def test_what_cannot_be_is_refused(pipeline):
-    for arguments, message in (
-        ({"class_labels": [3]}, "class label 3 is not one of 0 to 2"),
-        ({"class_labels": [-1]}, "class label -1 is not one of 0 to 2"),
-        ({"class_labels": [0], "num_images": 2}, "1 class labels for 2 images"),
-        ({"class_labels": []}, "0 class labels"),
-        ({"num_images": 0}, "num_images 0 cannot be"),
-        ({"class_labels": [0], "batch_size": 0}, "batch_size 0 cannot be"),
-        ({"class_labels": [0], "guidance_interval": (0.7, 0.3)}, "guidance_interval .* cannot be"),
-        ({"class_labels": [0], "num_inference_steps": 0}, "num_inference_steps 0 cannot be"),
-        ({"class_labels": [0], "output_type": "jpg"}, "output_type 'jpg' is not one of"),
-        ({"class_labels": [0], "height": 0}, "size .* cannot be"),
-        ({"class_labels": [0], "region": (1, 1, 0, 0)}, "is empty"),
-        ({"class_labels": [0, 1], "generator": image_generators(0, [0])}, "1 generators for 2 images"),
+@pytest.mark.parametrize(("arguments", "message"), INVALID, ids=[message[:40] for _, message in INVALID])
+def test_invalid_arguments(pipeline, arguments, message):
+    with pytest.raises(InputError, match=message):
+        pipeline(**arguments)
+
+
+@pytest.mark.parametrize("labels", [[2, 1], (2, 1), np.array([2, 1]), torch.tensor([2, 1]), torch.tensor([2, 1], dtype=torch.uint8), [np.int64(2), torch.tensor(1)]])  # fmt: skip
+def test_labels_of_any_kind_of_integer(pipeline, labels):
+    expected = latents(pipeline, [2, 1], generator=image_generators(0, range(2)))
+    assert torch.equal(latents(pipeline, labels, generator=image_generators(0, range(2))), expected)
+    for one in (2, np.int8(2), torch.tensor(2), np.array(2)):
+        torch.testing.assert_close(
+            latents(pipeline, one, generator=image_generators(0, [0]))[0], expected[0], atol=1e-4, rtol=1e-4
+        )
+
+
+def test_numbers_of_any_kind(pipeline):
+    images = pipeline(
+        [0], num_images=np.int64(1), guidance_scale=np.float32(2), guidance_interval=torch.tensor([0.0, 1.0]),
+        num_inference_steps=torch.tensor(2), height=np.int64(6), width=torch.tensor(4), batch_size=np.int32(1),
+        region=np.array([-1, -1, 0, 0]), output_type="uint8",
+    ).images  # fmt: skip
+    assert images.shape == (1, 1, 6, 4)
+
+
+# noise and callbacks, as in diffusers
+
+
+def test_given_noise_is_what_the_generators_would_draw(pipeline):
+    noise = torch.stack([torch.randn(4, 8, generator=generator) for generator in image_generators(5, range(3))])
+    drawn = latents(pipeline, [0, 1, 2], generator=image_generators(5, range(3)))
+    assert torch.equal(latents(pipeline, [0, 1, 2], latents=noise), drawn)
+    assert torch.equal(latents(pipeline, [0, 1, 2], latents=noise.double(), batch_size=3), drawn)
+    torch.testing.assert_close(latents(pipeline, [0, 1, 2], latents=noise, batch_size=2), drawn, atol=1e-4, rtol=1e-4)
+    assert latents(pipeline, None, latents=noise).shape == (3, 4, 8), "as many as there is noise"
+
+
+@pytest.mark.parametrize("name", ["dpm_solver", "heun"])
+def test_a_callback_sees_every_step_of_every_batch(pipeline, name):
+    pipeline.scheduler = swap_scheduler(name, pipeline.scheduler)
+    seen = []
+
+    def note(pipe, step, timestep, tensors):
+        assert pipe is pipeline and pipe.guidance_scale == 2.0
+        seen.append((step, float(timestep), tuple(tensors["latents"].shape)))
+        return {}
+
+    arguments = {"generator": image_generators(0, range(3)), "guidance_scale": 2.0, "batch_size": 2}
+    watched = latents(pipeline, [0, 1, 2], callback_on_step_end=note, **arguments)
+    levels = pipeline.scheduler.timesteps.tolist()
+    assert pipeline.num_timesteps == len(levels) == (5 if name == "dpm_solver" else 9)
+    assert seen == [(i, level, (n, 4, 8)) for n in (2, 1) for i, level in enumerate(levels)]
+    arguments["generator"] = image_generators(0, range(3))
+    assert torch.equal(latents(pipeline, [0, 1, 2], **arguments), watched)
+
+
+def test_a_callback_may_replace_the_latents(pipeline):
+    last = torch.randn(1, 4, 8)
+    made = latents(pipeline, [0], callback_on_step_end=lambda pipe, step, timestep, tensors: {"latents": last})
+    torch.testing.assert_close(made, pipeline.normalizer.restore(last))
+    for wrong, message in (
+        (torch.zeros(2, 4, 8), r"latents must be \[1, 4, 8\]"),
+        (last * float("nan"), "latents must be finite"),
     ):
         with pytest.raises(InputError, match=message):
-            pipeline(**arguments)
+            latents(pipeline, [0], callback_on_step_end=lambda *_, wrong=wrong: {"latents": wrong})
+
+
+def test_a_callback_may_interrupt_and_end_guidance(pipeline):
+    steps, rows = [], []
+
+    def stop(pipe, step, timestep, tensors):
+        steps.append(step)
+        pipe._guidance_scale, pipe._interrupt = 1.0, step == 2
+
+    pipeline.denoiser.register_forward_pre_hook(lambda module, arguments: rows.append(len(arguments[0])))
+    assert latents(pipeline, [0], guidance_scale=2.0, callback_on_step_end=stop).isfinite().all()
+    assert steps == [0, 1, 2] and rows == [2, 1, 1]
+    assert latents(pipeline, [0]).isfinite().all() and not pipeline.interrupt
+
+
+def test_diffusers_own_callback_classes(pipeline):
+    class Note(PipelineCallback):
+        tensor_inputs = ["latents"]  # noqa: RUF012
+
+        def callback_fn(self, pipe, step, timestep, tensors):
+            steps.append(step)
+            return tensors
+
+    steps = []
+    latents(pipeline, [0], callback_on_step_end=Note(cutoff_step_ratio=0.5, cutoff_step_index=None))
+    assert steps == [0, 1, 2, 3, 4]
+
+
+# settings of its own
+
+
+def test_a_pipeline_draws_by_its_own_settings_when_saved_too(pipeline, tmp_path):
+    own = {"num_inference_steps": 3, "guidance_scale": 2.0, "guidance_interval": [0.1, 0.9]}
+    settled = LatentDiffusionPipeline(**pipeline.components, sampling=own)
+    settled.save_pretrained(tmp_path)
+    asked = {"generator": image_generators(0, [0]), "output_type": "latent"}
+    expected = pipeline([1], **own, **asked).images
+    for loaded in (settled, load_pipeline(tmp_path)):
+        loaded.set_progress_bar_config(disable=True)
+        asked["generator"] = image_generators(0, [0])
+        assert torch.equal(loaded([1], **asked).images, expected)
+        assert len(loaded.scheduler.timesteps) == 3
+    assert pipeline_sampling(tmp_path) == own
+    asked["generator"] = image_generators(0, [0])
+    assert not torch.equal(settled([1], guidance_scale=1.0, **asked).images, expected), "an argument goes first"
+    assert pipeline.sampling_settings() == {
+        "num_inference_steps": 50,
+        "guidance_scale": 1.0,
+        "guidance_interval": (0, 1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ({"steps": 3}, "LatentDiffusionPipeline has no setting 'steps'.* num_inference_steps, guidance_scale"),
+        ({"guidance_scale": "2"}, "guidance_scale must be a finite number; got '2'"),
+        ({"num_inference_steps": 1001}, "num_inference_steps must be an integer from 1 to 1000"),
+    ],
+)
+def test_invalid_settings_of_its_own(pipeline, sampling, message):
+    with pytest.raises(InputError, match=message):
+        LatentDiffusionPipeline(**pipeline.components, sampling=sampling)
+
+
+# numbers that are not finite, number types, memory
+
+
+def test_a_diverged_denoiser_is_no_black_image(pipeline):
+    with torch.no_grad():
+        pipeline.denoiser.head.bias.fill_(float("nan"))
+    with pytest.raises(InputError, match=r"latents that are not finite \(NaN or infinite\): the denoiser has diverged"):
+        pipeline([0], num_inference_steps=2)
+
+
+def test_a_damaged_decoder_is_no_black_image(pipeline):
+    with torch.no_grad():
+        pipeline.autoencoder.decoder.mlp[-1].bias.fill_(float("inf"))
+    with pytest.raises(InputError, match="the decoder's values are not finite"):
+        pipeline([0], num_inference_steps=2)
+
+
+def test_bf16_draws_nearly_the_same(pipeline):
+    """Denoiser and decoder in bf16, what lies between in float32."""
+    asked = {"num_inference_steps": 20, "guidance_scale": 2.0}
+
+    def draw(**options):
+        return pipeline([0, 1], generator=image_generators(0, range(2)), **asked, **options).images
+
+    exact, pixels = draw(output_type="latent"), draw(output_type="uint8")
+    pipeline.to(torch.bfloat16)
+    seen = []
+    pipeline.denoiser.register_forward_hook(lambda module, arguments, output: seen.append(output.dtype))
+    rough = draw(
+        output_type="latent", callback_on_step_end=lambda p, s, t, tensors: seen.append(tensors["latents"].dtype)
+    )
+    assert seen == [torch.bfloat16, torch.float32] * 20 and rough.dtype == torch.float32
+    assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
+    assert (draw(output_type="uint8").int() - pixels.int()).abs().max() <= 4
+    assert pipeline.to(torch.float16)([0], num_inference_steps=2, output_type="uint8").images.shape == (1, 1, 8, 8)
+
+
+def test_one_step_that_would_not_start_at_noise_is_refused(pipeline):
+    pipeline.scheduler = swap_scheduler("euler", pipeline.scheduler)
+    with pytest.raises(
+        InputError, match="must be 2 or more for EulerDiscreteScheduler: its only step would be at level 0"
+    ):
+        pipeline([0], num_inference_steps=1)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+def test_an_interval_from_0_to_1_guides_every_step(pipeline, name):
+    pipeline.scheduler = swap_scheduler(name, pipeline.scheduler)
+    rows = []
+    pipeline.denoiser.register_forward_pre_hook(lambda module, arguments: rows.append(len(arguments[0])))
+    latents(pipeline, [0], guidance_scale=2.0)
+    assert rows == [2] * len(pipeline.scheduler.timesteps)
+    rows.clear()
+    latents(pipeline, [0], guidance_scale=2.0, guidance_interval=(0.4, 0.6))
+    assert rows == [2 if 0.4 <= float(t) / 999 <= 0.6 else 1 for t in pipeline.scheduler.timesteps]
 
 
 def test_parts_that_do_not_fit_are_refused(pipeline):

@@ -32,7 +32,7 @@ def latents(num_classes=3):
 
 
 def images(pipeline, *arguments, seed=0, **options):
-    return pipeline(*arguments, generator=torch.Generator().manual_seed(seed), output_type="pt", **options).images
+    return pipeline(*arguments, generator=torch.Generator().manual_seed(seed), output_type="uint8", **options).images
 
 
 @pytest.mark.parametrize("make", [pixels, latents])
@@ -50,10 +50,10 @@ def test_images_of_any_size_and_region_and_kind(make):
 @pytest.mark.parametrize("make", [pixels, latents])
 def test_an_image_depends_on_its_generator_alone(make):
     pipeline, labels = make(), [0, 1, 2, 0]
-    whole = pipeline(labels, generator=image_generators(3, range(4)), output_type="pt").images
-    apart = pipeline(labels, generator=image_generators(3, range(4)), output_type="pt", batch_size=3).images
+    whole = pipeline(labels, generator=image_generators(3, range(4)), output_type="uint8").images
+    apart = pipeline(labels, generator=image_generators(3, range(4)), output_type="uint8", batch_size=3).images
     assert (whole.int() - apart.int()).abs().max() <= 1
-    alone = pipeline([2], generator=image_generators(3, [2]), output_type="pt").images
+    alone = pipeline([2], generator=image_generators(3, [2]), output_type="uint8").images
     assert (whole[2].int() - alone[0].int()).abs().max() <= 1
     assert not torch.equal(whole[0], whole[3])
 
@@ -91,14 +91,14 @@ def test_a_saved_pipeline_draws_the_same(make, tmp_path):
 def test_what_cannot_be_is_refused():
     pipeline = pixels()
     for arguments, message in (
-        ({"num_images": 0}, "num_images 0 cannot be: give a positive number"),
+        ({"num_images": 0}, "num_images must be an integer from 1; got 0"),
         ({"class_labels": [3]}, "class label 3 is not one of 0 to 2"),
         ({"class_labels": [0], "num_images": 2}, "1 class labels for 2 images"),
-        ({"class_labels": [0], "truncation": -1.0}, "truncation -1.0 cannot be: give a number from 0"),
-        ({"class_labels": [0], "batch_size": -1}, "batch_size -1 cannot be: give a positive number"),
-        ({"class_labels": [0], "height": 0}, "size .* cannot be"),
+        ({"class_labels": [0], "truncation": -1.0}, "truncation must be a finite number from 0; got -1.0"),
+        ({"class_labels": [0], "batch_size": -1}, "batch_size must be an integer from 1; got -1"),
+        ({"class_labels": [0], "height": 0}, "size must be a positive integer"),
         ({"class_labels": [0], "region": (0, 0, 0, 1)}, "is empty"),
-        ({"class_labels": [0], "output_type": "latent"}, "latent is of a GAN of latents"),
+        ({"class_labels": [0], "output_type": "latent"}, '"latent" is of a GAN of latents'),
         ({"class_labels": [0], "output_type": "jpg"}, "output_type 'jpg' is not one of"),
     ):
         with pytest.raises(InputError, match=message):
