@@ -7,7 +7,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from genrep.data.images import ImageData, evenly
+from genrep.data.images import evenly
 from genrep.errors import InputError
 from genrep.specs import Spec, validate
 from genrep.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -115,7 +115,7 @@ class Run:
         """This process's part of every step still to do, `run.accumulation` parts a step, under a progress bar."""
         settings = self.settings
         batches = PositionBatches(settings.batch, settings.accumulation, self.process, self.step, self.num_steps)
-        parts = iter(training_loader(stream, batches, num_workers))
+        parts = iter(training_loader(stream, batches, num_workers, pin=self.device.type == "cuda"))
         return (next(parts) for _ in self.steps())
 
     def steps(self) -> Iterator[int]:
@@ -201,7 +201,7 @@ class Run:
             f"{self.folder / 'checkpoints'}; lower optimizer.lr, or set optimizer.clip_norm"
         )
 
-    def held_out_share(self, held_out: ImageData) -> list[int]:
+    def held_out_share(self, held_out: Sized) -> list[int]:
         """Indices of the held-out images that this process evaluates: all processes together see each image once."""
         rank, num_processes = self.process
         return evenly(len(held_out), self.settings.evaluate_images)[rank::num_processes]
