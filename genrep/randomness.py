@@ -49,8 +49,22 @@ def uniform_at(indices: Sequence[int], shape: Sequence[int], seed: int, stream: 
 
 def _rows(draw, indices: Sequence[int], shape: tuple[int, ...], seed: int, stream: str) -> Tensor:
     length = max(1, BLOCK_NUMBERS // max(1, math.prod(shape)))
-    blocks = [divmod(int(index), length) for index in indices]
-    return torch.stack([_block(draw, block, (length, *shape), seed, stream)[row] for block, row in blocks])
+    rows = torch.empty(len(indices), *shape)
+    if length == 1:  # a row is a block of its own: drawn where it belongs, which saves a copy of all of them
+        for row, index in zip(rows, indices, strict=True):
+            draw(1, *shape, generator=stream_generator(seed, stream, int(index)), out=row[None])
+        return rows
+    start = 0
+    while start < len(indices):  # consecutive indices, such as a step's, are copied a block at a time
+        block, offset = divmod(int(indices[start]), length)
+        stop = start + 1
+        while (
+            stop < len(indices) and int(indices[stop]) == block * length + offset + stop - start < (block + 1) * length
+        ):
+            stop += 1
+        rows[start:stop] = _block(draw, block, (length, *shape), seed, stream)[offset : offset + stop - start]
+        start = stop
+    return rows
 
 
 @functools.lru_cache(maxsize=8)

@@ -31,6 +31,7 @@ def evaluate(options: argparse.Namespace) -> None:
     import torch
 
     from genrep.data.images import ImageData, evenly
+    from genrep.data.sources import MissingSource
     from genrep.devices import DTYPES, choose_device
     from genrep.metrics.fidelity import (
         FEW_IMAGES,
@@ -89,7 +90,10 @@ def evaluate(options: argparse.Namespace) -> None:
         raise InputError("agreement: this model was trained without classes; leave it out of --metrics")
     data = config.data.model_copy(update={"source_size": None})
     other = "train" if options.reference == "held_out" else "held_out"
-    splits = {split: ImageData(data, split, shape, channels) for split in (options.reference, other)}
+    try:
+        splits = {split: ImageData(data, split, shape, channels) for split in (options.reference, other)}
+    except MissingSource as error:  # a cache of latents, which training can do with, is not enough here
+        raise InputError(f"{options.run}: its samples are measured against the images themselves: {error}") from error
     reference, counterpart = splits[options.reference], splits[other]
     reference_indices = evenly(len(reference), options.reference_images)
 

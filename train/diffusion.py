@@ -15,8 +15,8 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     import torch
 
     from genrep.coords import grid, random_subset, values_at
-    from genrep.data.images import open_images
-    from genrep.data.latents import autoencoder_hash
+    from genrep.data.images import ImageData
+    from genrep.data.latents import LatentCache, autoencoder_hash, encode_views
     from genrep.diffusion.losses import latent_loss, two_term_loss
     from genrep.diffusion.noise_levels import NoiseLevels
     from genrep.diffusion.schedulers import make_scheduler
@@ -28,7 +28,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     from genrep.pipelines.diffusion import LatentDiffusionPipeline
     from genrep.randomness import image_generators, normal_at, stream_generator, uniform_at
     from genrep.render import from_uint8
-    from genrep.training.latents import open_latents
+    from genrep.training.latents import open_latents, open_split
     from genrep.training.order import ImageStream
     from genrep.training.run import Run
     from genrep.training.stages import load_autoencoder
@@ -37,7 +37,10 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     # data
     settings, objective, sampling = config.run, config.diffusion, config.sampling
     autoencoder = load_autoencoder(config.autoencoder, config_path)
-    data, held_out = open_images(config.data, autoencoder.image_shape, autoencoder.config["channels"])
+    two_terms = objective.loss == "two_term"  # it compares pixels; without it a whole cache is enough
+    data, held_out = (
+        open_split(config.data, config.latents, autoencoder, split, pixels=two_terms) for split in ("train", "held_out")
+    )
     identity = {"autoencoder": autoencoder_hash(autoencoder), "data": data.fingerprint()}
 
     pixels_an_image = autoencoder.image_shape[0] * autoencoder.image_shape[1]
@@ -50,8 +53,16 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     run = Run(config, settings, restart, identity=identity)
     autoencoder.to(run.device)
     latent_data = open_latents(autoencoder, data, config.latents, run.process, run.accelerator.wait_for_everyone)
-    two_terms = objective.loss == "two_term"
-    stream = ImageStream(data, settings.seed, latent_data.flips, wants_pixels=two_terms or latent_data.wants_pixels)
+    if not two_terms and config.latents.folder is not None and isinstance(data, ImageData):  # just encoded
+        held_out = open_split(config.data, config.latents, autoencoder, "held_out")
+    stream = ImageStream(
+        data,
+        settings.seed,
+        latent_data.flips,
+        wants_pixels=two_terms or latent_data.wants_pixels,
+        cache=latent_data.cache,
+        noise={"training noise": autoencoder.latent_shape},
+    )
 
     # models
     torch.manual_seed(settings.seed)
@@ -84,15 +95,15 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     # resume
     state.restore(run.checkpoint)
 
-    def denoising_loss(latents, pixels, labels, positions, stream_name, model):
+    def denoising_loss(latents, pixels, labels, positions, noise, stream_name, model):
         """The objective for images at `positions`, which key its randomness."""
         clean = normalizer.standardize(latents)
         draws = uniform_at(positions, (2,), settings.seed, f"{stream_name} levels")
         timesteps = levels.timesteps(draws[:, 0])
-        noise = normal_at(positions, autoencoder.latent_shape, settings.seed, f"{stream_name} noise").to(run.device)
         if labels is not None:
             dropped = draws[:, 1] < objective.label_dropout
             labels = torch.where(dropped, len(data.class_names), labels).to(run.device)
+        noise = noise.to(run.device, non_blocking=True)
         predicted = model(levels.add_noise(clean, noise, timesteps), timesteps.to(run.device), labels)
         weight = levels.weight(timesteps).to(run.device)
         if not two_terms:
@@ -116,9 +127,14 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
             denoiser.eval()
             for start in range(0, len(share), config.latents.batch):
                 indices = list(share[start : start + config.latents.batch])
-                pixels, labels = held_out.pixels(indices), held_out.labels_of(indices)
-                latents = autoencoder.encode(from_uint8(pixels.to(run.device)))
-                loss = denoising_loss(latents, pixels, labels, indices, "held-out", denoiser)
+                if isinstance(held_out, LatentCache):
+                    pixels, latents = None, held_out.latents(indices).to(run.device)
+                else:
+                    pixels = held_out.pixels(indices)
+                    latents = encode_views(autoencoder, pixels, flips=False)[:, 0]
+                noise = normal_at(indices, autoencoder.latent_shape, settings.seed, "held-out noise")
+                labels = held_out.labels_of(indices)
+                loss = denoising_loss(latents, pixels, labels, indices, noise, "held-out", denoiser)
                 total += float(loss) * len(indices)
         denoiser.train()
         run.write_mean("held_out_loss", total, len(share))
@@ -143,8 +159,9 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     denoiser.train()
     for batch in run.training_batches(stream, config.data.num_workers):
         with run.accelerator.accumulate(forward):
-            latents = latent_data.latents(batch).to(run.device, non_blocking=True)
-            loss = denoising_loss(latents, batch.pixels, batch.labels, batch.positions, "training", forward)
+            latents = latent_data.latents(batch).to(run.device, non_blocking=True).float()
+            noise = batch.noise["training noise"]
+            loss = denoising_loss(latents, batch.pixels, batch.labels, batch.positions, noise, "training", forward)
             run.backward(loss)
         if run.finish_step(state):
             if run.due(settings.evaluate_every):

@@ -18,7 +18,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     import torch
 
     from genrep.coords import grid
-    from genrep.data.images import open_images
+    from genrep.data.images import ImageData
     from genrep.data.latents import autoencoder_hash
     from genrep.files import replacing
     from genrep.gan.augment import NUM_DRAWS, augment
@@ -30,7 +30,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     from genrep.pipelines.gan import GANPipeline
     from genrep.randomness import image_generators, normal_at, uniform_at
     from genrep.render import from_uint8
-    from genrep.training.latents import open_latents
+    from genrep.training.latents import open_latents, open_split
     from genrep.training.order import ImageStream
     from genrep.training.run import Run
     from genrep.training.stages import load_autoencoder
@@ -41,7 +41,13 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     autoencoder = None if config.autoencoder is None else load_autoencoder(config.autoencoder, config_path)
     shape = config.image_shape if autoencoder is None else autoencoder.image_shape
     channels = config.channels if autoencoder is None else autoencoder.config["channels"]
-    data, _ = open_images(config.data, shape, channels)
+    sees_images, sees_latents = objective.sees != "latents", objective.sees != "images"
+    shows_reconstructions = autoencoder is not None and sees_images and objective.real == "reconstructions"
+    shows_pixels = sees_images and not shows_reconstructions
+    if autoencoder is None:
+        data = ImageData(config.data, "train", shape, channels)
+    else:
+        data = open_split(config.data, config.latents, autoencoder, "train", pixels=shows_pixels)
     identity = {"data": data.fingerprint()}
     if autoencoder is not None:
         identity["autoencoder"] = autoencoder_hash(autoencoder)
@@ -54,10 +60,9 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         latent_data = open_latents(autoencoder, data, config.latents, run.process, run.accelerator.wait_for_everyone)
         normalizer = LatentNormalizer.from_statistics(latent_data.mean, latent_data.std).to(run.device)
         flips = latent_data.flips
-    sees_images, sees_latents = objective.sees != "latents", objective.sees != "images"
-    shows_reconstructions = autoencoder is not None and sees_images and objective.real == "reconstructions"
-    wants_pixels = sees_images or (latent_data is not None and latent_data.wants_pixels)
-    stream = ImageStream(data, settings.seed, flips, wants_pixels=wants_pixels)
+    wants_pixels = shows_pixels or (latent_data is not None and latent_data.wants_pixels)
+    cache = latent_data.cache if latent_data is not None and (sees_latents or shows_reconstructions) else None
+    stream = ImageStream(data, settings.seed, flips, wants_pixels=wants_pixels, cache=cache)
 
     # models
     torch.manual_seed(settings.seed)
@@ -132,11 +137,10 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     # loop
     for batch in run.training_batches(stream, config.data.num_workers):
         positions, labels = batch.positions, batch.labels.to(run.device) if num_classes else None
-        wants_images = sees_images and not shows_reconstructions
-        images = from_uint8(batch.pixels.to(run.device, non_blocking=True)) if wants_images else None
+        images = from_uint8(batch.pixels.to(run.device, non_blocking=True)) if shows_pixels else None
         latents = None
         if latent_data is not None and (sees_latents or shows_reconstructions):
-            encoded = latent_data.latents(batch).to(run.device)
+            encoded = latent_data.latents(batch).to(run.device, non_blocking=True).float()
             latents = normalizer.standardize(encoded) if sees_latents else None
             images = autoencoder.render(encoded) if shows_reconstructions else images
 

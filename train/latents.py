@@ -2,8 +2,10 @@
 
     python train/latents.py configs/digits/diffusion.yaml
 
-The folder `latents.folder` gets shards, statistics and a manifest. A cache that is there already and fits is kept; one
-that was made from something else is refused. On many processes each encodes its share.
+The folder `latents.folder` gets shards, statistics and a manifest; with the autoencoder they are all that stage 2 trains
+on, wherever the images are. A cache that is there already and fits is kept, and gets the held-out split if it has none;
+one that was made from something else is refused. `--latents.verify true` compares every byte of it with its hash. On many
+processes each encodes its share.
 """
 
 from genrep.training.config import add_training_options, parse_command_line, run_script
@@ -11,12 +13,12 @@ from genrep.training.specs import DiffusionRun
 
 
 def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> None:
-    import shutil
     from pathlib import Path
 
     from genrep.data.images import ImageData
-    from genrep.data.latents import LatentCache, write_cache
+    from genrep.data.latents import LatentCache, delete_cache, has_cache, write_cache
     from genrep.errors import InputError
+    from genrep.training.latents import held_out_images
     from genrep.training.run import make_accelerator
     from genrep.training.stages import load_autoencoder
 
@@ -26,12 +28,8 @@ def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> Non
 
     # run
     accelerator = make_accelerator()
-    if (
-        restart
-        and accelerator.is_main_process
-        and ((folder / "manifest.json").exists() or (folder / "unfinished.json").exists())
-    ):
-        shutil.rmtree(folder)
+    if restart and accelerator.is_main_process:
+        delete_cache(folder)
     accelerator.wait_for_everyone()
 
     # models
@@ -42,13 +40,16 @@ def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> Non
 
     # encode
     process = (accelerator.process_index, accelerator.num_processes)
-    write_cache(autoencoder, data, config.latents, folder, process, accelerator.wait_for_everyone)
+    held_out = held_out_images(data, config.latents)
+    write_cache(autoencoder, data, config.latents, folder, process, accelerator.wait_for_everyone, held_out)
 
     # done
     if accelerator.is_main_process:
-        cache = LatentCache(folder)
+        cache = LatentCache(folder, verify=config.latents.verify)
+        num_held_out = len(LatentCache(folder, split="held_out")) if has_cache(folder, "held_out") else 0
         print(
-            f"latents: {folder}: {len(cache):,} images, {cache.num_views} view(s), {tuple(cache.manifest['latent_shape'])}, {cache.manifest['dtype']}"
+            f"latents: {folder}: {len(cache):,} images, {cache.num_views} view(s), {tuple(cache.manifest['latent_shape'])}, "
+            f"{cache.manifest['dtype']}; {num_held_out:,} held-out images"
         )
     accelerator.end_training()
 

@@ -1,10 +1,13 @@
 """Data sets of images and of latents. The specs of both are here, light; the work is in the files beside this one."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from genrep.specs import Fraction, NonNegativeInt, PositiveInt, Size, Spec
+
+Grey = Annotated[int, Field(ge=0, le=255)]
+"""A grey level, 0 black to 255 white."""
 
 
 class DataSpec(Spec):
@@ -30,6 +33,8 @@ class DataSpec(Spec):
     """Mirror images left to right at random in training."""
     crop: Literal["centre", "random"] = "centre"
     """Training images: resized to cover and cropped in the centre, as held-out ones are; or cropped anywhere, unresized."""
+    background: Grey = 255
+    """Grey level behind images that are transparent: 0 black, 255 white."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """An image that cannot be decoded: stop and name it, or check all before the start, name and count them, go on."""
     in_memory: bool = False
@@ -55,6 +60,8 @@ class SignalSpec(Spec):
     """Resize and crop the pictures to this; null is their own size."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for RGB; null is the pictures' own."""
+    background: Grey = 255
+    """Grey level behind pictures that are transparent: 0 black, 255 white."""
 
 
 class LatentsSpec(Spec):
@@ -70,7 +77,9 @@ class LatentsSpec(Spec):
     """Images a shard."""
     batch: PositiveInt = 256
     """Images encoded at a time."""
-    verify: bool = True
-    """Check the hash of every shard when the cache is opened: every byte is read once."""
+    held_out: bool = True
+    """Encode the held-out split into the cache too, so that measuring on it needs no images either."""
+    verify: bool = False
+    """Compare every shard with its hash before the start, which reads the whole cache; file sizes are always compared."""
     statistics_images: PositiveInt = 10_000
     """Images whose latents give mean and deviation when there is no cache."""

@@ -31,6 +31,7 @@ class ImageData(torch.utils.data.Dataset):
         class_names: names of the classes, empty without labels.
         skipped: names of the images left out because they cannot be decoded.
         name: source and split, for messages and reports.
+        source_rows: `[N]` the row of every image in the source's own split, `source_split`, counted from 0.
     """
 
     def __init__(self, spec: DataSpec, split: str, image_shape: tuple[int, int], channels: int):
@@ -45,13 +46,12 @@ class ImageData(torch.utils.data.Dataset):
             scale = spec.source_size / max(image_shape)
             self.source_shape = (round(image_shape[0] * scale), round(image_shape[1] * scale))
         tables = open_source(spec)
-        self.rows = undecoded(split_rows(tables, spec, split), spec)
+        rows, self.source_rows, self.source_split = split_rows(tables, spec, split)
+        self.rows = undecoded(rows, spec)
         self.skipped: list[str] = []
         if spec.on_bad_image == "skip":
-            self.rows, self.skipped = _without_bad(self.rows, spec.image_column, self.name)
-        if len(self.rows) == 0:
-            raise InputError(f"{self.name}: no images; check data.source and the split")
-        self.labels, self.class_names = labels(self.rows, tables, spec)
+            self._leave_out_bad()
+        self.labels, self.class_names = labels(self.rows, tables, spec, self.row_name)
         whole = spec.crop == "random" and split == "train"
         self._whole = self._decode_whole() if spec.in_memory and whole else None
         self._pixels = self._decode_all() if spec.in_memory and not whole else None
@@ -90,14 +90,21 @@ class ImageData(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> UInt8[Tensor, "channels height width"]:
         return self.pixels([index])[0]
 
+    def row_name(self, index: int) -> str:
+        """Where an image lies in the source, for messages: its row as stored, whatever slice or draw it came from."""
+        return f"row {self.source_rows[index]} of split {self.source_split}"
+
     def transform(self) -> dict[str, Any]:
         """What was done to the pixels, for manifests and reports."""
-        return {
+        transform = {
             "image_shape": list(self.image_shape),
             "channels": self.channels,
             "resize": "short side, PIL bicubic",
             "crop": "centre",
         }
+        if self.spec.background != DataSpec.model_fields["background"].default:  # caches older than the key have none
+            transform["background"] = self.spec.background
+        return transform
 
     def fingerprint(self) -> str:
         """Hash of the content: row count, labels, and the encoded bytes of evenly spaced rows. Paths play no part."""
@@ -108,9 +115,12 @@ class ImageData(torch.utils.data.Dataset):
             index = int(index)
             row = self.rows[index][self.spec.image_column]
             try:
-                digest.update(_encoded(row))
+                encoded = _encoded(row)
             except (OSError, TypeError) as error:
                 raise self._bad(row, index, error) from error
+            digest.update(encoded)
+            if _is_transparent(encoded):  # earlier versions dropped the transparency: other pixels, another fingerprint
+                digest.update(b"blended")
         return digest.hexdigest()[:16]
 
     def _decode(self, row: Any, index: int, shape: tuple[int, int]) -> UInt8[Tensor, "channels height width"]:
@@ -118,15 +128,33 @@ class ImageData(torch.utils.data.Dataset):
 
     def _open(self, row: Any, index: int) -> Any:
         try:
-            return decode(row, self.channels)
+            return decode(row, self.channels, self.spec.background)
         except Exception as error:
             raise self._bad(row, index, error) from error
 
     def _bad(self, row: Any, index: int, error: Exception) -> InputError:
         return InputError(
-            f"{_row_name(row, index)} of {self.name} cannot be decoded as an image ({error}): "
+            f"{_with_path(row, self.row_name(index))} of {self.spec.source} cannot be decoded as an image ({error}): "
             "mend or remove it, or set data.on_bad_image: skip"
         )
+
+    def _leave_out_bad(self) -> None:
+        """Keep the rows that decode, and name those that do not. `datasets` keeps the answer for the next time."""
+        column, count = self.spec.image_column, len(self.rows)
+        check: Callable[[Any], dict[str, str | None]] = _Check(column, self.spec.background)
+        faults = self.rows.map(check, remove_columns=self.rows.column_names, desc=f"checking {self.name}")["fault"][:]
+        bad = [index for index, fault in enumerate(faults) if fault]
+        if not bad:
+            return
+        for index in bad:
+            row = self.rows[index][column]
+            self.skipped.append(f"{_with_path(row, self.row_name(index))}: {faults[index]}")
+        shown = "\n  ".join(self.skipped[:20]) + (f"\n  ... and {len(bad) - 20} more" if len(bad) > 20 else "")
+        tqdm.write(f"{self.name}: {len(bad)} of {count} images cannot be decoded and are left out:\n  {shown}")
+        if len(bad) == count:
+            raise InputError(f"{self.name}: none of the {count:,} images can be decoded; give other images")
+        whole = [index for index, fault in enumerate(faults) if not fault]
+        self.rows, self.source_rows = self.rows.select(whole), self.source_rows[whole]
 
     def _decode_all(self) -> UInt8[Tensor, "images channels height width"]:
         pixels = torch.empty(len(self), self.channels, *self.image_shape, dtype=torch.uint8)
@@ -155,8 +183,11 @@ def evenly(count: int, wanted: int | None) -> list[int]:
     return [index * count // wanted for index in range(wanted)]
 
 
-def decode(row: Any, channels: int) -> Any:
-    """An undecoded row of `datasets` ({"bytes", "path"}) => a PIL image, grey or RGB."""
+def decode(row: Any, channels: int, background: int = 255) -> Any:
+    """An undecoded row of `datasets` ({"bytes", "path"}) => a PIL image, grey or RGB, 8 bits a channel.
+
+    Transparent images are put on `background`, a grey level. Raises ValueError for values whose range says nothing.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -165,9 +196,65 @@ def decode(row: Any, channels: int) -> Any:
         raise ValueError("no known image format") from None
     with opened as image:
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16-bit grey: PIL would clip it at 255
-            upright = Image.fromarray((np.array(upright, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8))
-        return upright.convert("L" if channels == 1 else "RGB")
+        if upright.mode.startswith("I"):  # PIL would clip at 255
+            upright = Image.fromarray((sixteen_bits(upright) >> 8).clip(0, 255).astype(np.uint8))
+        return opaque(unit_floats(upright), background).convert("L" if channels == 1 else "RGB")
+
+
+def sixteen_bits(image: Any) -> np.ndarray:
+    """A PIL image of whole numbers (modes I;16 and I) => int64, refused where they do not fit into 16 bits."""
+    values = np.array(image, dtype=np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            f"its whole numbers must lie in 0 to 65535; they go from {values.min()} to {values.max()}: save it with 8 or 16 bits"
+        )
+    return values
+
+
+def unit_floats(image: Any) -> Any:
+    """A PIL image of floats (mode F) in [0, 1] => 8 bits; ValueError outside. Other images stay as they are."""
+    from PIL import Image
+
+    if image.mode != "F":
+        return image
+    values = np.array(image, dtype=np.float64)
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):  # NaN is refused too
+        raise ValueError(
+            f"its floats must lie in [0, 1]; they go from {low:g} to {high:g}: rescale them, or save 8 or 16 bits"
+        )
+    return Image.fromarray(np.round(values * 255).astype(np.uint8))
+
+
+def opaque(image: Any, background: int) -> Any:
+    """A PIL image with what is transparent blended with a grey level; an opaque one stays as it is."""
+    from PIL import Image
+
+    alpha = _alpha(image)
+    if alpha is None:
+        return image
+    ground = Image.new("RGBA", image.size, (background, background, background, 255))
+    return Image.alpha_composite(ground, alpha).convert("RGB")
+
+
+def _alpha(image: Any) -> Any:
+    """The image as RGBA if a pixel of it is transparent, else None. PIL keeps alpha in a channel or in a palette."""
+    of_palette = image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and not of_palette:
+        return None
+    with_alpha = image.convert("RGBA")
+    return None if with_alpha.getextrema()[3][0] == 255 else with_alpha
+
+
+def _is_transparent(encoded: bytes) -> bool:
+    """Whether a pixel of an encoded image is transparent; of what PIL cannot read, no."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return _alpha(image) is not None
+    except Exception:  # PIL's are many; whoever wants the pixels will hear of it
+        return False
 
 
 def resize_and_crop(image: Any, shape: tuple[int, int]) -> UInt8[Tensor, "channels height width"]:
@@ -208,28 +295,17 @@ def _encoded(row: Any) -> bytes:
     return row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
 
 
-def _row_name(row: Any, index: int) -> str:
-    return f"{row['path']} (row {index})" if isinstance(row, dict) and row.get("path") else f"row {index}"
-
-
-def _without_bad(rows: Any, column: str, name: str) -> tuple[Any, list[str]]:
-    """Rows that decode, and the names of those that do not. `datasets` keeps the answer for the next time."""
-    check: Callable[[Any, int], dict[str, str | None]] = _Check(column)
-    faults = rows.map(check, with_indices=True, remove_columns=rows.column_names, desc=f"checking {name}")["fault"][:]
-    bad = [fault for fault in faults if fault]
-    if bad:
-        shown = "\n  ".join(bad[:20]) + (f"\n  ... and {len(bad) - 20} more" if len(bad) > 20 else "")
-        tqdm.write(f"{name}: {len(bad)} of {len(rows)} images cannot be decoded and are left out:\n  {shown}")
-    return rows.select([index for index, fault in enumerate(faults) if not fault]), bad
+def _with_path(row: Any, name: str) -> str:
+    return f"{row['path']} ({name})" if isinstance(row, dict) and row.get("path") else name
 
 
 class _Check:
-    def __init__(self, column: str):
-        self.column = column
+    def __init__(self, column: str, background: int):
+        self.column, self.background = column, background
 
-    def __call__(self, row: Any, index: int) -> dict[str, str | None]:
+    def __call__(self, row: Any) -> dict[str, str | None]:
         try:
-            decode(row[self.column], channels=3)
+            decode(row[self.column], channels=3, background=self.background)
         except Exception as error:  # whatever PIL raises, the image is bad and gets named
-            return {"fault": f"{_row_name(row[self.column], index)}: {error}"}
+            return {"fault": str(error) or type(error).__name__}
         return {"fault": None}

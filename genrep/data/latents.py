@@ -2,32 +2,51 @@
 
 A cache folder holds `manifest.json`, `statistics.safetensors` (mean and deviation for every token and channel) and
 `latents-00000-of-00003.safetensors` (`latents` [n, views, R, D] and, with labels, `labels` [n]), rows in the order of
-the data set. View 0 is the image, view 1 its mirror image.
+the data set. View 0 is the image, view 1 its mirror image. `held_out-00000-of-00001.safetensors` holds the same of the
+held-out split, one view. A cache with its autoencoder is all that stage 2 needs: the images may be elsewhere.
+
+Encoding on the fly and the choice between the two is in `genrep/training/latents.py`.
 """
 
+import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from jaxtyping import Float, Int, Shaped
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from genrep.data import LatentsSpec
+from genrep.data import DataSpec, LatentsSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError
+from genrep.files import file_hash, remove, replacing, write_json
+from genrep.lock import LOCK, FolderLock
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.render import from_uint8
 
 MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
 STATISTICS = "statistics.safetensors"
 FORMAT = 2
+SELECTION = (
+    "train_split",
+    "held_out_split",
+    "held_out_fraction",
+    "split_seed",
+    "image_column",
+    "label_column",
+    "on_bad_image",
+    "background",
+)
+"""Keys of `data` that choose the images of a source: what a cache is held against where the source is not there."""
+INFORMATION = ("source", "class_names", "selection")
+"""Keys of a manifest that may differ: they tell where the images were, not what they are."""
 
 
 class LatentStatistics:
@@ -62,22 +81,36 @@ def autoencoder_hash(autoencoder: INRAutoencoder) -> str:
     return digest.hexdigest()[:16]
 
 
-def cache_manifest(autoencoder: INRAutoencoder, data: ImageData, spec: LatentsSpec) -> dict[str, Any]:
-    """What a cache must say to be the right one for this autoencoder, these images and these settings."""
+def cache_settings(autoencoder: INRAutoencoder, spec: LatentsSpec) -> dict[str, Any]:
+    """What a cache must say to be the right one for this autoencoder and these settings, whatever the images."""
     return {
         "format": FORMAT,
         "autoencoder": autoencoder_hash(autoencoder),
-        "data": data.fingerprint(),
-        "source": data.name,
-        "transform": data.transform(),
-        "num_images": len(data),
         "num_views": 2 if spec.flips else 1,
         "latent_shape": list(autoencoder.latent_shape),
         "dtype": spec.dtype,
         "shard_size": spec.shard_size,
+    }
+
+
+def cache_manifest(autoencoder: INRAutoencoder, data: ImageData, spec: LatentsSpec) -> dict[str, Any]:
+    """What a cache must say to be the right one for this autoencoder, these images and these settings."""
+    return {
+        **cache_settings(autoencoder, spec),
+        "data": data.fingerprint(),
+        "source": data.name,
+        "selection": _selection(data.spec),
+        "transform": data.transform(),
+        "num_images": len(data),
         "labelled": data.labels is not None,
         "class_names": data.class_names,
     }
+
+
+def has_cache(folder: Path | str, split: str = "train") -> bool:
+    """Whether a folder holds a whole cache, with the latents of this split."""
+    path = Path(folder) / MANIFEST
+    return path.exists() and (split == "train" or "held_out" in _read_manifest(path))
 
 
 @torch.no_grad()
@@ -97,160 +130,350 @@ def write_cache(
     folder: Path,
     process: tuple[int, int] = (0, 1),
     barrier: Callable[[], None] = lambda: None,
+    held_out: ImageData | None = None,
 ) -> None:
     """Encode a data set into `folder`; shards that are there whole are kept, so an interrupted call goes on.
+
+    A whole cache is left as it is, but for the held-out split: it is added to a cache that lacks it.
 
     Args:
         process: (rank, number of processes); each encodes its own shards.
         barrier: waits for all processes.
+        held_out: the held-out split, to be encoded too.
 
     Raises:
-        InputError: the folder holds a cache of something else.
+        InputError: the folder holds a cache of something else, another process writes there, or nobody can.
     """
-    manifest = cache_manifest(autoencoder, data, spec)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / "unfinished.json"
-    if (folder / MANIFEST).exists():
-        _refuse_other(folder / MANIFEST, manifest)
-        return
-    if unfinished.exists():
-        _refuse_other(unfinished, manifest)
-    barrier()
     rank, num_processes = process
-    if rank == 0:
-        if not unfinished.exists():  # nobody knows what shards without a manifest are of
-            for stray in folder.glob("latents-*.safetensors"):
-                stray.unlink()
-        _write_json(unfinished, manifest)
-    barrier()
-    starts = range(0, len(data), spec.shard_size)
-    with tqdm(total=len(data), desc="encoding", unit=" images", disable=rank > 0) as bar:
-        for number, start in enumerate(starts):
-            stop = min(start + spec.shard_size, len(data))
-            path = folder / _shard_name(number, len(starts))
-            if number % num_processes == rank and not path.exists():
-                parts = []
-                for first in range(start, stop, spec.batch):
-                    indices = range(first, min(first + spec.batch, stop))
-                    parts.append(
-                        encode_views(autoencoder, data.pixels(indices), spec.flips).to(getattr(torch, spec.dtype)).cpu()
-                    )
-                    bar.update(len(indices) * num_processes)
-                tensors = {"latents": torch.cat(parts)}
-                if data.labels is not None:
-                    tensors["labels"] = data.labels[start:stop].clone()
-                _save_whole(tensors, path)
-    barrier()
-    if rank == 0:
-        statistics = LatentStatistics(autoencoder.latent_shape)
-        names = [_shard_name(number, len(starts)) for number in range(len(starts))]
-        for name in names:
-            for part in _read_shard(folder / name)["latents"].split(spec.batch):
-                statistics.update(part.flatten(0, 1))
-        _save_whole({"mean": statistics.mean.float(), "std": statistics.std.float()}, folder / STATISTICS)
-        hashes = {name: _hash(folder / name) for name in (*names, STATISTICS)}
-        _write_json(folder / MANIFEST, {**manifest, "files": hashes})
-        unfinished.unlink()
-    barrier()
+    manifest = cache_manifest(autoencoder, data, spec)
+
+    def is_done() -> bool:
+        if not (folder / MANIFEST).exists():
+            return False
+        _refuse_other(folder / MANIFEST, manifest)
+        return held_out is None or has_cache(folder, "held_out")
+
+    if is_done():  # without a lock: a shared folder may be read-only
+        return
+    with FolderLock(folder, "a latent cache") if rank == 0 else contextlib.nullcontext():
+        barrier()  # from here on the folder changes by these processes alone
+        if is_done():
+            return
+        adds_held_out, unfinished = (folder / MANIFEST).exists(), folder / UNFINISHED
+        described = _read_manifest(folder / MANIFEST) if adds_held_out else dict(manifest)
+        if held_out is not None:
+            described["held_out"] = _describe_held_out(held_out)
+        started = _read_json(unfinished) if unfinished.exists() else None
+        if started is not None:
+            _refuse_other(unfinished, manifest)
+        if rank == 0:
+            # nobody knows what shards are of that no manifest describes
+            strays = ["*.partial"]
+            if started is None and not adds_held_out:
+                strays.append("latents-*.safetensors")
+            if started is None or _held_out_data(started) != _held_out_data(described):
+                strays.append("held_out-*.safetensors")
+            for stray in [path for pattern in strays for path in folder.glob(pattern)]:
+                remove(stray)
+            if not adds_held_out:
+                write_json(unfinished, described)
+        barrier()
+
+        def encode(images: ImageData, prefix: str, flips: bool) -> list[str]:
+            starts = range(0, len(images), spec.shard_size)
+            names = [_shard_name(prefix, number, len(starts)) for number in range(len(starts))]
+            with tqdm(total=len(images), desc=f"encoding {images.name}", unit=" images", disable=rank > 0) as bar:
+                for number, start in enumerate(starts):
+                    stop = min(start + spec.shard_size, len(images))
+                    if number % num_processes != rank or (folder / names[number]).exists():
+                        continue
+                    parts = []
+                    for first in range(start, stop, spec.batch):
+                        indices = range(first, min(first + spec.batch, stop))
+                        views = encode_views(autoencoder, images.pixels(indices), flips)
+                        parts.append(views.to(getattr(torch, spec.dtype)).cpu())
+                        bar.update(len(indices) * num_processes)
+                    tensors = {"latents": torch.cat(parts)}
+                    if images.labels is not None:
+                        tensors["labels"] = images.labels[start:stop].clone()
+                    _save_whole(tensors, folder / names[number])
+            return names
+
+        names = [] if adds_held_out else encode(data, "latents", spec.flips)
+        held_out_names = [] if held_out is None else encode(held_out, "held_out", flips=False)
+        barrier()
+        if rank == 0:
+            if not adds_held_out:
+                statistics = LatentStatistics(autoencoder.latent_shape)
+                for name in names:
+                    for part in _read_shard(folder / name, "latents").split(spec.batch):
+                        statistics.update(part.flatten(0, 1))
+                _save_whole({"mean": statistics.mean.float(), "std": statistics.std.float()}, folder / STATISTICS)
+                names.append(STATISTICS)
+            written = [folder / name for name in (*names, *held_out_names)]
+            described["files"] = {**described.get("files", {}), **_hashes(written)}
+            sizes = {path.name: path.stat().st_size for path in written}
+            described["sizes"] = {**described.get("sizes", {}), **sizes}
+            write_json(folder / MANIFEST, described)
+            remove(unfinished)
+        barrier()
+
+
+def delete_cache(folder: Path) -> None:
+    """Delete what is in the folder of a cache, whole or not. Nothing is deleted of a folder that holds none.
+
+    Raises:
+        InputError: another process writes there.
+    """
+    if (folder / MANIFEST).exists() or (folder / UNFINISHED).exists():
+        with FolderLock(folder, "a latent cache"):
+            for path in folder.iterdir():
+                if path.name != LOCK:
+                    remove(path)
 
 
 class LatentCache:
-    """A cache folder, memory-mapped.
+    """One split of a cache folder, memory-mapped: rows are read from disk when they are asked for.
+
+    Shards are opened at the first use, in whatever process that is, and a copy that is sent to another process is no
+    more than the folder's name; so the workers of a loader read by themselves.
 
     Args:
         folder: what `write_cache` wrote.
-        expected: the manifest it must have, from `cache_manifest`; None takes any.
-        verify: check the hash of every file.
+        expected: what the manifest must say, from `cache_manifest` or `cache_settings`; None takes any.
+        verify: compare every file with its hash; else shards are held to their sizes and the statistics to their hash.
+        split: `train`, or `held_out` where the cache has it.
+
+    Attributes:
+        manifest: what the folder says of itself.
+        mean, std: `[R, D]` statistics of the training split.
+        labels: `[N]` int64, or None.
+        class_names: names of the classes, empty without labels.
+        num_views: 1, or 2 with mirror images.
+        name: source and split of the images, as they were when they were encoded.
 
     Raises:
         InputError: no cache, a damaged one, or one of other images, another autoencoder or other settings.
     """
 
-    def __init__(self, folder: Path | str, expected: dict[str, Any] | None = None, verify: bool = True):
-        self.folder = Path(folder)
-        if not (self.folder / MANIFEST).exists():
+    def __init__(
+        self,
+        folder: Path | str,
+        expected: dict[str, Any] | None = None,
+        verify: bool = False,
+        split: str = "train",
+    ):
+        self.folder, self.split = Path(folder), split
+        path = self.folder / MANIFEST
+        if not path.exists():
             raise InputError(
                 f"{self.folder}: no latent cache here ({MANIFEST} is missing); write it with train/latents.py"
             )
         if expected is not None:
-            _refuse_other(self.folder / MANIFEST, expected)
-        self.manifest = _read_json(self.folder / MANIFEST)
-        if self.manifest.get("format") != FORMAT:
-            raise InputError(
-                f"{self.folder / MANIFEST}: format {self.manifest.get('format')} is not {FORMAT}; encode again"
-            )
-        for name, wanted in self.manifest["files"].items() if verify else ():
-            path = self.folder / name
-            if path.exists() and _hash(path) != wanted:
-                raise InputError(
-                    f"{path}: this shard is damaged (its hash is another); delete the folder and encode again"
-                )
-        self.shard_size = self.manifest["shard_size"]
-        count = -(-self.manifest["num_images"] // self.shard_size)
-        self.shards = [_read_shard(self.folder / _shard_name(number, count)) for number in range(count)]
-        found = sum(len(shard["latents"]) for shard in self.shards)
-        if found != self.manifest["num_images"]:
-            raise InputError(
-                f"{self.folder}: {found} latents where the manifest says {self.manifest['num_images']}; delete the folder and encode again"
-            )
-        statistics = _read_shard(self.folder / STATISTICS)
-        self.mean, self.std = statistics["mean"], statistics["std"]
-        self.labels = torch.cat([shard["labels"] for shard in self.shards]) if self.manifest["labelled"] else None
+            _refuse_other(path, expected)
+        self.manifest = _read_manifest(path)
+        if split == "held_out" and "held_out" not in self.manifest:
+            raise InputError(f"{path}: the cache has no held-out latents; add them with train/latents.py")
+        self._of_split = self.manifest if split == "train" else self.manifest["held_out"]
+        self.name: str = self._of_split["source"]
         self.class_names: list[str] = self.manifest["class_names"]
-        self.num_views: int = self.manifest["num_views"]
+        self.num_views: int = self.manifest["num_views"] if split == "train" else 1
+        self.shard_size: int = self.manifest["shard_size"]
+        count = -(-len(self) // self.shard_size)
+        prefix = "latents" if split == "train" else "held_out"
+        self._shards = [self.folder / _shard_name(prefix, number, count) for number in range(count)]
+        self._opened: dict[int, Tensor] = {}
+        self._check_lengths()
+        if verify:
+            self.verify()
+        else:
+            self._compare_hash(self.folder / STATISTICS)
+        self.mean, self.std = (_read_shard(self.folder / STATISTICS, name) for name in ("mean", "std"))
+        self.labels = (
+            torch.cat([_read_shard(shard, "labels") for shard in self._shards]) if self._of_split["labelled"] else None
+        )
 
     def __len__(self) -> int:
-        return int(self.manifest["num_images"])
+        return int(self._of_split["num_images"])
 
-    def latents(self, indices: Sequence[int], views: Sequence[int]) -> Float[Tensor, "batch tokens latent"]:
-        """Latents by image index and view, float32."""
-        rows = [
-            self.shards[index // self.shard_size]["latents"][index % self.shard_size, view]
-            for index, view in zip(map(int, indices), map(int, views), strict=True)
-        ]
-        return torch.stack(rows).float()
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "split": self.split}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def fingerprint(self) -> str:
+        """The fingerprint of the images that were encoded, as `ImageData.fingerprint` gave it."""
+        return str(self._of_split["data"])
+
+    def is_of(self, spec: DataSpec) -> bool:
+        """Whether the images were chosen by the same keys, wherever they were. Caches of earlier versions do not tell."""
+        return self.manifest.get("selection", _selection(spec)) == _selection(spec)
+
+    def verify(self) -> None:
+        """Compare every file with its hash, which reads the whole cache. InputError names a damaged one."""
+        paths = [self.folder / name for name in self.manifest["files"]]
+        with _hashing_bar(paths) as bar:
+            for path in paths:
+                self._compare_hash(path)
+                bar.update(path.stat().st_size)
+
+    def latents(
+        self, indices: Sequence[int], views: Sequence[int] | None = None
+    ) -> Float[Tensor, "batch tokens latent"]:
+        """Latents by image index and view (None is the image's own), float32."""
+        return self.stored(indices, views).float()
+
+    def stored(
+        self, indices: Sequence[int], views: Sequence[int] | None = None
+    ) -> Shaped[Tensor, "batch tokens latent"]:
+        """The same in the number type of the cache."""
+        at = torch.as_tensor(indices, dtype=torch.long)
+        shards = at // self.shard_size
+        rows = (at % self.shard_size) * self.num_views
+        if views is not None:
+            rows += torch.as_tensor(views, dtype=torch.long)
+        wanted = shards.unique().tolist()
+        if len(wanted) == 1:
+            return self._open(wanted[0]).index_select(0, rows)
+        latents = torch.empty(len(at), *self.manifest["latent_shape"], dtype=getattr(torch, self.manifest["dtype"]))
+        for shard in wanted:
+            here = (shards == shard).nonzero()[:, 0]
+            latents[here] = self._open(shard).index_select(0, rows[here])
+        return latents
 
     def labels_of(self, indices: Sequence[int]) -> Int[Tensor, " batch"] | None:
         """Labels by image index, None without labels."""
         return None if self.labels is None else self.labels[torch.as_tensor(indices, dtype=torch.long)]
 
+    def _open(self, number: int) -> Tensor:
+        if number not in self._opened:
+            self._opened[number] = _read_shard(self._shards[number], "latents").flatten(0, 1)
+        return self._opened[number]
 
-def _shard_name(number: int, count: int) -> str:
-    return f"latents-{number:05d}-of-{count:05d}.safetensors"
+    def _check_lengths(self) -> None:
+        """Every shard has the bytes that the manifest and its own header say, and all have as many latents as there are images."""
+        sizes, found = self.manifest.get("sizes", {}), 0  # earlier versions wrote no sizes
+        for path in (*self._shards, self.folder / STATISTICS):
+            with _opened(path) as file:  # refuses a file that is shorter or longer than its header says
+                found += file.get_slice("latents").get_shape()[0] if path.name != STATISTICS else 0
+            size = path.stat().st_size
+            if size != sizes.get(path.name, size):
+                raise _damaged(path, f"it has {size:,} bytes instead of {sizes[path.name]:,}")
+        if found != len(self):
+            raise InputError(
+                f"{self.folder}: {found} latents where the manifest says {len(self)}; delete the folder and encode again"
+            )
+
+    def _compare_hash(self, path: Path) -> None:
+        if not path.exists():
+            raise _missing(path)
+        if file_hash(path) != self.manifest["files"].get(path.name):
+            raise _damaged(path, "its hash is another")
 
 
-def _read_shard(path: Path) -> dict[str, Tensor]:
-    """Tensors of a shard, memory-mapped by safetensors: rows are read from disk when they are touched."""
+def _selection(spec: DataSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", include=set(SELECTION))
+
+
+def _describe_held_out(data: ImageData) -> dict[str, Any]:
+    return {
+        "data": data.fingerprint(),
+        "source": data.name,
+        "num_images": len(data),
+        "labelled": data.labels is not None,
+    }
+
+
+def _held_out_data(manifest: dict[str, Any]) -> str | None:
+    return manifest.get("held_out", {}).get("data")
+
+
+def _shard_name(prefix: str, number: int, count: int) -> str:
+    return f"{prefix}-{number:05d}-of-{count:05d}.safetensors"
+
+
+def _damaged(path: Path, why: object) -> InputError:
+    return InputError(f"{path}: this shard is damaged ({why}); delete the folder and encode again")
+
+
+def _missing(path: Path) -> InputError:
+    return InputError(f"{path}: this shard is missing; delete the folder and encode again")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, its header read and checked."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            yield file
     except FileNotFoundError:
-        raise InputError(f"{path}: this shard is missing; delete the folder and encode again") from None
+        raise _missing(path) from None
     except SafetensorError as error:
-        raise InputError(f"{path}: this shard is damaged ({error}); delete the folder and encode again") from error
+        raise _damaged(path, error) from error
+
+
+def _read_shard(path: Path, name: str) -> Tensor:
+    """A tensor of a shard, memory-mapped: rows are read from disk when they are touched, and processes share them."""
+    with _opened(path) as file:
+        return file.get_tensor(name)
 
 
 def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(tensors, partial)
 
 
-def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+def _hashing_bar(paths: Sequence[Path]) -> tqdm:
+    total = sum(path.stat().st_size for path in paths if path.exists())
+    return tqdm(total=total, desc="hashing the latents", unit="B", unit_scale=True, disable=total < 2**30)
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _hashes(paths: Sequence[Path]) -> dict[str, str]:
+    hashes = {}
+    with _hashing_bar(paths) as bar:
+        for path in paths:
+            hashes[path.name] = file_hash(path)
+            bar.update(path.stat().st_size)
+    return hashes
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: damaged ({error}); delete the folder and encode again") from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}: damaged (a {type(content).__name__} instead of an object); delete the folder and encode again"
+        )
+    return content
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a whole cache. InputError if it is of another format, or lacks what every manifest has."""
+    manifest = _read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{path}: format {manifest.get('format')} is not {FORMAT}; encode again")
+    of_split = {"data": str, "source": str, "num_images": int, "labelled": bool}
+    kinds = {
+        "num_views": int,
+        "shard_size": int,
+        "latent_shape": list,
+        "dtype": str,
+        "class_names": list,
+        "files": dict,
+    }
+    parts = [("", {**of_split, **kinds}, manifest)]
+    if "held_out" in manifest:
+        parts.append(("held_out.", of_split, manifest["held_out"]))
+    for prefix, wanted, part in parts:
+        for key, kind in wanted.items():
+            if not isinstance(part, dict) or not isinstance(part.get(key), kind):
+                raise InputError(
+                    f"{path}: damaged ({prefix}{key} is not there or wrong); delete the folder and encode again"
+                )
+    return manifest
 
 
 def _refuse_other(path: Path, expected: dict[str, Any]) -> None:
@@ -258,7 +481,7 @@ def _refuse_other(path: Path, expected: dict[str, Any]) -> None:
     differences = [
         f"{key}: the cache has {found.get(key)!r}, this run needs {value!r}"
         for key, value in expected.items()
-        if key not in ("source", "class_names") and found.get(key) != value
+        if key not in INFORMATION and found.get(key) != value
     ]
     if differences:
         raise InputError(

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from genrep.data import SignalSpec
-from genrep.data.images import resize_and_crop
+from genrep.data.images import opaque, resize_and_crop, sixteen_bits, unit_floats
 from genrep.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -70,10 +70,10 @@ def _pixels(frame: Any, spec: SignalSpec, number: int) -> UInt8[Tensor, "channel
         if frame.mode.startswith("I"):  # 16 bits, scaled instead of clipped
             from PIL import Image
 
-            frame = Image.fromarray(np.round(np.asarray(frame, dtype=np.float64) / 257).astype(np.uint8))
-        frame = frame.convert("L" if grey else "RGB")
-    except OSError as error:
-        raise InputError(f"signal.source {spec.source}: picture {number} is damaged ({error})") from error
+            frame = Image.fromarray(np.round(sixteen_bits(frame) / 257).astype(np.uint8))
+        frame = opaque(unit_floats(frame), spec.background).convert("L" if grey else "RGB")
+    except (OSError, ValueError) as error:
+        raise InputError(f"signal.source {spec.source}: picture {number} cannot be read ({error})") from error
     if spec.size is not None:
         height, width = [spec.size] * 2 if isinstance(spec.size, int) else spec.size
         return resize_and_crop(frame, (height, width))

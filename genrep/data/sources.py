@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,16 @@ from torch import Tensor
 from genrep.data import DataSpec
 from genrep.errors import InputError, did_you_mean
 
+MOST_CLASSES = 100_000
+"""Labels without names may go up to this even where there are fewer images: a small part of a set keeps its labels."""
+
+
+class MissingSource(InputError):
+    """The data set is not where `data.source` says."""
+
 
 def open_source(spec: DataSpec) -> Any:
-    """The source as a `datasets.DatasetDict`."""
+    """The source as a `datasets.DatasetDict`. MissingSource if it is not there, InputError if it cannot be read."""
     import datasets
 
     source = spec.source
@@ -26,7 +34,7 @@ def open_source(spec: DataSpec) -> Any:
 
         files = sorted(glob.glob(str(place)))
         if not files:
-            raise InputError(f"data.source {source!r} matches no file")
+            raise MissingSource(f"data.source {source!r} matches no file")
         return _load(_builder_of(files[0], source), data_files=files)
     if place.is_file():
         return _load(_builder_of(str(place), source), data_files=str(place))
@@ -45,7 +53,7 @@ def open_source(spec: DataSpec) -> Any:
         return _load("imagefolder", data_dir=str(place))
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
         near = did_you_mean(source, BUILT_IN)
-        raise InputError(
+        raise MissingSource(
             f"data.source {source!r} does not exist: give {' or '.join(BUILT_IN)}, a folder, a parquet or Arrow file, or a Hub id owner/name{near}"
         )
     return _load(source)
@@ -66,7 +74,7 @@ def _load(builder: str, **where: Any) -> Any:
     try:
         return datasets.load_dataset(builder, **where)
     except ConnectionError as error:
-        raise InputError(
+        raise MissingSource(
             f"data.source {builder!r} is neither a folder here nor a data set that the Hub let us reach ({error}): "
             "check the name, or download it first and give its folder"
         ) from error
@@ -124,30 +132,39 @@ def _png(image: Any) -> dict[str, Any]:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def split_rows(tables: Any, spec: DataSpec, split: str) -> Any:
-    """The rows of `train` or `held_out`, as the spec says."""
+def split_rows(tables: Any, spec: DataSpec, split: str) -> tuple[Any, np.ndarray, str]:
+    """The rows of `train` or `held_out`, as the spec says; where each lies in the source, and in which of its splits.
+
+    Raises:
+        InputError: no such split, a slice that cannot be read, or one that holds no images.
+    """
     if split not in ("train", "held_out"):
         raise InputError(f"split {split!r} is not one of train, held_out")
     if split == "held_out" and spec.held_out_split is not None:
-        return _select(tables, spec.held_out_split, spec)
-    rows = _select(tables, spec.train_split, spec)
+        return _select(tables, spec.held_out_split, spec, "data.held_out_split")
+    rows, source_rows, source_split = _select(tables, spec.train_split, spec, "data.train_split")
     if spec.held_out_split is not None:
-        return rows
+        return rows, source_rows, source_split
     held_out = round(len(rows) * spec.held_out_fraction)
     if held_out == 0 and split == "held_out":
         raise InputError(
             f"data.held_out_fraction {spec.held_out_fraction} of {len(rows)} images holds none out: raise it, or name data.held_out_split"
         )
+    if held_out == len(rows) and split == "train":
+        raise InputError(
+            f"data.held_out_fraction {spec.held_out_fraction} of {len(rows)} images leaves none to train on: lower it"
+        )
     order = np.random.default_rng(spec.split_seed).permutation(len(rows))
-    return rows.select(np.sort(order[:held_out] if split == "held_out" else order[held_out:]))
+    chosen = np.sort(order[:held_out] if split == "held_out" else order[held_out:])
+    return rows.select(chosen), source_rows[chosen], source_split
 
 
-def _select(tables: Any, name: str, spec: DataSpec) -> Any:
+def _select(tables: Any, name: str, spec: DataSpec, key: str) -> tuple[Any, np.ndarray, str]:
     """A split, or a slice of one, by `datasets`' own rules: train, test[:10%], train[-5000:]."""
     import datasets
 
-    lengths = {key: len(rows) for key, rows in tables.items()}
-    known = ", ".join(f"{key} ({count:,})" for key, count in lengths.items())
+    lengths = {split: len(rows) for split, rows in tables.items()}
+    known = ", ".join(f"{split} ({count:,})" for split, count in lengths.items())
     base = name.split("[")[0].strip()
     if base not in lengths:
         raise InputError(
@@ -159,7 +176,12 @@ def _select(tables: Any, name: str, spec: DataSpec) -> Any:
         raise InputError(
             f"split {name!r} cannot be ({error}); write it like train, train[:-5000] or test[:10%]; there is {known}"
         ) from error
-    return tables[part.splitname].select(range(part.from_ or 0, lengths[base] if part.to is None else part.to))
+    source_rows = np.arange(part.from_ or 0, lengths[base] if part.to is None else part.to)
+    if len(source_rows) == 0:
+        raise InputError(
+            f"{key} {name!r} holds no images: split {base} of {spec.source} has {lengths[base]:,}; choose another slice"
+        )
+    return tables[part.splitname].select(source_rows), source_rows, base
 
 
 def undecoded(rows: Any, spec: DataSpec) -> Any:
@@ -181,25 +203,74 @@ def undecoded(rows: Any, spec: DataSpec) -> Any:
         ) from error
 
 
-def labels(rows: Any, tables: Any, spec: DataSpec) -> tuple[Tensor | None, list[str]]:
-    """Labels `[N]` of the rows and the names of the classes; None and none without labels."""
-    import datasets
+def labels(
+    rows: Any, tables: Any, spec: DataSpec, row_name: Callable[[int], str] = "row {}".format
+) -> tuple[Tensor | None, list[str]]:
+    """Labels `[N]` of the rows and the names of the classes; None and none without labels.
 
-    if spec.label_column is None or spec.label_column not in rows.column_names:
-        if spec.label_column not in (None, "label"):  # asked for by name, not by default
+    Args:
+        rows: the split.
+        tables: all splits of the source.
+        spec: names the column, and the splits whose classes must agree.
+        row_name: index of a row => its name in messages.
+
+    Raises:
+        InputError: no such column, labels that are no whole numbers below the number of classes, or splits with other
+            classes.
+    """
+    column = spec.label_column
+    if column is None or column not in rows.column_names:
+        if column not in (None, "label"):  # asked for by name, not by default
             raise InputError(
-                f"data.label_column {spec.label_column!r} is not in {spec.source!r}, which has {', '.join(rows.column_names)}"
+                f"data.label_column {column!r} is not in {spec.source!r}, which has {', '.join(rows.column_names)}"
             )
         return None, []
-    values = np.asarray(rows.with_format("numpy")[spec.label_column][:])
-    if values.dtype.kind not in "iu" or values.min() < 0:
+    values = np.asarray(rows.with_format("numpy")[column][:])
+    if values.dtype.kind not in "iu":
         raise InputError(
-            f"data.label_column {spec.label_column!r} must hold whole numbers from 0 (a ClassLabel), got {values[:3].tolist()}"
+            f"data.label_column {column!r} must hold whole numbers from 0 (a ClassLabel), got {values[:3].tolist()}"
         )
-    feature = rows.features[spec.label_column]
-    if isinstance(feature, datasets.ClassLabel):
-        names = list(feature.names)
-    else:  # every split counts: one that lacks the last class must not have fewer
-        labelled = [table for table in tables.values() if spec.label_column in table.column_names]
-        names = [str(n) for n in range(1 + max(max(table[spec.label_column]) for table in labelled))]
+    names = _class_names(rows.features[column], tables, column)
+    for split in (spec.train_split, spec.held_out_split):
+        table = tables.get((split or "").split("[")[0].strip())
+        if table is None or column not in table.column_names:
+            continue
+        others = _class_names(table.features[column], tables, column)
+        if others != names:
+            raise InputError(
+                f"data.label_column {column!r}: split {split} of {spec.source!r} has other classes ({_shown(others)}) than "
+                f"this one ({_shown(names)}); give all splits the same ClassLabel"
+            )
+    bad = np.flatnonzero((values < 0) | (values >= len(names)))
+    if len(bad):
+        first = int(values[bad[0]])
+        of_unlabelled = " (-1 often stands for an image without a label)" if first == -1 else ""
+        raise InputError(
+            f"data.label_column {column!r} must hold whole numbers from 0 to {len(names) - 1}, one for each class; "
+            f"{row_name(int(bad[0]))} has {first}{of_unlabelled}. {len(bad):,} of {len(values):,} rows are out of range: "
+            "correct their labels, leave them out, or set data.label_column: null"
+        )
     return torch.from_numpy(values.astype(np.int64)), names
+
+
+def _class_names(feature: Any, tables: Any, column: str) -> list[str]:
+    """Names of the classes: a ClassLabel's, or for plain numbers "0", "1", ... up to the largest in any split."""
+    import datasets
+
+    if isinstance(feature, datasets.ClassLabel):
+        return list(feature.names)
+    # every split counts: one that lacks the last class must not have fewer
+    labelled = [table for table in tables.values() if column in table.column_names and len(table)]
+    largest = max(np.nanmax(np.asarray(table.with_format("numpy")[column][:], dtype=np.float64)) for table in labelled)
+    num_images = sum(len(table) for table in labelled)
+    # an index or an identifier taken for a label would make as many classes as it is large, without an image of most
+    if largest >= max(num_images, MOST_CLASSES):
+        raise InputError(
+            f"data.label_column {column!r} has a label of {int(largest):,}, which makes {int(largest) + 1:,} classes of "
+            f"{num_images:,} images: number the classes from 0 to one less than there are, or set data.label_column: null"
+        )
+    return [str(number) for number in range(1 + max(-1, int(largest)))]
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f", ... {len(names)} in all" if len(names) > 5 else "")

@@ -6,8 +6,8 @@ part of them, whatever their number, so two processes see together what one woul
 """
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from genrep.data.images import ImageData
+from genrep.data.latents import LatentCache
 from genrep.errors import InputError
-from genrep.randomness import stream_generator, uniform_at
+from genrep.randomness import normal_at, stream_generator, uniform_at
 
 
 class DataOrder:
@@ -76,6 +77,8 @@ class TrainingBatch:
         pixels: `[B, C, H, W]` uint8, mirrored already; None where only latents are wanted.
         source_pixels: the same at `data.source_size`, or None.
         labels: `[B]` int64, or None.
+        latents: `[B, R, D]` in the number type of the cache, of the mirrored images where it says so; None without a cache.
+        noise: standard normal numbers `[B, ...]` by the name of their stream, keyed by the positions.
     """
 
     positions: list[int]
@@ -84,21 +87,45 @@ class TrainingBatch:
     pixels: Tensor | None
     source_pixels: Tensor | None
     labels: Tensor | None
+    latents: Tensor | None = None
+    noise: dict[str, Tensor] = field(default_factory=dict)
+
+    def pin_memory(self) -> "TrainingBatch":
+        """The same in page-locked memory, from which a GPU copies on its own while the CPU goes on. The loader calls it."""
+        parts: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
+        pinned: dict[str, Any] = {
+            name: part.pin_memory() if isinstance(part, Tensor) else part for name, part in parts.items()
+        }
+        pinned["noise"] = {name: part.pin_memory() for name, part in self.noise.items()}
+        return TrainingBatch(**pinned)
 
 
 class ImageStream(Dataset):
-    """The training stream over images: positions => TrainingBatch. Runs in the loader's workers."""
+    """The training stream: positions => TrainingBatch. Runs in the loader's workers, which take the work off training.
+
+    Args:
+        data: images, or a cache of latents where no pixels are wanted.
+        seed: seed of the order, the flips, the crops and the noise.
+        flip: mirror images at random.
+        wants_pixels: read the images.
+        wants_source: read them at `data.source_size` too.
+        cache: read the latents from here.
+        noise: shapes of standard normal numbers to draw for every image, by the name of their stream.
+    """
 
     def __init__(
         self,
-        data: ImageData,
+        data: ImageData | LatentCache,
         seed: int,
         flip: bool,
         wants_pixels: bool = True,
         wants_source: bool = False,
+        cache: LatentCache | None = None,
+        noise: Mapping[str, Sequence[int]] | None = None,
     ):
         self.data, self.seed, self.flip = data, seed, flip
         self.wants_pixels, self.wants_source = wants_pixels, wants_source
+        self.cache, self.noise = cache, dict(noise or {})
         self.order = DataOrder(len(data), seed)
 
     def __getitems__(self, positions: list[int]) -> TrainingBatch:
@@ -111,14 +138,21 @@ class ImageStream(Dataset):
             indices=indices,
             mirrored=mirrored,
             pixels=mirror(self._pixels(positions, indices), mirrored) if self.wants_pixels else None,
-            source_pixels=mirror(self.data.pixels(indices, source=True), mirrored) if self.wants_source else None,
+            source_pixels=mirror(self._images.pixels(indices, source=True), mirrored) if self.wants_source else None,
             labels=self.data.labels_of(indices),
+            latents=None if self.cache is None else self.cache.stored(indices, mirrored.long().tolist()),
+            noise={name: normal_at(positions, shape, self.seed, name) for name, shape in self.noise.items()},
         )
 
+    @property
+    def _images(self) -> ImageData:
+        assert isinstance(self.data, ImageData), "a cache of latents has no pixels"
+        return self.data
+
     def _pixels(self, positions: list[int], indices: list[int]) -> Tensor:
-        if self.data.spec.crop == "random":
-            return self.data.crops(indices, uniform_at(positions, (2,), self.seed, "crop"))
-        return self.data.pixels(indices)
+        if self._images.spec.crop == "random":
+            return self._images.crops(indices, uniform_at(positions, (2,), self.seed, "crop"))
+        return self._images.pixels(indices)
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
@@ -126,14 +160,21 @@ def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images) if mirrored.any() else images
 
 
-def training_loader(stream: Any, batches: PositionBatches, num_workers: int) -> DataLoader:
-    """The loader of a training loop; `__iter__` yields this process's TrainingBatch for every part of every step."""
+def training_loader(stream: Any, batches: PositionBatches, num_workers: int, pin: bool = False) -> DataLoader:
+    """The loader of a training loop; `__iter__` yields this process's TrainingBatch for every part of every step.
+
+    Args:
+        stream: positions => TrainingBatch.
+        batches: the positions of every part.
+        num_workers: processes that read ahead, two batches each; 0 reads in the training thread.
+        pin: give batches in page-locked memory, for a GPU.
+    """
     return DataLoader(
         stream,
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=_identity,
-        persistent_workers=False,
+        pin_memory=pin,
         generator=torch.Generator().manual_seed(0),  # the loader draws a seed: keep it off the global stream
     )
 

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from genrep.data.images import ImageData, evenly
+from genrep.data.images import evenly
 from genrep.devices import choose_device, float64_device, peak_memory, synchronize
 from genrep.errors import InputError, Stopped
 from genrep.files import make_folder, replacing, writing_to
@@ -114,7 +114,7 @@ class Run:
         """This process's part of every step still to do, `run.accumulation` parts a step, under a progress bar."""
         settings = self.settings
         batches = PositionBatches(settings.batch, settings.accumulation, self.process, self.step, self.num_steps)
-        parts = iter(training_loader(stream, batches, num_workers))
+        parts = iter(training_loader(stream, batches, num_workers, pin=self.device.type == "cuda"))
         return (next(parts) for _ in self.steps())
 
     def steps(self) -> Iterator[int]:
@@ -265,7 +265,7 @@ class Run:
             "optimizer.clip_norm"
         )
 
-    def held_out_share(self, held_out: ImageData) -> list[int]:
+    def held_out_share(self, held_out: Sized) -> list[int]:
         """Indices of the held-out images that this process evaluates: all processes together see each image once."""
         rank, num_processes = self.process
         return evenly(len(held_out), self.settings.evaluate_images)[rank::num_processes]

@@ -1,6 +1,8 @@
 """Images: the right pixels, the right split, the fingerprint, and damaged ones."""
 
+import hashlib
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -133,13 +135,13 @@ def test_a_bad_image_stops_with_its_name(damaged, index, file):
     assert len(data) == 10 and data.pixels([0, 1, 2]).shape == (3, 1, 8, 8)
     with pytest.raises(
         InputError,
-        match=rf"{damaged}/{file} \(row {index}\) of .* cannot be decoded .*mend or remove it, or set data.on_bad_image: skip",
+        match=rf"{damaged}/{file} \(row {index} of split train\) of {damaged} cannot be decoded .*mend or remove it, or set data.on_bad_image: skip",
     ):
         data.pixels([0, index])
 
 
 def test_a_bad_image_stops_when_everything_is_decoded_at_the_start(damaged):
-    with pytest.raises(InputError, match=r"cat/3.png \(row 3\) .* cannot be decoded"):
+    with pytest.raises(InputError, match=r"cat/3.png \(row 3 of split train\) .* cannot be decoded"):
         opened(damaged, in_memory=True)
 
 
@@ -154,6 +156,30 @@ def test_bad_images_are_skipped_named_and_counted(damaged, pictures, capsys):
     reference = [resize_and_crop(pictures[0][n].convert("L"), (8, 8)) for n in whole]
     assert torch.equal(everything(data), torch.stack(reference))
     assert torch.equal(everything(opened(damaged, on_bad_image="skip", in_memory=True)), torch.stack(reference))
+
+
+def test_a_bad_image_is_numbered_as_in_the_source(damaged, table, tmp_path):
+    """Not as in the slice or the draw that it came by, and not as after others were left out."""
+    for split, options in {
+        "train": {"train_split": "train[4:]"},
+        "held_out": {"held_out_split": "train[5:8]"},
+    }.items():
+        with pytest.raises(InputError, match=r"dog/6.png \(row 6 of split train\) of .* cannot be decoded"):
+            everything(opened(damaged, split, **options))
+    drawn = {split: opened(damaged, split, held_out_fraction=0.5) for split in ("train", "held_out")}
+    for index in (3, 6):
+        data = next(data for data in drawn.values() if index in data.source_rows)
+        with pytest.raises(InputError, match=rf"\(row {index} of split train\)"):
+            data.pixels([data.source_rows.tolist().index(index)])
+    skipping = opened(damaged, train_split="train[2:]", on_bad_image="skip")
+    assert skipping.source_rows.tolist() == [2, 4, 5, 7, 8, 9]
+    assert [name.split(" (")[1].split(")")[0] for name in skipping.skipped] == [
+        "row 3 of split train",
+        "row 6 of split train",
+    ]
+    (damaged / "dog" / "8.png").write_bytes(b"broken since")
+    with pytest.raises(InputError, match=r"dog/8.png \(row 8 of split train\)"):
+        skipping.pixels([4])
 
 
 def test_a_mended_image_is_back(damaged):
@@ -191,3 +217,73 @@ def test_evenly_spaced_indices_reach_every_class_of_sorted_data():
     assert evenly(10, None) == evenly(10, 99) == list(range(10))
     labels = [index // 100 for index in range(1000)]
     assert {labels[index] for index in evenly(1000, 10)} == set(range(10))
+
+
+# transparency, floats, whole numbers of 32 bits
+
+
+def test_transparent_images_are_put_on_a_background(tmp_path):
+    """Half transparent black, fully transparent red, opaque blue and green, in every form that PIL reads."""
+    pixels = np.array([[[0, 0, 0, 128], [255, 0, 0, 0]], [[0, 0, 255, 255], [0, 255, 0, 255]]], dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert opened(tmp_path, shape=(2, 2), channels=3)[0].permute(1, 2, 0).tolist() == [
+        [[127, 127, 127], [255, 255, 255]],
+        [[0, 0, 255], [0, 255, 0]],
+    ]
+    assert opened(tmp_path, shape=(2, 2), channels=3, background=0)[0][:, 0].tolist() == [[0, 0]] * 3
+    for image, name in (
+        (Image.fromarray(np.array([[[9, 255], [77, 0]]], dtype=np.uint8)), "grey"),  # LA
+        (Image.fromarray(np.array([[9, 77]], dtype=np.uint8)), "level"),  # one grey level stands for transparent
+        (Image.fromarray(np.array([[9, 77]], dtype=np.uint8)).convert("P"), "palette"),
+    ):
+        (tmp_path / name).mkdir()
+        transparency = {} if name == "grey" else {"transparency": 77}
+        image.save(tmp_path / name / "a.png", **transparency)
+        assert opened(tmp_path / name, shape=(1, 2), background=200)[0].tolist() == [[[9, 200]]], name
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_an_opaque_image_is_what_it_was(tmp_path, mode):
+    """Alpha of 255 everywhere: the same pixels and the same fingerprint as without any."""
+    image = random_image(8, 8, "RGB" if mode == "RGBA" else "L", seed=5)
+    folders = [tmp_path / name for name in ("plain", "alpha")]
+    for folder, saved in zip(folders, (image, image.convert(mode)), strict=True):
+        folder.mkdir()
+        saved.save(folder / "a.png")
+    plain_data, data = (opened(folder, channels=3) for folder in folders)
+    assert torch.equal(data[0], plain_data[0])
+    assert "background" not in data.transform()
+    encoded, transform = (folders[1] / "a.png").read_bytes(), json.dumps([1, data.transform()]).encode()
+    assert data.fingerprint() == hashlib.sha256(transform + encoded).hexdigest()[:16]
+
+
+def test_transparency_and_its_background_are_in_the_fingerprint(tmp_path):
+    image = random_image(8, 8, "RGB", seed=5).convert("RGBA")
+    image.putpixel((0, 0), (1, 2, 3, 4))
+    image.save(tmp_path / "a.png")
+    data, dark = opened(tmp_path), opened(tmp_path, background=0)
+    old = hashlib.sha256(json.dumps([1, data.transform()]).encode() + (tmp_path / "a.png").read_bytes())
+    assert len({data.fingerprint(), dark.fingerprint(), old.hexdigest()[:16]}) == 3
+    assert dark.transform()["background"] == 0
+
+
+def test_floats_from_0_to_1_are_scaled_and_others_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([[0, 0.5], [0.25, 1]], dtype=np.float32)).save(path)
+    assert opened(tmp_path, shape=(2, 2))[0].tolist() == [[[0, 128], [64, 255]]]
+    for values, shown in (([[0, 37.5]], "0 to 37.5"), ([[-0.5, 1]], "-0.5 to 1"), ([[np.nan, 1]], "nan to nan")):
+        Image.fromarray(np.array(values, dtype=np.float32)).save(path)
+        with pytest.raises(
+            InputError, match=rf"a.tif \(row 0 .*floats must lie in \[0, 1\]; they go from {shown}: rescale"
+        ):
+            opened(tmp_path, shape=(1, 2))[0]
+
+
+def test_whole_numbers_of_32_bits_are_read_as_16_or_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([[0, 256], [25600, 65535]], dtype=np.int32)).save(path)
+    assert opened(tmp_path, shape=(2, 2))[0].tolist() == [[[0, 1], [100, 255]]]
+    for values, shown in (([[0, 70000]], "0 to 70000"), ([[-3, 5]], "-3 to 5")):
+        Image.fromarray(np.array(values, dtype=np.int32)).save(path)
+        with pytest.raises(InputError, match=rf"whole numbers must lie in 0 to 65535; they go from {shown}"):
+            opened(tmp_path, shape=(1, 2))[0]

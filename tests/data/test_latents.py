@@ -1,6 +1,8 @@
 """The latent cache: equal to encoding, resumable, the same from any number of processes, and refused when it is another's."""
 
 import json
+import os
+import pickle
 import re
 import shutil
 import threading
@@ -16,13 +18,17 @@ from genrep.data.latents import (
     LatentStatistics,
     autoencoder_hash,
     cache_manifest,
+    delete_cache,
     encode_views,
+    has_cache,
     write_cache,
 )
+from genrep.data.sources import MissingSource
 from genrep.errors import InputError
+from genrep.lock import FolderLock
 from genrep.render import from_uint8
-from genrep.training.latents import CachedLatents, EncodedLatents, open_latents
-from genrep.training.order import ImageStream
+from genrep.training.latents import CachedLatents, EncodedLatents, open_latents, open_split
+from genrep.training.order import ImageStream, PositionBatches, training_loader
 from tests.tiny import tiny_autoencoder
 
 COUNT = 50
@@ -153,7 +159,8 @@ def test_an_interrupted_call_goes_on_and_keeps_whole_shards(folder, written, aut
     (folder / "manifest.json").rename(folder / "unfinished.json")
     (folder / "statistics.safetensors").unlink()
     (folder / SHARDS[1]).unlink()
-    (folder / SHARDS[1]).with_suffix(".partial").write_bytes(b"half a shard")
+    (folder / f"{SHARDS[1]}.partial").write_bytes(b"half a shard")
+    (folder / SHARDS[2]).with_suffix(".partial").write_bytes(b"half a shard, of an earlier version")
     before = {name: (folder / name).stat().st_mtime_ns for name in SHARDS if name != SHARDS[1]}
     write_cache(autoencoder, data, SPEC, folder)
     assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
@@ -239,21 +246,95 @@ def test_a_missing_shard_is_named(folder, name):
         LatentCache(folder)
 
 
+def change_manifest(folder: Path, change) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def as_an_earlier_version_wrote_it(folder: Path) -> None:
+    change_manifest(folder, lambda manifest: [manifest.pop(key, None) for key in ("sizes", "selection", "held_out")])
+
+
 def test_a_shard_of_another_length_is_refused(folder):
     shutil.copy(folder / SHARDS[3], folder / SHARDS[0])  # 2 rows instead of 16
+    with pytest.raises(
+        InputError, match=r"latents-00000-of-00004.safetensors: this shard is damaged \(it has 664 bytes"
+    ):
+        LatentCache(folder)
+    as_an_earlier_version_wrote_it(folder)
     with pytest.raises(InputError, match=r"36 latents where the manifest says 50; delete the folder and encode again"):
-        LatentCache(folder, verify=False)
-    with pytest.raises(InputError, match=r"latents-00000-of-00004.safetensors: this shard is damaged"):
         LatentCache(folder)
 
 
-def test_a_flipped_bit_in_a_shard_is_found(folder):
-    path = folder / SHARDS[1]
+@pytest.mark.parametrize("cut", [1, 4, 600])
+def test_a_cache_of_an_earlier_version_is_read_and_held_to_its_headers(folder, written, cut):
+    as_an_earlier_version_wrote_it(folder)
+    assert torch.equal(every(LatentCache(folder)), every(LatentCache(written)))
+    (folder / SHARDS[2]).write_bytes((folder / SHARDS[2]).read_bytes()[:-cut])
+    with pytest.raises(InputError, match=rf"{SHARDS[2]}: this shard is damaged"):
+        LatentCache(folder)
+
+
+def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(InputError, match=rf"{SHARDS[1]}: this shard is damaged \(its hash is another\)"):
+
+
+def test_a_flipped_bit_in_a_shard_is_found_on_demand(folder, autoencoder, data):
+    flip_a_bit(folder / SHARDS[1])
+    assert len(LatentCache(folder)) == COUNT  # sizes alone do not tell
+    spec = SPEC.model_copy(update={"folder": str(folder)})
+    assert open_latents(autoencoder, data, spec, (0, 1), lambda: None)
+    damaged = rf"{SHARDS[1]}: this shard is damaged \(its hash is another\)"
+    with pytest.raises(InputError, match=damaged):
+        LatentCache(folder, verify=True)
+    with pytest.raises(InputError, match=damaged):
+        open_latents(autoencoder, data, spec.model_copy(update={"verify": True}), (0, 1), lambda: None)
+
+
+def test_the_main_process_alone_hashes_and_the_others_wait(folder, autoencoder, data):
+    flip_a_bit(folder / SHARDS[1])
+    waits = []
+    spec = SPEC.model_copy(update={"folder": str(folder), "verify": True})
+    assert open_latents(autoencoder, data, spec, (1, 2), lambda: waits.append(1)) and len(waits) == 1
+
+
+def test_a_flipped_bit_in_the_statistics_is_always_found(folder):
+    flip_a_bit(folder / "statistics.safetensors")
+    with pytest.raises(InputError, match=r"statistics.safetensors: this shard is damaged \(its hash is another\)"):
         LatentCache(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"manifest"', '[{"format": 2}]'])
+@pytest.mark.parametrize("name", ["manifest.json", "unfinished.json"])
+def test_a_manifest_that_is_no_object_is_one_message(folder, autoencoder, data, name, content):
+    (folder / "manifest.json").rename(folder / name)
+    (folder / name).write_text(content)
+    message = rf"{name}: damaged \(a \w+ instead of an object\); delete the folder and encode again"
+    spec = SPEC.model_copy(update={"folder": str(folder)})
+    with pytest.raises(InputError, match=message):
+        open_latents(autoencoder, data, spec, (0, 1), lambda: None)
+    if name == "manifest.json":
+        with pytest.raises(InputError, match=message):
+            LatentCache(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("files", []), ("shard_size", "16"), ("class_names", None), ("num_images", None), ("held_out", [1])],
+)
+def test_a_manifest_without_what_it_must_say_is_one_message(folder, key, value):
+    change_manifest(folder, lambda manifest: manifest.update({key: value}))
+    with pytest.raises(
+        InputError, match=rf"manifest.json: damaged \({key}.* is not there or wrong\); delete the folder"
+    ):
+        LatentCache(folder)
+    if key != "held_out":
+        change_manifest(folder, lambda manifest: manifest.pop(key))
+        with pytest.raises(InputError, match=rf"manifest.json: damaged \({key} is not there or wrong\)"):
+            LatentCache(folder)
 
 
 def test_a_missing_or_damaged_manifest_is_named(folder, tmp_path):
@@ -330,16 +411,175 @@ def test_the_same_images_elsewhere_are_the_same(folder, data, autoencoder):
     manifest = cache_manifest(autoencoder, data, SPEC)
     written = json.loads((folder / "manifest.json").read_text())
     assert written.pop("files").keys() == {*SHARDS, "statistics.safetensors"}
+    sizes = {name: (folder / name).stat().st_size for name in (*SHARDS, "statistics.safetensors")}
+    assert written.pop("sizes") == sizes
     assert written == manifest
     assert len(LatentCache(folder, {**manifest, "source": "moved (train)"})) == COUNT
+
+
+# two commands at once
+
+
+def test_a_cache_that_another_process_writes_is_left_to_it(autoencoder, data, tmp_path):
+    with FolderLock(tmp_path, "a latent cache"):
+        for write in (lambda: write_cache(autoencoder, data, SPEC, tmp_path), lambda: delete_cache(tmp_path)):
+            (tmp_path / "unfinished.json").write_text("{}")
+            with pytest.raises(InputError, match=r"is in use: a latent cache is being written there by process \d+ on"):
+                write()
+    assert os.listdir(tmp_path) == ["unfinished.json"]
+    (tmp_path / "unfinished.json").unlink()
+    write_cache(autoencoder, data, SPEC, tmp_path)
+    assert len(LatentCache(tmp_path)) == COUNT
+
+
+def test_a_whole_cache_is_read_whoever_holds_the_folder(folder, autoencoder, data):
+    with FolderLock(folder, "a latent cache"):
+        spec = SPEC.model_copy(update={"folder": str(folder)})
+        assert len(open_latents(autoencoder, data, spec, (0, 1), lambda: None).cache) == COUNT
+
+
+def test_deleting_a_cache_leaves_a_folder_that_holds_none(folder, tmp_path):
+    delete_cache(folder)
+    assert os.listdir(folder) == []
+    (tmp_path / "thesis.txt").write_text("years of work")
+    delete_cache(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+# without the images
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Digits as a file that can be moved away."""
+    path = tmp_path_factory.mktemp("table") / "digits.parquet"
+    digits("train[:60]").rows.to_parquet(path)
+    return path
+
+
+@pytest.fixture
+def alone(autoencoder, table, tmp_path):
+    """A cache with its held-out split, and the config of its data."""
+    source = shutil.copy(table, tmp_path / "digits.parquet")
+    spec = DataSpec(source=str(source), held_out_fraction=0.2)
+    latents = SPEC.model_copy(update={"folder": str(tmp_path / "alone")})
+    open_latents(autoencoder, open_split(spec, latents, autoencoder, "train"), latents, (0, 1), lambda: None)
+    return spec, latents
+
+
+def test_a_cache_holds_the_held_out_split_too(autoencoder, alone):
+    spec, latents = alone
+    images = ImageData(spec, "held_out", (8, 8), 1)
+    cache = open_split(spec, latents, autoencoder, "held_out")
+    assert isinstance(cache, LatentCache) and len(cache) == len(images) == 12
+    direct = encode_views(autoencoder, images.pixels(range(12)), flips=False)[:, 0]
+    torch.testing.assert_close(cache.latents(range(12)), direct, atol=1e-5, rtol=1e-5)
+    assert torch.equal(cache.labels, images.labels) and cache.class_names == images.class_names
+    assert cache.fingerprint() == images.fingerprint() and cache.name == images.name
+    train = open_split(spec, latents, autoencoder, "train")
+    assert isinstance(train, LatentCache) and len(train) == 48 and torch.equal(train.mean, cache.mean)
+
+
+def test_the_held_out_split_is_added_to_a_cache_that_lacks_it(folder, autoencoder, data, alone):
+    with pytest.raises(
+        InputError, match="manifest.json: the cache has no held-out latents; add them with train/latents.py"
+    ):
+        LatentCache(folder, split="held_out")
+    before = {name: (folder / name).stat().st_mtime_ns for name in (*SHARDS, "statistics.safetensors")}
+    as_an_earlier_version_wrote_it(folder)
+    (folder / "held_out-00000-of-00001.safetensors").write_bytes(b"half, from a call that was killed")
+    write_cache(autoencoder, data, SPEC, folder, held_out=ImageData(alone[0], "held_out", (8, 8), 1))
+    assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
+    assert len(LatentCache(folder, verify=True)) == COUNT and len(LatentCache(folder, split="held_out")) == 12
+    assert not (folder / ".lock").exists() and not (folder / "unfinished.json").exists()
+
+
+def test_an_interrupted_call_goes_on_with_its_own_held_out_split(autoencoder, alone, tmp_path):
+    spec, latents = alone
+    folder = Path(latents.folder)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    data, held_out = (ImageData(spec, split, (8, 8), 1) for split in ("train", "held_out"))
+    for other in (held_out, ImageData(spec.model_copy(update={"split_seed": 1}), "held_out", (8, 8), 1)):
+        (folder / "manifest.json").rename(folder / "unfinished.json")
+        before = (folder / "held_out-00000-of-00001.safetensors").stat().st_mtime_ns
+        write_cache(autoencoder, data, latents, folder, held_out=other)
+        kept = (folder / "held_out-00000-of-00001.safetensors").stat().st_mtime_ns == before
+        assert kept == (other is held_out)
+    assert {path.name for path in folder.iterdir()} == set(whole)
+    assert LatentCache(folder, split="held_out").fingerprint() == other.fingerprint()
+
+
+@pytest.mark.parametrize("change", [{"held_out": False}, {"held_out": True, "fraction": 0.0}])
+def test_no_held_out_split_is_encoded_where_none_is_wanted(autoencoder, table, tmp_path, change):
+    data = ImageData(DataSpec(source=str(table), held_out_fraction=change.get("fraction", 0.2)), "train", (8, 8), 1)
+    spec = LatentsSpec(folder=str(tmp_path / "cache"), held_out=change["held_out"])
+    open_latents(autoencoder, data, spec, (0, 1), lambda: None)
+    assert has_cache(spec.folder) and not has_cache(spec.folder, "held_out")
+
+
+def test_without_the_images_the_cache_is_enough(autoencoder, alone, capsys):
+    spec, latents = alone
+    there = [open_split(spec, latents, autoencoder, split) for split in ("train", "held_out")]
+    assert capsys.readouterr().out == ""
+    Path(spec.source).unlink()
+    cache, held_out = (open_split(spec, latents, autoencoder, split) for split in ("train", "held_out"))
+    assert f"data.source {spec.source!r} is not there: training on the latent cache {latents.folder} alone" in (
+        capsys.readouterr().out
+    )
+    for one, two in zip(there, (cache, held_out), strict=True):
+        assert torch.equal(every(one), every(two)) and torch.equal(one.labels, two.labels)
+        assert one.fingerprint() == two.fingerprint()
+    moved = spec.model_copy(update={"source": "/nowhere/else.parquet"})
+    assert len(open_split(moved, latents, autoencoder, "train")) == 48
+    assert open_latents(autoencoder, cache, latents, (0, 1), lambda: None).cache is cache
+
+
+def test_without_the_images_the_cache_must_be_what_the_config_says(autoencoder, alone):
+    spec, latents = alone
+    Path(spec.source).unlink()
+    for change in ({"split_seed": 1}, {"train_split": "train[:40]"}, {"label_column": None}):
+        with pytest.raises(
+            MissingSource, match=r"does not exist.* was made with data {.*}, which is not what this config"
+        ):
+            open_split(spec.model_copy(update=change), latents, autoencoder, "train")
+    for change, message in (
+        ({"flips": False}, "num_views: the cache has 2"),
+        ({"dtype": "float16"}, "dtype: the cache"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_split(spec, latents.model_copy(update=change), autoencoder, "train")
+    with pytest.raises(InputError, match="autoencoder: the cache has"):
+        open_split(spec, latents, tiny_autoencoder(seed=1), "train")
+
+
+def test_what_needs_images_says_so_where_they_are_missing(autoencoder, alone):
+    spec, latents = alone
+    change_manifest(Path(latents.folder), lambda manifest: manifest.pop("held_out"))
+    assert isinstance(open_split(spec, latents, autoencoder, "held_out"), ImageData)
+    assert isinstance(open_split(spec, latents, autoencoder, "train", pixels=True), ImageData)
+    Path(spec.source).unlink()
+    with pytest.raises(
+        MissingSource, match=r"does not exist.*The latent cache .* does not do: this run needs pixels too"
+    ):
+        open_split(spec, latents, autoencoder, "train", pixels=True)
+    with pytest.raises(MissingSource, match=r"does not do: it has no held-out latents, which train/latents.py adds"):
+        open_split(spec, latents, autoencoder, "held_out")
+
+
+def test_where_the_images_are_there_the_cache_is_held_against_them(autoencoder, alone):
+    spec, latents = alone
+    digits("train[60:120]").rows.to_parquet(spec.source)  # other images at the same place
+    with pytest.raises(InputError, match=r"data: the cache has '\w{16}', this run needs '\w{16}'"):
+        open_split(spec, latents, autoencoder, "train")
+    assert isinstance(open_split(spec, latents, autoencoder, "held_out"), ImageData)
 
 
 # in a training loop
 
 
 @pytest.fixture
-def batch(data):
-    batch = ImageStream(data, seed=0, flip=True).__getitems__(list(range(40)))
+def batch(data, written):
+    batch = ImageStream(data, seed=0, flip=True, cache=LatentCache(written)).__getitems__(list(range(40)))
     assert 5 < batch.mirrored.sum() < 35
     return batch
 
@@ -352,6 +592,49 @@ def test_latents_encoded_on_the_fly_equal_cached_ones(written, autoencoder, data
     torch.testing.assert_close(cached.latents(batch), encoding.latents(batch), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(cached.mean, encoding.mean, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(cached.std, encoding.std, atol=1e-6, rtol=1e-5)
+
+
+def test_the_stream_reads_latents_and_labels_without_images(written, data):
+    cache = LatentCache(written)
+    with_images = ImageStream(data, seed=3, flip=True, cache=cache).__getitems__(list(range(70)))
+    batch = ImageStream(cache, seed=3, flip=True, wants_pixels=False, cache=cache).__getitems__(list(range(70)))
+    assert batch.pixels is None and batch.indices == with_images.indices
+    assert torch.equal(batch.labels, with_images.labels) and torch.equal(batch.latents, with_images.latents)
+    for row, (index, mirrored) in enumerate(zip(batch.indices, batch.mirrored.long().tolist(), strict=True)):
+        assert torch.equal(batch.latents[row], cache.latents([index], [mirrored])[0])
+
+
+def test_the_stream_keeps_the_number_type_of_the_cache(autoencoder, data, tmp_path):
+    """Half the bytes to hand over; float32 is made of it where it is used."""
+    write_cache(autoencoder, data, SPEC.model_copy(update={"dtype": "float16"}), tmp_path)
+    cache = LatentCache(tmp_path)
+    batch = ImageStream(data, seed=0, flip=True, cache=cache).__getitems__([0, 30, 49])
+    assert batch.latents.dtype == torch.float16
+    assert torch.equal(batch.latents.float(), cache.latents(batch.indices, batch.mirrored.long().tolist()))
+
+
+def test_a_cache_goes_to_a_worker_as_a_name(written):
+    """Where processes are spawned the stream is pickled: latents and labels must not travel."""
+    cache = LatentCache(written)
+    stream = ImageStream(cache, seed=0, flip=True, wants_pixels=False, cache=cache, noise={"noise": (4, 8)})
+    here = stream.__getitems__(list(range(40)))
+    sent = pickle.dumps(stream)
+    assert len(sent) < 2000
+    there = pickle.loads(sent)
+    assert there.cache._opened == {}  # nothing is opened before it is asked for
+    batch = there.__getitems__(list(range(40)))
+    for name in ("latents", "labels", "mirrored"):
+        assert torch.equal(getattr(batch, name), getattr(here, name)), name
+    assert torch.equal(batch.noise["noise"], here.noise["noise"])
+
+
+def test_workers_read_what_one_process_reads(written):
+    cache = LatentCache(written)
+    stream = ImageStream(cache, seed=0, flip=True, wants_pixels=False, cache=cache, noise={"noise": (4, 8)})
+    batches = PositionBatches(12, 1, (0, 1), 0, 6)
+    for one, two in zip(*(training_loader(stream, batches, workers) for workers in (0, 2)), strict=True):
+        assert one.positions == two.positions and torch.equal(one.latents, two.latents)
+        assert torch.equal(one.noise["noise"], two.noise["noise"]) and torch.equal(one.labels, two.labels)
 
 
 def test_without_a_cache_statistics_are_of_evenly_spaced_images(autoencoder, data):

@@ -41,6 +41,26 @@ def test_sixteen_bits_are_scaled(tmp_path):
     assert opened(tmp_path / "deep.png").tolist() == [[[0, 255], [1, 100]]]
 
 
+def test_floats_and_32_bits_are_scaled_or_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([[0, 0.5, 1]], dtype=np.float32)).save(path)
+    assert opened(path).tolist() == [[[0, 128, 255]]]
+    Image.fromarray(np.array([[0, 257, 65535]], dtype=np.int32)).save(path)
+    assert opened(path).tolist() == [[[0, 1, 255]]]
+    Image.fromarray(np.array([[0, 2.0]], dtype=np.float32)).save(path)
+    with pytest.raises(
+        InputError, match=r"picture 0 cannot be read \(its floats must lie in \[0, 1\]; they go from 0 to 2"
+    ):
+        opened(path)
+
+
+def test_transparency_is_put_on_the_background(tmp_path):
+    pixels = np.array([[[255, 0, 0, 0], [10, 20, 30, 255]]], dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert opened(tmp_path / "a.png")[:, 0].T.tolist() == [[255, 255, 255], [10, 20, 30]]
+    assert opened(tmp_path / "a.png", background=7)[:, 0].T.tolist() == [[7, 7, 7], [10, 20, 30]]
+
+
 def test_frames_in_a_folder_are_in_the_order_of_their_names(tmp_path):
     arrays = [picture(5, 7, seed) for seed in range(3)]
     for name, array in zip(("b.png", "a.png", "c.bmp"), arrays, strict=True):

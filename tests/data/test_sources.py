@@ -145,7 +145,15 @@ def test_the_fingerprint_of_what_cannot_be_read_is_refused(folder, tmp_path):
             {"train_split": "train[:"},
             r"split 'train\[:' cannot be .*; write it like train, train\[:-5000\] or test\[:10%\]; there is train \(10\)",
         ),
-        ({"train_split": "train[5:5]"}, r"\(train\): no images; check data.source and the split"),
+        (
+            {"train_split": "train[5:5]"},
+            r"data.train_split 'train\[5:5\]' holds no images: split train of .*pictures has 10; choose another slice",
+        ),
+        (
+            {"train_split": "train[:-5000]", "held_out_split": "train[-5000:]"},
+            r"data.train_split 'train\[:-5000\]' holds no images: split train of .*pictures has 10; choose another slice",
+        ),
+        ({"held_out_fraction": 0.97}, "data.held_out_fraction 0.97 of 10 images leaves none to train on: lower it"),
         (
             {"image_column": "imgae"},
             r"data.image_column 'imgae' is not in .*, which has image, label; did you mean 'image'\?",
@@ -173,7 +181,7 @@ def test_an_empty_held_out_split_is_refused(folder, fraction):
         opened(folder, "held_out", held_out_fraction=fraction)
 
 
-@pytest.mark.parametrize("kind", [[0.5, 1.0, 2.0], ["cat", "dog", "cat"], [0, None, 1], [0, -1, 1]])
+@pytest.mark.parametrize("kind", [[0.5, 1.0, 2.0], ["cat", "dog", "cat"], [0, None, 1]])
 def test_labels_that_are_no_whole_numbers_from_0_are_refused(pictures, tmp_path, kind):
     table = datasets.Dataset.from_dict({"image": pictures[0][:3], "label": kind}).cast_column("image", datasets.Image())
     table.to_parquet(tmp_path / "a.parquet")
@@ -181,6 +189,61 @@ def test_labels_that_are_no_whole_numbers_from_0_are_refused(pictures, tmp_path,
         InputError, match=r"data.label_column 'label' must hold whole numbers from 0 \(a ClassLabel\), got \["
     ):
         opened(tmp_path / "a.parquet")
+
+
+def labelled(place, labels, feature=None):
+    """A parquet file of small pictures with these labels."""
+    features = datasets.Features({"image": datasets.Image(), "label": feature or datasets.Value("int64")})
+    pictures = [random_image(8, 8, mode="L", seed=n) for n in range(len(labels))]
+    table = datasets.Dataset.from_dict({"image": pictures, "label": [0] * len(labels)}, features=features)
+    column = pyarrow.array(labels, pyarrow.int64())  # past the check that `datasets` makes of its own
+    rows = table.data.table.set_column(1, table.data.table.schema.field("label"), column)
+    pyarrow.parquet.write_table(rows, place)
+    return place
+
+
+@pytest.mark.parametrize("label", [2, -1, 12])
+def test_a_label_without_a_class_is_named_by_its_row(tmp_path, label):
+    source = labelled(tmp_path / "a.parquet", [0, 1, 0, label, 1, label], datasets.ClassLabel(names=["cat", "dog"]))
+    with pytest.raises(
+        InputError,
+        match=rf"data.label_column 'label' must hold whole numbers from 0 to 1, .*; row 3 of split train has {label}"
+        r"( \(-1 often stands for an image without a label\))?. 2 of 5 rows are out of range: correct .* "
+        "or set data.label_column: null",
+    ):
+        opened(source, train_split="train[1:]")
+    assert opened(source, train_split="train[:3]").labels.tolist() == [0, 1, 0]
+    assert opened(source, label_column=None).labels is None
+
+
+def test_plain_labels_below_0_are_named_by_their_row(tmp_path):
+    with pytest.raises(InputError, match=r"from 0 to 1, one for each class; row 1 of split train has -1 \(-1 often"):
+        opened(labelled(tmp_path / "a.parquet", [0, -1, 1]))
+    with pytest.raises(InputError, match="row 0 of split train has -1"):
+        opened(labelled(tmp_path / "a.parquet", [-1, -1]))
+
+
+def test_numbers_too_large_to_be_classes_are_refused(tmp_path):
+    for largest in (10**9, 100_000):
+        with pytest.raises(
+            InputError,
+            match=f"'label' has a label of {largest:,}, which makes {largest + 1:,} classes of 3 images: number the classes",
+        ):
+            opened(labelled(tmp_path / "a.parquet", [0, largest, 1]))
+    assert len(opened(labelled(tmp_path / "a.parquet", [0, 99_999, 1])).class_names) == 100_000
+
+
+def test_splits_with_other_classes_are_refused(tmp_path):
+    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        labelled(tmp_path / f"{split}.parquet", [0, 1], datasets.ClassLabel(names=names))
+    tables = {split: datasets.Dataset.from_parquet(str(tmp_path / f"{split}.parquet")) for split in ("train", "test")}
+    datasets.DatasetDict(tables).save_to_disk(tmp_path / "both")
+    assert opened(tmp_path / "both").class_names == ["cat", "dog"]  # nobody asked for the other split
+    for split in ("train", "held_out"):
+        with pytest.raises(
+            InputError, match=r"split (train|test) of .* has other classes \((cat, dog|dog, cat)\) than"
+        ):
+            opened(tmp_path / "both", split, held_out_split="test")
 
 
 def test_files_of_other_types_are_refused(tmp_path):

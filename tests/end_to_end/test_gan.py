@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 import genrep.training.stages
 from genrep import GANPipeline
+from genrep.data import DataSpec
+from genrep.data.images import ImageData
 from tests.scripts import PROJECT, launch, lines, run
 
 SMALL = [
@@ -204,6 +206,30 @@ def test_real_images_may_be_those_themselves(stage1, tmp_path):
         run("train/gan.py", *options, "--run.steps", 1)
         rows[real] = lines(tmp_path / real)[-1]["discriminator_loss"]
     assert rows["images"] != rows["reconstructions"]
+
+
+def test_a_gan_of_latents_trains_on_the_cache_alone(stage1, tmp_path, capsys):
+    source = tmp_path / "digits.parquet"
+    ImageData(DataSpec(), "train", (8, 8), 1).rows.to_parquet(source)
+    options = [*latents(stage1, tmp_path), "--data.source", source, "--run.steps", 2]
+    for name in ("there", "alone"):
+        for sees in ("both", "latents"):
+            run("train/gan.py", *options, "--gan.sees", sees, "--run.folder", tmp_path / f"{name}-{sees}")
+        source.unlink(missing_ok=True)
+    for sees in ("both", "latents"):
+        one, two = (
+            load_file(tmp_path / f"{name}-{sees}" / "checkpoints" / "step-00000002" / "model.safetensors")
+            for name in ("there", "alone")
+        )
+        assert [key for key in one if not torch.equal(one[key], two[key])] == []
+        assert lines(tmp_path / f"there-{sees}") == lines(tmp_path / f"alone-{sees}")
+    run("train/gan.py", *options, "--gan.real", "images", "--run.folder", tmp_path / "pixels", expect=2)
+    assert "this run needs pixels too" in capsys.readouterr().err
+
+
+def test_a_gan_needs_no_held_out_split(tmp_path):
+    run("train/gan.py", *IMAGES, "--data.held_out_fraction", 0, "--run.steps", 1, "--run.folder", tmp_path / "run")
+    assert (tmp_path / "run" / "pipeline").is_dir()
 
 
 def test_the_ce_baseline_trains(tmp_path):

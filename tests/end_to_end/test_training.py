@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 
 import genrep.training.run
 from genrep import INRAutoencoder, LatentDiffusionPipeline
+from genrep.data import DataSpec
+from genrep.data.images import ImageData
 from tests.scripts import AUTOENCODER, PROJECT, diffusion, launch, lines, run
 
 
@@ -256,6 +258,41 @@ def test_latents_script_writes_once_and_refuses_another_autoencoder(stage1, tmp_
     run("train/diffusion.py", *diffusion(other, tmp_path), "--run.steps", 1, expect=2)
     assert "this cache was made from something else" in capsys.readouterr().err
     run("train/latents.py", *diffusion(other, tmp_path), "--restart")
+
+
+@pytest.fixture
+def movable(tmp_path):
+    """Digits as a file that a test may take away."""
+    ImageData(DataSpec(), "train", (8, 8), 1).rows.to_parquet(tmp_path / "digits.parquet")
+    return tmp_path / "digits.parquet"
+
+
+def test_stage_2_trains_on_the_cache_alone_bit_for_bit(stage1, movable, tmp_path, capsys):
+    def arguments(name):
+        return [*diffusion(stage1, tmp_path), "--data.source", movable, "--run.folder", tmp_path / name]
+
+    run("train/latents.py", *arguments("none"))
+    assert "(8, 16), float32; 288 held-out images" in " ".join(capsys.readouterr().out.split())
+    run("train/diffusion.py", *arguments("there"), "--run.steps", 2)
+    assert "is not there" not in capsys.readouterr().out
+    movable.unlink()
+    run("train/diffusion.py", *arguments("alone"), "--run.steps", 2)
+    assert f"data.source '{movable}' is not there: training on the latent cache" in capsys.readouterr().out
+    assert_same_weights(*(tmp_path / name / "pipeline" / "denoiser" for name in ("there", "alone")))
+    assert lines(tmp_path / "there") == lines(tmp_path / "alone") and "held_out_loss" in lines(tmp_path / "alone")[-1]
+    labels = [LatentDiffusionPipeline.from_pretrained(tmp_path / n / "pipeline").config.id2label for n in ("there", "alone")]
+    assert labels[0] == labels[1] and len(labels[0]) == 10
+    run("train/diffusion.py", *arguments("there"), "--run.steps", 3)  # a run goes on without them, too
+    assert lines(tmp_path / "there")[-1]["step"] == 3
+    run("sample/generate.py", tmp_path / "alone", "--per-class", 1, "--out", tmp_path / "grid.png")
+    capsys.readouterr()
+    for script, options, message in (
+        ("sample/evaluate.py", [tmp_path / "alone", "--num-images", 2], "measured against the images themselves"),
+        ("train/diffusion.py", [*arguments("pixels"), "--diffusion.loss", "two_term"], "this run needs pixels too"),
+    ):
+        run(script, *options, expect=2)
+        shown = capsys.readouterr().err
+        assert message in shown and f"data.source '{movable}' does not exist" in shown
 
 
 def test_settings_that_change_nothing_learned_may_change(stage1, tmp_path):

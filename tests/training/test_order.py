@@ -8,6 +8,7 @@ import torch
 from genrep.data import DataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError
+from genrep.randomness import normal_at
 from genrep.training.order import DataOrder, ImageStream, PositionBatches, mirror, training_loader
 
 NUM_IMAGES = 37
@@ -132,6 +133,33 @@ def test_without_flips_nothing_is_mirrored_and_without_wants_nothing_is_read(dat
         and batch.source_pixels is None
     )
     assert ImageStream(data, seed=0, flip=True, wants_pixels=False).__getitems__([0]).pixels is None
+
+
+def test_noise_belongs_to_the_position_whoever_draws_it(data):
+    """Whatever the batch, the processes and the restart; the numbers are the ones that `normal_at` gives."""
+    noise = {"training noise": (4, 8), "other noise": (3,)}
+    stream = ImageStream(data, seed=5, flip=False, wants_pixels=False, noise=noise)
+    batches = seen(stream)
+    for name, shape in noise.items():
+        whole = normal_at(range(64), shape, 5, name)
+        assert torch.equal(torch.cat([batch.noise[name] for batch in batches]), whole)
+        for batch in seen(stream, first_step=3):
+            assert torch.equal(batch.noise[name], whole[batch.positions])
+        parts = [seen(stream, process=(rank, 2)) for rank in (0, 1)]
+        for one, two, batch in zip(*parts, batches, strict=True):
+            assert torch.equal(torch.cat([one.noise[name], two.noise[name]]), batch.noise[name])
+    assert ImageStream(data, seed=5, flip=False).__getitems__([0]).noise == {}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU's driver pins memory")
+def test_the_loader_pins_every_tensor_of_a_batch(data):
+    stream = ImageStream(data, seed=0, flip=True, wants_source=True, noise={"noise": (4, 8)})
+    plain = seen(stream)
+    loader = training_loader(stream, PositionBatches(8, 1, (0, 1), 0, 8), 1, pin=True)
+    for batch, other in zip(loader, plain, strict=True):
+        assert_equal(batch, other)
+        tensors = [batch.mirrored, batch.pixels, batch.source_pixels, batch.labels, batch.noise["noise"]]
+        assert all(tensor.is_pinned() for tensor in tensors) and not any(t.is_pinned() for t in other.noise.values())
 
 
 def test_the_loader_leaves_the_global_generator_alone(data):
