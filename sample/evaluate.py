@@ -32,7 +32,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     from genrep.data.images import ImageData, evenly
     from genrep.data.sources import MissingSource
-    from genrep.devices import DTYPES, choose_device
+    from genrep.devices import DTYPES
     from genrep.metrics.fidelity import (
         FEW_IMAGES,
         INCEPTION_FILE,
@@ -73,8 +73,8 @@ def evaluate(options: argparse.Namespace) -> None:
         check_weights(options.inception_weights)
 
     # models and data
-    accelerator = make_accelerator()
-    device = str(choose_device(options.device))
+    accelerator = make_accelerator(device=options.device)
+    device = str(accelerator.device)
     pipeline = load_pipeline(options.run).to(device, DTYPES[options.dtype])
     pipeline.set_progress_bar_config(disable=True)
     autoencoder = pipeline.autoencoder  # a GAN of pixels has none

@@ -18,15 +18,15 @@ def generate(options: argparse.Namespace) -> None:
     from accelerate.utils import gather_object
     from tqdm.auto import tqdm
 
-    from genrep.devices import DTYPES, choose_device
+    from genrep.devices import DTYPES
     from genrep.errors import InputError
     from genrep.pictures import picture_grid, save_png
     from genrep.pipelines import load_pipeline
     from genrep.training.run import make_accelerator
 
     sampling = parse_sampling(options, options.run)
-    accelerator = make_accelerator()
-    pipeline = load_pipeline(options.run).to(choose_device(options.device), DTYPES[options.dtype])
+    accelerator = make_accelerator(device=options.device)
+    pipeline = load_pipeline(options.run).to(accelerator.device, DTYPES[options.dtype])
     pipeline.set_progress_bar_config(disable=True)
 
     # which images

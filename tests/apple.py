@@ -8,6 +8,7 @@ is `mps` it does here. What the real device lacks or computes differently is not
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ def apple_gpu() -> Iterator[torch.device]:
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="mps") asks the mode, not the missing backend
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # Module.to makes new parameters
     try:
-        with _Mode():
+        with _Mode(), patch.object(torch.mps, "recommended_max_memory", lambda: 16 * 2**30):
             yield MPS
     finally:
         torch._C._set_only_lift_cpu_tensors(lifts)

@@ -18,6 +18,7 @@ from genrep.data.images import ImageData
 from genrep.data.latents import LatentCache
 from genrep.errors import InputError
 from genrep.randomness import normal_at, stream_generator, uniform_at
+from genrep.training.interrupts import ignore_signals
 
 
 class DataOrder:
@@ -175,6 +176,7 @@ def training_loader(stream: Any, batches: PositionBatches, num_workers: int, pin
         num_workers=num_workers,
         collate_fn=_identity,
         pin_memory=pin,
+        worker_init_fn=ignore_signals,
         generator=torch.Generator().manual_seed(0),  # the loader draws a seed: keep it off the global stream
     )
 
