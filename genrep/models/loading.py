@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diffusers.utils import is_accelerate_available
+
 from genrep.errors import InputError, did_you_mean
 
 
@@ -31,6 +33,7 @@ class StrictLoading:
             )
         if looks_local:
             cls._refuse_unknown_keys(folder)
+        kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())  # else diffusers warns that it is not there
         wants_info = kwargs.pop("output_loading_info", False)
         try:
             strict = {**kwargs, "output_loading_info": True, "use_safetensors": True}

@@ -240,8 +240,23 @@ def _type_name(annotation: Any) -> str:
     )
 
 
+EXTRAS = {
+    "accelerate": ("accelerate", "train"),
+    "datasets": ("datasets", "train"),
+    "matplotlib": ("matplotlib", "train"),
+    "skimage": ("scikit-image", "train"),
+    "sklearn": ("scikit-learn", "train"),
+    "torch_fidelity": ("torch-fidelity", "eval"),
+    "tensorboard": ("tensorboard", "tracking"),
+}
+"""What scripts import beyond the core's requirements: module -> (package, the extra in pyproject.toml that installs it)."""
+
+
 def run_script(main: Callable[[], None]) -> None:
-    """Call a script's `main`; an InputError becomes one message on stderr and exit status 2, without a traceback."""
+    """Call a script's `main`; an InputError becomes one message on stderr and exit status 2, without a traceback.
+
+    So does a package that is missing because its extra was not installed.
+    """
     # Before torch is imported: GNU OpenMP's threads spin for milliseconds when they wait. On a machine that shares its
     # cores that made small models 60 times slower; a short spin costs nothing on a quiet one.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
@@ -249,6 +264,15 @@ def run_script(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        package, extra = EXTRAS[error.name]
+        print(
+            f'error: {sys.argv[0]} needs {package}, which is not installed: pip install "genrep[{extra}]"',
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
