@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -21,17 +23,19 @@ def picture(image: UInt8[Tensor, "channels height width"]) -> Any:
 def picture_grid(
     images: UInt8[Tensor, "images channels height width"], columns: int, gap: int = 2
 ) -> UInt8[Tensor, "channels rows columns"]:
-    """Images in rows of `columns` on white, as one image."""
-    from torchvision.utils import make_grid
-
-    tiled = make_grid(images.cpu(), nrow=columns, padding=gap, pad_value=255)  # grey comes back with three channels
-    return tiled[: images.shape[1]]
+    """Images in rows of `columns` on white, as one image; one alone comes back as it is."""
+    images = images.cpu()
+    if len(images) == 1:
+        return images[0]
+    columns = min(columns, len(images))
+    blanks = images.new_full((-len(images) % columns, *images.shape[1:]), 255)
+    cells = F.pad(torch.cat([images, blanks]), (gap, 0, gap, 0), value=255)
+    rows = rearrange(cells, "(row column) c h w -> c (row h) (column w)", column=columns)
+    return F.pad(rows, (0, gap, 0, gap), value=255)
 
 
 def side_by_side(groups: Sequence[Tensor], size: tuple[int, int]) -> UInt8[Tensor, "channels height width"]:
     """Rows of pictures, one row a group `[N, C, h, w]`, each shown at (height, width) (nearest neighbour)."""
-    import torch.nn.functional as F
-
     shown = [F.interpolate(group.cpu().float(), size=size, mode="nearest").to(torch.uint8) for group in groups]
     return picture_grid(torch.cat(shown), columns=len(groups[0]))
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusers.utils import is_accelerate_available
+
 from genrep.errors import InputError, did_you_mean
 from genrep.files import file_hash, write_json
 
@@ -45,6 +47,7 @@ class StrictLoading:
         if looks_local:
             cls._refuse_unknown_keys(folder)
             _refuse_changed_weights(folder)
+        kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())  # else diffusers warns that it is not there
         wants_info = kwargs.pop("output_loading_info", False)
         try:
             strict = {**kwargs, "output_loading_info": True, "use_safetensors": True}

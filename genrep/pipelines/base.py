@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils import is_accelerate_available
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -40,6 +41,7 @@ class ImagePipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a folder that `save_pretrained` wrote (a run's `pipeline/`), or a Hub id. InputError if it is not whole."""
         refuse_missing_pipeline(cls.__name__, pretrained_model_name_or_path)
+        kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())  # else diffusers warns that it is not there
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         except InputError:

@@ -240,6 +240,17 @@ def _type_name(annotation: Any) -> str:
     )
 
 
+EXTRAS = {
+    "accelerate": ("accelerate", "train"),
+    "datasets": ("datasets", "train"),
+    "matplotlib": ("matplotlib", "train"),
+    "skimage": ("scikit-image", "train"),
+    "sklearn": ("scikit-learn", "train"),
+    "torch_fidelity": ("torch-fidelity", "eval"),
+    "tensorboard": ("tensorboard", "tracking"),
+}
+"""What scripts import beyond the core's requirements: module -> (package, the extra in pyproject.toml that installs it)."""
+
 STOPPED = 75
 """Exit status of a run that a signal ended after it saved a checkpoint: EX_TEMPFAIL, "try again later"."""
 
@@ -247,8 +258,8 @@ STOPPED = 75
 def run_script(main: Callable[[], None]) -> None:
     """Call a script's `main`, with one message on stderr in place of a traceback for what a user can do something about.
 
-    Exit status 2 after an InputError or a full disk, 75 where a signal ended a run that saved its state, 130 after another
-    Ctrl-C.
+    Exit status 2 after an InputError, a full disk, or for want of a package that an extra installs; 75 where a signal ended
+    a run that saved its state; 130 after any other Ctrl-C.
     """
     # Before torch is imported: GNU OpenMP's threads spin for milliseconds when they wait. On a machine that shares its
     # cores that made small models 60 times slower; a short spin costs nothing on a quiet one.
@@ -257,6 +268,15 @@ def run_script(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        package, extra = EXTRAS[error.name]
+        print(
+            f'error: {sys.argv[0]} needs {package}, which is not installed: pip install "genrep[{extra}]"',
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
     except Stopped as stop:
         print(stop.save(), file=sys.stderr)

@@ -422,6 +422,26 @@ def test_run_script_prints_one_message_and_exits_with_2(capsys):
     assert capsys.readouterr() == ("", "error: a.yaml: run.batch: got 0\n")
 
 
+def test_a_missing_extra_is_one_message(capsys, monkeypatch):
+    def main():
+        raise ModuleNotFoundError("No module named 'skimage'", name="skimage")
+
+    monkeypatch.setattr(sys, "argv", ["train/field.py"])
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    message = 'error: train/field.py needs scikit-image, which is not installed: pip install "genrep[train]"\n'
+    assert (stop.value.code, capsys.readouterr().err) == (2, message)
+
+
+@pytest.mark.parametrize("name", ["genrep.nothing", "skimage.nothing", "nothing"])
+def test_another_missing_module_is_a_programmers_error(name):
+    def main():
+        raise ModuleNotFoundError(name=name)
+
+    with pytest.raises(ModuleNotFoundError):
+        run_script(main)
+
+
 def test_run_script_hides_no_programmers_error():
     def main():
         raise ZeroDivisionError
