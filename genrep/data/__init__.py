@@ -40,7 +40,7 @@ class DataSpec(Spec):
     in_memory: bool = False
     """Decode everything once and keep the pixels in memory."""
     num_workers: NonNegativeInt = 0
-    """Worker processes of the data loader."""
+    """Processes that read and decode images, read cached latents and draw noise ahead of training, on each GPU; 0 is none."""
 
     @model_validator(mode="after")
     def _one_crop(self) -> "DataSpec":

@@ -3,6 +3,8 @@
 import json
 import re
 
+import pytest
+
 from tests.scripts import run
 
 
@@ -32,6 +34,31 @@ def test_the_render_benchmark_agrees_with_its_plain_version(capsys):
         run("benchmarks/render.py", "--representation", representation, "--size", 16, "--runs", 1)
         error = re.search(r"largest difference ([\d.e+-]+)", capsys.readouterr().out)
         assert error and float(error[1]) < 1e-4
+
+
+@pytest.mark.parametrize("tokens", [4, 257])
+def test_the_data_benchmark_agrees_with_its_plain_version(capsys, tokens):
+    """Noise in blocks of many rows, and rows that are blocks of their own."""
+    small = [
+        "--batch",
+        8,
+        "--tokens",
+        tokens,
+        "--latent-dim",
+        256,
+        "--images",
+        20,
+        "--steps",
+        3,
+        "--step",
+        1,
+        "--runs",
+        1,
+    ]
+    run("benchmarks/data.py", *small)
+    shown = capsys.readouterr().out
+    assert "numbers equal to the plain ones" in shown
+    assert len(re.findall(r"ours, [02] workers +[\d.]+ ms .* images/s +[\d.]+ × plain", shown)) == 2
 
 
 def test_the_refinement_benchmark(locality, tmp_path):

@@ -1,0 +1,124 @@
+"""What a step's data costs the training thread: cached latents and noise, beside a plain implementation, in one run.
+
+    python benchmarks/data.py --batch 256 --tokens 256 --latent-dim 256 --workers 0,2
+
+Plain: one row of the memory-mapped shards after the other, stacked and made float32; one draw an image (small ones from
+blocks), stacked; all in the training thread. Ours: `training_loader` over an `ImageStream`, which leaves float32 to the
+device. A pause stands for the network's part of a step (--step); what is counted is how long the training thread waits
+for its data and touches every page of them. Ways are run in turn, and the numbers they give are compared.
+"""
+
+import argparse
+import functools
+import math
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from genrep.data.latents import FORMAT, MANIFEST, STATISTICS, LatentCache
+from genrep.files import file_hash, write_json
+from genrep.pipelines.options import positive
+from genrep.randomness import BLOCK_NUMBERS, stream_generator
+from genrep.training.order import DataOrder, ImageStream, PositionBatches, training_loader
+
+SEED = 0
+PAGE = 1024
+"""Numbers in a page of memory, at 4 bytes each."""
+SHARD_SIZE = 512
+
+
+def write_random_cache(folder: Path, num_images: int, shape: tuple[int, int]) -> None:
+    """A cache of random float16 latents, as `write_cache` would write it."""
+    starts = range(0, num_images, SHARD_SIZE)
+    for number, start in enumerate(starts):
+        rows = torch.randn(min(SHARD_SIZE, num_images - start), 1, *shape, dtype=torch.float16)
+        save_file({"latents": rows}, folder / f"latents-{number:05d}-of-{len(starts):05d}.safetensors")
+    save_file({"mean": torch.zeros(shape), "std": torch.ones(shape)}, folder / STATISTICS)
+    manifest = {"format": FORMAT, "data": "random", "source": "random", "num_images": num_images, "labelled": False}
+    manifest |= {"num_views": 1, "latent_shape": list(shape), "dtype": "float16", "shard_size": SHARD_SIZE}
+    manifest |= {"class_names": [], "files": {STATISTICS: file_hash(folder / STATISTICS)}}
+    write_json(folder / MANIFEST, manifest)
+
+
+def plain_steps(folder: Path, batches: PositionBatches, num_images: int, shape: tuple[int, int]):
+    """Latents and noise of every step, a row at a time."""
+    shards = [load_file(path)["latents"] for path in sorted(folder.glob("latents-*"))]
+    order = DataOrder(num_images, SEED)
+    length = max(1, BLOCK_NUMBERS // math.prod(shape))  # rows that are drawn at once
+
+    @functools.lru_cache(maxsize=8)
+    def block(number: int) -> torch.Tensor:
+        return torch.randn(length, *shape, generator=stream_generator(SEED, "noise", number))
+
+    for positions in batches:
+        rows = [shards[index // SHARD_SIZE][index % SHARD_SIZE, 0] for index in order.indices(positions)]
+        noise = [block(position // length)[position % length] for position in positions]
+        yield torch.stack(rows).float(), torch.stack(noise)
+
+
+def our_steps(folder: Path, batches: PositionBatches, shape: tuple[int, int], num_workers: int):
+    """The same from the loader."""
+    cache = LatentCache(folder)
+    stream = ImageStream(cache, SEED, flip=False, wants_pixels=False, cache=cache, noise={"noise": shape})
+    for batch in training_loader(stream, batches, num_workers):
+        yield batch.latents, batch.noise["noise"]
+
+
+def timed(steps, step_seconds: float) -> tuple[list[float], torch.Tensor]:
+    """Seconds that every step waits for its data, and sums of the data, which are compared."""
+    seconds, sums = [], []
+    while True:
+        started = time.perf_counter()
+        data = next(steps, None)
+        if data is None:
+            return seconds, torch.stack(sums)
+        for part in data:
+            part.flatten()[::PAGE].sum()  # as the copy to a device would, without its time
+        seconds.append(time.perf_counter() - started)
+        time.sleep(step_seconds)
+        sums.append(torch.stack([part.double().sum() for part in data]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=positive, default=256, help="images a step (default 256)")
+    parser.add_argument("--tokens", type=positive, default=256, help="tokens of a latent set (default 256)")
+    parser.add_argument("--latent-dim", type=positive, default=256, help="their width (default 256)")
+    parser.add_argument("--images", type=positive, default=2048, help="images in the cache (default 2048)")
+    parser.add_argument("--workers", default="0,2", help="numbers of worker processes (default 0,2)")
+    parser.add_argument("--steps", type=positive, default=6, help="steps of each run (default 6)")
+    parser.add_argument("--step", type=float, default=500.0, help="milliseconds of the network's part (default 500)")
+    parser.add_argument("--runs", type=positive, default=2, help="runs of each way (default 2)")
+    options = parser.parse_args()
+
+    shape = (options.tokens, options.latent_dim)
+    batches = PositionBatches(options.batch, 1, (0, 1), 0, options.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        write_random_cache(place, options.images, shape)
+        ways = {"plain": lambda: plain_steps(place, batches, options.images, shape)}
+        for number in map(int, options.workers.split(",")):
+            ways[f"ours, {number} workers"] = lambda number=number: our_steps(place, batches, shape, number)
+        waits: dict[str, list[float]] = {name: [] for name in ways}
+        sums = {}
+        for _ in range(options.runs):
+            for name, way in ways.items():
+                seconds, sums[name] = timed(way(), options.step / 1000)
+                waits[name] += seconds[min(2, len(seconds) - 1) :]  # the first wait for the workers to start
+    equal = all(torch.equal(one, sums["plain"]) for one in sums.values())
+    print(f"numbers {'equal' if equal else 'NOT equal'} to the plain ones; {torch.get_num_threads()} threads")
+    plain = statistics.median(waits["plain"])
+    for name, seconds in waits.items():
+        wait = statistics.median(seconds)
+        print(
+            f"{name:16} {1000 * wait:8.1f} ms of the training thread per step   "
+            f"{options.batch / wait:9,.0f} images/s   {plain / wait:5.2f} × plain"
+        )
+
+
+if __name__ == "__main__":
+    main()
