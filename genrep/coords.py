@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from genrep.errors import InputError
+from genrep.errors import InputError, did_you_mean
 
 Region = Sequence[float | int]
+COORDS, TARGETS = ("grid", "gaussian", "uniform"), ("pixel", "bicubic")
+"""Kinds of coordinates and targets that `draw_targets` draws."""
 
 
 def image_shape(size: int | Sequence[int]) -> tuple[int, ...]:
@@ -159,8 +161,11 @@ def draw_targets(
         jitter_std, jitter_clip: of Gaussian shifts, in pixels.
 
     Raises:
-        InputError: more coordinates than there are pixels.
+        InputError: more coordinates than there are pixels, or an unknown kind of coordinates or targets.
     """
+    for name, value, known in (("coords", coords, COORDS), ("targets", targets, TARGETS)):
+        if value not in known:
+            raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}{did_you_mean(value, known)}")
     shape = images.shape[-2:] if size is None else image_shape(size)
     total = math.prod(shape)
 
