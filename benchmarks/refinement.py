@@ -4,7 +4,8 @@
 
 Figure 7 of the locality-aware paper. For every image: the encoder's prediction; its latents refined; latents and decoder
 refined; and a Fourier-feature network (Gaussian features, Adam, half a cosine over its time) that gets as many seconds as
-the refinement of the latents took. All see the same number of pixels a step. Clocks stop while PSNR is measured. Writes
+the refinement of the latents took. All see the same number of pixels a step; refinement draws its coordinates and targets
+as the run did in training, the network sees pixel centres. Clocks stop while PSNR is measured. Writes
 refinement.json (every image) and refinement.png (mean PSNR over seconds) into the run's folder, or --out.
 """
 
@@ -16,16 +17,18 @@ from pathlib import Path
 
 import torch
 
-from genrep.coords import grid, random_subset, values_at
+from genrep.coords import grid, image_shape, random_subset, values_at
 from genrep.data import DataSpec
 from genrep.data.images import ImageData, evenly
 from genrep.fields.fourier import FourierField
+from genrep.files import write_json
 from genrep.metrics.reconstruction import psnr
 from genrep.pipelines.options import positive
 from genrep.plots import save_curves
 from genrep.refine import NUM_COORDS, refinements
 from genrep.render import from_uint8
 from genrep.training.config import run_script
+from genrep.training.reconstruction import refinement_objective
 from genrep.training.stages import load_autoencoder
 
 
@@ -101,7 +104,9 @@ def main() -> None:
     spec = DataSpec(source=options.source, label_column=None, held_out_fraction=0.0)
     data = ImageData(spec, "train", autoencoder.image_shape, autoencoder.config["channels"])
     every = max(1, options.steps // 20)
-    shared = {"num_coords": min(options.coords, math.prod(autoencoder.image_shape)), "seed": options.seed}
+    objective = refinement_objective(options.run)
+    num_pixels = math.prod(image_shape(objective["target_size"] or autoencoder.image_shape))
+    shared = {"num_coords": min(options.coords, num_pixels), "seed": options.seed, **objective}
     rows, curves = [], {"latents": [], "latents and decoder": [], "Fourier-feature network": []}
     for index in evenly(len(data), options.num_images):
         pixels = data.pixels([index])
@@ -131,11 +136,11 @@ def main() -> None:
         "latents_raised": sum(row["latents"] > row["predicted"] for row in rows),
         "latents_above_field": sum(row["latents"] > row["field_at_equal_seconds"] for row in rows),
         "num_images": len(rows), "images": rows,
+        "objective": objective,
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
     }  # fmt: skip
     folder = options.out or Path(options.run)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "refinement.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(folder / "refinement.json", report)
     save_curves(
         {"seconds an image": {name: mean_curve(part) for name, part in curves.items()}},
         "PSNR (dB)",

@@ -14,9 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from genrep.arguments import Integer, Number, as_integer, as_number, shown
-from genrep.errors import InputError
+from genrep.errors import InputError, did_you_mean
 
 Region = Sequence[Number] | Any  # `image_region` says what it is
+COORDS, TARGETS = ("grid", "gaussian", "uniform"), ("pixel", "bicubic")
+"""Kinds of coordinates and targets that `draw_targets` draws."""
 
 
 def image_shape(size: Integer | Sequence[Integer]) -> tuple[int, ...]:
@@ -188,8 +190,11 @@ def draw_targets(
         jitter_std, jitter_clip: of Gaussian shifts, in pixels.
 
     Raises:
-        InputError: more coordinates than there are pixels.
+        InputError: more coordinates than there are pixels, or an unknown kind of coordinates or targets.
     """
+    for name, value, known in (("coords", coords, COORDS), ("targets", targets, TARGETS)):
+        if value not in known:
+            raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}{did_you_mean(value, known)}")
     shape = images.shape[-2:] if size is None else image_shape(size)
     total = math.prod(shape)
 

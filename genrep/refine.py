@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genrep.arguments import Integer, as_floats, as_integer
-from genrep.coords import grid, random_subset, values_at
+from genrep.coords import draw_targets, image_shape
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 
 NUM_COORDS = 2048
-"""Pixels of every image that a step compares, where there are more."""
+"""Coordinates at which a step compares every image, where there are more."""
 
 
 def refine(
@@ -27,11 +27,20 @@ def refine(
     decoder_lr: float | None = None,
     num_coords: Integer | None = None,
     seed: Integer = 0,
+    coords: str = "uniform",
+    targets: str = "bicubic",
+    target_size: int | Sequence[int] | None = None,
+    jitter_std: float = 0.15,
+    jitter_clip: float = 0.25,
 ) -> tuple[INRAutoencoder, Float[Tensor, "batch tokens latent"]]:
     """Latents of `images` after `steps` of Adam on the squared error, and the autoencoder whose decoder they belong to.
 
     Images do not influence each other, unless the decoder is refined too: it then comes back as a copy that belongs to
     this batch, so give one image at a time for a decoder of its own.
+
+    By default coordinates are drawn anywhere in the image and compared with the interpolated image, as in training. With
+    `coords="grid"` every step sees the pixel centres alone: the image at its own size then comes out more exact, but what is
+    rendered between the pixels gets worse.
 
     Args:
         autoencoder: encoder and decoder; it is not changed.
@@ -39,13 +48,30 @@ def refine(
         steps: optimizer steps; the rate falls to 0 along half a cosine.
         lr: Adam's rate for the latents, in units of the deviation of the image's predicted latents.
         decoder_lr: Adam's rate for the decoder's weights; None leaves the decoder as it is.
-        num_coords: pixels a step, drawn anew from `seed`; None is all, 2,048 at most.
+        num_coords: coordinates a step, drawn anew from `seed`; None is as many as there are pixels, 2,048 at most.
         seed: of that draw.
+        coords, targets, jitter_std, jitter_clip: how coordinates and what should be there are drawn, see
+            `genrep.coords.draw_targets` and a run's `reconstruction`.
+        target_size: size of the grid whose pixels are drawn; None is the images' own.
 
     Raises:
-        InputError: a negative number of steps, more coordinates than there are pixels, or a rate that is no positive number.
+        InputError: a negative number of steps, more coordinates than there are pixels, a rate that is no positive number,
+            or an unknown kind of coordinates or targets.
     """
-    *_, last = refinements(autoencoder, images, steps, lr=lr, decoder_lr=decoder_lr, num_coords=num_coords, seed=seed)
+    *_, last = refinements(
+        autoencoder,
+        images,
+        steps,
+        lr=lr,
+        decoder_lr=decoder_lr,
+        num_coords=num_coords,
+        seed=seed,
+        coords=coords,
+        targets=targets,
+        target_size=target_size,
+        jitter_std=jitter_std,
+        jitter_clip=jitter_clip,
+    )
     return last
 
 
@@ -58,6 +84,11 @@ def refinements(
     decoder_lr: float | None = None,
     num_coords: Integer | None = None,
     seed: Integer = 0,
+    coords: str = "uniform",
+    targets: str = "bicubic",
+    target_size: int | Sequence[int] | None = None,
+    jitter_std: float = 0.15,
+    jitter_clip: float = 0.25,
 ) -> Iterator[tuple[INRAutoencoder, Float[Tensor, "batch tokens latent"]]]:
     """`refine` as it goes: the encoder's prediction, then what there is after each step. The next step changes the decoder."""
     if torch.is_inference_mode_enabled():
@@ -67,11 +98,12 @@ def refinements(
     dtype = torch.promote_types(autoencoder.dtype, torch.float32)  # Adam's steps are too small for bf16
     images = as_floats(images, "images", "[batch, channels, height, width]", dtype)
     steps, seed = as_integer(steps, "steps"), as_integer(seed, "seed", low=0)
-    coords = grid(images.shape[-2:], device=images.device)
-    count = min(NUM_COORDS, len(coords)) if num_coords is None else as_integer(num_coords, "num_coords")
-    if steps < 0 or not 0 < count <= len(coords):
+    size = images.shape[-2:] if target_size is None else image_shape(target_size)
+    num_pixels = math.prod(size)
+    count = min(NUM_COORDS, num_pixels) if num_coords is None else as_integer(num_coords, "num_coords")
+    if steps < 0 or not 0 < count <= num_pixels:
         raise InputError(
-            f"{steps} refinement steps on {count} of {len(coords)} pixels cannot be: give 0 steps or more, and 1 pixel to all"
+            f"{steps} refinement steps on {count} of {num_pixels} pixels cannot be: give 0 steps or more, and 1 pixel to all"
         )
     if not all(0 < rate < math.inf for rate in (lr, 1.0 if decoder_lr is None else decoder_lr)):
         raise InputError(f"refinement rates {lr} and {decoder_lr} cannot be: give positive numbers")
@@ -80,7 +112,6 @@ def refinements(
     with torch.no_grad():
         predicted = autoencoder.eval().encode(images).to(dtype)  # the start is without dropout's noise
     autoencoder.train(training)
-    targets = values_at(images, coords, "nearest")  # [B, N, C]
     unit = predicted.std(dim=(1, 2), keepdim=True, correction=0)  # each image's own
     offset = torch.zeros_like(predicted, requires_grad=True)
     parameters, rates = [offset], [lr]
@@ -97,10 +128,19 @@ def refinements(
     )
     yield autoencoder, predicted
     for _ in range(steps):
-        chosen = random_subset(len(coords), count, generator).to(coords.device)
+        points, expected = draw_targets(
+            images,
+            generator,
+            size=size,
+            num_coords=count,
+            coords=coords,
+            targets=targets,
+            jitter_std=jitter_std,
+            jitter_clip=jitter_clip,
+        )
         with torch.enable_grad():
-            values = autoencoder.decode(predicted + unit * offset, coords[chosen])
-            loss = (values - targets[:, chosen]).square().mean(dim=(1, 2)).sum()  # each image's own mean
+            values = autoencoder.decode(predicted + unit * offset, points)
+            loss = (values - expected).square().mean(dim=(1, 2)).sum()  # each image's own mean
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()

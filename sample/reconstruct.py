@@ -6,9 +6,14 @@
 
 The picture shows originals, (with --refine-steps) first reconstructions, reconstructions, renders at --size, bicubic
 enlargements. PSNR and SSIM are of floats, as the papers measure them; psnr_8bit is of the reconstructions rounded to 8
-bits. At another size than the image's own both are against the bicubic resize of the original. With --refine-steps the
-latents of every image are optimised from the encoder's prediction (test-time optimisation), with --refine-decoder a copy
-of the decoder too, for each image its own; the report then has PSNR before and after, and the seconds that it took.
+bits. At another size than the image's own, say 128, psnr_128 and ssim_128 are against the bicubic resize of the original.
+Where the data set's images are that large themselves, psnr_128_source and ssim_128_source are against the image resized
+to that size (same crop, antialiased): true super-resolution, of the images that source_images lists in the report.
+
+With --refine-steps the latents of every image are optimised from the encoder's prediction (test-time optimisation), with
+--refine-decoder a copy of the decoder too, for each image its own. Coordinates and targets are drawn as in the run's
+training. The report then has all metrics before (psnr_before, psnr_128_before) and after, how many images of each size
+were raised, and the seconds that it took.
 """
 
 import argparse
@@ -22,7 +27,6 @@ LR, DECODER_LR = 0.05, 5e-4
 
 
 def reconstruct(options: argparse.Namespace) -> None:
-    import json
     import time
 
     import torch
@@ -30,14 +34,16 @@ def reconstruct(options: argparse.Namespace) -> None:
 
     from genrep.data import DataSpec
     from genrep.data.images import ImageData, evenly
-    from genrep.devices import DTYPES, choose_device
+    from genrep.devices import DTYPES, choose_device, synchronize
     from genrep.errors import InputError
-    from genrep.metrics.reconstruction import enlarge, psnr, psnr_8bit, quality
+    from genrep.files import write_json
+    from genrep.metrics.reconstruction import enlarge, psnr_8bit, quality
     from genrep.pictures import enlarged, save_png, side_by_side
     from genrep.refine import refine
     from genrep.render import from_uint8, to_uint8
     from genrep.specs import validate
     from genrep.training.config import read_config
+    from genrep.training.reconstruction import refinement_objective
     from genrep.training.stages import load_autoencoder
 
     # model and data
@@ -69,29 +75,58 @@ def reconstruct(options: argparse.Namespace) -> None:
         spec, split = validate(DataSpec, read_config(config).get("data", {}), where=str(config)), options.split
     else:
         raise InputError(f"{options.run} is a model folder without a run's config.yaml: say which images with --source")
-    data = ImageData(
-        spec.model_copy(update={"in_memory": False}), split, autoencoder.image_shape, autoencoder.config["channels"]
-    )
+    own, size = autoencoder.image_shape, parse_size(options.size) or enlarged(autoencoder.image_shape)
+    may_have_source = max(size) > max(own) and size[0] * own[1] == size[1] * own[0]  # other proportions are other crops
+    changes = {"in_memory": False, "source_size": max(size) if may_have_source else None}
+    data = ImageData(spec.model_copy(update=changes), split, own, autoencoder.config["channels"])
     chosen = evenly(len(data), options.num_images)
     count = len(chosen)
-    size = parse_size(options.size) or enlarged(autoencoder.image_shape)
+    objective = refinement_objective(options.run)
 
     # encode and render
     found: dict[str, list[torch.Tensor]] = {}
     shown: list[list[torch.Tensor]] = []
+    with_source: list[int] = []
     seconds = 0.0
+
+    def references_of(indices, images):
+        """What renders are compared with: ending of a metric's name => (size, rows of the batch, floats)."""
+        references = {"": (own, slice(None), images)}
+        if size != own:
+            references[size_suffix(size)] = (size, slice(None), enlarge(images, size))
+        if may_have_source:
+            originals = data.original_sizes(indices)
+            rows = [row for row, (h, w) in enumerate(originals) if h >= size[0] and w >= size[1]]
+            if rows:
+                source = data.pixels([indices[row] for row in rows], source=True)
+                references[f"{size_suffix(size)}_source"] = (size, rows, from_uint8(source.to(images.device)))
+                with_source.extend(indices[row] for row in rows)
+        return references
+
+    def measure(model, latents, references, ending=""):
+        """Render at every size and keep the metrics under their names and `ending`; returns the renders as uint8."""
+        renders = {shape: model.render(latents, size=shape) for shape in dict.fromkeys([own, size])}
+        pictures = {shape: to_uint8(rendered).cpu() for shape, rendered in renders.items()}
+        for suffix, (shape, rows, reference) in references.items():
+            for name, values in quality(renders[shape][rows], reference).items():
+                found.setdefault(f"{name}{suffix}{ending}", []).append(values.cpu())
+        original = to_uint8(references[""][2]).cpu()
+        found.setdefault(f"psnr_8bit{ending}", []).append(psnr_8bit(pictures[own], original))
+        return pictures
+
     batch_size = 1 if options.refine_decoder else options.batch_size or (8 if options.refine_steps else 64)
     with torch.no_grad(), tqdm(total=count, desc="reconstructing", unit=" images") as bar:
         for start in range(0, count, batch_size):
-            pixels = data.pixels(chosen[start : start + batch_size])
+            indices = chosen[start : start + batch_size]
+            pixels = data.pixels(indices)
             images = from_uint8(pixels.to(autoencoder.device))
-            tuned, latents = autoencoder, autoencoder.encode(images)
-            pairs = []
+            references = references_of(indices, images)
+            model, latents = autoencoder, autoencoder.encode(images)
+            before = []
             if options.refine_steps:
-                predicted = autoencoder.render(latents)
-                found.setdefault("psnr_before", []).append(psnr(predicted, images).cpu())
+                before = [measure(autoencoder, latents, references, "_before")[own]]
                 started = time.perf_counter()
-                tuned, latents = refine(
+                model, latents = refine(
                     autoencoder,
                     images,
                     options.refine_steps,
@@ -99,50 +134,56 @@ def reconstruct(options: argparse.Namespace) -> None:
                     decoder_lr=decoder_lr,
                     num_coords=options.refine_coords,
                     seed=options.seed,
+                    **objective,
                 )
-                if latents.device.type == "cuda":
-                    torch.cuda.synchronize()
+                synchronize(latents.device)
                 seconds += time.perf_counter() - started
-            for shape in dict.fromkeys([autoencoder.image_shape, size]):
-                rendered, reference = tuned.render(latents, size=shape), enlarge(images, shape)
-                pairs += [to_uint8(rendered).cpu(), to_uint8(reference).cpu()]
-                suffix = "" if shape == autoencoder.image_shape else size_suffix(shape)
-                for name, values in quality(rendered, reference).items():
-                    found.setdefault(f"{name}{suffix}", []).append(values.cpu())
-                if shape == autoencoder.image_shape:
-                    found.setdefault("psnr_8bit", []).append(psnr_8bit(pairs[0], pixels))
+            pictures = measure(model, latents, references)
             if sum(len(rows[0]) for rows in shown) < options.show:
-                before = [to_uint8(predicted).cpu()] if options.refine_steps else []
-                shown.append([pixels, *before, pairs[0], *pairs[2:]])
+                larger = [] if size == own else [pictures[size], to_uint8(enlarge(images, size)).cpu()]
+                shown.append([pixels, *before, pictures[own], *larger])
             bar.update(len(pixels))
 
     # write
-    report = {name: float(torch.cat(values).mean()) for name, values in found.items()}
+    values_of = {name: torch.cat(values) for name, values in found.items()}
+    report = {name: float(values.mean()) for name, values in values_of.items()}
     report |= {"num_images": count, "size": list(size), "data": data.name, "autoencoder": str(options.run)}
+    if with_source:
+        report["source_images"] = {"num_images": len(with_source), "indices": with_source}
     if options.refine_steps:
+        compared = [name for name in values_of if name.startswith("psnr") and f"{name}_before" in values_of]
+        compared.remove("psnr_8bit")
         report["refinement"] = {
             "steps": options.refine_steps,
             "lr": lr,
             "decoder_lr": decoder_lr,
             "coords": options.refine_coords,
+            "objective": objective,
             "seed": options.seed,
             "seconds": seconds,
             "seconds_an_image": seconds / count,
-            "raised": int((torch.cat(found["psnr"]) > torch.cat(found["psnr_before"])).sum()),
-            "psnr_before": torch.cat(found["psnr_before"]).tolist(),
-            "psnr": torch.cat(found["psnr"]).tolist(),
+            **{
+                name.replace("psnr", "raised"): int((values_of[name] > values_of[f"{name}_before"]).sum())
+                for name in compared
+            },
+            **{key: values_of[key].tolist() for name in compared for key in (f"{name}_before", name)},
         }
     rows = [torch.cat(parts)[: options.show] for parts in zip(*shown, strict=True)]
     out = Path(options.out or Path(options.run) / "reconstructions.png")
     save_png(side_by_side(rows, size), out)
-    out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(out.with_suffix(".json"), report)
     for name, value in report.items():
         if name == "refinement":
-            print(
-                f"refined: {value['raised']} of {count} images have a higher PSNR after {value['steps']} steps, {value['seconds']:.1f} s"
-            )
-            continue
-        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+            for key in (key for key in value if key.startswith("raised")):
+                psnr = key.replace("raised", "psnr")
+                print(
+                    f"refined: {psnr} of {value[key]} of {len(value[psnr])} images is higher after {value['steps']} steps, "
+                    f"{value['seconds']:.1f} s"
+                )
+        elif name == "source_images":
+            print(f"{name}: {value['num_images']} of {count} images are {size[0]}×{size[1]} pixels or larger")
+        else:
+            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     print(f"picture: {out}\nreport: {out.with_suffix('.json')}")
 
 

@@ -83,6 +83,12 @@ class ImageData(torch.utils.data.Dataset):
         shape = self.source_shape if source and self.source_shape else self.image_shape
         return torch.stack([self._decode(row, index, shape) for row, index in zip(rows, indices, strict=True)])
 
+    def original_sizes(self, indices: Sequence[int]) -> list[tuple[int, int]]:
+        """(height, width) of images by index, upright, before they are resized and cropped."""
+        rows = self.rows[[int(index) for index in indices]][self.spec.image_column]
+        originals = [self._open(row, index) for row, index in zip(rows, indices, strict=True)]
+        return [(original.height, original.width) for original in originals]
+
     def labels_of(self, indices: Sequence[int]) -> Int[Tensor, " batch"] | None:
         """Labels by index, None without labels."""
         return None if self.labels is None else self.labels[torch.as_tensor(indices, dtype=torch.long)]

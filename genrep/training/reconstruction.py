@@ -1,6 +1,8 @@
 """Stage 1's objective: at which coordinates an image is asked for, and what should be there."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,8 @@ from torch import Tensor
 
 from genrep.coords import draw_targets, image_shape
 from genrep.randomness import normal_at, stream_generator
+from genrep.specs import validate
+from genrep.training.config import read_config
 from genrep.training.specs import ReconstructionSpec
 
 
@@ -44,6 +48,17 @@ def coords_and_targets(
         jitter_std=spec.jitter_std,
         jitter_clip=spec.jitter_clip,
     )
+
+
+def refinement_objective(place: Path | str) -> dict[str, Any]:
+    """Arguments of `genrep.refine.refine` that ask for images as the run in a folder did in training.
+
+    Of a folder without a run's config.yaml those of the defaults.
+    """
+    config = Path(place) / "config.yaml"
+    given = read_config(config).get("reconstruction", {}) if config.is_file() else {}
+    spec = validate(ReconstructionSpec, given, where=str(config))
+    return spec.model_dump(include={"coords", "targets", "target_size", "jitter_std", "jitter_clip"})
 
 
 def latent_noise(

@@ -39,6 +39,14 @@ def test_refined_reconstructions_are_better_and_reported(locality, tmp_path):
     refinement = report["refinement"]
     assert refinement["raised"] == 6 and refinement["steps"] == 25 and refinement["seconds"] > 0
     assert report["psnr"] > report["psnr_before"]
+    assert report["psnr_32"] > report["psnr_32_before"] and {"ssim_32_before", "psnr_8bit_before"} <= report.keys()
+    assert refinement["objective"] == {
+        "coords": "uniform", "targets": "bicubic", "target_size": 11, "jitter_std": 0.15, "jitter_clip": 0.25,
+    }  # fmt: skip
+    for ending in ("", "_32"):
+        before, after = (refinement[f"psnr{ending}{time}"] for time in ("_before", ""))
+        assert refinement[f"raised{ending}"] == sum(one < other for one, other in zip(before, after, strict=True))
+        assert report[f"psnr{ending}"] == pytest.approx(sum(after) / 6) and len(before) == 6
     run("sample/reconstruct.py", *arguments, "--refine-decoder")
     both = json.loads((tmp_path / "refined.json").read_text())
     assert both["psnr_before"] == pytest.approx(report["psnr_before"], abs=1e-3)
@@ -61,8 +69,8 @@ def test_refinement_options_that_cannot_be(locality, capsys):
     assert "'-1' is no whole number from 0" in capsys.readouterr().err
     run("sample/reconstruct.py", locality, "--refine-steps", 1, "--refine-lr", -1, "--num-images", 1, expect=2)
     assert "refinement rates -1.0 and None cannot be: give positive numbers" in capsys.readouterr().err
-    run("sample/reconstruct.py", locality, "--refine-steps", 1, "--refine-coords", 65, "--num-images", 1, expect=2)
-    assert "on 65 of 64 pixels cannot be" in capsys.readouterr().err
+    run("sample/reconstruct.py", locality, "--refine-steps", 1, "--refine-coords", 122, "--num-images", 1, expect=2)
+    assert "on 122 of 121 pixels cannot be" in capsys.readouterr().err
 
 
 def test_locality_pictures(locality, stage1, tmp_path, capsys):

@@ -2,12 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from genrep import INRAutoencoder
 from genrep.data import DataSpec
-from genrep.data.images import ImageData, evenly
-from genrep.metrics.reconstruction import reconstruction_psnr
+from genrep.data.images import ImageData, evenly, resize_and_crop
+from genrep.metrics.reconstruction import enlarge, psnr, reconstruction_psnr
+from genrep.render import from_uint8
 from tests.scripts import run
 
 
@@ -69,3 +73,43 @@ def test_what_does_not_compare_is_not_compared(stage2, classifier, tmp_path, cap
     ):
         run("sample/evaluate.py", stage2, *metrics, *arguments, expect=2)
         assert message in capsys.readouterr().err
+
+
+def test_enlarged_renders_beside_a_larger_source(stage1, tmp_path):
+    """PSNR against what the images are at the render's size, of those that are that large; digits are not."""
+    random, sizes = np.random.default_rng(0), [(40, 40), (24, 60), (23, 40), (16, 16)]
+    for number, size in enumerate(sizes):
+        blocks = random.integers(0, 256, (size[0] // 4 + 1, size[1] // 4 + 1), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(blocks[: size[0], : size[1]]).save(tmp_path / "images" / f"{number}.png")
+    arguments = [stage1, "--size", 24, "--out", tmp_path / "r.png"]
+    run("sample/reconstruct.py", *arguments, "--source", tmp_path / "images", "--refine-steps", 2, "--batch-size", 3)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["source_images"] == {"num_images": 2, "indices": [0, 1]} and report["num_images"] == 4
+    autoencoder = INRAutoencoder.from_pretrained(stage1 / "model").freeze()
+    small, true = (
+        torch.stack([resize_and_crop(Image.open(tmp_path / "images" / f"{n}.png"), (side, side)) for n in (0, 1)])
+        for side in (8, 24)
+    )
+    rendered = autoencoder.render(autoencoder.encode(from_uint8(small)), size=24)
+    for key, reference in (("psnr_24_source", from_uint8(true)), ("psnr_24", enlarge(from_uint8(small), 24))):
+        values = psnr(rendered, reference)
+        if key == "psnr_24_source":
+            assert report["psnr_24_source_before"] == pytest.approx(float(values.mean()), abs=1e-3)
+        assert report["refinement"][f"{key}_before"][:2] == pytest.approx(values.tolist(), abs=1e-3)
+    assert abs(report["psnr_24_source_before"] - report["psnr_24_before"]) > 0.5
+    assert 0 <= report["refinement"]["raised_24_source"] <= 2 and "ssim_24_source" in report
+    for size in ("24x48", 8):  # another crop; no enlargement
+        run(
+            "sample/reconstruct.py",
+            stage1,
+            "--source",
+            tmp_path / "images",
+            "--size",
+            size,
+            "--out",
+            tmp_path / "r.png",
+        )
+        assert not any("source" in key for key in json.loads((tmp_path / "r.json").read_text()))
+    run("sample/reconstruct.py", *arguments)
+    assert not any("source" in key for key in json.loads((tmp_path / "r.json").read_text()))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from genrep.coords import grid, values_at
 from genrep.errors import InputError
 from genrep.randomness import stream_generator
-from genrep.training.reconstruction import coords_and_targets, latent_noise
+from genrep.training.reconstruction import coords_and_targets, latent_noise, refinement_objective
 from genrep.training.specs import ReconstructionSpec
 from tests.scripts import AUTOENCODER, PROJECT, lines, run
 from tests.tiny import tiny_autoencoder
@@ -117,3 +117,13 @@ def test_training_with_coordinates_of_each_image(tmp_path):
         )
     for one, two in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
+
+
+def test_refinement_asks_for_images_as_the_run_did(tmp_path):
+    defaults = refinement_objective(tmp_path)
+    assert defaults["coords"] == "uniform" and defaults["targets"] == "bicubic" and defaults["target_size"] is None
+    (tmp_path / "config.yaml").write_text(
+        "reconstruction: {coords: gaussian, targets: pixel, jitter_std: 0.2, num_coords: 4, target_size: 9}"
+    )
+    expected = {"coords": "gaussian", "targets": "pixel", "jitter_std": 0.2, "jitter_clip": 0.25, "target_size": 9}
+    assert refinement_objective(tmp_path) == expected
