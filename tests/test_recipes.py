@@ -164,3 +164,10 @@ def test_the_bottleneck_narrows_the_representation_and_nothing_of_the_decoder_bu
     differ = {name for name in shapes[0] if shapes[0][name] != shapes[1][name]}
     assert differ == {"aggregate.to_key_value.weight"} and shapes[0].keys() == shapes[1].keys()
     assert narrow.latent_shape == (256, 32)
+
+
+def test_configs_for_gpus_use_bfloat16():
+    """The papers' sizes, which nobody trains without one; `--run.precision fp32` is what the papers' own code has."""
+    paths = [path for name in ("celeba", "ffhq", "imagenet", "imagenette", "pluto") for path in CONFIGS.glob(f"{name}/*")]
+    runs = {path.name: read_config(path)["run"] for path in paths if "run" in read_config(path)}
+    assert len(runs) > 20 and {run.get("precision") for run in runs.values()} == {"bf16"}
