@@ -246,7 +246,7 @@ def labels(
         first = int(values[bad[0]])
         of_unlabelled = " (-1 often stands for an image without a label)" if first == -1 else ""
         raise InputError(
-            f"data.label_column {column!r} must hold whole numbers from 0 to {len(names) - 1}, one for each class; "
+            f"data.label_column {column!r} must hold whole numbers from 0 to {max(0, len(names) - 1)}, one for each class; "
             f"{row_name(int(bad[0]))} has {first}{of_unlabelled}. {len(bad):,} of {len(values):,} rows are out of range: "
             "correct their labels, leave them out, or set data.label_column: null"
         )
@@ -261,7 +261,9 @@ def _class_names(feature: Any, tables: Any, column: str) -> list[str]:
         return list(feature.names)
     # every split counts: one that lacks the last class must not have fewer
     labelled = [table for table in tables.values() if column in table.column_names and len(table)]
-    largest = max(np.nanmax(np.asarray(table.with_format("numpy")[column][:], dtype=np.float64)) for table in labelled)
+    columns = [np.asarray(table.with_format("numpy")[column][:], dtype=np.float64) for table in labelled]
+    present = [numbers[~np.isnan(numbers)] for numbers in columns]  # a split that nobody asked for may be unlabelled
+    largest = max((numbers.max() for numbers in present if len(numbers)), default=-1)
     num_images = sum(len(table) for table in labelled)
     # an index or an identifier taken for a label would make as many classes as it is large, without an image of most
     if largest >= max(num_images, MOST_CLASSES):

@@ -233,6 +233,15 @@ def test_numbers_too_large_to_be_classes_are_refused(tmp_path):
     assert len(opened(labelled(tmp_path / "a.parquet", [0, 99_999, 1])).class_names) == 100_000
 
 
+@pytest.mark.parametrize("label", [None, -1])
+def test_another_split_may_be_unlabelled(tmp_path, label):
+    for split, labels in (("train", [0, 2, 1]), ("test", [label] * 3)):
+        labelled(tmp_path / f"{split}.parquet", labels)
+    assert opened(tmp_path).class_names == ["0", "1", "2"]
+    with pytest.raises(InputError, match="must hold whole numbers from 0"):
+        opened(tmp_path, "held_out", held_out_split="test")
+
+
 def test_splits_with_other_classes_are_refused(tmp_path):
     for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
         labelled(tmp_path / f"{split}.parquet", [0, 1], datasets.ClassLabel(names=names))
