@@ -9,7 +9,6 @@ pixel's to 1, where 1 is a token that changes every pixel alike.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from genrep.pipelines.options import choose_device, non_negative, positive
@@ -21,9 +20,10 @@ def show(options: argparse.Namespace) -> None:
 
     from genrep.data.images import ImageData, evenly
     from genrep.errors import InputError
+    from genrep.files import write_json
     from genrep.metrics.locality import spread, token_differences
     from genrep.metrics.reconstruction import enlarge
-    from genrep.pictures import picture_grid, save_png
+    from genrep.pictures import legible, picture_grid, save_png
     from genrep.randomness import stream_generator
     from genrep.render import from_uint8, to_uint8
     from genrep.training.specs import AutoencoderRun
@@ -59,7 +59,7 @@ def show(options: argparse.Namespace) -> None:
     originals = to_uint8(enlarge(from_uint8(pixels), size))
     rows = torch.cat([originals[:, None], reconstructed[:, None], shown], dim=1)
     out = Path(options.out or Path(options.run) / "locality.png")
-    save_png(picture_grid(rows.flatten(0, 1), columns=rows.shape[1]), out)
+    save_png(picture_grid(legible(rows.flatten(0, 1)), columns=rows.shape[1]), out)
     spreads = spread(differences).mean(dim=0)
     report = {
         "spread": float(spreads.mean()),
@@ -72,7 +72,7 @@ def show(options: argparse.Namespace) -> None:
         "data": data.name,
         "autoencoder": str(options.run),
     }
-    out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(out.with_suffix(".json"), report)
     print(f"tokens: {', '.join(map(str, tokens))} of {num_tokens}\nspread: {report['spread']:.4f}")
     print(f"picture: {out}\nreport: {out.with_suffix('.json')}")
 
