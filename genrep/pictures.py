@@ -1,6 +1,5 @@
 """Tensors to picture files."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
+
+from genrep.files import replacing
+
+LEGIBLE = 96
+"""Pixels that the longer side of an image has at least in pictures for people to look at."""
 
 
 def picture(image: UInt8[Tensor, "channels height width"]) -> Any:
@@ -34,10 +38,19 @@ def picture_grid(
     return F.pad(rows, (0, gap, 0, gap), value=255)
 
 
+def legible(images: UInt8[Tensor, "*images height width"]) -> UInt8[Tensor, "*images larger_height larger_width"]:
+    """Images for people to look at: small ones with each pixel as a square, so that the longer side has 96 pixels or more.
+
+    The factor is a whole number, the smallest that does it; larger images come back as they are.
+    """
+    factor = -(-LEGIBLE // max(images.shape[-2:]))
+    return images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
+
+
 def side_by_side(groups: Sequence[Tensor], size: tuple[int, int]) -> UInt8[Tensor, "channels height width"]:
-    """Rows of pictures, one row a group `[N, C, h, w]`, each shown at (height, width) (nearest neighbour)."""
+    """Rows of pictures, one row a group `[N, C, h, w]`, each shown at (height, width) (nearest neighbour), `legible`."""
     shown = [F.interpolate(group.cpu().float(), size=size, mode="nearest").to(torch.uint8) for group in groups]
-    return picture_grid(torch.cat(shown), columns=len(groups[0]))
+    return picture_grid(legible(torch.cat(shown)), columns=len(groups[0]))
 
 
 def error_map(
@@ -55,10 +68,7 @@ def enlarged(shape: tuple[int, int], factor: int = 4, limit: int = 1024) -> tupl
 
 
 def save_png(image: UInt8[Tensor, "channels height width"], path: Path | str) -> Path:
-    """Write a PNG, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    picture(image).save(partial, format="PNG")
-    os.replace(partial, path)
-    return path
+    """Write a PNG, whole or not at all. InputError if it cannot be written."""
+    with replacing(path) as partial:
+        picture(image).save(partial, format="PNG")
+    return Path(path)

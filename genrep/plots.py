@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from genrep.files import replacing
+
 
 def save_curves(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]],
@@ -10,7 +12,7 @@ def save_curves(
     path: Path | str,
     levels: Mapping[str, float | int] | None = None,
 ) -> Path:
-    """Panels side by side, `{xlabel: {name: (x, y)}}`, one legend, written as a PNG.
+    """Panels side by side, `{xlabel: {name: (x, y)}}`, one legend, written as a PNG. Points are marked: one is seen too.
 
     `levels` are heights to compare some of the curves with, by their names: dashed lines of the same colours, called
     "published".
@@ -23,7 +25,7 @@ def save_curves(
     for axis, (xlabel, curves) in zip(axes, panels.items(), strict=True):
         axis.set_prop_cycle(color=colormaps["tab10" if len(curves) <= 10 else "tab20"](range(20)))
         for name, (x, y) in curves.items():
-            (line,) = axis.plot(x, y, label=name, linewidth=1.5)
+            (line,) = axis.plot(x, y, label=name, linewidth=1.5, marker="o", markersize=3)
             if levels and name in levels:
                 axis.axhline(levels[name], color=line.get_color(), linestyle="--", linewidth=1.5)
         axis.set(xlabel=xlabel, ylabel=ylabel)
@@ -31,6 +33,6 @@ def save_curves(
     if levels:
         axes[0].plot([], [], label="published", color="grey", linestyle="--", linewidth=1.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
     return Path(path)

@@ -6,9 +6,11 @@
 Metrics: fid, kid, is, prc (precision and recall) and rfid (reconstructions) use Inception-v3, whose weights torch-fidelity
 downloads or --inception-weights names. fd_classifier is the Fréchet distance of the features of a classifier trained on
 the data set itself (train/classifier.py); agreement is the share of conditional samples that it assigns to their class.
-Beside every Fréchet distance stand its floors: of reconstructions, and of the training split, against the reference.
+Beside every Fréchet distance stand its floors: of reconstructions, and of the other split, against the reference. Of the
+other split as many images are drawn as were generated, where it has them, since the number of images biases a distance.
 
-The images are kept in RUN/evaluation, so a run that was stopped goes on, and a second metric costs no new images.
+The images are kept in RUN/evaluation, or in the folder `evaluation` next to --out, so that the run's folder may be
+read-only; --images-folder names another. A run that was stopped goes on there, and a second metric costs no new images.
 """
 
 import argparse
@@ -24,7 +26,6 @@ CLASSIFIER_METRICS = ("fd_classifier", "agreement")
 
 def evaluate(options: argparse.Namespace) -> None:
     import dataclasses
-    import json
     import time
     import warnings
 
@@ -33,16 +34,16 @@ def evaluate(options: argparse.Namespace) -> None:
     from genrep.data.images import ImageData, evenly
     from genrep.data.sources import MissingSource
     from genrep.devices import DTYPES
+    from genrep.files import file_hash, write_json
     from genrep.metrics.fidelity import (
         FEW_IMAGES,
         INCEPTION_FILE,
         Pixels,
-        check_weights,
         classifier_accuracy,
         classifier_distance,
-        file_hash,
         inception_distances,
         predicted_labels,
+        prepare_inception,
     )
     from genrep.metrics.generated import GeneratedImages
     from genrep.metrics.reconstruction import reconstructions
@@ -69,15 +70,17 @@ def evaluate(options: argparse.Namespace) -> None:
         classifier = ImageClassifier.from_pretrained(model_folder(options.classifier))
     if sampling.region is not None:
         raise InputError("--region: a part of an image cannot be compared with whole ones; leave it out")
-    if options.inception_weights is not None:
-        check_weights(options.inception_weights)
 
     # models and data
     accelerator = make_accelerator(device=options.device)
+    if accelerator.is_main_process and set(metrics) & set(INCEPTION_METRICS):
+        prepare_inception(options.inception_weights)  # before hours of drawing, not after
     device = str(accelerator.device)
     pipeline = load_pipeline(options.run).to(device, DTYPES[options.dtype])
     pipeline.set_progress_bar_config(disable=True)
     autoencoder = pipeline.autoencoder  # a GAN of pixels has none
+    if "rfid" in metrics and autoencoder is None:
+        raise InputError("rfid is of reconstructions, which a GAN of pixels has none of: leave it out of --metrics")
     shape, channels = sampling.size or pipeline.image_shape, pipeline.channels
     if classifier is not None:
         wanted = {"image_size": shape[0] if shape[0] == shape[1] else shape, "channels": channels}
@@ -104,7 +107,9 @@ def evaluate(options: argparse.Namespace) -> None:
         "sampling": {key: value for key, value in dataclasses.asdict(sampling).items() if key != "batch_size"},
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
-    generated = GeneratedImages(Path(options.run) / "evaluation", settings, options.num_images, pipeline.num_classes)
+    out = Path(options.out or Path(options.run) / "evaluation" / "report.json")
+    place = options.images_folder or (out.parent / "evaluation" if options.out else out.parent)
+    generated = GeneratedImages(Path(place), settings, options.num_images, pipeline.num_classes)
     generated.make(
         lambda indices, labels: sampling.images(pipeline, indices, labels),
         (accelerator.process_index, accelerator.num_processes),
@@ -115,13 +120,11 @@ def evaluate(options: argparse.Namespace) -> None:
 
     # distances
     fakes, reals = Pixels(generated), Pixels(reference, reference_indices)
-    floor_indices = evenly(len(counterpart), max(options.num_images, FEW_IMAGES))
+    floor_indices = evenly(len(counterpart), options.num_images)
     others = Pixels(counterpart, floor_indices)
     results: dict[str, float] = {}
     wants_floors = not options.no_floors and bool({"fid", "fd_classifier"} & set(metrics))
     decoded = None
-    if "rfid" in metrics and autoencoder is None:
-        raise InputError("rfid is of reconstructions, which a GAN of pixels has none of: leave it out of --metrics")
     if autoencoder is not None and ("rfid" in metrics or wants_floors):
         originals = reference
         if shape != autoencoder.image_shape:
@@ -157,6 +160,12 @@ def evaluate(options: argparse.Namespace) -> None:
         warnings.warn(
             f"{options.num_images} images: below {FEW_IMAGES:,} a Fréchet distance is biased upwards", stacklevel=1
         )
+    if wants_floors and len(floor_indices) < options.num_images:
+        warnings.warn(
+            f"the floor is of the {len(floor_indices):,} images of {counterpart.name}, fewer than the {options.num_images:,} "
+            "generated: it is biased upwards more than the distance of the samples. Generate as many, to compare them",
+            stacklevel=1,
+        )
     report = {
         "metrics": results,
         "num_images": options.num_images,
@@ -168,9 +177,18 @@ def evaluate(options: argparse.Namespace) -> None:
             "num_images": len(reference_indices),
             **reference.transform(),
         },
-        "floor": {"name": counterpart.name, "num_images": len(floor_indices)} if wants_floors else None,
+        "floor": {
+            "name": counterpart.name,
+            "num_images": len(floor_indices),
+            "fewer_than_generated": len(floor_indices) < options.num_images,
+        }
+        if wants_floors
+        else None,
+        "reconstructions": {"num_images": len(decoded)} if decoded is not None else None,
         "features": {
-            "inception_weights": file_hash(options.inception_weights) if options.inception_weights else INCEPTION_FILE,
+            "inception_weights": file_hash(options.inception_weights)[:16]
+            if options.inception_weights
+            else INCEPTION_FILE,
             "classifier": folder_hash(model_folder(options.classifier)) if options.classifier else None,
         },
         "feature_batch": options.feature_batch,
@@ -180,9 +198,7 @@ def evaluate(options: argparse.Namespace) -> None:
         "torch": torch.__version__,
         "seconds": time.perf_counter() - started,
     }
-    out = Path(options.out or Path(options.run) / "evaluation" / "report.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(out, report)
     for name, value in results.items():
         print(f"{name}: {value:.6g}")
     print(f"report: {out}")
@@ -215,6 +231,10 @@ def main() -> None:
     )
     parser.add_argument("--no-floors", action="store_true", help="leave out the floors of the Fréchet distances")
     parser.add_argument("--out", help="JSON report (default RUN/evaluation/report.json)")
+    parser.add_argument(
+        "--images-folder",
+        help="where generated images are kept (default RUN/evaluation; with --out the folder evaluation next to it)",
+    )
     add_sampling_options(parser)
     evaluate(parser.parse_args())
 

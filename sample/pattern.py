@@ -10,7 +10,6 @@ independent images leave in it.
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -26,8 +25,9 @@ def show(options: argparse.Namespace) -> None:
     from genrep.data.images import ImageData, evenly
     from genrep.devices import DTYPES, choose_device
     from genrep.errors import InputError
+    from genrep.files import write_json
     from genrep.metrics.pattern import detail, statistics
-    from genrep.pictures import picture_grid, save_png
+    from genrep.pictures import legible, picture_grid, save_png
     from genrep.pipelines import load_pipeline
     from genrep.specs import validate
     from genrep.training.config import read_config
@@ -70,8 +70,8 @@ def show(options: argparse.Namespace) -> None:
     }
     out = Path(options.out or Path(options.run) / "pattern.png")
     pixels = torch.stack(panels).round().clamp(0, 255).to(torch.uint8)
-    print(f"picture: {save_png(picture_grid(pixels, 4), out)}")
-    out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    print(f"picture: {save_png(picture_grid(legible(pixels), 4), out)}")
+    write_json(out.with_suffix(".json"), report)
     for name, value in report.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     print(f"report: {out.with_suffix('.json')}")

@@ -1,10 +1,41 @@
-"""Pictures of several images."""
+"""Pictures that people look at, and how they are written."""
 
 import pytest
 import torch
+from PIL import Image
 from torchvision.utils import make_grid
 
-from genrep.pictures import picture_grid
+from genrep.errors import InputError
+from genrep.pictures import legible, picture_grid, save_png, side_by_side
+
+
+@pytest.mark.parametrize(
+    ("shape", "larger"),
+    [((8, 8), (96, 96)), ((16, 24), (64, 96)), ((40, 64), (80, 128)), ((95, 5), (190, 10)), ((96, 1), (96, 1))],
+)
+def test_small_images_are_enlarged_by_a_whole_factor(shape, larger):
+    images = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
+    enlarged = legible(images)
+    assert enlarged.shape == (2, 3, *larger) and enlarged.dtype == torch.uint8
+    factor = larger[0] // shape[0]
+    for row in range(factor):
+        assert torch.equal(enlarged[..., row::factor, factor - 1 :: factor], images), "each pixel is a square"
+
+
+def test_rows_of_small_images_are_legible():
+    groups = [torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, 1, 16, 16, dtype=torch.uint8)]
+    assert side_by_side(groups, (16, 16)).shape == (1, 2 * 96 + 3 * 2, 2 * 96 + 3 * 2)
+    assert side_by_side(groups, (200, 100)).shape == (1, 2 * 200 + 3 * 2, 2 * 100 + 3 * 2)
+    assert picture_grid(groups[0], columns=2).shape == (1, 8 + 2 * 2, 2 * 8 + 3 * 2), "results stay as they are"
+
+
+def test_a_picture_that_cannot_be_written_says_so(tmp_path):
+    image = torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8)
+    with Image.open(save_png(image, tmp_path / "new" / "one.png")) as picture:
+        assert picture.size == (5, 4)
+    with pytest.raises(InputError, match="a file is in the way, where a folder is needed"):
+        save_png(image, tmp_path / "new" / "one.png" / "two.png")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["one.png"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -59,3 +59,10 @@ def test_levels_are_drawn_in_the_colours_of_their_curves(tmp_path):
     with_level = save_curves({"x": TWO}, "y", tmp_path / "level.png", {"b": 2.5, "unknown": 9.0})
     assert pixels_of(with_level, ORANGE) > pixels_of(plain, ORANGE) + 100, "a dashed line"
     assert abs(pixels_of(with_level, BLUE) - pixels_of(plain, BLUE)) < 60  # where the two cross
+
+
+def test_a_curve_of_one_point_is_seen(tmp_path):
+    """A run with one evaluation has no line to draw."""
+    empty = save_curves({"x": {"a": ([], [])}}, "y", tmp_path / "empty.png")
+    one = save_curves({"x": {"a": ([1.0], [2.0])}}, "y", tmp_path / "one.png")
+    assert pixels_of(one, BLUE) > pixels_of(empty, BLUE) + 10

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from genrep.errors import InputError
+from genrep.files import write_json, write_text
 from genrep.pipelines.options import non_negative, positive
 from genrep.training.config import parse_command_line, read_config, run_script, split_overrides
 from genrep.training.specs import AutoencoderRun, FieldRun
@@ -68,9 +69,9 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
         (options.folder / "gaps.png").unlink(missing_ok=True)
         rows = table(curves, measured, published)
         report = {"rows": rows, "options": overrides, "configs": {name: configs[name] for name, _ in finished}}
-        (options.folder / "comparison.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_json(options.folder / "comparison.json", report)
         text = markdown(rows, "steps" if kind is FieldRun else "images")
-        (options.folder / "comparison.md").write_text(text)
+        write_text(options.folder / "comparison.md", text)
         draw(curves, options.folder / "comparison.png", "steps" if kind is FieldRun else "images")
         print(f"\n{text}\ntable: {options.folder / 'comparison.md'}\ncurves: {options.folder / 'comparison.png'}")
         if published:

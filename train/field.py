@@ -21,7 +21,7 @@ def train(config: FieldRun, restart: bool = False) -> None:
     from genrep.files import replacing
     from genrep.metrics.reconstruction import frames, quality
     from genrep.models.field import NeuralField
-    from genrep.pictures import error_map, picture_grid, save_png
+    from genrep.pictures import error_map, legible, picture_grid, save_png
     from genrep.randomness import stream_generator
     from genrep.render import from_uint8, to_uint8
     from genrep.training.run import Run
@@ -75,7 +75,7 @@ def train(config: FieldRun, restart: bool = False) -> None:
                 rendered = frames(to_uint8(field.render()).cpu())
             middle = len(rendered) // 2
             render, signal = rendered[middle], frames(pixels)[middle]
-            picture = picture_grid(torch.stack([render, signal, error_map(render, signal)]), columns=3)
+            picture = picture_grid(legible(torch.stack([render, signal, error_map(render, signal)])), columns=3)
             save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop

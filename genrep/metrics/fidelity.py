@@ -4,9 +4,9 @@ torch-fidelity sees uint8 images [3, H, W]; grey ones get three equal channels. 
 called `fid`; with those of a classifier trained on the data set itself it is `fd_classifier`, never `fid`.
 """
 
-import hashlib
+import contextlib
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,29 @@ def inception_distances(
     """
     if weights is not None:
         check_weights(weights)
+    with _explaining_weights(weights):
+        return _measure(generated, reference, metrics, INCEPTION, weights, device, batch, layer)
+
+
+def prepare_inception(weights: str | None = None) -> None:
+    """Build Inception-v3 once, downloading its weights if they are not there, to find what is wrong with them at once.
+
+    Raises:
+        InputError: weights that are missing, damaged or not to be downloaded.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    if weights is not None:
+        check_weights(weights)
+    with _explaining_weights(weights):
+        FeatureExtractorInceptionV3(INCEPTION, ["2048"], feature_extractor_weights_path=weights)
+
+
+@contextlib.contextmanager
+def _explaining_weights(weights: str | None) -> Iterator[None]:
+    """Turn what goes wrong with Inception's weights into an InputError that says what to do."""
     try:
-        found = _measure(generated, reference, metrics, INCEPTION, weights, device, batch, layer)
+        yield
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise InputError(
             f"Inception weights could not be downloaded ({error}). Download {INCEPTION_FILE} from torch-fidelity's "
@@ -85,7 +106,6 @@ def inception_distances(
         raise InputError(
             f"{weights}: these are not weights of torch-fidelity's Inception-v3 ({str(error)[:200]})"
         ) from error
-    return found
 
 
 def classifier_distance(
@@ -114,12 +134,6 @@ def classifier_accuracy(classifier: ImageClassifier, data: ImageData, batch: int
             raise InputError(f"{data.name} has no labels, so there is nothing that a classifier could get right")
         right += int(torch.eq(predicted_labels(classifier, data.pixels(indices)), labels).sum())
     return right / len(data)
-
-
-def file_hash(path: Path | str) -> str:
-    """Hash of a file, for reports."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _measure(

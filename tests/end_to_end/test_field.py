@@ -40,7 +40,7 @@ def test_a_field_learns_its_signal_and_is_saved(fitted):
     assert not any("psnr_std" in row for row in lines(fitted)), "an image has no deviation over frames"
     assert NeuralField.from_pretrained(fitted / "model").shape == (32, 32)
     with Image.open(fitted / "samples" / "step-00000150.png") as picture:
-        assert picture.size == (3 * 32 + 4 * 2, 32 + 2 * 2)  # render, signal, error
+        assert picture.size == (3 * 96 + 4 * 2, 96 + 2 * 2)  # render, signal, error, thrice as large
 
 
 def test_weight_tiles_fit_better_than_the_same_network_without(fitted, tmp_path):

@@ -299,6 +299,6 @@ def test_the_pattern_of_all_samples(trained, stage2, tmp_path, capsys):
         assert max(details) - min(details) <= report["pattern"] + 1e-4 and report["pattern"] <= sum(details) + 1e-4
         assert report["chance"] > 0
         with Image.open(out) as picture:
-            assert picture.size == (4 * 8 + 5 * 2, 8 + 2 * 2)
+            assert picture.size == (4 * 96 + 5 * 2, 96 + 2 * 2)
     run("sample/pattern.py", trained / "images" / "pipeline", expect=2)
     assert "no config.yaml, which says what the real images are" in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_locality_pictures(locality, stage1, tmp_path, capsys):
             report["spread_of_tokens"].keys() == {"1", "2"} and 0 < report["spread"] <= 1 and report["num_images"] == 3
         )
         with Image.open(out) as picture:
-            assert picture.size == (4 * 16 + 5 * 2, 3 * 16 + 4 * 2)  # original, reconstruction, two tokens; gaps of 2
+            assert picture.size == (4 * 96 + 5 * 2, 3 * 96 + 4 * 2)  # original, reconstruction, two tokens; gaps of 2
     run("sample/locality.py", locality, "--tokens", "8", expect=2)
     assert "token 8 is not there: the latents have tokens 0 to 7" in capsys.readouterr().err
     run("sample/locality.py", locality, "--tokens", "one", expect=2)

@@ -1,15 +1,19 @@
 """Generate, reconstruct and evaluate from a trained run's folder."""
 
 import json
+import urllib.error
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+import torch_fidelity.feature_extractor_inceptionv3 as inception_module
 from PIL import Image
 
 from genrep import INRAutoencoder
 from genrep.data import DataSpec
 from genrep.data.images import ImageData, evenly, resize_and_crop
+from genrep.metrics.fidelity import Pixels, classifier_distance
 from genrep.metrics.reconstruction import enlarge, psnr, reconstruction_psnr
 from genrep.render import from_uint8
 from tests.scripts import run
@@ -57,7 +61,10 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
     assert found["fd_floor"] < found["fd_classifier"], "two steps of training are far from the data"
     assert 0 <= found["class_agreement"] <= 1 and 0.1 < found["classifier_accuracy"] <= 1
     assert report["sampling"]["guidance_scale"] == 1.5 and report["biased"] and report["reference"]["num_images"] == 359
-    (chunk,) = (stage2 / "evaluation").glob("*/images-*.safetensors")
+    assert report["floor"]["num_images"] == 40 and report["reconstructions"]["num_images"] == 359
+    assert not report["floor"]["fewer_than_generated"]
+    assert not (stage2 / "evaluation").exists(), "everything is where --out is"
+    (chunk,) = (tmp_path / "evaluation").glob("*/images-*.safetensors")
     before = chunk.stat().st_mtime_ns
     with pytest.warns(UserWarning):
         run("sample/evaluate.py", stage2, *metrics, "--batch-size", 7)
@@ -113,3 +120,41 @@ def test_enlarged_renders_beside_a_larger_source(stage1, tmp_path):
         assert not any("source" in key for key in json.loads((tmp_path / "r.json").read_text()))
     run("sample/reconstruct.py", *arguments)
     assert not any("source" in key for key in json.loads((tmp_path / "r.json").read_text()))
+
+
+def test_the_floor_is_of_as_many_images_as_were_generated(stage2, classifier, tmp_path):
+    """Or of all there are, with a warning."""
+    arguments = [stage2, "--metrics", "fd_classifier", "--classifier", classifier, "--reference", "train"]
+    arguments += ["--images-folder", tmp_path / "images", "--out", tmp_path / "e.json", "--reference-images", 50]
+    floors = {}
+    for count in (100, 400):  # of 359 held-out digits
+        with pytest.warns(UserWarning) as warnings:
+            run("sample/evaluate.py", *arguments, "--num-images", count)
+        few = "the floor is of the 359 images of digits (held_out), fewer than the 400 generated"
+        assert any(few in str(warning.message) for warning in warnings) == (count == 400)
+        report = json.loads((tmp_path / "e.json").read_text())
+        assert report["floor"]["num_images"] == min(count, 359) and report["num_images"] == count
+        assert report["floor"]["fewer_than_generated"] == (count == 400)
+        floors[count] = report["metrics"]["fd_floor"]
+    train, held_out = (ImageData(DataSpec(), split, (8, 8), 1) for split in ("train", "held_out"))
+    pixels = (Pixels(data, evenly(len(data), count)) for data, count in ((held_out, 100), (train, 50)))
+    assert floors[100] == pytest.approx(classifier_distance(classifier / "model", *pixels), rel=1e-4)
+    assert floors[100] != pytest.approx(floors[400], rel=1e-3)
+    assert (tmp_path / "images").is_dir() and not (tmp_path / "evaluation").exists()
+
+
+def test_missing_inception_weights_are_found_before_drawing(stage2, tmp_path, capsys):
+    def offline(*arguments, **options):
+        raise urllib.error.URLError("name not known")
+
+    (tmp_path / "text.pth").write_text("hello")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    for weights, message in (
+        ([], "Inception weights could not be downloaded"),
+        (["--inception-weights", tmp_path / "text.pth"], "not a file of weights, or damaged"),
+        (["--inception-weights", tmp_path / "other.pth"], "these are not weights of torch-fidelity's Inception-v3"),
+    ):
+        with patch.object(inception_module, "load_state_dict_from_url", offline):
+            run("sample/evaluate.py", stage2, "--num-images", 4, *weights, "--out", tmp_path / "e.json", expect=2)
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "evaluation").exists() and not (stage2 / "evaluation").exists()
