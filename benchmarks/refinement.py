@@ -78,7 +78,7 @@ def mean_curve(curves):
 
     end = min(curve[-1][0] for curve in curves)
     axis = np.linspace(0, end, 50)
-    mean = np.mean([np.interp(axis, *zip(*curve, strict=True)) for curve in curves], axis=0)
+    mean = np.mean([np.interp(axis, *np.array(curve).T) for curve in curves], axis=0)
     return axis.tolist(), mean.tolist()
 
 
@@ -102,7 +102,8 @@ def main() -> None:
     data = ImageData(spec, "train", autoencoder.image_shape, autoencoder.config["channels"])
     every = max(1, options.steps // 20)
     shared = {"num_coords": min(options.coords, math.prod(autoencoder.image_shape)), "seed": options.seed}
-    rows, curves = [], {"latents": [], "latents and decoder": [], "Fourier-feature network": []}
+    rows: list[dict[str, float]] = []
+    curves: dict[str, list] = {"latents": [], "latents and decoder": [], "Fourier-feature network": []}
     for index in evenly(len(data), options.num_images):
         pixels = data.pixels([index])
         latents = refined_curve(autoencoder, pixels, options.steps, every, lr=options.lr, **shared)

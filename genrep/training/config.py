@@ -60,7 +60,7 @@ def dump_yaml(content: Any) -> str:
     """Plain data as YAML 1.2 in block style, keys in their order; `parse_yaml` gives it back equal."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment] # annotated as None
     yaml.width = 1000
     stream = io.StringIO()
     yaml.dump(content, stream)
