@@ -260,6 +260,9 @@ def run_script(main: Callable[[], None]) -> None:
     # Before torch is imported: GNU OpenMP's threads spin for milliseconds when they wait. On a machine that shares its
     # cores that made small models 60 times slower; a short spin costs nothing on a quiet one.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # on Windows a file or a pipe has no √, which is no reason to stop
+            stream.reconfigure(errors="replace")
     try:
         main()
     except InputError as error:
