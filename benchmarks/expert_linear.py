@@ -73,7 +73,7 @@ def return_freed_memory():
 
 def timed(ways, values, runs):
     """Median seconds of (forward, forward and backward) of every way, in turn."""
-    times = {name: ([], []) for name in ways}
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ways}
 
     def now():
         if values.is_cuda:

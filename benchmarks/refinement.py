@@ -14,6 +14,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -81,7 +82,7 @@ def mean_curve(curves):
 
     end = min(curve[-1][0] for curve in curves)
     axis = np.linspace(0, end, 50)
-    mean = np.mean([np.interp(axis, *zip(*curve, strict=True)) for curve in curves], axis=0)
+    mean = np.mean([np.interp(axis, *np.array(curve).T) for curve in curves], axis=0)
     return axis.tolist(), mean.tolist()
 
 
@@ -106,8 +107,9 @@ def main() -> None:
     every = max(1, options.steps // 20)
     objective = refinement_objective(options.run)
     num_pixels = math.prod(image_shape(objective["target_size"] or autoencoder.image_shape))
-    shared = {"num_coords": min(options.coords, num_pixels), "seed": options.seed, **objective}
-    rows, curves = [], {"latents": [], "latents and decoder": [], "Fourier-feature network": []}
+    shared: dict[str, Any] = {"num_coords": min(options.coords, num_pixels), "seed": options.seed, **objective}
+    rows: list[dict[str, float]] = []
+    curves: dict[str, list] = {"latents": [], "latents and decoder": [], "Fourier-feature network": []}
     for index in evenly(len(data), options.num_images):
         pixels = data.pixels([index])
         latents = refined_curve(autoencoder, pixels, options.steps, every, lr=options.lr, **shared)

@@ -9,9 +9,11 @@ matrix-multiply rate is measured between them, and the share of it says how far 
 """
 
 import argparse
+import functools
 import math
 import statistics
 import time
+from typing import Any
 
 import torch
 
@@ -20,7 +22,7 @@ from genrep.models.autoencoder import INRAutoencoder
 from genrep.pipelines.options import positive
 
 TINY_ENCODER = {"type": "joint_attention", "patch_size": 16, "depth": 1, "dim": 64}  # it plays no part
-AUTOENCODERS = {
+AUTOENCODERS: dict[str, dict[str, Any]] = {
     "anr": {
         "decoder": {"type": "localized_attention", "max_frequency": 1024.0, "threshold": 0.0015},
         "latent_dim": 512,
@@ -114,12 +116,13 @@ def main() -> None:
 
     ways = {"plain": plain, "render": lambda: autoencoder.render(latents, options.size)}
     for chunk in filter(None, options.chunks.split(",")):
-        ways[f"render, chunks of {chunk}"] = lambda chunk=int(chunk): autoencoder.render(
-            latents, options.size, chunk=chunk
+        ways[f"render, chunks of {chunk}"] = functools.partial(
+            autoencoder.render, latents, options.size, chunk=int(chunk)
         )
     with torch.no_grad():
         error = (ways["plain"]() - ways["render"]()).abs().max()
-        times, rates = {name: [] for name in ways}, []
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        rates = []
         for _ in range(options.runs):
             rates.append(matrix_rate())
             for name, way in ways.items():

@@ -39,7 +39,7 @@ def rank(module: str) -> int:
 
 def imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("genrep."):
             found.add(node.module.removeprefix("genrep."))
     return found
@@ -59,7 +59,7 @@ def test_imports_run_one_way():
 
 def test_nouns_never_import_verbs():
     for path in (PROJECT / "genrep").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = (
                 [node.module or ""]
                 if isinstance(node, ast.ImportFrom)
@@ -147,4 +147,4 @@ def test_nothing_of_a_machine_stands_in_the_tree():
             and (PROJECT / name).exists()
             and name != "tests/test_structure.py"
         ):
-            assert str(PROJECT) not in (PROJECT / name).read_text(), name
+            assert str(PROJECT) not in (PROJECT / name).read_text(encoding="utf-8"), name

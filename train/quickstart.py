@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from genrep.errors import InputError
 from genrep.training.config import call_script, run_script
@@ -72,7 +73,7 @@ def quickstart(folder: Path, representation: str) -> None:
     evaluation = json.loads((folder / "evaluation.json").read_text())
     reconstruction = json.loads((folder / "reconstructions.json").read_text())
     found = evaluation["metrics"]
-    report = {
+    report: dict[str, Any] = {
         "representation": representation,
         "seconds": round(time.perf_counter() - started, 1),
         "reconstruction": {key: reconstruction[key] for key in ("psnr", "psnr_64", "ssim_64", "num_images")},
@@ -115,6 +116,7 @@ def picture_beside_real(folder: Path) -> None:
     from genrep.training.stages import run_config
 
     held_out = ImageData(run_config(folder / "diffusion", DiffusionRun).data, "held_out", (8, 8), channels=1)
+    assert held_out.labels is not None
     chosen = [index for label in range(10) for index in (held_out.labels == label).nonzero()[:8, 0].tolist()]
     real = picture_grid(to_uint8(enlarge(from_uint8(held_out.pixels(chosen)), 64)), columns=8)
     samples = torch.from_numpy(np.array(Image.open(folder / "samples.png")))[None]

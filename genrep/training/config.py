@@ -60,7 +60,7 @@ def dump_yaml(content: Any) -> str:
     """Plain data as YAML 1.2 in block style, keys in their order; `parse_yaml` gives it back equal."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment] # annotated as None
     yaml.width = 1000
     stream = io.StringIO()
     yaml.dump(content, stream)
@@ -264,6 +264,9 @@ def run_script(main: Callable[[], None]) -> None:
     # Before torch is imported: GNU OpenMP's threads spin for milliseconds when they wait. On a machine that shares its
     # cores that made small models 60 times slower; a short spin costs nothing on a quiet one.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # on Windows a file or a pipe has no √, which is no reason to stop
+            stream.reconfigure(errors="replace")
     try:
         main()
     except InputError as error:

@@ -1,5 +1,6 @@
 """YAML with includes, dotted overrides, one message for everything that is wrong, and a help that knows every key."""
 
+import os
 import re
 import subprocess
 import sys
@@ -469,6 +470,12 @@ def test_a_script_with_a_bad_config_prints_no_traceback(write):
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 2
     assert "optimiser: unknown key" in done.stderr and "command line: run.batch: got 0" in done.stderr
+
+
+def test_help_is_printed_where_the_output_has_no_mathematical_signs():
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}  # what a pipe has on Windows
+    done = subprocess.run([sys.executable, PROJECT / "train/gan.py", "--help"], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 HELP = """
