@@ -70,7 +70,8 @@ def our_steps(folder: Path, batches: PositionBatches, shape: tuple[int, int], nu
 
 def timed(steps, step_seconds: float) -> tuple[list[float], torch.Tensor]:
     """Seconds that every step waits for its data, and sums of the data, which are compared."""
-    seconds, sums = [], []
+    seconds: list[float] = []
+    sums: list[torch.Tensor] = []
     while True:
         started = time.perf_counter()
         data = next(steps, None)
@@ -102,7 +103,7 @@ def main() -> None:
         write_random_cache(place, options.images, shape)
         ways = {"plain": lambda: plain_steps(place, batches, options.images, shape)}
         for number in map(int, options.workers.split(",")):
-            ways[f"ours, {number} workers"] = lambda number=number: our_steps(place, batches, shape, number)
+            ways[f"ours, {number} workers"] = functools.partial(our_steps, place, batches, shape, number)
         waits: dict[str, list[float]] = {name: [] for name in ways}
         sums = {}
         for _ in range(options.runs):

@@ -73,6 +73,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     # loop
     for batch in run.training_batches(stream, config.data.num_workers):
         torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
+        assert batch.pixels is not None
         with run.accelerator.accumulate(forward):
             images = from_uint8(batch.pixels.to(run.device, non_blocking=True))
             sources = from_uint8(batch.source_pixels.to(run.device)) if batch.source_pixels is not None else None

@@ -72,6 +72,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     classifier.train()
     for batch in run.training_batches(stream, config.data.num_workers):
         torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
+        assert batch.pixels is not None and batch.labels is not None
         with run.accelerator.accumulate(forward):
             images = shifted(from_uint8(batch.pixels.to(run.device)), batch.positions)
             loss = F.cross_entropy(forward(images), batch.labels.to(run.device))

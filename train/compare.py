@@ -268,6 +268,8 @@ def shared_seeds(keys: Iterable[Key], *names: str) -> list[int]:
 
 def draw_gaps(curves: dict[Key, Curve], published: dict[str, float], path: Path, unit: str) -> None:
     """What each config has over the first, of equal seeds, over images (or steps); dashed, what was published at the end."""
+    import numpy as np
+
     from genrep.plots import save_curves
 
     (first, _), *_ = curves
@@ -277,8 +279,10 @@ def draw_gaps(curves: dict[Key, Curve], published: dict[str, float], path: Path,
         both = [[curves[key, seed] for seed in seeds] for key in (name, first)]
         start, stop = max(c[0][0] for part in both for c in part), min(c[-1][0] for part in both for c in part)
         where = [point[0] for point in both[0][0] if start <= point[0] <= stop]
-        own, base = ([mean([at(curve, 0, x) for curve in part]) for x in where] for part in both)
-        gaps[name] = (where, [one - other for one, other in zip(own, base, strict=True)])
+        # every curve has begun by `start`, so that no mean is missing
+        values = [np.array([[at(curve, 0, x) for x in where] for curve in part], dtype=float) for part in both]
+        own, base = (part.mean(axis=0) for part in values)
+        gaps[name] = (where, (own - base).tolist())
     levels = {name: value - published[first] for name, value in published.items()}
     save_curves({unit: gaps}, f"PSNR over {first} (dB)", path, levels)
 

@@ -12,6 +12,8 @@ from genrep.training.specs import DiffusionRun
 
 
 def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None:
+    from typing import Any
+
     import torch
 
     from genrep.coords import grid, random_subset, values_at
@@ -75,7 +77,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     forward = run.accelerator.prepare(denoiser)
     if settings.compile:
         forward = torch.compile(forward)
-    pipeline = LatentDiffusionPipeline(
+    pipeline: Any = LatentDiffusionPipeline(
         autoencoder,
         denoiser,
         normalizer,

@@ -14,6 +14,7 @@ from genrep.training.specs import GANRun
 
 def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     import warnings
+    from typing import Any
 
     import torch
 
@@ -38,12 +39,13 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
 
     # data
     settings, objective = config.run, config.gan
-    autoencoder = None if config.autoencoder is None else load_autoencoder(config.autoencoder, config_path)
+    autoencoder: Any = None if config.autoencoder is None else load_autoencoder(config.autoencoder, config_path)
     shape = config.image_shape if autoencoder is None else autoencoder.image_shape
-    channels = config.channels if autoencoder is None else autoencoder.config["channels"]
+    channels: Any = config.channels if autoencoder is None else autoencoder.config["channels"]
     sees_images, sees_latents = objective.sees != "latents", objective.sees != "images"
     shows_reconstructions = autoencoder is not None and sees_images and objective.real == "reconstructions"
     shows_pixels = sees_images and not shows_reconstructions
+    data: Any
     if autoencoder is None:
         data = ImageData(config.data, "train", shape, channels)
     else:
@@ -54,7 +56,8 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
 
     # run
     run = Run(config, settings, restart, identity=identity)
-    normalizer, latent_data, flips = None, None, config.data.flip
+    normalizer: Any = None
+    latent_data, flips = None, config.data.flip
     if autoencoder is not None:
         autoencoder.to(run.device)
         latent_data = open_latents(autoencoder, data, config.latents, run.process, run.accelerator.wait_for_everyone)
@@ -82,7 +85,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     plain_judge = judge  # a compiled network has no second derivatives, which R1 takes
     if settings.compile:
         generate, judge = torch.compile(generate), torch.compile(judge)
-    pipeline = GANPipeline(
+    pipeline: Any = GANPipeline(
         generator,
         autoencoder,
         normalizer,
@@ -103,7 +106,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     # resume
     state.restore(run.checkpoint)
 
-    def fakes(positions, labels, stream_name):
+    def fakes(positions, labels, stream_name) -> tuple[Any, Any]:
         """What the generator makes for `positions`, which key its noise: what the discriminators see of it."""
         noise = normal_at(positions, (generator.noise_dim,), settings.seed, f"{stream_name} noise").to(run.device)
         made = generate(prepared, noise, labels)
@@ -112,7 +115,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         latents = normalizer.restore(made)
         return autoencoder.render(latents, gradients=True) if sees_images else None, made if sees_latents else None
 
-    def seen(images, latents, positions, stream_name):
+    def seen(images, latents, positions, stream_name) -> tuple[Any, Any]:
         """What the discriminators are shown, augmented."""
         if images is not None and objective.augment:
             draws = uniform_at(positions, (NUM_DRAWS,), settings.seed, f"{stream_name} augmentation")
@@ -136,8 +139,12 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
 
     # loop
     for batch in run.training_batches(stream, config.data.num_workers):
-        positions, labels = batch.positions, batch.labels.to(run.device) if num_classes else None
-        images = from_uint8(batch.pixels.to(run.device, non_blocking=True)) if shows_pixels else None
+        positions = batch.positions
+        labels = batch.labels.to(run.device) if num_classes and batch.labels is not None else None
+        images: Any = None
+        if shows_pixels:
+            assert batch.pixels is not None, "the stream was opened without pixels"
+            images = from_uint8(batch.pixels.to(run.device, non_blocking=True))
         latents = None
         if latent_data is not None and (sees_latents or shows_reconstructions):
             encoded = latent_data.latents(batch).to(run.device, non_blocking=True).float()
@@ -158,7 +165,8 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         if objective.r1 and run.step % objective.r1_every == 0:
             real = [None if part is None else part.detach().requires_grad_() for part in (images, latents)]
             penalty = r1_penalty(
-                plain_judge(*seen(*real, positions, "real"), labels), [part for part in real if part is not None]
+                plain_judge(*seen(real[0], real[1], positions, "real"), labels),
+                [part for part in real if part is not None],
             )
             loss = loss + objective.r1 / 2 * objective.r1_every * penalty
         run.accelerator.backward(loss)
@@ -188,12 +196,15 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
 
 
 def dry_run(config: GANRun, config_path: str) -> None:
+    from typing import Any
+
     from genrep.models.discriminator import Discriminators
     from genrep.models.generator import CoordinateGenerator
     from genrep.training.stages import build_empty, check_data, describe_autoencoder, print_parts
 
     spec = None if config.autoencoder is None else describe_autoencoder(config.autoencoder, config_path)
-    shape, channels = (config.image_shape, config.channels) if spec is None else (spec.image_shape, spec.channels)
+    shape = config.image_shape if spec is None else spec.image_shape
+    channels: Any = config.channels if spec is None else spec.channels
     classes = check_data(config.data, shape, channels) if config.gan.conditional else 0
     latent_shape = None if spec is None else (spec.num_tokens, spec.latent_dim)
     values = {"num_axes": 2 if spec is None else 1, "channels": channels if spec is None else spec.latent_dim}

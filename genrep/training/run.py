@@ -34,7 +34,7 @@ from genrep.training.threads import ThreadSearch
 
 MAY_CHANGE = re.compile(
     r"run\.(steps|images|seconds|report_every|evaluate_every|evaluate_images|preview_every|save_every|keep_checkpoints|tracker"
-    r"|folder|compile|threads)|data\.(source|num_workers|in_memory)|latents\.(folder|batch|verify|shard_size)|sampling\..*|autoencoder"
+    r"|folder|compile|threads)|data\.(source|num_workers|in_memory)|latents\.(folder|batch|verify|shard_size|held_out)|sampling\..*|autoencoder"
 )
 """Keys that a resumed run may have otherwise than the one it continues: they change what is shown or where it lies, not
 what is learned. That moved data and a moved autoencoder are the same is checked by their content (`identity`)."""
