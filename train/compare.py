@@ -103,7 +103,7 @@ def refuse_different_data(specs: dict[str, Any]) -> None:
 def read_published(path: Path, names: list[str]) -> dict[str, float]:
     """PSNRs that somebody published, by the configs' names; the first config's must be among them."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no JSON to read ({error}); give a file like {EXAMPLE}") from error
     numbers = isinstance(found, dict) and all(type(value) in (int, float) for value in found.values())
@@ -124,7 +124,7 @@ def at_path(spec: Any, path: str) -> Any:
 
 def read_curve(path: Path) -> Curve:
     """The evaluations of a run, from its metrics.jsonl."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [(line["images"], line["seconds"], line["psnr"]) for line in lines if "psnr" in line]
 
 
@@ -171,7 +171,7 @@ def of_field(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     from genrep.training.stages import model_folder, num_parameters
 
     field = NeuralField.from_pretrained(model_folder(folder))
-    last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     found = next(line for line in reversed(last) if "psnr" in line)
     costs = {"parameters": num_parameters(field), "multiply_adds": multiply_adds(field)}
     return {"psnr": found["psnr"], "ssim": found.get("ssim"), **costs}

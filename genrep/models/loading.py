@@ -76,7 +76,7 @@ class StrictLoading:
     @classmethod
     def _refuse_unknown_keys(cls, folder: Path) -> None:
         try:
-            keys = json.loads((folder / "config.json").read_text())
+            keys = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             allowed = inspect.signature(cls.__init__).parameters
             unknown = [key for key in keys if not key.startswith("_") and key not in allowed]
         except (ValueError, TypeError) as error:

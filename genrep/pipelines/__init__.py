@@ -48,7 +48,7 @@ def _read_index(place: str | Path) -> dict[str, Any]:
             f"{place}: no pipeline there (no {index}); give a run folder of stage 2 that has finished, or its pipeline/"
         )
     try:
-        content = json.loads(index.read_text())
+        content = json.loads(index.read_text(encoding="utf-8"))
         return {**content, "_class_name": content["_class_name"]}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{index}: damaged ({error!r}); save the pipeline again") from None

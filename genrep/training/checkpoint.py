@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from genrep.errors import InputError
@@ -77,8 +77,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         file = path / name
         if not file.is_file() or file_hash(file) != wanted:
             raise InputError(f"{file}: {'damaged' if file.is_file() else 'missing'}; {advice}")
+    # not load_file, which maps the file: Windows does not delete a checkpoint that is mapped
     tensors = {
-        file.removesuffix(".safetensors"): load_file(path / file) for file in files if file.endswith(".safetensors")
+        file.removesuffix(".safetensors"): load((path / file).read_bytes())
+        for file in files
+        if file.endswith(".safetensors")
     }
     optimizers = {
         file.removesuffix(".pt"): torch.load(path / file, map_location="cpu", weights_only=True)

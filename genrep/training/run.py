@@ -441,7 +441,7 @@ def make_accelerator(
 
 
 def _refuse_changed(saved: Path, config: Spec) -> None:
-    written = parse_yaml(saved.read_text(), str(saved)) if saved.exists() else {}
+    written = parse_yaml(saved.read_text(encoding="utf-8"), str(saved)) if saved.exists() else {}
     # a key that an older version did not have stands for its default
     before = _flat(validate(type(config), written, where=str(saved)).model_dump(mode="json"))
     now = _flat(config.model_dump(mode="json"))
