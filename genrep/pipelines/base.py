@@ -33,6 +33,9 @@ class ImagePipeline(DiffusionPipeline):
     Settings: `sampling` in the pipeline's config says how it draws unless a call says otherwise, and is saved with it.
     """
 
+    # Offloading asks a model's first parameter where it is, and the normalizer, a few numbers, has none: it stays on the device
+    _exclude_from_cpu_offload = ["normalizer"]  # noqa: RUF012 diffusers' own declaration
+    autoencoder: Any
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
     """Settings of a pipeline that was saved without any, as earlier versions did."""
 
@@ -137,6 +140,10 @@ class ImagePipeline(DiffusionPipeline):
         step = max(1, PART_PIXELS // (pixels.shape[2] * pixels.shape[3]))
         for start in range(0, len(pixels), step):
             pixels[start : start + step] = render(slice(start, start + step))
+
+    def _decode(self, latents: Tensor, size: Sequence[int], region: Region | None, part: slice) -> Tensor:
+        """8-bit pixels of the latents of a slice, through the autoencoder."""
+        return self.autoencoder.render(latents[part], size=size, region=region, as_uint8=True)
 
     def _output(self, images: Any, output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple:
         """8-bit pixels, or latents for "latent", as `output_type` says."""

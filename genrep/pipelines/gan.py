@@ -38,7 +38,7 @@ class GANPipeline(ImagePipeline):
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"truncation": 1.0}
-    model_cpu_offload_seq = "generator_model->normalizer->autoencoder"
+    model_cpu_offload_seq = "generator_model->autoencoder"
     _optional_components = ["autoencoder", "normalizer"]  # noqa: RUF012 diffusers' own declaration
     generator_model: Any
     autoencoder: Any
@@ -68,7 +68,8 @@ class GANPipeline(ImagePipeline):
         self.register_to_config(
             id2label=id2label, sample_size=list(sample_size) if sample_size else None, sampling=sampling
         )
-        self.sampling_settings()
+        if sampling:
+            self.sampling_settings()
 
     @property
     def num_classes(self) -> int:
@@ -172,10 +173,7 @@ class GANPipeline(ImagePipeline):
             if output_type == "latent":
                 results.append(latents.cpu())
                 continue
-            self._fill(
-                pixels[part],
-                lambda s, latents=latents: self.autoencoder.render(latents[s], size=size, region=region, as_uint8=True),
-            )
+            self._fill(pixels[part], functools.partial(self._decode, latents, size, region))
         return self._output(torch.cat(results) if results else pixels, output_type, return_dict)
 
     def _render(

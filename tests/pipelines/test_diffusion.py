@@ -339,7 +339,7 @@ def test_a_diverged_denoiser_is_no_black_image(pipeline):
 def test_a_damaged_decoder_is_no_black_image(pipeline):
     with torch.no_grad():
         pipeline.autoencoder.decoder.mlp[-1].bias.fill_(float("inf"))
-    with pytest.raises(InputError, match="the decoder's values are not finite"):
+    with pytest.raises(InputError, match="the rendered values are not finite"):
         pipeline([0], num_inference_steps=2)
 
 
