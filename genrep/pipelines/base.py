@@ -91,7 +91,8 @@ class ImagePipeline(DiffusionPipeline):
             num_images = as_integer(num_images, "num_images", low=1)
         if class_labels is None:
             if num_images is None:
-                num_images = len(latents) if isinstance(latents, Tensor) and latents.ndim else 1
+                num_images = max(1, len(latents)) if isinstance(latents, Tensor) and latents.ndim else 1
+            check_memory(num_images, torch.device("cpu"), f"{num_images} images")  # a byte each is the least
             return [self.num_classes] * num_images
         if not self.num_classes:
             raise InputError(

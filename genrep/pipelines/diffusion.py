@@ -152,6 +152,8 @@ class LatentDiffusionPipeline(ImagePipeline):
         noise = None if latents is None else self._check_noise(latents, self.denoiser.latent_shape, count)
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise InputError(f"callback_on_step_end must be a function; got {shown(callback_on_step_end)}")
         for name in callback_on_step_end_tensor_inputs:
             if name not in self._callback_tensor_inputs:
                 raise InputError(

@@ -151,6 +151,8 @@ class GANPipeline(ImagePipeline):
         model, results, size = self.generator_model, [], image_shape(size)
         noise = self._check_noise(noise, (model.noise_dim,))
         if self.num_classes:
+            if labels is None:
+                raise InputError(f"this GAN has {self.num_classes} classes: give a label for every noise vector")
             labels = self._check_labels(labels, len(noise))
         batch_size = check_arguments(region, batch_size, len(noise))
         if output_type == "latent" and self.autoencoder is None:

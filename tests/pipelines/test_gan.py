@@ -106,6 +106,8 @@ def test_what_cannot_be_is_refused():
             pipeline(**arguments)
     with pytest.raises(InputError, match="class labels were given, but this model was trained without classes"):
         pixels(num_classes=0)([0])
+    with pytest.raises(InputError, match="this GAN has 3 classes: give a label for every noise vector"):
+        pipeline.from_noise(torch.zeros(2, 5), None, 8)
     generator = CoordinateGenerator(2, 1, 0, **SMALL)
     with pytest.raises(
         InputError, match="a GAN of latents needs autoencoder and normalizer, one of pixels needs sample_size"
