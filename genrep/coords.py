@@ -24,7 +24,7 @@ COORDS, TARGETS = ("grid", "gaussian", "uniform"), ("pixel", "bicubic")
 def image_shape(size: Integer | Sequence[Integer]) -> tuple[int, ...]:
     """`8` means 8×8; a sequence is one length an axis. Integers of any kind; InputError for anything else."""
     try:
-        lengths: tuple[Any, ...] = tuple(size)  # type: ignore[arg-type]
+        lengths: tuple[Any, ...] = tuple(size)
     except TypeError:
         lengths = (size, size)
     try:

@@ -108,7 +108,7 @@ def render_values(
         pixels[:, :, start : start + chunk] = run
     if as_uint8 and not bool(finite):
         raise InputError(
-            "the decoder's values are not finite (NaN or infinite): its weights or the latents are damaged, or their number "
+            "the rendered values are not finite (NaN or infinite): weights or latents are damaged, or their number "
             "type is too narrow (with fp16 try bf16 or fp32)"
         )
     return pixels.unflatten(2, shape)

@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--per-class", type=positive, default=8, help="images a class (default 8)")
     parser.add_argument(
         "--num-images",
-        type=int,
+        type=positive,
         help="images without class, for unconditional models or instead of --classes (default 16)",
     )
     parser.add_argument("--out", default="grid.png", help="PNG of the grid (default grid.png)")

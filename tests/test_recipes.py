@@ -168,6 +168,8 @@ def test_the_bottleneck_narrows_the_representation_and_nothing_of_the_decoder_bu
 
 def test_configs_for_gpus_use_bfloat16():
     """The papers' sizes, which nobody trains without one; `--run.precision fp32` is what the papers' own code has."""
-    paths = [path for name in ("celeba", "ffhq", "imagenet", "imagenette", "pluto") for path in CONFIGS.glob(f"{name}/*")]
+    paths = [
+        path for name in ("celeba", "ffhq", "imagenet", "imagenette", "pluto") for path in CONFIGS.glob(f"{name}/*")
+    ]
     runs = {path.name: read_config(path)["run"] for path in paths if "run" in read_config(path)}
     assert len(runs) > 20 and {run.get("precision") for run in runs.values()} == {"bf16"}

@@ -3,7 +3,6 @@
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float
 from torch import Tensor
 
@@ -43,13 +42,11 @@ class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
         normalizer.std.copy_(std.clamp_min(1e-6 * float(std.max()) + torch.finfo(torch.float32).tiny))
         return normalizer
 
-    @apply_forward_hook
     def standardize(self, latents: Float[Tensor, "batch tokens latent"]) -> Float[Tensor, "batch tokens latent"]:
         """Encoder's latents => standardised latents."""
         self._check(latents)
         return (latents - self.mean) / self.std
 
-    @apply_forward_hook
     def restore(self, standardized: Float[Tensor, "batch tokens latent"]) -> Float[Tensor, "batch tokens latent"]:
         """Standardised latents => encoder's latents."""
         self._check(standardized)

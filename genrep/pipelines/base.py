@@ -34,6 +34,9 @@ class ImagePipeline(DiffusionPipeline):
     Settings: `sampling` in the pipeline's config says how it draws unless a call says otherwise, and is saved with it.
     """
 
+    # Offloading asks a model's first parameter where it is, and the normalizer, a few numbers, has none: it stays on the device
+    _exclude_from_cpu_offload = ["normalizer"]  # noqa: RUF012 diffusers' own declaration
+    autoencoder: Any
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
     """Settings of a pipeline that was saved without any, as earlier versions did."""
 
@@ -90,7 +93,8 @@ class ImagePipeline(DiffusionPipeline):
             num_images = as_integer(num_images, "num_images", low=1)
         if class_labels is None:
             if num_images is None:
-                num_images = len(latents) if isinstance(latents, Tensor) and latents.ndim else 1
+                num_images = max(1, len(latents)) if isinstance(latents, Tensor) and latents.ndim else 1
+            check_memory(num_images, torch.device("cpu"), f"{num_images} images")  # a byte each is the least
             return [self.num_classes] * num_images
         if not self.num_classes:
             raise InputError(
@@ -139,6 +143,10 @@ class ImagePipeline(DiffusionPipeline):
         step = max(1, PART_PIXELS // (pixels.shape[2] * pixels.shape[3]))
         for start in range(0, len(pixels), step):
             pixels[start : start + step] = render(slice(start, start + step))
+
+    def _decode(self, latents: Tensor, size: Sequence[int], region: Region | None, part: slice) -> Tensor:
+        """8-bit pixels of the latents of a slice, through the autoencoder."""
+        return self.autoencoder.render(latents[part], size=size, region=region, as_uint8=True)
 
     def _output(self, images: Any, output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple:
         """8-bit pixels, or latents for "latent", as `output_type` says."""

@@ -1,5 +1,6 @@
 """Latent diffusion: noise to latents to images of any size."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -39,7 +40,7 @@ class LatentDiffusionPipeline(ImagePipeline):
     DEFAULTS: ClassVar[Mapping[str, Any]] = {
         "num_inference_steps": 50, "guidance_scale": 1.0, "guidance_interval": (0.0, 1.0),
     }  # fmt: skip
-    model_cpu_offload_seq = "denoiser->normalizer->autoencoder"
+    model_cpu_offload_seq = "denoiser->autoencoder"
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012 diffusers' own declaration
     autoencoder: Any
     denoiser: Any
@@ -63,7 +64,8 @@ class LatentDiffusionPipeline(ImagePipeline):
             )
         self.register_modules(autoencoder=autoencoder, denoiser=denoiser, normalizer=normalizer, scheduler=scheduler)
         self.register_to_config(id2label=id2label, sampling=sampling)
-        self.sampling_settings()
+        if sampling:
+            self.sampling_settings()
 
     @property
     def num_classes(self) -> int:
@@ -150,6 +152,8 @@ class LatentDiffusionPipeline(ImagePipeline):
         noise = None if latents is None else self._check_noise(latents, self.denoiser.latent_shape, count)
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise InputError(f"callback_on_step_end must be a function; got {shown(callback_on_step_end)}")
         for name in callback_on_step_end_tensor_inputs:
             if name not in self._callback_tensor_inputs:
                 raise InputError(
@@ -172,10 +176,7 @@ class LatentDiffusionPipeline(ImagePipeline):
             if output_type == "latent":
                 results.append(sampled.cpu())
                 continue
-            self._fill(
-                pixels[part],
-                lambda s, latents=sampled: self.autoencoder.render(latents[s], size=size, region=region, as_uint8=True),
-            )
+            self._fill(pixels[part], functools.partial(self._decode, sampled, size, region))
         return self._output(torch.cat(results) if results else pixels, output_type, return_dict)
 
     def _check_settings(self, settings: dict[str, Any]) -> dict[str, Any]:

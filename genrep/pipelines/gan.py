@@ -38,7 +38,7 @@ class GANPipeline(ImagePipeline):
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"truncation": 1.0}
-    model_cpu_offload_seq = "generator_model->normalizer->autoencoder"
+    model_cpu_offload_seq = "generator_model->autoencoder"
     _optional_components = ["autoencoder", "normalizer"]  # noqa: RUF012 diffusers' own declaration
     generator_model: Any
     autoencoder: Any
@@ -68,7 +68,8 @@ class GANPipeline(ImagePipeline):
         self.register_to_config(
             id2label=id2label, sample_size=list(sample_size) if sample_size else None, sampling=sampling
         )
-        self.sampling_settings()
+        if sampling:
+            self.sampling_settings()
 
     @property
     def num_classes(self) -> int:
@@ -150,6 +151,8 @@ class GANPipeline(ImagePipeline):
         model, results, size = self.generator_model, [], image_shape(size)
         noise = self._check_noise(noise, (model.noise_dim,))
         if self.num_classes:
+            if labels is None:
+                raise InputError(f"this GAN has {self.num_classes} classes: give a label for every noise vector")
             labels = self._check_labels(labels, len(noise))
         batch_size = check_arguments(region, batch_size, len(noise))
         if output_type == "latent" and self.autoencoder is None:
@@ -172,10 +175,7 @@ class GANPipeline(ImagePipeline):
             if output_type == "latent":
                 results.append(latents.cpu())
                 continue
-            self._fill(
-                pixels[part],
-                lambda s, latents=latents: self.autoencoder.render(latents[s], size=size, region=region, as_uint8=True),
-            )
+            self._fill(pixels[part], functools.partial(self._decode, latents, size, region))
         return self._output(torch.cat(results) if results else pixels, output_type, return_dict)
 
     def _render(

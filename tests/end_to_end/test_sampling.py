@@ -1,6 +1,7 @@
 """Generate, reconstruct and evaluate from a trained run's folder."""
 
 import json
+import shutil
 import urllib.error
 from unittest.mock import patch
 
@@ -15,6 +16,9 @@ from genrep.data import DataSpec
 from genrep.data.images import ImageData, evenly, resize_and_crop
 from genrep.metrics.fidelity import Pixels, classifier_distance
 from genrep.metrics.reconstruction import enlarge, psnr, reconstruction_psnr
+from genrep.pictures import picture_grid, save_png
+from genrep.pipelines.diffusion import LatentDiffusionPipeline
+from genrep.randomness import image_generators
 from genrep.render import from_uint8
 from tests.scripts import run
 
@@ -158,3 +162,70 @@ def test_missing_inception_weights_are_found_before_drawing(stage2, tmp_path, ca
             run("sample/evaluate.py", stage2, "--num-images", 4, *weights, "--out", tmp_path / "e.json", expect=2)
         assert message in capsys.readouterr().err
         assert not (tmp_path / "evaluation").exists() and not (stage2 / "evaluation").exists()
+
+
+def test_a_copied_pipeline_draws_what_its_run_draws(stage2, tmp_path):
+    """Through the script and in Python, without saying how: the settings go with the pipeline."""
+    shutil.copytree(stage2 / "pipeline", tmp_path / "copied")
+    grids = []
+    for place in (stage2, tmp_path / "copied"):
+        run(
+            "sample/generate.py",
+            place,
+            "--classes",
+            "0-1",
+            "--per-class",
+            2,
+            "--seed",
+            3,
+            "--out",
+            tmp_path / "grid.png",
+        )
+        grids.append((tmp_path / "grid.png").read_bytes())
+    assert grids[0] == grids[1]
+    pipeline = LatentDiffusionPipeline.from_pretrained(tmp_path / "copied")
+    assert pipeline.sampling_settings() == {
+        "num_inference_steps": 2, "guidance_scale": 1.5, "guidance_interval": (0.0, 1.0),
+    }  # fmt: skip
+    images = pipeline([0, 0, 1, 1], generator=image_generators(3, range(4)), output_type="uint8").images
+    save_png(picture_grid(images, 2), tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").read_bytes() == grids[0]
+
+
+def test_scripts_compute_in_bf16(stage1, stage2, tmp_path):
+    run(
+        "sample/generate.py", stage2, "--classes", "0", "--per-class", 2, "--dtype", "bf16", "--out", tmp_path / "g.png"
+    )
+    run(
+        "sample/reconstruct.py",
+        stage1,
+        "--num-images",
+        4,
+        "--dtype",
+        "bf16",
+        "--refine-steps",
+        1,
+        "--out",
+        tmp_path / "r.png",
+    )
+    assert json.loads((tmp_path / "r.json").read_text())["num_images"] == 4
+    run(
+        "sample/locality.py",
+        stage1,
+        "--num-images",
+        2,
+        "--num-tokens",
+        2,
+        "--dtype",
+        "bf16",
+        "--out",
+        tmp_path / "l.png",
+    )
+    assert 0 < json.loads((tmp_path / "l.json").read_text())["spread"] <= 1
+
+
+def test_a_size_that_the_machine_cannot_hold_is_one_message(stage1, stage2, tmp_path, capsys):
+    run("sample/generate.py", stage2, "--classes", "0", "--size", 10**6, "--out", tmp_path / "g.png", expect=2)
+    assert "images of 1000000 × 1000000 pixels would take" in capsys.readouterr().err
+    run("sample/reconstruct.py", stage1, "--num-images", 1, "--size", 10**6, "--out", tmp_path / "r.png", expect=2)
+    assert "a render of 1000000 × 1000000 would take" in capsys.readouterr().err

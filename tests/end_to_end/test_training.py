@@ -280,7 +280,9 @@ def test_stage_2_trains_on_the_cache_alone_bit_for_bit(stage1, movable, tmp_path
     assert f"data.source '{movable}' is not there: training on the latent cache" in capsys.readouterr().out
     assert_same_weights(*(tmp_path / name / "pipeline" / "denoiser" for name in ("there", "alone")))
     assert lines(tmp_path / "there") == lines(tmp_path / "alone") and "held_out_loss" in lines(tmp_path / "alone")[-1]
-    labels = [LatentDiffusionPipeline.from_pretrained(tmp_path / n / "pipeline").config.id2label for n in ("there", "alone")]
+    labels = [
+        LatentDiffusionPipeline.from_pretrained(tmp_path / n / "pipeline").config.id2label for n in ("there", "alone")
+    ]
     assert labels[0] == labels[1] and len(labels[0]) == 10
     run("train/diffusion.py", *arguments("there"), "--run.steps", 3)  # a run goes on without them, too
     assert lines(tmp_path / "there")[-1]["step"] == 3

@@ -79,6 +79,10 @@ def test_an_earlier_pipeline_draws_the_images_it_drew():
         output_type="uint8",
     ).images
     assert (images.int() - load_file(folder / "images.safetensors")["images"].int()).abs().max() <= 1
+    assert not pipeline.scheduler.config.use_lu_lambdas, "its own spacing"
+    assert pipeline.sampling_settings() == {
+        "num_inference_steps": 50, "guidance_scale": 1.0, "guidance_interval": (0.0, 1.0),
+    }  # fmt: skip
 
 
 def test_an_earlier_generator_makes_the_values_it_made():

@@ -167,6 +167,8 @@ INVALID = [
     ({"class_labels": torch.tensor([[0, 1]])}, r"every number of class_labels must be an integer; got \[0, 1\]"),
     ({"class_labels": np.array([True])}, "every number of class_labels must be an integer; got True"),
     ({"num_images": 0}, "num_images must be an integer from 1; got 0"),
+    ({"num_images": 10**15}, "1000000000000000 images would take .* GiB"),
+    ({"class_labels": [0], "callback_on_step_end": "print"}, "callback_on_step_end must be a function; got 'print'"),
     ({"num_images": 2.0}, "num_images must be an integer from 1; got 2.0"),
     ({"class_labels": [0], "batch_size": 0}, "batch_size must be an integer from 1; got 0"),
     ({"class_labels": [0], "batch_size": "1"}, "batch_size must be an integer from 1; got '1'"),
@@ -339,7 +341,7 @@ def test_a_diverged_denoiser_is_no_black_image(pipeline):
 def test_a_damaged_decoder_is_no_black_image(pipeline):
     with torch.no_grad():
         pipeline.autoencoder.decoder.mlp[-1].bias.fill_(float("inf"))
-    with pytest.raises(InputError, match="the decoder's values are not finite"):
+    with pytest.raises(InputError, match="the rendered values are not finite"):
         pipeline([0], num_inference_steps=2)
 
 

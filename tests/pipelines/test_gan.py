@@ -1,5 +1,6 @@
 """The GAN's pipeline: pixels and latents, any size, the same images however they are split."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -105,6 +106,8 @@ def test_what_cannot_be_is_refused():
             pipeline(**arguments)
     with pytest.raises(InputError, match="class labels were given, but this model was trained without classes"):
         pixels(num_classes=0)([0])
+    with pytest.raises(InputError, match="this GAN has 3 classes: give a label for every noise vector"):
+        pipeline.from_noise(torch.zeros(2, 5), None, 8)
     generator = CoordinateGenerator(2, 1, 0, **SMALL)
     with pytest.raises(
         InputError, match="a GAN of latents needs autoencoder and normalizer, one of pixels needs sample_size"
@@ -112,6 +115,69 @@ def test_what_cannot_be_is_refused():
         GANPipeline(generator)
     with pytest.raises(InputError, match="with 2 axes and 1 channels does not fit: this needs 1 and 8"):
         GANPipeline(generator, tiny_autoencoder(), LatentNormalizer(4, 8))
+
+
+@pytest.mark.parametrize("make", [pixels, latents])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"class_labels": "2"}, "class_labels must be an integer; got '2'"),
+        ({"class_labels": [0.5]}, "every number of class_labels must be an integer; got 0.5"),
+        ({"truncation": float("nan")}, "truncation must be a finite number from 0; got nan"),
+        ({"truncation": "1"}, "truncation must be a finite number from 0; got '1'"),
+        ({"latents": torch.zeros(2, 4)}, r"latents must be \[2, 5\], noise for each image; got \[2, 4\]"),
+        ({"latents": torch.full((2, 5), float("inf"))}, "latents must be finite; 10 of 10 numbers are NaN or infinite"),
+        ({"class_labels": [0], "latents": torch.zeros(2, 5)}, r"latents must be \[1, 5\]"),
+        ({"latents": [0.0]}, r"latents must be a torch tensor \[1, 5\] of floating-point numbers; got list"),
+    ],
+)
+def test_invalid_types_and_numbers(make, arguments, message):
+    with pytest.raises(InputError, match=message):
+        make()(**arguments)
+
+
+@pytest.mark.parametrize("make", [pixels, latents])
+def test_given_noise_is_what_the_generators_would_draw(make):
+    pipeline = make()
+    noise = torch.stack([torch.randn(5, generator=generator) for generator in image_generators(3, range(3))])
+    drawn = pipeline([0, 1, 2], generator=image_generators(3, range(3)), truncation=0.7, output_type="uint8").images
+    given = pipeline(np.array([0, 1, 2]), latents=noise, truncation=np.float32(0.7), output_type="uint8").images
+    assert (given.int() - drawn.int()).abs().max() <= 1
+    assert pipeline(latents=noise).images[2].size == pipeline.image_shape[::-1], "as many as there is noise"
+    walked = pipeline.from_noise(noise * 0.7, [0, 1, 2], pipeline.image_shape, output_type="uint8").images
+    assert torch.equal(walked, drawn)
+
+
+def test_a_gan_draws_by_its_own_truncation_when_saved_too(tmp_path):
+    settled = pixels(sampling={"truncation": 0.5})
+    settled.save_pretrained(tmp_path)
+    expected = images(pixels(), [0, 1], truncation=0.5)
+    for pipeline in (settled, load_pipeline(tmp_path)):
+        assert torch.equal(images(pipeline, [0, 1]), expected)
+    assert not torch.equal(images(settled, [0, 1], truncation=1.0), expected)
+    with pytest.raises(InputError, match="GANPipeline has no setting 'truncaton'; did you mean 'truncation'"):
+        pixels(sampling={"truncaton": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(pixels, "the rendered values are not finite"), (latents, "the generator gave latents that are not finite")],
+)
+def test_a_diverged_generator_is_no_black_image(make, message):
+    pipeline = make()
+    with torch.no_grad():
+        pipeline.generator_model.to_values.bias.fill_(float("nan"))
+    with pytest.raises(InputError, match=message):
+        pipeline([0])
+
+
+@pytest.mark.parametrize("make", [pixels, latents])
+def test_bf16_draws_nearly_the_same(make):
+    pipeline = make()
+    exact = images(pipeline, [0, 1, 2])
+    rough = images(pipeline.to(torch.bfloat16), [0, 1, 2])
+    assert rough.dtype == torch.uint8 and (rough.int() - exact.int()).float().abs().mean() < 3
+    assert images(pipeline.to(torch.float16), [0, 1, 2]).shape == exact.shape
 
 
 def test_spherical_interpolation_keeps_to_the_arc():

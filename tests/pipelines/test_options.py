@@ -1,6 +1,7 @@
 """Options of the sampling scripts: what is meant, and a message for what cannot be."""
 
 import argparse
+import shutil
 
 import pytest
 import torch
@@ -128,6 +129,28 @@ def test_options_go_over_the_runs_own_settings(tmp_path):
     )  # fmt: skip
     assert (found.scheduler, found.steps, found.guidance_scale, found.guidance_interval) == ("heun", 9, 0.0, (0.0, 0.5))
     assert (found.seed, found.size, found.region, found.batch_size) == (4, (8, 16), (-1.0, -0.5, 0.0, 0.5), 3)
+
+
+def test_a_pipeline_folder_brings_its_own_settings(tmp_path, pipeline):
+    """An option goes first, then a run's config.yaml, then what the pipeline was saved with, then the spec's defaults."""
+    own = {"num_inference_steps": 4, "guidance_scale": 3.0, "guidance_interval": [0.2, 0.7]}
+    LatentDiffusionPipeline(**pipeline.components, sampling=own).save_pretrained(tmp_path / "run" / "pipeline")
+    pipeline.save_pretrained(tmp_path / "earlier" / "pipeline")
+    (tmp_path / "run" / "config.yaml").write_text("sampling: {steps: 7, guidance_scale: 2}\nrun: {folder: x}\n")
+    (tmp_path / "earlier" / "config.yaml").write_text("sampling: {steps: 9}\nrun: {folder: x}\n")
+    shutil.copytree(tmp_path / "run" / "pipeline", tmp_path / "copied")
+    shutil.copytree(tmp_path / "earlier" / "pipeline", tmp_path / "copied_earlier")
+
+    def found(place, *arguments):
+        settings = sampling(tmp_path / place, *arguments)
+        return settings.steps, settings.guidance_scale, settings.guidance_interval, settings.scheduler
+
+    assert found("run") == (7, 2.0, (0.0, 1.0), None)
+    for place in ("run/pipeline", "copied"):
+        assert found(place) == (4, 3.0, (0.2, 0.7), None)
+        assert found(place, "--steps=5") == (5, 3.0, (0.2, 0.7), None)
+    assert found("earlier/pipeline")[0] == 9, "saved without settings: the run's"
+    assert found("copied_earlier") == (30, 1.5, (0.0, 1.0), None), "as before pipelines had settings"
 
 
 @pytest.mark.parametrize(
