@@ -199,16 +199,19 @@ def draw_targets(
     total = math.prod(shape)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Indices of pixels, and how far from their centres the coordinates are."""
         chosen = torch.arange(total) if num_coords is None else random_subset(total, num_coords, generator)
-        centres = grid_at(chosen.to(images.device), shape)
+        at_centres = torch.zeros(len(chosen), len(shape))
         if coords == "gaussian":
-            return centres, jitter_gaussian(centres, shape, generator, jitter_std, jitter_clip)
-        return centres, jitter_uniform(centres, shape, generator) if coords == "uniform" else centres
+            return chosen, jitter_gaussian(at_centres, shape, generator, jitter_std, jitter_clip)
+        return chosen, jitter_uniform(at_centres, shape, generator) if coords == "uniform" else at_centres
 
     if isinstance(generator, torch.Generator):
-        centres, points = draw(generator)
+        chosen, shifts = draw(generator)
     else:
-        centres, points = (torch.stack(part) for part in zip(*map(draw, generator), strict=True))
+        chosen, shifts = (torch.stack(part) for part in zip(*map(draw, generator), strict=True))
+    centres = grid_at(chosen.flatten().to(images.device), shape).unflatten(0, chosen.shape)
+    points = centres + shifts.to(images.device)
     if targets == "pixel":
         return points, values_at(images, centres, "nearest")
     return points, values_at(images, points, "bicubic")

@@ -174,12 +174,10 @@ def reconstruct(options: argparse.Namespace) -> None:
     write_json(out.with_suffix(".json"), report)
     for name, value in report.items():
         if name == "refinement":
+            print(f"refined: {value['steps']} steps, {value['seconds']:.1f} s")
             for key in (key for key in value if key.startswith("raised")):
                 psnr = key.replace("raised", "psnr")
-                print(
-                    f"refined: {psnr} of {value[key]} of {len(value[psnr])} images is higher after {value['steps']} steps, "
-                    f"{value['seconds']:.1f} s"
-                )
+                print(f"raised: {psnr} of {value[key]} of {len(value[psnr])} images")
         elif name == "source_images":
             print(f"{name}: {value['num_images']} of {count} images are {size[0]}×{size[1]} pixels or larger")
         else:
