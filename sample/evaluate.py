@@ -60,7 +60,7 @@ def evaluate(options: argparse.Namespace) -> None:
         if name not in known:
             raise InputError(f"--metrics: {name!r} is not one of {', '.join(known)}{did_you_mean(name, known)}")
     is_gan = has_pipeline(options.run) and pipeline_name(options.run) == "GANPipeline"
-    config: DiffusionRun | GANRun = run_config(options.run, GANRun if is_gan else DiffusionRun)
+    config = run_config(options.run, GANRun) if is_gan else run_config(options.run, DiffusionRun)
     sampling = parse_sampling(options, options.run)
     folder = model_folder(options.run, "pipeline")
     classifier = None
@@ -137,8 +137,8 @@ def evaluate(options: argparse.Namespace) -> None:
     def classifier_fd(images):
         return classifier_distance(model_folder(options.classifier), images, reals, device, options.feature_batch)
 
-    if wanted := [name for name in metrics if name in ("fid", "kid", "is", "prc")]:
-        results |= inception(fakes, wanted)
+    if of_inception := [name for name in metrics if name in ("fid", "kid", "is", "prc")]:
+        results |= inception(fakes, of_inception)
     if decoded is not None and ("rfid" in metrics or ("fid" in metrics and wants_floors)):
         results["rfid"] = inception(decoded, ["fid"])["fid"]
     if "fid" in metrics and wants_floors:
@@ -152,8 +152,10 @@ def evaluate(options: argparse.Namespace) -> None:
                 results["fd_reconstruction"] = classifier_fd(decoded)
             results["fd_floor"] = classifier_fd(others)
     if "agreement" in metrics:
+        assert classifier is not None and generated.labels is not None  # checked above
         images = torch.stack([generated[index] for index in range(len(generated))])
-        results["class_agreement"] = float((predicted_labels(classifier, images) == generated.labels).float().mean())
+        agrees = torch.eq(predicted_labels(classifier, images), generated.labels)
+        results["class_agreement"] = float(agrees.float().mean())
 
     # report
     if options.num_images < FEW_IMAGES:

@@ -18,6 +18,7 @@ were raised, and the seconds that it took.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from genrep.pipelines.options import add_device_options, non_negative, parse_size, positive
 from genrep.training.config import run_script
@@ -91,7 +92,7 @@ def reconstruct(options: argparse.Namespace) -> None:
 
     def references_of(indices, images):
         """What renders are compared with: ending of a metric's name => (size, rows of the batch, floats)."""
-        references = {"": (own, slice(None), images)}
+        references: dict[str, tuple] = {"": (own, slice(None), images)}
         if size != own:
             references[size_suffix(size)] = (size, slice(None), enlarge(images, size))
         if may_have_source:
@@ -146,7 +147,7 @@ def reconstruct(options: argparse.Namespace) -> None:
 
     # write
     values_of = {name: torch.cat(values) for name, values in found.items()}
-    report = {name: float(values.mean()) for name, values in values_of.items()}
+    report: dict[str, Any] = {name: float(values.mean()) for name, values in values_of.items()}
     report |= {"num_images": count, "size": list(size), "data": data.name, "autoencoder": str(options.run)}
     if with_source:
         report["source_images"] = {"num_images": len(with_source), "indices": with_source}
