@@ -49,7 +49,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from genrep.metrics.reconstruction import reconstructions
     from genrep.models.classifier import ImageClassifier
     from genrep.pipelines import has_pipeline, load_pipeline, pipeline_name
-    from genrep.training.run import make_accelerator
+    from genrep.training.accelerator import make_accelerator
     from genrep.training.specs import DiffusionRun, GANRun
     from genrep.training.stages import folder_hash, model_folder, run_config
 

@@ -22,7 +22,7 @@ def generate(options: argparse.Namespace) -> None:
     from genrep.errors import InputError
     from genrep.pictures import picture_grid, save_png
     from genrep.pipelines import load_pipeline
-    from genrep.training.run import make_accelerator
+    from genrep.training.accelerator import make_accelerator
 
     sampling = parse_sampling(options, options.run)
     accelerator = make_accelerator(device=options.device)

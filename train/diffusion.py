@@ -26,7 +26,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     from genrep.files import replacing
     from genrep.models.denoiser import LatentDenoiser
     from genrep.models.normalizer import LatentNormalizer
-    from genrep.pictures import picture_grid, save_png
+    from genrep.pictures import legible, picture_grid, save_png
     from genrep.pipelines.diffusion import LatentDiffusionPipeline
     from genrep.randomness import image_generators, normal_at, stream_generator, uniform_at
     from genrep.render import from_uint8
@@ -155,7 +155,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
                     output_type="uint8",
                 ).images
             denoiser.train()
-            save_png(picture_grid(images, columns=8), run.folder / "samples" / f"step-{run.step:08d}.png")
+            save_png(picture_grid(legible(images), columns=8), run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
     denoiser.train()

@@ -27,7 +27,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     from genrep.models.discriminator import Discriminators
     from genrep.models.generator import CoordinateGenerator
     from genrep.models.normalizer import LatentNormalizer
-    from genrep.pictures import picture_grid, save_png
+    from genrep.pictures import legible, picture_grid, save_png
     from genrep.pipelines.gan import GANPipeline
     from genrep.randomness import image_generators, normal_at, uniform_at
     from genrep.render import from_uint8
@@ -135,7 +135,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
                     batch_size=config.latents.batch,
                     output_type="uint8",
                 ).images
-            save_png(picture_grid(images, columns=8), run.folder / "samples" / f"step-{run.step:08d}.png")
+            save_png(picture_grid(legible(images), columns=8), run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
     for batch in run.training_batches(stream, config.data.num_workers):

@@ -18,8 +18,8 @@ def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> Non
     from genrep.data.images import ImageData
     from genrep.data.latents import LatentCache, delete_cache, has_cache, write_cache
     from genrep.errors import InputError
+    from genrep.training.accelerator import make_accelerator
     from genrep.training.latents import held_out_images
-    from genrep.training.run import make_accelerator
     from genrep.training.stages import load_autoencoder
 
     if config.latents.folder is None:

@@ -1,6 +1,5 @@
 """A run: its folder, its processes, its log, where it goes on from."""
 
-import json
 import math
 import os
 import re
@@ -11,21 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from genrep.data.images import evenly
-from genrep.devices import choose_device, float64_device, peak_memory, synchronize
+from genrep.devices import float64_device, peak_memory, synchronize
 from genrep.errors import InputError, Stopped
-from genrep.files import make_folder, replacing, writing_to
+from genrep.files import make_folder
 from genrep.lock import FolderLock
 from genrep.specs import Spec, validate
 from genrep.training import threads
+from genrep.training.accelerator import make_accelerator
 from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from genrep.training.config import dump_config, parse_yaml
 from genrep.training.interrupts import Interrupts
+from genrep.training.log import RunLog
 from genrep.training.optimizer import learning_rate
 from genrep.training.order import ImageStream, PositionBatches, TrainingBatch, training_loader
 from genrep.training.specs import OptimizerSpec, RunSpec
@@ -375,71 +375,6 @@ def _schedule_note(checkpoint: Checkpoint, optimizer: OptimizerSpec | None, num_
     )
 
 
-class RunLog:
-    """`metrics.jsonl`, one JSON object a line; lines after `step`, from a run that was killed, are taken out."""
-
-    def __init__(self, path: Path, step: int):
-        kept = (
-            [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            if path.exists() and step > 0
-            else []
-        )
-        with replacing(path) as partial:
-            partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        self.path, self.file = path, path.open("a", buffering=1, encoding="utf-8")
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        with writing_to(self.path):
-            self.file.write(json.dumps(dict(line)) + "\n")
-
-
-def make_accelerator(
-    precision: str = "fp32",
-    accumulation: int = 1,
-    tracker: str | None = None,
-    folder: Path | None = None,
-    device: str | None = None,
-) -> Accelerator:
-    """An Accelerator on the device of `choose_device`, with as many processes as were launched.
-
-    Args:
-        precision: "fp32", or "bf16": autocast to bfloat16, and on NVIDIA GPUs TF32 in the products that stay in float32.
-        accumulation: parts of a step.
-        tracker: of the metrics, or None.
-        folder: where a tracker writes.
-        device: as asked for by the user; None is the best there is.
-
-    Raises:
-        InputError: a device or a tracker that is not there, or processes that each run alone.
-    """
-    if tracker is not None:
-        from accelerate.tracking import get_available_trackers
-
-        available = [str(getattr(name, "value", name)) for name in get_available_trackers()]
-        if tracker not in available:
-            raise InputError(
-                f"run.tracker {tracker!r} is not installed; installed: {', '.join(available) or 'none'}. pip install {tracker}, or leave it out"
-            )
-    chosen = choose_device(device)
-    if device is not None or chosen.type != "cuda":  # of several GPUs accelerate gives each process its own
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(chosen)
-    torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
-    accelerator = Accelerator(
-        cpu=chosen.type == "cpu",
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        gradient_accumulation_steps=accumulation,
-        log_with=tracker,
-        project_dir=str(folder) if folder else None,
-    )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != launched:
-        raise InputError(
-            f"{launched} processes were launched but each runs alone. Use torchrun --nproc_per_node N, or accelerate launch "
-            "--multi_gpu --num_processes N; on machines without a GPU set ACCELERATE_USE_CPU=true as well"
-        )
-    return accelerator
-
-
 def _refuse_changed(saved: Path, config: Spec) -> None:
     written = parse_yaml(saved.read_text(encoding="utf-8"), str(saved)) if saved.exists() else {}
     # a key that an older version did not have stands for its default
@@ -469,10 +404,3 @@ def _flat(nested: Any, at: str = "") -> dict[str, Any]:
 
 def _finite(value: float) -> bool:
     return value == value and abs(value) != float("inf")
-
-
-def _step_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return 2**62

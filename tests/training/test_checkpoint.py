@@ -16,10 +16,12 @@ from genrep.data.images import ImageData
 from genrep.errors import InputError, Stopped
 from genrep.render import from_uint8
 from genrep.training import threads
+from genrep.training.accelerator import make_accelerator
 from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from genrep.training.config import read_config
+from genrep.training.log import RunLog
 from genrep.training.order import ImageStream
-from genrep.training.run import Run, RunLog, make_accelerator
+from genrep.training.run import Run
 from genrep.training.specs import ClassifierRun, EMASpec, OptimizerSpec
 from genrep.training.state import TrainingState
 

@@ -1,0 +1,33 @@
+"""The metrics of a run on disk."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from genrep.files import replacing, writing_to
+
+
+class RunLog:
+    """`metrics.jsonl`, one JSON object a line; lines after `step`, from a run that was killed, are taken out."""
+
+    def __init__(self, path: Path, step: int):
+        kept = (
+            [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            if path.exists() and step > 0
+            else []
+        )
+        with replacing(path) as partial:
+            partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self.path, self.file = path, path.open("a", buffering=1, encoding="utf-8")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        with writing_to(self.path):
+            self.file.write(json.dumps(dict(line)) + "\n")
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return 2**62
