@@ -78,7 +78,7 @@ def grid_at(
 
 
 def axis_centres(
-    size: int | Sequence[int], region: Region | None = None, *, device: torch.device | str | None = None
+    size: Integer | Sequence[Integer], region: Region | None = None, *, device: torch.device | str | None = None
 ) -> list[Float[Tensor, "_"]]:
     """The pixel centres along each axis of a grid, float32.
 

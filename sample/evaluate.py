@@ -73,8 +73,6 @@ def evaluate(options: argparse.Namespace) -> None:
 
     # models and data
     accelerator = make_accelerator(device=options.device)
-    if accelerator.is_main_process and set(metrics) & set(INCEPTION_METRICS):
-        prepare_inception(options.inception_weights)  # before hours of drawing, not after
     device = str(accelerator.device)
     pipeline = load_pipeline(options.run).to(device, DTYPES[options.dtype])
     pipeline.set_progress_bar_config(disable=True)
@@ -99,6 +97,9 @@ def evaluate(options: argparse.Namespace) -> None:
         raise InputError(f"{options.run}: its samples are measured against the images themselves: {error}") from error
     reference, counterpart = splits[options.reference], splits[other]
     reference_indices = evenly(len(reference), options.reference_images)
+
+    if accelerator.is_main_process and set(metrics) & set(INCEPTION_METRICS):
+        prepare_inception(options.inception_weights)  # before hours of drawing, not after
 
     # images
     started = time.perf_counter()

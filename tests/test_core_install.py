@@ -31,7 +31,7 @@ from tests.scripts import PROJECT
 from tests.tiny import tiny_autoencoder
 
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-ABSENT = [*EXTRAS, "scipy", "torchvision", "psutil", "pandas", "pytest"]
+ABSENT = [*EXTRAS, "scipy", "torchvision", "pandas", "pytest"]
 
 WORK = f"""
 import importlib.util, runpy, sys
@@ -116,7 +116,7 @@ def test_the_message_about_extras_knows_every_package():
     for package, name in EXTRAS.values():
         assert package in extra(name)
     in_extras = extra("train") | extra("eval") | extra("tracking")
-    assert in_extras - {package for package, _ in EXTRAS.values()} == {"psutil"}  # accelerate brings it everywhere
+    assert in_extras == {package for package, _ in EXTRAS.values()}
 
 
 def test_constraints_name_every_requirement():
