@@ -9,6 +9,7 @@ enlargements. PSNR and SSIM are of floats, as the papers measure them; psnr_8bit
 bits. At another size than the image's own, say 128, psnr_128 and ssim_128 are against the bicubic resize of the original.
 Where the data set's images are that large themselves, psnr_128_source and ssim_128_source are against the image resized
 to that size (same crop, antialiased): true super-resolution, of the images that source_images lists in the report.
+psnr_128_source_bicubic is what the bicubic enlargement reaches there.
 
 With --refine-steps the latents of every image are optimised from the encoder's prediction (test-time optimisation), with
 --refine-decoder a copy of the decoder too, for each image its own. Coordinates and targets are drawn as in the run's
@@ -100,7 +101,10 @@ def reconstruct(options: argparse.Namespace) -> None:
             rows = [row for row, (h, w) in enumerate(originals) if h >= size[0] and w >= size[1]]
             if rows:
                 source = data.pixels([indices[row] for row in rows], source=True)
-                references[f"{size_suffix(size)}_source"] = (size, rows, from_uint8(source.to(images.device)))
+                larger = from_uint8(source.to(images.device))
+                references[f"{size_suffix(size)}_source"] = (size, rows, larger)
+                for name, values in quality(enlarge(images[rows], size), larger).items():
+                    found.setdefault(f"{name}{size_suffix(size)}_source_bicubic", []).append(values.cpu())
                 with_source.extend(indices[row] for row in rows)
         return references
 

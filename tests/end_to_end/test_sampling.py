@@ -109,6 +109,8 @@ def test_enlarged_renders_beside_a_larger_source(stage1, tmp_path):
             assert report["psnr_24_source_before"] == pytest.approx(float(values.mean()), abs=1e-3)
         assert report["refinement"][f"{key}_before"][:2] == pytest.approx(values.tolist(), abs=1e-3)
     assert abs(report["psnr_24_source_before"] - report["psnr_24_before"]) > 0.5
+    bicubic = psnr(enlarge(from_uint8(small), 24), from_uint8(true))
+    assert report["psnr_24_source_bicubic"] == pytest.approx(float(bicubic.mean()), abs=1e-3)
     assert 0 <= report["refinement"]["raised_24_source"] <= 2 and "ssim_24_source" in report
     for size in ("24x48", 8):  # another crop; no enlargement
         run(
