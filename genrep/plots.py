@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from genrep.files import replacing
+
 
 def save_curves(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]]],
@@ -13,7 +15,7 @@ def save_curves(
     """Panels side by side, `{xlabel: {name: (x, y)}}`, one legend, written as a PNG.
 
     `levels` are heights to compare some of the curves with, by their names: dashed lines of the same colours, called
-    "published".
+    "published". InputError if it cannot be written.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -31,6 +33,6 @@ def save_curves(
     if levels:
         axes[0].plot([], [], label="published", color="grey", linestyle="--", linewidth=1.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
     return Path(path)

@@ -20,6 +20,7 @@ def generate(options: argparse.Namespace) -> None:
 
     from genrep.devices import DTYPES
     from genrep.errors import InputError
+    from genrep.files import check_writable
     from genrep.pictures import picture_grid, save_png
     from genrep.pipelines import load_pipeline
     from genrep.training.run import make_accelerator
@@ -40,8 +41,9 @@ def generate(options: argparse.Namespace) -> None:
     elif options.classes is not None:
         parse_classes(options.classes, names)  # says that there are none
     count = len(labels) if labels is not None else options.num_images or 16
-    if Path(options.out).is_dir():
-        raise InputError(f"--out {options.out} is a folder: give the name of a PNG; --images takes a folder")
+    check_writable(options.out)
+    if options.images is not None:
+        check_writable(Path(options.images) / "0.png")
 
     # sample and render; every process its share of the batches
     rank, num_processes = accelerator.process_index, accelerator.num_processes
@@ -77,7 +79,7 @@ def main() -> None:
     parser.add_argument("--per-class", type=positive, default=8, help="images a class (default 8)")
     parser.add_argument(
         "--num-images",
-        type=int,
+        type=positive,
         help="images without class, for unconditional models or instead of --classes (default 16)",
     )
     parser.add_argument("--out", default="grid.png", help="PNG of the grid (default grid.png)")

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from genrep.errors import InputError
+from genrep.files import write_json, write_text
 from genrep.training.config import call_script, run_script
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -31,11 +32,12 @@ def quickstart(folder: Path, representation: str) -> None:
     started = time.perf_counter()
     stages = {name: folder / name for name in (representation, "latents", "classifier", "diffusion")}
     marker = folder / "quickstart"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--folder {folder} is a file: give a new folder")
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise InputError(f"--folder {folder} holds other things, and the quickstart begins anew: give a new folder")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    marker.write_text("The quickstart made this folder and deletes it when it begins anew.\n")
+    write_text(marker, "The quickstart made this folder and deletes it when it begins anew.\n")
     autoencoder, latents, classifier, diffusion = stages.values()
     stage2 = (
         CONFIGS / DIFFUSION[representation],
@@ -86,7 +88,7 @@ def quickstart(folder: Path, representation: str) -> None:
             "guidance_scale": evaluation["sampling"]["guidance_scale"],
         },
     }
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(folder / "report.json", report)
     print(f"""
 held-out reconstruction at 8×8        {report["reconstruction"]["psnr"]:6.2f} dB PSNR
 rendered at 64×64, against bicubic    {report["reconstruction"]["psnr_64"]:6.2f} dB PSNR

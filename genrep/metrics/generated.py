@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from genrep.errors import InputError
+from genrep.files import make_folder, replacing, write_json
 
 CHUNK_IMAGES = 250
 
@@ -60,8 +60,9 @@ class GeneratedImages(Dataset):
             process: (rank, number of processes).
         """
         rank, num_processes = process
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "settings.json").write_text(json.dumps(self.settings, indent=2) + "\n")
+        make_folder(self.folder)
+        if rank == 0:
+            write_json(self.folder / "settings.json", self.settings)
         chunks = range(0, self.num_images, CHUNK_IMAGES)[rank::num_processes]
         parts = [range(start, min(start + CHUNK_IMAGES, self.num_images)) for start in chunks]
         with tqdm(total=sum(map(len, parts)), desc="generating", unit=" images", disable=rank > 0) as bar:
@@ -69,9 +70,9 @@ class GeneratedImages(Dataset):
                 number = indices.start // CHUNK_IMAGES
                 if not self._holds(number, len(indices)):
                     labels = [index % self.num_classes for index in indices] if self.num_classes else None
-                    partial = self._path(number).with_suffix(".partial")
-                    save_file({"images": draw(list(indices), labels)}, partial)
-                    os.replace(partial, self._path(number))
+                    images = draw(list(indices), labels)
+                    with replacing(self._path(number)) as partial:
+                        save_file({"images": images}, partial)
                 bar.update(len(indices))
 
     def _path(self, number: int) -> Path:
