@@ -24,7 +24,6 @@ CLASSIFIER_METRICS = ("fd_classifier", "agreement")
 
 def evaluate(options: argparse.Namespace) -> None:
     import dataclasses
-    import json
     import time
     import warnings
 
@@ -33,13 +32,16 @@ def evaluate(options: argparse.Namespace) -> None:
     from genrep.data.images import ImageData, evenly
     from genrep.data.sources import MissingSource
     from genrep.devices import DTYPES
+    from genrep.files import check_writable, write_json
     from genrep.metrics.fidelity import (
         FEW_IMAGES,
         INCEPTION_FILE,
         Pixels,
+        check_enough,
         check_weights,
         classifier_accuracy,
         classifier_distance,
+        download_inception,
         file_hash,
         inception_distances,
         predicted_labels,
@@ -71,6 +73,7 @@ def evaluate(options: argparse.Namespace) -> None:
         raise InputError("--region: a part of an image cannot be compared with whole ones; leave it out")
     if options.inception_weights is not None:
         check_weights(options.inception_weights)
+    out = check_writable(options.out or Path(options.run) / "evaluation" / "report.json")
 
     # models and data
     accelerator = make_accelerator(device=options.device)
@@ -86,6 +89,8 @@ def evaluate(options: argparse.Namespace) -> None:
             if classifier.config[key] != value:
                 given = f"{classifier.config[key]}, the samples have {value}"
                 raise InputError(f"--classifier {options.classifier}: its {key} is {given}; train one for these images")
+    if "rfid" in metrics and autoencoder is None:
+        raise InputError("rfid is of reconstructions, which a GAN of pixels has none of: leave it out of --metrics")
     if "agreement" in metrics and not pipeline.num_classes:
         raise InputError("agreement: this model was trained without classes; leave it out of --metrics")
     data = config.data.model_copy(update={"source_size": None})
@@ -96,6 +101,12 @@ def evaluate(options: argparse.Namespace) -> None:
         raise InputError(f"{options.run}: its samples are measured against the images themselves: {error}") from error
     reference, counterpart = splits[options.reference], splits[other]
     reference_indices = evenly(len(reference), options.reference_images)
+    if set(metrics) != {"agreement"}:
+        check_enough(options.num_images, len(reference_indices))
+    if set(metrics) & set(INCEPTION_METRICS) and options.inception_weights is None:
+        if accelerator.is_main_process:
+            download_inception()
+        accelerator.wait_for_everyone()
 
     # images
     started = time.perf_counter()
@@ -120,8 +131,6 @@ def evaluate(options: argparse.Namespace) -> None:
     results: dict[str, float] = {}
     wants_floors = not options.no_floors and bool({"fid", "fd_classifier"} & set(metrics))
     decoded = None
-    if "rfid" in metrics and autoencoder is None:
-        raise InputError("rfid is of reconstructions, which a GAN of pixels has none of: leave it out of --metrics")
     if autoencoder is not None and ("rfid" in metrics or wants_floors):
         originals = reference
         if shape != autoencoder.image_shape:
@@ -180,9 +189,7 @@ def evaluate(options: argparse.Namespace) -> None:
         "torch": torch.__version__,
         "seconds": time.perf_counter() - started,
     }
-    out = Path(options.out or Path(options.run) / "evaluation" / "report.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(out, report)
     for name, value in results.items():
         print(f"{name}: {value:.6g}")
     print(f"report: {out}")

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from genrep.data.images import ImageData
 from genrep.errors import InputError
+from genrep.files import make_folder
 from genrep.models.classifier import ImageClassifier
 from genrep.render import from_uint8
 
@@ -75,10 +76,7 @@ def inception_distances(
     try:
         found = _measure(generated, reference, metrics, INCEPTION, weights, device, batch, layer)
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-        raise InputError(
-            f"Inception weights could not be downloaded ({error}). Download {INCEPTION_FILE} from torch-fidelity's "
-            f"releases elsewhere, and give it with --inception-weights PATH or put it into {torch.hub.get_dir()}/checkpoints"
-        ) from error
+        raise _not_downloaded(error) from error
     except RuntimeError as error:
         if "state_dict" not in str(error):
             raise
@@ -134,11 +132,8 @@ def _measure(
 ) -> dict[str, float]:
     from torch_fidelity import calculate_metrics
 
+    check_enough(len(generated), len(reference))
     fewest = min(len(generated), len(reference))
-    if fewest < 2:
-        raise InputError(
-            f"distances need at least 2 images on both sides, got {len(generated)} generated and {len(reference)} reference images"
-        )
     found = calculate_metrics(
         input1=generated,
         input2=reference,
@@ -207,6 +202,41 @@ def _register_classifier() -> str:
 
     register_feature_extractor(name, ClassifierFeatures)
     return name
+
+
+def check_enough(num_generated: int, num_reference: int) -> None:
+    """InputError if there are too few images for a distance."""
+    if min(num_generated, num_reference) < 2:
+        raise InputError(
+            f"distances need at least 2 images on both sides, got {num_generated} generated and {num_reference} reference images"
+        )
+
+
+def download_inception() -> None:
+    """Download Inception's weights to where torch-fidelity looks for them, if they are not there.
+
+    torch-fidelity does so itself, but only after all images have been drawn.
+
+    Raises:
+        InputError: they cannot be downloaded, or not whole.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
+    if file.is_file():
+        return
+    make_folder(file.parent)
+    try:
+        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=file.stem.rpartition("-")[2])
+    except (urllib.error.URLError, ConnectionError, TimeoutError, RuntimeError) as error:  # RuntimeError: another hash
+        raise _not_downloaded(error) from error
+
+
+def _not_downloaded(error: BaseException) -> InputError:
+    return InputError(
+        f"Inception weights could not be downloaded ({error}). Download {INCEPTION_FILE} from torch-fidelity's "
+        f"releases elsewhere, and give it with --inception-weights PATH or put it into {torch.hub.get_dir()}/checkpoints"
+    )
 
 
 def check_weights(file: str | Path) -> None:
