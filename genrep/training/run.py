@@ -24,7 +24,7 @@ from genrep.lock import FolderLock
 from genrep.specs import Spec, validate
 from genrep.training import threads
 from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from genrep.training.config import dump_config, parse_yaml
+from genrep.training.config import dump_config, read_config
 from genrep.training.interrupts import Interrupts
 from genrep.training.optimizer import learning_rate
 from genrep.training.order import ImageStream, PositionBatches, TrainingBatch, training_loader
@@ -339,8 +339,8 @@ class Run:
             before = extra.get(name)
             if before not in (None, now):  # earlier versions did not record it
                 raise InputError(
-                    f"{self.folder}: this run was trained on another {name} than this (hash {before}, now {now}); give it back, "
-                    "or begin anew with --restart"
+                    f"{self.folder}: the {name} is not what this run was trained on (hash {before}, now {now}); give that, "
+                    "or start over with --restart"
                 )
         self.step = self.checkpoint.step if self.checkpoint else 0
         if self.step > self.num_steps:
@@ -376,17 +376,16 @@ def _schedule_note(checkpoint: Checkpoint, optimizer: OptimizerSpec | None, num_
 
 
 class RunLog:
-    """`metrics.jsonl`, one JSON object a line; lines after `step`, from a run that was killed, are taken out."""
+    """`metrics.jsonl`, one JSON object a line; lines after `step`, or cut off, from a run that was killed, are taken out."""
 
     def __init__(self, path: Path, step: int):
-        kept = (
-            [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            if path.exists() and step > 0
-            else []
-        )
-        with replacing(path) as partial:
-            partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        self.path, self.file = path, path.open("a", buffering=1, encoding="utf-8")
+        with writing_to(path):
+            resumes = path.exists() and step > 0
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if resumes else []
+            kept = [line for line in lines if _step_of(line) <= step]
+            with replacing(path) as partial:
+                partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            self.path, self.file = path, path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, line: Mapping[str, Any]) -> None:
         with writing_to(self.path):
@@ -420,6 +419,12 @@ def make_accelerator(
             raise InputError(
                 f"run.tracker {tracker!r} is not installed; installed: {', '.join(available) or 'none'}. pip install {tracker}, or leave it out"
             )
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing:
+        raise InputError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {' and '.join(missing)} not set, so the processes cannot find each other: launch "
+            "them with torchrun or accelerate launch, or unset WORLD_SIZE to run one"
+        )
     chosen = choose_device(device)
     if device is not None or chosen.type != "cuda":  # of several GPUs accelerate gives each process its own
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(chosen)
@@ -441,7 +446,7 @@ def make_accelerator(
 
 
 def _refuse_changed(saved: Path, config: Spec) -> None:
-    written = parse_yaml(saved.read_text(), str(saved)) if saved.exists() else {}
+    written = read_config(saved) if saved.exists() else {}
     # a key that an older version did not have stands for its default
     before = _flat(validate(type(config), written, where=str(saved)).model_dump(mode="json"))
     now = _flat(config.model_dump(mode="json"))
@@ -474,5 +479,5 @@ def _finite(value: float) -> bool:
 def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return 2**62

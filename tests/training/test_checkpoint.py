@@ -426,6 +426,8 @@ def test_what_is_due_when(config):
 
 def test_processes_that_each_run_alone_are_refused(monkeypatch):
     make_accelerator()
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
         InputError,
