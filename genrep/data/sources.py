@@ -124,7 +124,7 @@ def _photographs() -> Any:
     )
 
 
-BUILT_IN = {"digits": _digits, "photographs": _photographs}
+BUILT_IN: dict[str, Callable[[], Any]] = {"digits": _digits, "photographs": _photographs}
 """Sources that come with the packages this project needs."""
 
 
