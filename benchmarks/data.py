@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from genrep.data.latents import FORMAT, MANIFEST, STATISTICS, LatentCache
 from genrep.files import file_hash, write_json
-from genrep.pipelines.options import positive
+from genrep.pipelines.options import non_negatives, positive, positive_number
 from genrep.randomness import BLOCK_NUMBERS, stream_generator
+from genrep.training.config import run_script
 from genrep.training.order import DataOrder, ImageStream, PositionBatches, training_loader
 
 SEED = 0
@@ -90,9 +91,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=positive, default=256, help="tokens of a latent set (default 256)")
     parser.add_argument("--latent-dim", type=positive, default=256, help="their width (default 256)")
     parser.add_argument("--images", type=positive, default=2048, help="images in the cache (default 2048)")
-    parser.add_argument("--workers", default="0,2", help="numbers of worker processes (default 0,2)")
+    parser.add_argument(
+        "--workers", type=non_negatives, default="0,2", help="numbers of worker processes (default 0,2)"
+    )
     parser.add_argument("--steps", type=positive, default=6, help="steps of each run (default 6)")
-    parser.add_argument("--step", type=float, default=500.0, help="milliseconds of the network's part (default 500)")
+    parser.add_argument(
+        "--step", type=positive_number, default=500.0, help="milliseconds of the network's part (default 500)"
+    )
     parser.add_argument("--runs", type=positive, default=2, help="runs of each way (default 2)")
     options = parser.parse_args()
 
@@ -102,7 +107,7 @@ def main() -> None:
         place = Path(folder)
         write_random_cache(place, options.images, shape)
         ways = {"plain": lambda: plain_steps(place, batches, options.images, shape)}
-        for number in map(int, options.workers.split(",")):
+        for number in options.workers:
             ways[f"ours, {number} workers"] = functools.partial(our_steps, place, batches, shape, number)
         waits: dict[str, list[float]] = {name: [] for name in ways}
         sums = {}
@@ -122,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

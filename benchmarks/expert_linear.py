@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from genrep.coords import grid
+from genrep.devices import choose_device
 from genrep.nn.expert_linear import Arrangement, ExpertLinear
 from genrep.nn.tiling import layout
 from genrep.pipelines.options import positive
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--runs", type=positive, default=3, help="calls of each (default 3)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     options = parser.parse_args()
+    options.device = choose_device(options.device)
     torch.manual_seed(0)
     keep_freed_memory()
     print(

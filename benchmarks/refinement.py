@@ -22,9 +22,9 @@ from genrep.coords import grid, image_shape, random_subset, values_at
 from genrep.data import DataSpec
 from genrep.data.images import ImageData, evenly
 from genrep.fields.fourier import FourierField
-from genrep.files import write_json
+from genrep.files import check_writable, write_json
 from genrep.metrics.reconstruction import psnr
-from genrep.pipelines.options import positive
+from genrep.pipelines.options import non_negative, positive, positive_number
 from genrep.plots import save_curves
 from genrep.refine import NUM_COORDS, refinements
 from genrep.render import from_uint8
@@ -93,14 +93,21 @@ def main() -> None:
     parser.add_argument("--num-images", type=positive, default=10, help="images, evenly spaced (default 10)")
     parser.add_argument("--steps", type=positive, default=100, help="refinement steps (default 100)")
     parser.add_argument("--coords", type=positive, default=NUM_COORDS, help=f"pixels a step (default {NUM_COORDS})")
-    parser.add_argument("--lr", type=float, default=0.05, help="of the latents, in deviations (default 0.05)")
-    parser.add_argument("--decoder-lr", type=float, default=5e-4, help="of the decoder (default 5e-4)")
-    parser.add_argument("--field-lr", type=float, default=1e-3, help="of the Fourier-feature network (default 1e-3)")
-    parser.add_argument("--field-scale", type=float, default=10.0, help="deviation of its frequencies (default 10)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=positive_number, default=0.05, help="of the latents, in deviations (default 0.05)")
+    parser.add_argument("--decoder-lr", type=positive_number, default=5e-4, help="of the decoder (default 5e-4)")
+    parser.add_argument(
+        "--field-lr", type=positive_number, default=1e-3, help="of the Fourier-feature network (default 1e-3)"
+    )
+    parser.add_argument(
+        "--field-scale", type=positive_number, default=10.0, help="deviation of its frequencies (default 10)"
+    )
+    parser.add_argument("--seed", type=non_negative, default=0)
     parser.add_argument("--out", type=Path, help="folder of the report (default RUN)")
     options = parser.parse_args()
 
+    folder = options.out or Path(options.run)
+    for name in ("refinement.json", "refinement.png"):
+        check_writable(folder / name)
     autoencoder = load_autoencoder(options.run)
     spec = DataSpec(source=options.source, label_column=None, held_out_fraction=0.0)
     data = ImageData(spec, "train", autoencoder.image_shape, autoencoder.config["channels"])
@@ -141,7 +148,6 @@ def main() -> None:
         "objective": objective,
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
     }  # fmt: skip
-    folder = options.out or Path(options.run)
     write_json(folder / "refinement.json", report)
     save_curves(
         {"seconds an image": {name: mean_curve(part) for name, part in curves.items()}},

@@ -19,7 +19,8 @@ import torch
 
 from genrep.coords import grid
 from genrep.models.autoencoder import INRAutoencoder
-from genrep.pipelines.options import positive
+from genrep.pipelines.options import positive, positives
+from genrep.training.config import run_script
 
 TINY_ENCODER = {"type": "joint_attention", "patch_size": 16, "depth": 1, "dim": 64}  # it plays no part
 AUTOENCODERS: dict[str, dict[str, Any]] = {
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--batch", type=positive, default=1, help="latent sets (default 1)")
     parser.add_argument("--heads", type=positive, help="heads of the attention (default the paper's)")
     parser.add_argument("--runs", type=positive, default=7, help="calls of each (default 7)")
-    parser.add_argument("--chunks", default="", help="also try these chunk sizes, as in 512,1024,4096")
+    parser.add_argument("--chunks", type=positives, default=[], help="also try these chunk sizes, as in 512,1024,4096")
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -115,10 +116,8 @@ def main() -> None:
         return values.transpose(1, 2).unflatten(2, (options.size, options.size))
 
     ways = {"plain": plain, "render": lambda: autoencoder.render(latents, options.size)}
-    for chunk in filter(None, options.chunks.split(",")):
-        ways[f"render, chunks of {chunk}"] = functools.partial(
-            autoencoder.render, latents, options.size, chunk=int(chunk)
-        )
+    for chunk in options.chunks:
+        ways[f"render, chunks of {chunk}"] = functools.partial(autoencoder.render, latents, options.size, chunk=chunk)
     with torch.no_grad():
         error = (ways["plain"]() - ways["render"]()).abs().max()
         times: dict[str, list[float]] = {name: [] for name in ways}
@@ -144,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

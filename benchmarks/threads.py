@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from genrep.errors import InputError
+from genrep.pipelines.options import non_negative, positive
 from genrep.training.config import read_config, run_script
 from genrep.training.threads import ENVIRONMENT, candidates
 
@@ -44,7 +46,7 @@ def images_per_second(command: list[str], folder: Path, threads: int | None) -> 
         text=True,
     )
     if done.returncode:
-        raise SystemExit(done.stderr)
+        raise InputError(f"a run of {command[1]} failed: {done.stderr.strip().removeprefix('error: ')}")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     rate = next(line["images_per_second"] for line in reversed(lines) if "images_per_second" in line)
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("threads: ")]
@@ -55,12 +57,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="YAML of a run")
     parser.add_argument(
-        "--steps", type=int, default=600, help="steps of a run; the rate is of the last half (default 600)"
+        "--steps", type=positive, default=600, help="steps of a run; the rate is of the last half (default 600)"
     )
-    parser.add_argument("--runs", type=int, default=3, help="runs with each number of threads (default 3)")
-    parser.add_argument("--busy", type=int, default=0, help="other processes that compute meanwhile (default 0)")
+    parser.add_argument("--runs", type=positive, default=3, help="runs with each number of threads (default 3)")
+    parser.add_argument(
+        "--busy", type=non_negative, default=0, help="other processes that compute meanwhile (default 0)"
+    )
     options, keys = parser.parse_known_args()
 
+    if options.steps < 2:
+        raise InputError("--steps must be 2 or more: the rate is measured over the second half of them")
     half = str(options.steps // 2)
     often = ["--run.steps", str(options.steps), "--run.report_every", half, "--run.preview_every", "1000000"]
     command = [str(PROJECT / "train" / script_of(options.config)), str(options.config.resolve()), *often, *keys]

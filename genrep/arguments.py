@@ -58,6 +58,17 @@ def as_number(value: Number, name: str, low: float | int = -math.inf, high: floa
     return number
 
 
+def as_rate(value: Number, name: str) -> float:
+    """A finite number above 0, such as a learning rate. InputError names the argument."""
+    try:
+        number = as_number(value, name)
+    except InputError:
+        number = 0.0
+    if number <= 0:
+        raise InputError(f"{name} must be a finite number above 0; got {shown(value)}")
+    return number
+
+
 def as_floats(values: Any, name: str, axes: str, dtype: torch.dtype | None = None) -> Tensor:
     """A tensor of floating-point numbers, in `dtype` where one is given; `axes` says its shape in the message.
 

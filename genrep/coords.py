@@ -19,6 +19,7 @@ from genrep.errors import InputError, did_you_mean
 Region = Sequence[Number] | Any  # `image_region` says what it is
 COORDS, TARGETS = ("grid", "gaussian", "uniform"), ("pixel", "bicubic")
 """Kinds of coordinates and targets that `draw_targets` draws."""
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 
 def image_shape(size: Integer | Sequence[Integer]) -> tuple[int, ...]:
@@ -155,6 +156,9 @@ def values_at(
         coords: `[N, 2]`, which the batch shares, or `[B, N, 2]`, each image's own.
         interpolation: "nearest", "bilinear" or "bicubic" (a = -0.75), as in `torch.nn.functional.interpolate`.
     """
+    if interpolation not in INTERPOLATIONS:
+        near = did_you_mean(interpolation, INTERPOLATIONS)
+        raise InputError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}; got {interpolation!r}{near}")
     batch, channels = images.shape[:2]
     points = coords.flip(-1).to(images.dtype)  # grid_sample wants (x, y)
     if coords.ndim == 2:  # one grid for all: images become channels, so the weights are computed once

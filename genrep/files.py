@@ -47,6 +47,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         InputError: it cannot be written: a full disk, a file-size limit, no permission, a path below a file.
     """
     path = Path(path)
+    _refuse_device(path)
     partial = path.with_name(path.name + ".partial")
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,25 @@ def replacing(path: Path | str) -> Iterator[Path]:
         except BaseException:
             remove(partial)
             raise
+
+
+def check_writable(path: Path | str) -> Path:
+    """InputError for a path that no file could be written to, before the work whose result it is for; writes nothing."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} cannot be written: {_REASONS[errno.EISDIR]}")
+    _refuse_device(path)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    for fails, number in ((not above.is_dir(), errno.ENOTDIR), (not os.access(above, os.W_OK), errno.EACCES)):
+        if fails:
+            raise InputError(f"{path} cannot be written: {_REASONS[number]}")
+    return path
+
+
+def _refuse_device(path: Path) -> None:
+    """`replacing` would put a file in the place of a device such as /dev/null, for everybody."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path} is not a file but a device or a pipe; give the name of a file")
 
 
 @contextlib.contextmanager

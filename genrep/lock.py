@@ -107,6 +107,12 @@ class FolderLock:
 _held: "weakref.WeakSet[FolderLock]" = weakref.WeakSet()
 
 
+def release_all() -> None:
+    """Let go of every folder that this process holds, such as that of a run which an error ended."""
+    for lock in list(_held):
+        lock.__exit__(None, None, None)
+
+
 def _let_go() -> None:
     """In a forked child: it must not keep the lock of a parent that is killed."""
     for lock in _held:

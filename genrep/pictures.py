@@ -10,7 +10,8 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
-from genrep.files import replacing
+from genrep.errors import InputError
+from genrep.files import check_writable, replacing
 
 LEGIBLE = 96
 """Pixels that the longer side of an image has at least in pictures for people to look at."""
@@ -69,6 +70,17 @@ def enlarged(shape: tuple[int, int], factor: int = 4, limit: int = 1024) -> tupl
 
 def save_png(image: UInt8[Tensor, "channels height width"], path: Path | str) -> Path:
     """Write a PNG, whole or not at all. InputError if it cannot be written."""
+    path = Path(path)
     with replacing(path) as partial:
         picture(image).save(partial, format="PNG")
-    return Path(path)
+    return path
+
+
+def picture_and_report(path: Path | str) -> tuple[Path, Path]:
+    """A PNG and the JSON next to it that a script is about to make; InputError, before the work, if it could not."""
+    picture, report = Path(path), Path(path).with_suffix(".json")
+    if picture == report:
+        raise InputError(
+            f"--out {path}: the report would replace the picture; give the picture's name, as in {picture.stem}.png"
+        )
+    return check_writable(picture), check_writable(report)

@@ -15,7 +15,7 @@ def save_curves(
     """Panels side by side, `{xlabel: {name: (x, y)}}`, one legend, written as a PNG. Points are marked: one is seen too.
 
     `levels` are heights to compare some of the curves with, by their names: dashed lines of the same colours, called
-    "published".
+    "published". InputError if it cannot be written.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genrep.arguments import Integer, as_floats, as_integer
+from genrep.arguments import Integer, Number, as_floats, as_integer, as_rate
 from genrep.coords import draw_targets, image_shape
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
@@ -23,8 +23,8 @@ def refine(
     images: Float[Tensor, "batch channels height width"] | Any,
     steps: Integer,
     *,
-    lr: float = 0.05,
-    decoder_lr: float | None = None,
+    lr: Number = 0.05,
+    decoder_lr: Number | None = None,
     num_coords: Integer | None = None,
     seed: Integer = 0,
     coords: str = "uniform",
@@ -80,8 +80,8 @@ def refinements(
     images: Float[Tensor, "batch channels height width"] | Any,
     steps: Integer,
     *,
-    lr: float = 0.05,
-    decoder_lr: float | None = None,
+    lr: Number = 0.05,
+    decoder_lr: Number | None = None,
     num_coords: Integer | None = None,
     seed: Integer = 0,
     coords: str = "uniform",
@@ -97,16 +97,12 @@ def refinements(
         )
     dtype = torch.promote_types(autoencoder.dtype, torch.float32)  # Adam's steps are too small for bf16
     images = as_floats(images, "images", "[batch, channels, height, width]", dtype)
-    steps, seed = as_integer(steps, "steps"), as_integer(seed, "seed", low=0)
+    steps, seed = as_integer(steps, "steps", low=0), as_integer(seed, "seed", low=0)
     size = images.shape[-2:] if target_size is None else image_shape(target_size)
     num_pixels = math.prod(size)
-    count = min(NUM_COORDS, num_pixels) if num_coords is None else as_integer(num_coords, "num_coords")
-    if steps < 0 or not 0 < count <= num_pixels:
-        raise InputError(
-            f"{steps} refinement steps on {count} of {num_pixels} pixels cannot be: give 0 steps or more, and 1 pixel to all"
-        )
-    if not all(0 < rate < math.inf for rate in (lr, 1.0 if decoder_lr is None else decoder_lr)):
-        raise InputError(f"refinement rates {lr} and {decoder_lr} cannot be: give positive numbers")
+    count = as_integer(min(NUM_COORDS, num_pixels) if num_coords is None else num_coords, "num_coords", 1, num_pixels)
+    lr = as_rate(lr, "lr")
+    decoder_lr = None if decoder_lr is None else as_rate(decoder_lr, "decoder_lr")
     generator = torch.Generator().manual_seed(seed)
     training = autoencoder.training
     with torch.no_grad():

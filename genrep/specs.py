@@ -14,7 +14,12 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What torch's generators take."""
+Frequencies = Annotated[int, Field(ge=0, le=24)]
+"""Of a positional encoding 1, 2, 4, ...: past 24 the periods are shorter than the distance of two float32 coordinates."""
 
 
 def _one_or_two(size: Any) -> Any:
@@ -35,12 +40,14 @@ class Spec(BaseModel):
     )
 
 
-def validate(kind: type[S], given: Mapping[str, Any], where: str = "", origins: Mapping[str, str] | None = None) -> S:
+def validate(
+    kind: type[S], given: Mapping[str, Any] | Any, where: str = "", origins: Mapping[str, str] | None = None
+) -> S:
     """Build a spec from plain data. Raises one InputError that names every bad key.
 
     Args:
         kind: the spec class.
-        given: plain data, as from YAML or `config.json`.
+        given: plain data, as from YAML or `config.json`; anything but a mapping is an error.
         where: what the message starts with when a key's origin is not known (a file, a class).
         origins: dotted key -> file or option that set it.
     """
@@ -78,6 +85,10 @@ def _explain(kind: type[Spec], problem: Any, where: str, origins: Mapping[str, s
         tags = sorted(variants_at(owner, keys[-1]))
         got = given.get("type") if isinstance(given, Mapping) else given
         return f"{head}.type: got {got!r}; allowed: {', '.join(tags)}{did_you_mean(got, tags)}"
+    if fault in ("model_type", "model_attributes_type"):
+        nested = variants_at(owner, keys[-1]) if keys else {kind.__name__: kind}
+        names = sorted(nested.popitem()[1].model_fields) if len(nested) == 1 else ["type", "..."]
+        return f"{head}: must be a mapping of keys ({', '.join(names)}); got {given!r}"
     message = problem["msg"].removeprefix("Value error, ")
     suffix = ""
     if fault == "literal_error":

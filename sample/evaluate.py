@@ -34,11 +34,12 @@ def evaluate(options: argparse.Namespace) -> None:
     from genrep.data.images import ImageData, evenly
     from genrep.data.sources import MissingSource
     from genrep.devices import DTYPES
-    from genrep.files import file_hash, write_json
+    from genrep.files import check_writable, file_hash, write_json
     from genrep.metrics.fidelity import (
         FEW_IMAGES,
         INCEPTION_FILE,
         Pixels,
+        check_enough,
         classifier_accuracy,
         classifier_distance,
         inception_distances,
@@ -70,6 +71,7 @@ def evaluate(options: argparse.Namespace) -> None:
         classifier = ImageClassifier.from_pretrained(model_folder(options.classifier))
     if sampling.region is not None:
         raise InputError("--region: a part of an image cannot be compared with whole ones; leave it out")
+    out = check_writable(options.out or Path(options.run) / "evaluation" / "report.json")
 
     # models and data
     accelerator = make_accelerator(device=options.device)
@@ -97,7 +99,8 @@ def evaluate(options: argparse.Namespace) -> None:
         raise InputError(f"{options.run}: its samples are measured against the images themselves: {error}") from error
     reference, counterpart = splits[options.reference], splits[other]
     reference_indices = evenly(len(reference), options.reference_images)
-
+    if set(metrics) != {"agreement"}:
+        check_enough(options.num_images, len(reference_indices))
     if accelerator.is_main_process and set(metrics) & set(INCEPTION_METRICS):
         prepare_inception(options.inception_weights)  # before hours of drawing, not after
 
@@ -108,7 +111,6 @@ def evaluate(options: argparse.Namespace) -> None:
         "sampling": {key: value for key, value in dataclasses.asdict(sampling).items() if key != "batch_size"},
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
-    out = Path(options.out or Path(options.run) / "evaluation" / "report.json")
     place = options.images_folder or (out.parent / "evaluation" if options.out else out.parent)
     generated = GeneratedImages(Path(place), settings, options.num_images, pipeline.num_classes)
     generated.make(

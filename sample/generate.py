@@ -20,6 +20,7 @@ def generate(options: argparse.Namespace) -> None:
 
     from genrep.devices import DTYPES
     from genrep.errors import InputError
+    from genrep.files import check_writable
     from genrep.pictures import picture_grid, save_png
     from genrep.pipelines import load_pipeline
     from genrep.training.accelerator import make_accelerator
@@ -40,8 +41,9 @@ def generate(options: argparse.Namespace) -> None:
     elif options.classes is not None:
         parse_classes(options.classes, names)  # says that there are none
     count = len(labels) if labels is not None else options.num_images or 16
-    if Path(options.out).is_dir():
-        raise InputError(f"--out {options.out} is a folder: give the name of a PNG; --images takes a folder")
+    check_writable(options.out)
+    if options.images is not None:
+        check_writable(Path(options.images) / "0.png")
 
     # sample and render; every process its share of the batches
     rank, num_processes = accelerator.process_index, accelerator.num_processes

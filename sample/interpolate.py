@@ -17,6 +17,7 @@ def interpolate(options: argparse.Namespace) -> None:
 
     from genrep.devices import DTYPES, choose_device
     from genrep.errors import InputError
+    from genrep.files import check_writable
     from genrep.pictures import picture_grid, save_png
     from genrep.pipelines import load_pipeline, pipeline_name
     from genrep.pipelines.gan import spherical
@@ -33,6 +34,7 @@ def interpolate(options: argparse.Namespace) -> None:
         labels = parse_classes(options.classes, names) if options.classes is not None else sorted(names)
     elif options.classes is not None:
         raise InputError("--classes: this model was trained without classes; leave it out")
+    check_writable(options.out)
     noise_dim = pipeline.generator_model.noise_dim
     rows = []
     for row in range(options.rows):

@@ -24,13 +24,14 @@ def show(options: argparse.Namespace) -> None:
     from genrep.files import write_json
     from genrep.metrics.locality import spread, token_differences
     from genrep.metrics.reconstruction import enlarge
-    from genrep.pictures import legible, picture_grid, save_png
+    from genrep.pictures import legible, picture_and_report, picture_grid, save_png
     from genrep.randomness import stream_generator
     from genrep.render import from_uint8, to_uint8
     from genrep.training.specs import AutoencoderRun
     from genrep.training.stages import load_autoencoder, run_config
 
     # model and data
+    out, report_file = picture_and_report(options.out or Path(options.run) / "locality.png")
     autoencoder = load_autoencoder(options.run).to(choose_device(options.device), DTYPES[options.dtype])
     spec = run_config(options.run, AutoencoderRun).data.model_copy(update={"in_memory": False})
     data = ImageData(spec, options.split, autoencoder.image_shape, autoencoder.config["channels"])
@@ -59,7 +60,6 @@ def show(options: argparse.Namespace) -> None:
     shown = to_uint8(2 * scaled - 1)[:, :, None].expand(-1, -1, pixels.shape[1], -1, -1)
     originals = to_uint8(enlarge(from_uint8(pixels), size))
     rows = torch.cat([originals[:, None], reconstructed[:, None], shown], dim=1)
-    out = Path(options.out or Path(options.run) / "locality.png")
     save_png(picture_grid(legible(rows.flatten(0, 1)), columns=rows.shape[1]), out)
     spreads = spread(differences).mean(dim=0)
     report = {
@@ -73,9 +73,9 @@ def show(options: argparse.Namespace) -> None:
         "data": data.name,
         "autoencoder": str(options.run),
     }
-    write_json(out.with_suffix(".json"), report)
+    write_json(report_file, report)
     print(f"tokens: {', '.join(map(str, tokens))} of {num_tokens}\nspread: {report['spread']:.4f}")
-    print(f"picture: {out}\nreport: {out.with_suffix('.json')}")
+    print(f"picture: {out}\nreport: {report_file}")
 
 
 def main() -> None:

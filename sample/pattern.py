@@ -27,12 +27,15 @@ def show(options: argparse.Namespace) -> None:
     from genrep.errors import InputError
     from genrep.files import write_json
     from genrep.metrics.pattern import detail, statistics
-    from genrep.pictures import legible, picture_grid, save_png
+    from genrep.pictures import legible, picture_and_report, picture_grid, save_png
     from genrep.pipelines import load_pipeline
     from genrep.specs import validate
     from genrep.training.config import read_config
 
     sampling = parse_sampling(options, options.run)
+    if sampling.region is not None:
+        raise InputError("--region: a part of an image cannot be compared with whole ones; leave it out")
+    out, report_file = picture_and_report(options.out or Path(options.run) / "pattern.png")
     pipeline = load_pipeline(options.run).to(choose_device(options.device), DTYPES[options.dtype])
     pipeline.set_progress_bar_config(disable=True)
     config = Path(options.run) / "config.yaml"
@@ -68,13 +71,12 @@ def show(options: argparse.Namespace) -> None:
         "deviation_of_samples": float(made.deviation.mean()),
         "deviation_of_real": float(real.deviation.mean()),
     }
-    out = Path(options.out or Path(options.run) / "pattern.png")
     pixels = torch.stack(panels).round().clamp(0, 255).to(torch.uint8)
     print(f"picture: {save_png(picture_grid(legible(pixels), 4), out)}")
-    write_json(out.with_suffix(".json"), report)
+    write_json(report_file, report)
     for name, value in report.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
-    print(f"report: {out.with_suffix('.json')}")
+    print(f"report: {report_file}")
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from genrep.pipelines.options import add_device_options, non_negative, parse_size, positive
+from genrep.pipelines.options import add_device_options, non_negative, parse_size, positive, positive_number
 from genrep.training.config import run_script
 
 LR, DECODER_LR = 0.05, 5e-4
@@ -36,11 +36,11 @@ def reconstruct(options: argparse.Namespace) -> None:
 
     from genrep.data import DataSpec
     from genrep.data.images import ImageData, evenly
-    from genrep.devices import DTYPES, choose_device, synchronize
+    from genrep.devices import DTYPES, check_memory, choose_device, synchronize
     from genrep.errors import InputError
     from genrep.files import write_json
     from genrep.metrics.reconstruction import enlarge, psnr_8bit, quality
-    from genrep.pictures import enlarged, save_png, side_by_side
+    from genrep.pictures import enlarged, picture_and_report, save_png, side_by_side
     from genrep.refine import refine
     from genrep.render import from_uint8, to_uint8
     from genrep.specs import validate
@@ -49,6 +49,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     from genrep.training.stages import load_autoencoder
 
     # model and data
+    out, report_file = picture_and_report(options.out or Path(options.run) / "reconstructions.png")
     without_steps = ("refine_decoder", "refine_decoder_lr", "refine_lr", "refine_coords")
     for name in without_steps if not options.refine_steps else ():
         if getattr(options, name) not in (None, False):
@@ -78,6 +79,8 @@ def reconstruct(options: argparse.Namespace) -> None:
     else:
         raise InputError(f"{options.run} is a model folder without a run's config.yaml: say which images with --source")
     own, size = autoencoder.image_shape, parse_size(options.size) or enlarged(autoencoder.image_shape)
+    num_bytes = 4 * autoencoder.config["channels"] * size[0] * size[1]
+    check_memory(num_bytes, torch.device("cpu"), f"one render of {size[0]} × {size[1]}")
     may_have_source = max(size) > max(own) and size[0] * own[1] == size[1] * own[0]  # other proportions are other crops
     changes = {"in_memory": False, "source_size": max(size) if may_have_source else None}
     data = ImageData(spec.model_copy(update=changes), split, own, autoencoder.config["channels"])
@@ -174,9 +177,8 @@ def reconstruct(options: argparse.Namespace) -> None:
             **{key: values_of[key].tolist() for name in compared for key in (f"{name}_before", name)},
         }
     rows = [torch.cat(parts)[: options.show] for parts in zip(*shown, strict=True)]
-    out = Path(options.out or Path(options.run) / "reconstructions.png")
     save_png(side_by_side(rows, size), out)
-    write_json(out.with_suffix(".json"), report)
+    write_json(report_file, report)
     for name, value in report.items():
         if name == "refinement":
             print(f"refined: {value['steps']} steps, {value['seconds']:.1f} s")
@@ -187,7 +189,7 @@ def reconstruct(options: argparse.Namespace) -> None:
             print(f"{name}: {value['num_images']} of {count} images are {size[0]}×{size[1]} pixels or larger")
         else:
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
-    print(f"picture: {out}\nreport: {out.with_suffix('.json')}")
+    print(f"picture: {out}\nreport: {report_file}")
 
 
 def size_suffix(shape: tuple[int, int]) -> str:
@@ -218,8 +220,12 @@ def main() -> None:
         "--refine-steps", type=non_negative, default=0, help="optimise the latents for so many steps (default 0)"
     )
     refining.add_argument("--refine-decoder", action="store_true", help="optimise the decoder too, one image at a time")
-    refining.add_argument("--refine-lr", type=float, help=f"rate, in deviations of the latents (default {LR})")
-    refining.add_argument("--refine-decoder-lr", type=float, help=f"rate for the decoder (default {DECODER_LR})")
+    refining.add_argument(
+        "--refine-lr", type=positive_number, help=f"rate, in deviations of the latents (default {LR})"
+    )
+    refining.add_argument(
+        "--refine-decoder-lr", type=positive_number, help=f"rate for the decoder (default {DECODER_LR})"
+    )
     refining.add_argument(
         "--refine-coords", type=positive, help="pixels of an image a step (default all, 2,048 at most)"
     )

@@ -9,7 +9,6 @@ video. Only a chunk of points is held beside the result.
 
 import argparse
 import re
-from pathlib import Path
 
 from genrep.errors import InputError
 from genrep.pipelines.options import add_device_options, numbers
@@ -18,12 +17,14 @@ from genrep.training.config import run_script
 
 def render(options: argparse.Namespace) -> None:
     from genrep.devices import DTYPES, choose_device
+    from genrep.files import check_writable
     from genrep.metrics.reconstruction import frames
     from genrep.models.field import NeuralField
     from genrep.pictures import save_png
     from genrep.render import to_uint8
     from genrep.training.stages import model_folder
 
+    out = check_writable(options.out)
     field = NeuralField.from_pretrained(model_folder(options.run)).to(
         choose_device(options.device), DTYPES[options.dtype]
     )
@@ -42,7 +43,6 @@ def render(options: argparse.Namespace) -> None:
     if options.region is not None:
         region = numbers(options.region, 2 * num_axes, "--region")
     pictures = frames(to_uint8(field.render(size, region)).cpu())
-    out = Path(options.out)
     if len(pictures) == 1:
         print(f"picture: {save_png(pictures[0], out)}")
         return

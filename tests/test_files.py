@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from genrep.errors import InputError
-from genrep.files import file_hash, make_folder, replacing, write_json, write_text
+from genrep.files import check_writable, file_hash, make_folder, replacing, write_json, write_text
 
 
 def test_a_file_replaces_the_old_one_only_when_it_is_whole(tmp_path):
@@ -53,6 +53,23 @@ def test_a_path_below_a_file_is_one_message(tmp_path):
     for write in (lambda p: write_text(p, ""), make_folder):
         with pytest.raises(InputError, match="a file is in the way, where a folder is needed"):
             write(tmp_path / "file" / "a")
+
+
+def test_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for write in (check_writable, lambda path: write_text(path, "")):
+        with pytest.raises(InputError, match="pipe is not a file but a device or a pipe; give the name of a file"):
+            write(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_path_is_checked_before_anything_is_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert check_writable(tmp_path / "new" / "a.png") == tmp_path / "new" / "a.png"
+    for path, why in ((tmp_path, "a folder is in the way"), (tmp_path / "file" / "a.png", "a file is in the way")):
+        with pytest.raises(InputError, match=why):
+            check_writable(path)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_json_and_hash(tmp_path):

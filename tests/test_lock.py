@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from genrep.errors import InputError
-from genrep.lock import LOCK, FolderLock
+from genrep.lock import LOCK, FolderLock, release_all
 
 PROJECT = Path(__file__).parent.parent
 HOLD = """
@@ -94,3 +94,14 @@ def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a file is in the way"):
         FolderLock(tmp_path / "file" / "run", "a run").__enter__()
+
+
+def test_the_end_of_a_script_lets_go_of_all_folders(tmp_path):
+    lock = FolderLock(tmp_path, "a run").__enter__()
+    with pytest.raises(InputError, match="is in use"), FolderLock(tmp_path, "a run"):
+        pass
+    release_all()
+    assert not (tmp_path / LOCK).exists()
+    with FolderLock(tmp_path, "a run"):
+        lock.__exit__(None, None, None)
+        assert (tmp_path / LOCK).exists(), "one that was let go of holds nothing"

@@ -99,11 +99,16 @@ def test_a_missing_key_is_named():
         ("glossy", 1),
         ("glossy", "yes"),
         ("layers", "none"),
-        ("colour", 3),
     ],
 )
 def test_nothing_is_converted_silently(key, value):
     assert refusal(**{key: value}).startswith(f"paint.yaml: {key}: got {value!r}; input should be a valid ")
+
+
+def test_what_is_not_a_mapping_is_refused():
+    assert refusal(colour=3) == "paint.yaml: colour: must be a mapping of keys (type, ...); got 3"
+    with pytest.raises(InputError, match=r"^paint.yaml: must be a mapping of keys \(.*coats.*\); got \[1\]$"):
+        validate(Paint, [1], where="paint.yaml")
 
 
 @pytest.mark.parametrize(

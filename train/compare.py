@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from genrep.errors import InputError
-from genrep.files import write_json, write_text
+from genrep.files import make_folder, write_json, write_text
 from genrep.pipelines.options import non_negative, positive
 from genrep.training.config import parse_command_line, read_config, run_script, split_overrides
 from genrep.training.specs import AutoencoderRun, FieldRun
@@ -41,10 +41,19 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
     configs = {Path(path).stem: path for path in options.configs}
     if len(configs) < len(options.configs):
         raise InputError("two of the configs have the same file name, by which a run is named: rename one")
-    kind = kind_of(options.configs[0])
+    kinds = {path: kind_of(path) for path in options.configs}
+    kind = kinds[options.configs[0]]
+    for path, other in kinds.items():
+        if other is not kind:
+            raise InputError(f"{options.configs[0]} and {path} must both be of images, or both of fields")
     specs = {name: parse_command_line(kind, "", [path, *overrides])[0] for name, path in configs.items()}
     refuse_different_data(specs)
     published = {} if options.published is None else read_published(options.published, list(configs))
+    if kind is AutoencoderRun:
+        from genrep.devices import choose_device
+
+        choose_device(options.device)
+    make_folder(options.folder)
 
     # train, each in a process of its own
     script = Path(__file__).resolve().parent / ("field.py" if kind is FieldRun else "autoencoder.py")

@@ -51,6 +51,8 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
             f"diffusion.image_coords {objective.image_coords} is more than an image's {pixels_an_image} pixels"
         )
 
+    levels = NoiseLevels(objective.noise, autoencoder.latent_shape)
+
     # run
     run = Run(config, settings, restart, identity=identity)
     autoencoder.to(run.device)
@@ -68,7 +70,6 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
 
     # models
     torch.manual_seed(settings.seed)
-    levels = NoiseLevels(objective.noise, autoencoder.latent_shape)
     num_tokens, latent_dim = autoencoder.latent_shape
     denoiser = LatentDenoiser(num_tokens, latent_dim, len(data.class_names), **config.denoiser.model_dump()).to(
         run.device

@@ -33,6 +33,8 @@ def quickstart(folder: Path, representation: str) -> None:
     started = time.perf_counter()
     stages = {name: folder / name for name in (representation, "latents", "classifier", "diffusion")}
     marker = folder / "quickstart"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--folder {folder} is a file: give a new folder")
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise InputError(f"--folder {folder} holds other things, and the quickstart begins anew: give a new folder")
     shutil.rmtree(folder, ignore_errors=True)

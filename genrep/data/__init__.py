@@ -67,7 +67,7 @@ class SignalSpec(Spec):
 class LatentsSpec(Spec):
     """Where latents come from in stage 2."""
 
-    folder: str | None = None
+    folder: Annotated[str, Field(min_length=1)] | None = None
     """Folder of the cache; null encodes on the fly, without one."""
     flips: bool = False
     """Encode every image's mirror image too: a token set cannot be flipped."""

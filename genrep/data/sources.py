@@ -1,5 +1,6 @@
 """Sources of images, whatever `datasets` reads: opened, split, undecoded."""
 
+import functools
 import io
 import re
 from collections.abc import Callable
@@ -91,6 +92,7 @@ def _load(builder: str, **where: Any) -> Any:
         ) from error
 
 
+@functools.cache  # a third of a second each time, and one process may open them for many scripts
 def _digits() -> Any:
     """scikit-learn's 1,797 handwritten digits, 8×8, values 0..16 stretched to 0..255."""
     import datasets
@@ -122,7 +124,7 @@ def _photographs() -> Any:
     )
 
 
-BUILT_IN = {"digits": _digits, "photographs": _photographs}
+BUILT_IN: dict[str, Callable[[], Any]] = {"digits": _digits, "photographs": _photographs}
 """Sources that come with the packages this project needs."""
 
 

@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from genrep.specs import Fraction, PositiveFloat, PositiveInt, Spec
+from genrep.specs import FiniteFloat, Fraction, PositiveFloat, PositiveInt, Spec
 
 
 class NoiseSpec(Spec):
     """Noise levels of diffusion and how training weighs them."""
 
-    num_timesteps: PositiveInt = 1000
+    num_timesteps: Annotated[int, Field(ge=2)] = 1000
     """T, discrete noise levels."""
     beta_start: PositiveFloat = 1e-4
     """First beta of the linear schedule (DDPM)."""
@@ -24,7 +24,7 @@ class NoiseSpec(Spec):
     """The gamma of min-SNR."""
     density: Literal["uniform", "normal"] = "uniform"
     """How timesteps are drawn: uniformly, or so that log-SNR is normally distributed."""
-    density_mean: float = 0.0
+    density_mean: FiniteFloat = 0.0
     """Mean of log-SNR for `density: normal`."""
     density_std: PositiveFloat = 2.0
     """Deviation of log-SNR for `density: normal`."""

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from genrep.diffusion import NoiseSpec
+from genrep.errors import InputError
 
 
 class NoiseLevels:
@@ -19,6 +20,9 @@ class NoiseLevels:
     Args:
         spec: schedule, shift, weighting and density.
         latent_shape: (R, D), for `shift: auto`.
+
+    Raises:
+        InputError: a density so far from all levels that none has a weight.
     """
 
     def __init__(self, spec: NoiseSpec, latent_shape: tuple[int, int]):
@@ -66,4 +70,10 @@ class NoiseLevels:
         else:  # density of log-SNR times the stretch of log-SNR that a timestep covers
             mass = torch.exp(-0.5 * ((self.log_snr - self.spec.density_mean) / self.spec.density_std) ** 2)
             mass = mass * torch.gradient(self.log_snr)[0].abs()
+        if not float(mass.sum()) > 0:
+            raise InputError(
+                f"diffusion.noise: a normal density of mean {self.spec.density_mean:g} and deviation {self.spec.density_std:g} "
+                f"leaves every level out: log-SNR goes from {float(self.log_snr[0]):.1f} to {float(self.log_snr[-1]):.1f}; "
+                "choose a mean in that range"
+            )
         return (mass / mass.sum()).cumsum(0)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from genrep.nn import LayoutName
-from genrep.specs import NonNegativeInt, PositiveFloat, PositiveInt, Spec
+from genrep.specs import Frequencies, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 
 if TYPE_CHECKING:
     from genrep.fields.base import Field as FieldNetwork
@@ -31,7 +31,7 @@ class LevelsOfExpertsSpec(Spec):
     """Deviation of A in layout random_affine, in cells."""
     layout_seed: NonNegativeInt = 0
     """Seed of the random layouts."""
-    num_frequencies: NonNegativeInt = 8
+    num_frequencies: Frequencies = 8
     """Frequencies of the positional encoding on each axis: 1, 2, 4, ... periods over [-1, 1]; 0 is a constant input."""
 
     @model_validator(mode="after")
@@ -58,7 +58,7 @@ class PositionalMLPSpec(Spec):
     type: Literal["positional_mlp"]
     widths: list[PositiveInt] = Field(default=[64] * 9, min_length=1)
     """Outputs of the hidden layers; a Linear to the values follows."""
-    num_frequencies: NonNegativeInt = 8
+    num_frequencies: Frequencies = 8
     """Frequencies of the positional encoding on each axis: 1, 2, 4, ... periods over [-1, 1]."""
     embedding_dim: NonNegativeInt = 0
     """Channels of the learned grid, interpolated linearly and fed to the first layer; 0 is none."""

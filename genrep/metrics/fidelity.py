@@ -148,11 +148,8 @@ def _measure(
 ) -> dict[str, float]:
     from torch_fidelity import calculate_metrics
 
+    check_enough(len(generated), len(reference))
     fewest = min(len(generated), len(reference))
-    if fewest < 2:
-        raise InputError(
-            f"distances need at least 2 images on both sides, got {len(generated)} generated and {len(reference)} reference images"
-        )
     found = calculate_metrics(
         input1=generated,
         input2=reference,
@@ -221,6 +218,14 @@ def _register_classifier() -> str:
 
     register_feature_extractor(name, ClassifierFeatures)
     return name
+
+
+def check_enough(num_generated: int, num_reference: int) -> None:
+    """InputError if there are too few images for a distance."""
+    if min(num_generated, num_reference) < 2:
+        raise InputError(
+            f"distances need at least 2 images on both sides, got {num_generated} generated and {num_reference} reference images"
+        )
 
 
 def check_weights(file: str | Path) -> None:

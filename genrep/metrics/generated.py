@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from genrep.errors import InputError
-from genrep.files import replacing, write_json
+from genrep.files import make_folder, replacing, write_json
 
 CHUNK_IMAGES = 250
 
@@ -60,6 +60,7 @@ class GeneratedImages(Dataset):
             process: (rank, number of processes).
         """
         rank, num_processes = process
+        make_folder(self.folder)
         if rank == 0:
             write_json(self.folder / "settings.json", self.settings)
         chunks = range(0, self.num_images, CHUNK_IMAGES)[rank::num_processes]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ SSIM_WINDOW = 11
 
 
 def psnr(
-    images: Num[Tensor, "batch channels height width"], reference: Num[Tensor, "batch channels height width"]
+    images: Num[Tensor, "batch channels height width"], reference: Num[Tensor, "batch channels height width"] | Any
 ) -> Float[Tensor, " batch"]:
     """Peak signal-to-noise ratio of each image in dB, -10 log10(MSE) at a peak of 1; 100 dB for equal images.
 
@@ -32,8 +33,9 @@ def psnr(
         images, reference: floats in [-1, 1], which the peak of 1 takes as [0, 1].
 
     Raises:
-        InputError: images that are not floats.
+        InputError: images that are not floats, or of different shapes.
     """
+    _check_shapes(images, reference)
     for name, pixels in (("images", images), ("reference", reference)):
         if not pixels.is_floating_point():
             raise InputError(
@@ -51,15 +53,16 @@ def psnr_8bit(
 
 
 def ssim(
-    images: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "batch channels height width"]
+    images: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "batch channels height width"] | Any
 ) -> Float[Tensor, " batch"]:
     """Structural similarity of each image (scikit-image; Gaussian 11×11 window, sigma 1.5, population covariance).
 
     Floats in [-1, 1], unrounded like those of `psnr`, compared in [0, 1] at a data range of 1.
 
     Raises:
-        InputError: images smaller than the window.
+        InputError: images smaller than the window, or of different shapes.
     """
+    _check_shapes(images, reference)
     from skimage.metrics import structural_similarity
 
     if min(images.shape[-2:]) < SSIM_WINDOW:
@@ -77,6 +80,12 @@ def ssim(
     return torch.tensor(
         np.array([structural_similarity(image, target, **options) for image, target in pairs]), dtype=torch.float32
     )
+
+
+def _check_shapes(images: Tensor, reference: Any) -> None:
+    if getattr(reference, "shape", None) != images.shape:  # tensors of other shapes may broadcast
+        given = list(reference.shape) if isinstance(reference, Tensor) else type(reference).__name__
+        raise InputError(f"images and reference must have the same shape; got {list(images.shape)} and {given}")
 
 
 def quality(

@@ -9,8 +9,8 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from genrep.arguments import Integer, as_floats, check_finite, in_training
-from genrep.coords import Region
+from genrep.arguments import Integer, as_floats, check_finite, in_training, shown
+from genrep.coords import Region, image_shape
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import AutoencoderSpec
@@ -38,8 +38,8 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        encoder: Mapping[str, Any],
-        decoder: Mapping[str, Any],
+        encoder: Mapping[str, Any] | Any,
+        decoder: Mapping[str, Any] | Any,
         image_size: int | Sequence[int] = 128,
         channels: int = 3,
         num_tokens: int = 256,
@@ -49,8 +49,8 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         spec = validate(
             AutoencoderSpec,
             {
-                "encoder": dict(encoder),
-                "decoder": dict(decoder),
+                "encoder": dict(encoder) if isinstance(encoder, Mapping) else encoder,
+                "decoder": dict(decoder) if isinstance(decoder, Mapping) else decoder,
                 "image_size": image_size if isinstance(image_size, int) else list(image_size),
                 "channels": channels,
                 "num_tokens": num_tokens,
@@ -87,6 +87,8 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         batch, and for numbers that are not finite.
         """
         images = as_floats(images, "images", "[batch, channels, height, width]", self.dtype)
+        if images.ndim != 4:
+            raise InputError(f"images must be [batch, channels, height, width]; got {list(images.shape)}")
         if images.shape[:1] == (0,):
             raise InputError("there are no images to encode: give a batch of one or more")
         if not in_training(self, images):
@@ -160,7 +162,12 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
 
         InputError for latents that `decode` refuses, and what `genrep.render.render` refuses.
         """
-        return render(self, latents, self.image_shape if size is None else size, region, chunk, gradients, as_uint8)
+        shape = self.image_shape if size is None else image_shape(size)
+        if len(shape) != self.decoder.num_axes:
+            raise InputError(
+                f"size must be one number for each of the decoder's {self.decoder.num_axes} axes; got {shown(size)}"
+            )
+        return render(self, latents, shape, region, chunk, gradients, as_uint8)
 
     def forward(
         self,

@@ -31,11 +31,11 @@ class NeuralField(StrictLoading, ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, field: Mapping[str, Any], shape: Sequence[int], channels: int = 3):
+    def __init__(self, field: Mapping[str, Any] | Any, shape: Sequence[int], channels: int = 3):
         super().__init__()
         spec = validate(
             FieldModelSpec,
-            {"field": dict(field), "shape": list(shape), "channels": channels},
+            {"field": dict(field) if isinstance(field, Mapping) else field, "shape": list(shape), "channels": channels},
             where=type(self).__name__,
         )
         self.shape = tuple(spec.shape)

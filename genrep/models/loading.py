@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from genrep.files import file_hash, write_json
 
 HASHES = "weights.sha256.json"
 """SHA-256 of every file of weights in a model's folder: a flipped bit in them is a valid number like any other."""
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 class StrictLoading:
@@ -36,10 +39,13 @@ class StrictLoading:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """Load a folder that `save_pretrained` wrote, or a Hub id `owner/name`. InputError if it is not whole."""
+        """Load a folder that `save_pretrained` wrote, or a Hub id "owner/name" (a Path is always a folder).
+
+        InputError if it is not whole.
+        """
         place = _path(cls.__name__, pretrained_model_name_or_path)
         folder = place / kwargs["subfolder"] if kwargs.get("subfolder") else place
-        looks_local = place.exists() or place.is_absolute() or str(pretrained_model_name_or_path).count("/") != 1
+        looks_local = not _is_hub_id(pretrained_model_name_or_path)
         if looks_local and not (folder / "config.json").is_file():
             raise InputError(
                 f"{folder}: no {cls.__name__} here (no config.json); give a folder that save_pretrained wrote"
@@ -56,7 +62,10 @@ class StrictLoading:
             raise InputError(f"{folder}/config.json: {error}") from None
         except Exception as error:
             if not looks_local:
-                raise
+                raise InputError(
+                    f"{place}: no folder here, and no {cls.__name__} of that name that the Hub let us load ({error}); give a "
+                    "folder that save_pretrained wrote, such as a run's model/"
+                ) from error
             raise InputError(
                 f"{folder}: this {cls.__name__} cannot be read, the file is damaged or not one ({error})"
             ) from error
@@ -76,7 +85,7 @@ class StrictLoading:
     @classmethod
     def _refuse_unknown_keys(cls, folder: Path) -> None:
         try:
-            keys = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            keys = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
             allowed = inspect.signature(cls.__init__).parameters
             unknown = [key for key in keys if not key.startswith("_") and key not in allowed]
         except (ValueError, TypeError) as error:
@@ -108,11 +117,16 @@ def refuse_missing_pipeline(name: str, place: Any) -> None:
     path = _path(name, place)
     if (path / "model_index.json").is_file():
         return
-    if path.exists() or path.is_absolute() or str(place).count("/") != 1:
+    if not _is_hub_id(place):
         inside = "; it holds pipeline/, give that" if (path / "pipeline" / "model_index.json").is_file() else ""
         raise InputError(
             f"{path}: no {name} here (no model_index.json{inside}); give a folder that save_pretrained wrote, a run's pipeline/"
         )
+
+
+def _is_hub_id(place: Any) -> bool:
+    """Whether diffusers should look on the Hub, which takes it half a minute of retries where there is no network."""
+    return isinstance(place, str) and not Path(place).exists() and bool(HUB_ID.fullmatch(place))
 
 
 def _path(name: str, place: Any) -> Path:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from genrep.decoders import DecoderSpec
 from genrep.encoders import EncoderSpec
 from genrep.fields import FieldSpec
-from genrep.specs import NonNegativeInt, PositiveFloat, PositiveInt, Size, Spec
+from genrep.specs import Frequencies, NonNegativeInt, PositiveFloat, PositiveInt, Size, Spec
 
 
 class AutoencoderSpec(Spec):
@@ -99,7 +99,7 @@ class GeneratorArchitecture(Spec):
     noise_gain: PositiveFloat = 1.0
     """A factor on the noise's weights at the start, on top of the one Linear of place and noise that the first layer starts
     as; 1 is the paper's start."""
-    num_frequencies: NonNegativeInt = 8
+    num_frequencies: Frequencies = 8
     """Frequencies of the positional encoding on each axis, beside the coordinates: 1, 2, 4, ... periods over [-1, 1]."""
     embedding_dim: NonNegativeInt = 0
     """Channels of a learned coordinate embedding (the CE baseline); 0 is none."""

@@ -106,10 +106,10 @@ class ImagePipeline(DiffusionPipeline):
                 raise InputError(
                     f"class label {label} is not one of 0 to {self.num_classes - 1}, the classes of this model"
                 )
-        if not labels or num_images not in (None, len(labels)):
-            raise InputError(
-                f"{len(labels)} class labels for {num_images} images: give one label an image, and at least one"
-            )
+        if not labels:
+            raise InputError("class_labels is empty: give one label for each image")
+        if num_images not in (None, len(labels)):
+            raise InputError(f"{len(labels)} class labels for {num_images} images: give one label for each image")
         return labels
 
     def _check_noise(self, latents: Any, shape: Sequence[int], count: int | None = None) -> Tensor:
@@ -158,6 +158,15 @@ class ImagePipeline(DiffusionPipeline):
             images = [picture(image) for image in images]
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def check_normalizer(normalizer: Any, autoencoder: Any) -> None:
+    """InputError if a normalizer is not of the latents of an autoencoder."""
+    shape = tuple(normalizer.mean.shape)
+    if shape != autoencoder.latent_shape:
+        raise InputError(
+            f"a normalizer of latents {shape} does not fit an autoencoder of latents {autoencoder.latent_shape}"
+        )
 
 
 def check_arguments(region: Region | None, batch_size: Integer | None, count: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import ImagePipelineOutput
+from diffusers import ImagePipelineOutput, SchedulerMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from jaxtyping import Float
 from torch import Tensor
@@ -17,7 +17,7 @@ from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.denoiser import LatentDenoiser
 from genrep.models.normalizer import LatentNormalizer
-from genrep.pipelines.base import ImagePipeline, check_arguments, generators_of
+from genrep.pipelines.base import ImagePipeline, check_arguments, check_normalizer, generators_of
 
 
 class LatentDiffusionPipeline(ImagePipeline):
@@ -62,6 +62,7 @@ class LatentDiffusionPipeline(ImagePipeline):
             raise InputError(
                 f"a denoiser of latents {denoiser.latent_shape} does not fit an autoencoder of latents {autoencoder.latent_shape}"
             )
+        check_normalizer(normalizer, autoencoder)
         self.register_modules(autoencoder=autoencoder, denoiser=denoiser, normalizer=normalizer, scheduler=scheduler)
         self.register_to_config(id2label=id2label, sampling=sampling)
         if sampling:
@@ -190,8 +191,16 @@ class LatentDiffusionPipeline(ImagePipeline):
                 f"{shown(settings['guidance_interval'])}"
             )
         num_levels = self.scheduler.config.num_train_timesteps
+        num_steps = as_integer(settings["num_inference_steps"], "num_inference_steps", 1, num_levels)
+        if num_steps == 1:
+            self.scheduler.set_timesteps(1)
+            if float(self.scheduler.timesteps[0]) < num_levels - 1:
+                raise InputError(
+                    f"num_inference_steps must be 2 or more for {type(self.scheduler).__name__}: its only step would be at level "
+                    f"{float(self.scheduler.timesteps[0]):.0f}, and noise is at {num_levels - 1}"
+                )
         return {
-            "num_inference_steps": as_integer(settings["num_inference_steps"], "num_inference_steps", 1, num_levels),
+            "num_inference_steps": num_steps,
             "guidance_scale": as_number(settings["guidance_scale"], "guidance_scale"),
             "guidance_interval": (low, high),
         }
@@ -210,11 +219,6 @@ class LatentDiffusionPipeline(ImagePipeline):
         device = self._execution_device
         self.scheduler.set_timesteps(num_steps, device=device)
         last_level = self.scheduler.config.num_train_timesteps - 1
-        if num_steps == 1 and float(self.scheduler.timesteps[0]) < last_level:
-            raise InputError(
-                f"num_inference_steps must be 2 or more for {type(self.scheduler).__name__}: its only step would be at level "
-                f"{float(self.scheduler.timesteps[0]):.0f}, and noise is at {last_level}"
-            )
         if noise is None:
             shape = self.denoiser.latent_shape
             noise = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
@@ -254,6 +258,11 @@ class LatentDiffusionPipeline(ImagePipeline):
 
 def _check_scheduler(scheduler: Any) -> None:
     """Refuse a scheduler of another prediction, and switch off clipping to ±1: latents are not bounded by it."""
+    if not isinstance(scheduler, SchedulerMixin):
+        raise InputError(
+            f"scheduler must be a diffusers scheduler; got {shown(scheduler)}. genrep.diffusion.schedulers.make_scheduler makes "
+            "one by its name"
+        )
     if scheduler.config.prediction_type != "sample":
         raise InputError(
             f"scheduler with prediction_type={scheduler.config.prediction_type!r}: the denoiser predicts the clean latents, "

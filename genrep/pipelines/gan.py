@@ -16,7 +16,7 @@ from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.generator import CoordinateGenerator
 from genrep.models.normalizer import LatentNormalizer
-from genrep.pipelines.base import ImagePipeline, check_arguments, generators_of
+from genrep.pipelines.base import ImagePipeline, check_arguments, check_normalizer, generators_of
 from genrep.render import render_values
 
 CHUNK = 65_536
@@ -64,9 +64,13 @@ class GANPipeline(ImagePipeline):
                 f"a generator with {generator_model.num_axes} axes and {generator_model.config['channels']} channels does not fit: "
                 f"this needs {wanted[0]} and {wanted[1]}"
             )
+        if autoencoder is not None and normalizer is not None:
+            check_normalizer(normalizer, autoencoder)
         self.register_modules(generator_model=generator_model, autoencoder=autoencoder, normalizer=normalizer)
         self.register_to_config(
-            id2label=id2label, sample_size=list(sample_size) if sample_size else None, sampling=sampling
+            id2label=id2label,
+            sample_size=None if sample_size is None else list(image_shape(sample_size)),
+            sampling=sampling,
         )
         if sampling:
             self.sampling_settings()

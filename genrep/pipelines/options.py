@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -94,12 +95,12 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--guidance-interval", help="LOW,HIGH: share of the noise levels that is guided, 0 is the clean end"
     )
     group.add_argument("--truncation", type=float, help="of a GAN: factor on the noise; 1 is none")
-    group.add_argument("--seed", type=int, default=0, help="image i depends on (seed, i) alone (default 0)")
+    group.add_argument("--seed", type=non_negative, default=0, help="image i depends on (seed, i) alone (default 0)")
     group.add_argument("--size", help="N or HEIGHTxWIDTH in pixels; default is the size the model was trained at")
     group.add_argument("--region", help="Y0,X0,Y1,X1 in [-1, 1]: the part of the image to render")
     parser._negative_number_matcher = re.compile(r"^-[0-9.]+(,-?[0-9.]+)*$")  # --region -1,-1,0,0: a value, no option
     group.add_argument(
-        "--batch-size", type=int, default=64, help="images at a time; changes memory, not images (default 64)"
+        "--batch-size", type=positive, default=64, help="images at a time; changes memory, not images (default 64)"
     )
     add_device_options(group)
 
@@ -131,7 +132,10 @@ def parse_sampling(options: argparse.Namespace, place: str) -> Sampling:
     if not config.is_file() and not own:
         config = Path(place).parent / "config.yaml"  # a run's pipeline/, saved before pipelines had settings
     content = read_config(config) if config.is_file() else {}
-    settings: dict[str, Any] = dict(content.get("sampling", {}))
+    written = content.get("sampling", {})
+    if not isinstance(written, Mapping):
+        raise InputError(f"{config}: sampling: must be a mapping of keys; got {written!r}")
+    settings: dict[str, Any] = dict(written)
     if not content and own:
         settings = {"steps" if key == "num_inference_steps" else key: value for key, value in own.items()}
     is_gan = "gan" in content or (not content and has_pipeline(place) and pipeline_name(place) == "GANPipeline")
@@ -143,10 +147,6 @@ def parse_sampling(options: argparse.Namespace, place: str) -> Sampling:
         given = getattr(options, key)
         if given is not None:
             settings[key] = list(numbers(given, 2, "--guidance-interval")) if key == "guidance_interval" else given
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size {options.batch_size}: give a positive number")
-    if options.seed < 0:
-        raise InputError(f"--seed {options.seed}: give a whole number from 0")
     region = numbers(options.region, 4, "--region") if options.region is not None else None
     shared: dict[str, Any] = {
         "seed": options.seed, "size": parse_size(options.size), "region": region, "batch_size": options.batch_size,
@@ -168,15 +168,36 @@ def parse_sampling(options: argparse.Namespace, place: str) -> Sampling:
 def positive(text: str) -> int:
     """argparse type: a whole number from 1."""
     if not re.fullmatch(r"[0-9]+", text) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+        raise argparse.ArgumentTypeError(f"must be a positive integer; got {text!r}")
     return int(text)
 
 
 def non_negative(text: str) -> int:
     """argparse type: a whole number from 0."""
     if not re.fullmatch(r"[0-9]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+        raise argparse.ArgumentTypeError(f"must be an integer from 0; got {text!r}")
     return int(text)
+
+
+def positive_number(text: str) -> float:
+    """argparse type: a finite number above 0, such as a learning rate."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0; got {text!r}")
+    return number
+
+
+def positives(text: str) -> list[int]:
+    """argparse type: positive integers with commas between them."""
+    return [positive(part) for part in text.split(",")]
+
+
+def non_negatives(text: str) -> list[int]:
+    """argparse type: integers from 0 with commas between them."""
+    return [non_negative(part) for part in text.split(",")]
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -37,6 +37,12 @@ def make_accelerator(
             raise InputError(
                 f"run.tracker {tracker!r} is not installed; installed: {', '.join(available) or 'none'}. pip install {tracker}, or leave it out"
             )
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing:
+        raise InputError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {' and '.join(missing)} not set, so the processes cannot find each other: launch "
+            "them with torchrun or accelerate launch, or unset WORLD_SIZE to run one"
+        )
     chosen = choose_device(device)
     if device is not None or chosen.type != "cuda":  # of several GPUs accelerate gives each process its own
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(chosen)

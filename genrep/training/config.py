@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import re
 import runpy
 import shlex
 import sys
@@ -19,6 +20,7 @@ from ruamel.yaml.reader import ReaderError
 
 from genrep.errors import InputError, Stopped
 from genrep.files import FULL, explain, write_text
+from genrep.lock import release_all
 from genrep.specs import Spec, validate, variants
 
 S = TypeVar("S", bound=Spec)
@@ -103,13 +105,15 @@ def read_config(
 
 
 def merge(
-    into: dict[str, Any], new: Mapping[str, Any], origin: str = "", origins: dict[str, str] | None = None, at: str = ""
+    into: dict[str, Any], new: Mapping[Any, Any], origin: str = "", origins: dict[str, str] | None = None, at: str = ""
 ) -> None:
     """Lay `new` over `into`, key by key. Where a `type` changes, the keys of the old type go."""
     if "type" in new and "type" in into and new["type"] != into["type"]:
         into.clear()
     for key, value in new.items():
         path = f"{at}.{key}" if at else str(key)
+        if not isinstance(key, str):
+            raise InputError(f"{origin or 'command line'}: {path}: a key must be a name; got {key!r}")
         if isinstance(value, Mapping):
             if not isinstance(into.get(key), dict):
                 into[key] = {}
@@ -258,8 +262,8 @@ STOPPED = 75
 def run_script(main: Callable[[], None]) -> None:
     """Call a script's `main`, with one message on stderr in place of a traceback for what a user can do something about.
 
-    Exit status 2 after an InputError, a full disk, or for want of a package that an extra installs; 75 where a signal ended
-    a run that saved its state; 130 after any other Ctrl-C.
+    Exit status 2 after an InputError, a full disk, a full memory, or for want of a package that an extra installs; 75 where
+    a signal ended a run that saved its state; 130 after any other Ctrl-C. Locks on folders end with the script.
     """
     # Before torch is imported: GNU OpenMP's threads spin for milliseconds when they wait. On a machine that shares its
     # cores that made small models 60 times slower; a short spin costs nothing on a quiet one.
@@ -270,17 +274,14 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise _failure(str(error)) from None
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
         package, extra = EXTRAS[error.name]
-        print(
-            f'error: {sys.argv[0]} needs {package}, which is not installed: pip install "genrep[{extra}]"',
-            file=sys.stderr,
-        )
-        raise SystemExit(2) from None
+        raise _failure(
+            f'{sys.argv[0]} needs {package}, which is not installed: pip install "genrep[{extra}]"'
+        ) from None
     except Stopped as stop:
         print(stop.save(), file=sys.stderr)
         raise SystemExit(STOPPED) from None
@@ -290,8 +291,35 @@ def run_script(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        print(f"error: {error.filename or 'a file'} cannot be written: {explain(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise _failure(f"{error.filename or 'a file'} cannot be written: {explain(error)}") from None
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        wanted = re.search(r"ried to allocate ([\d.]+ \w+)", str(error))
+        raise _failure(
+            f"out of memory{f' ({wanted[1]} were asked for at once)' if wanted else ''}: use a smaller batch, size or model; in "
+            "training, a larger run.accumulation computes the same batch in smaller parts"
+        ) from None
+    finally:
+        release_all()
+
+
+def _failure(message: str) -> SystemExit:
+    """Say what went wrong, on a line of its own where a progress bar is being drawn; returns the exit to raise."""
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(f"error: {message}", file=sys.stderr)
+    else:
+        print(f"error: {message}", file=sys.stderr)
+    return SystemExit(2)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's error, or torch's for a GPU (of its own class) or the CPU (a RuntimeError like any other)."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator: " in str(error)
+    )
 
 
 def call_script(project: Path, script: str, *arguments: object) -> None:

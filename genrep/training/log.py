@@ -9,17 +9,16 @@ from genrep.files import replacing, writing_to
 
 
 class RunLog:
-    """`metrics.jsonl`, one JSON object a line; lines after `step`, from a run that was killed, are taken out."""
+    """`metrics.jsonl`, one JSON object a line; lines after `step`, or cut off, from a run that was killed, are taken out."""
 
     def __init__(self, path: Path, step: int):
-        kept = (
-            [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            if path.exists() and step > 0
-            else []
-        )
-        with replacing(path) as partial:
-            partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        self.path, self.file = path, path.open("a", buffering=1, encoding="utf-8")
+        with writing_to(path):
+            resumes = path.exists() and step > 0
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if resumes else []
+            kept = [line for line in lines if _step_of(line) <= step]
+            with replacing(path) as partial:
+                partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            self.path, self.file = path, path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, line: Mapping[str, Any]) -> None:
         with writing_to(self.path):
@@ -29,5 +28,5 @@ class RunLog:
 def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return 2**62

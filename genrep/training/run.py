@@ -23,7 +23,7 @@ from genrep.specs import Spec, validate
 from genrep.training import threads
 from genrep.training.accelerator import make_accelerator
 from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from genrep.training.config import dump_config, parse_yaml
+from genrep.training.config import dump_config, read_config
 from genrep.training.interrupts import Interrupts
 from genrep.training.log import RunLog
 from genrep.training.optimizer import learning_rate
@@ -339,8 +339,8 @@ class Run:
             before = extra.get(name)
             if before not in (None, now):  # earlier versions did not record it
                 raise InputError(
-                    f"{self.folder}: this run was trained on another {name} than this (hash {before}, now {now}); give it back, "
-                    "or begin anew with --restart"
+                    f"{self.folder}: the {name} is not what this run was trained on (hash {before}, now {now}); give that, "
+                    "or start over with --restart"
                 )
         self.step = self.checkpoint.step if self.checkpoint else 0
         if self.step > self.num_steps:
@@ -376,7 +376,7 @@ def _schedule_note(checkpoint: Checkpoint, optimizer: OptimizerSpec | None, num_
 
 
 def _refuse_changed(saved: Path, config: Spec) -> None:
-    written = parse_yaml(saved.read_text(encoding="utf-8"), str(saved)) if saved.exists() else {}
+    written = read_config(saved) if saved.exists() else {}
     # a key that an older version did not have stands for its default
     before = _flat(validate(type(config), written, where=str(saved)).model_dump(mode="json"))
     now = _flat(config.model_dump(mode="json"))

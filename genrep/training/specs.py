@@ -9,7 +9,7 @@ from genrep.diffusion import DiffusionSpec
 from genrep.fields import FieldSpec
 from genrep.gan import GANSpec
 from genrep.models.specs import AutoencoderSpec, DenoiserArchitecture, DiscriminatorArchitecture, GeneratorArchitecture
-from genrep.specs import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Size, Spec
+from genrep.specs import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Size, Spec
 
 
 class OptimizerSpec(Spec):
@@ -45,9 +45,9 @@ class EMASpec(Spec):
 class RunSpec(Spec):
     """Where the run goes, how long, and how often it reports."""
 
-    folder: str
+    folder: Annotated[str, Field(min_length=1)]
     """Run folder."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of everything random."""
     steps: PositiveInt | None = None
     """Optimizer steps; give this or images."""
@@ -214,7 +214,7 @@ class FieldRun(Spec):
     def _one_signal(self) -> "FieldRun":
         if self.run.batch != 1:
             raise ValueError(
-                f"run.batch {self.run.batch} cannot be: a field has one signal; set 1, and fitting.num_coords"
+                f"run.batch must be 1, a field has one signal; got {self.run.batch}. fitting.num_coords is its points a step"
             )
         return self
 

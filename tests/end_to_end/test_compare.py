@@ -58,7 +58,7 @@ def without(arguments: list, option: str) -> list:
     [
         (["--run.seed", 3], "--run.seed: every run has its own; give --seeds"),
         (["--run.folder", "x"], "--run.folder: every run has its own; give --folder"),
-        (["--num-images", 0], "'0' is no positive whole number"),
+        (["--num-images", 0], "must be a positive integer; got '0'"),
         (["one.yaml"], "two of the configs have the same file name"),
         (["other.yaml"], "one and other differ in data, so their PSNR would not compare"),
         (["wrong.yaml"], "wrong.yaml: run.stepss: unknown key"),

@@ -53,26 +53,6 @@ def test_refined_reconstructions_are_better_and_reported(locality, tmp_path):
     assert both["psnr"] > report["psnr"]
 
 
-def test_refinement_options_that_cannot_be(locality, capsys):
-    run("sample/reconstruct.py", locality, "--refine-decoder", expect=2)
-    assert "say for how many steps with --refine-steps" in capsys.readouterr().err
-    for option in (["--refine-lr", 1], ["--refine-coords", 3], ["--refine-decoder-lr", 1]):
-        run("sample/reconstruct.py", locality, *option, expect=2)
-        assert f"{option[0]} says how latents are refined: say for how many steps" in capsys.readouterr().err
-    run("sample/reconstruct.py", locality, "--refine-steps", 1, "--refine-decoder-lr", 1, expect=2)
-    assert "--refine-decoder-lr is the rate of the decoder: give --refine-decoder too" in capsys.readouterr().err
-    run("sample/reconstruct.py", locality, "--refine-steps", 1, "--refine-decoder", "--batch-size", 2, expect=2)
-    assert "--batch-size 2 cannot be" in capsys.readouterr().err
-    run("sample/reconstruct.py", locality / "model", expect=2)
-    assert "is a model folder without a run's config.yaml: say which images with --source" in capsys.readouterr().err
-    run("sample/reconstruct.py", locality, "--refine-steps", -1, "--num-images", 1, expect=2)
-    assert "'-1' is no whole number from 0" in capsys.readouterr().err
-    run("sample/reconstruct.py", locality, "--refine-steps", 1, "--refine-lr", -1, "--num-images", 1, expect=2)
-    assert "refinement rates -1.0 and None cannot be: give positive numbers" in capsys.readouterr().err
-    run("sample/reconstruct.py", locality, "--refine-steps", 1, "--refine-coords", 122, "--num-images", 1, expect=2)
-    assert "on 122 of 121 pixels cannot be" in capsys.readouterr().err
-
-
 def test_locality_pictures(locality, stage1, tmp_path, capsys):
     for number, folder in enumerate((locality, stage1)):  # any representation
         out = tmp_path / f"{number}.png"

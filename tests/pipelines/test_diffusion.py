@@ -157,7 +157,7 @@ INVALID = [
     ({"class_labels": [3]}, "class label 3 is not one of 0 to 2"),
     ({"class_labels": [-1]}, "class label -1 is not one of 0 to 2"),
     ({"class_labels": [0], "num_images": 2}, "1 class labels for 2 images"),
-    ({"class_labels": []}, "0 class labels"),
+    ({"class_labels": []}, "class_labels is empty"),
     ({"class_labels": "2"}, "class_labels must be an integer; got '2'"),
     ({"class_labels": ["2"]}, "every number of class_labels must be an integer; got '2'"),
     ({"class_labels": [0, 1.7]}, "every number of class_labels must be an integer; got 1.7"),

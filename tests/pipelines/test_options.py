@@ -172,17 +172,11 @@ def test_a_pipeline_folder_brings_its_own_settings(tmp_path, pipeline):
         ("--region=0,0,1,x", r"--region '0,0,1,x': give 4 numbers with commas between them"),
         ("--region=", r"--region '': give 4 numbers with commas between them"),
         ("--size=0", r"--size '0': give one positive number"),
-        ("--batch-size=0", r"--batch-size 0: give a positive number"),
     ],
 )
 def test_options_that_cannot_be_are_refused(tmp_path, option, message):
     with pytest.raises(InputError, match=f"^{message}"):
         sampling(tmp_path, option)
-
-
-def test_a_negative_seed_is_refused(tmp_path):
-    with pytest.raises(InputError, match="--seed -1"):
-        sampling(tmp_path, "--seed=-1")
 
 
 def test_a_region_may_begin_with_a_minus(tmp_path):

@@ -428,6 +428,8 @@ def test_what_is_due_when(config):
 
 def test_processes_that_each_run_alone_are_refused(monkeypatch):
     make_accelerator()
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
         InputError,
@@ -534,3 +536,14 @@ def test_a_resumed_run_takes_the_threads_that_it_was_begun_with(config, stream, 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     assert start(config(steps=2)).threads == 1
+
+
+def test_a_damaged_line_of_metrics_is_taken_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n[1]\n3\n\xff\xfe\n{"step": 2, "lo')
+    RunLog(path, step=2).write({"step": 3})
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match="metrics.jsonl cannot be written: a folder is in the way"):
+        RunLog(path, step=2)
