@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import genrep.lock
-
 PROJECT = Path(__file__).parent.parent
 
 # options that make the shipped configs small
@@ -55,8 +53,6 @@ def run(script: str, *arguments: object, expect: int = 0) -> None:
         code = stop.code or 0
     finally:
         sys.argv = before
-        for lock in list(genrep.lock._held):  # as the end of its process would, however it ended
-            lock.__exit__(None, None, None)
     assert code == expect, f"{script} exited with {code}"
 
 

@@ -272,7 +272,11 @@ def run_script(main: Callable[[], None]) -> None:
         if isinstance(stream, io.TextIOWrapper):  # on Windows a file or a pipe has no √, which is no reason to stop
             stream.reconfigure(errors="replace")
     try:
-        main()
+        try:
+            main()
+        except Stopped as stop:  # saving may fail like anything else
+            print(stop.save(), file=sys.stderr)
+            raise SystemExit(STOPPED) from None
     except InputError as error:
         raise _failure(str(error)) from None
     except ModuleNotFoundError as error:
@@ -282,9 +286,6 @@ def run_script(main: Callable[[], None]) -> None:
         raise _failure(
             f'{sys.argv[0]} needs {package}, which is not installed: pip install "genrep[{extra}]"'
         ) from None
-    except Stopped as stop:
-        print(stop.save(), file=sys.stderr)
-        raise SystemExit(STOPPED) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None

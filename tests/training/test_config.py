@@ -9,9 +9,10 @@ from typing import get_args
 
 import pytest
 
-from genrep.errors import InputError
+from genrep.errors import InputError, Stopped
 from genrep.specs import Spec
 from genrep.training.config import (
+    STOPPED,
     dump_config,
     dump_yaml,
     parse_command_line,
@@ -538,3 +539,23 @@ def test_the_same_key_as_yaml_and_as_override_is_the_same_config(parse):
     nested = parse_yaml(STAGE1, "stage 1")
     flat = [f"--{section}.{key}={value}" for section in ("optimizer", "run") for key, value in nested[section].items()]
     assert parse(*flat, text="".join(STAGE1.splitlines(keepends=True)[:5])) == parse()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_that_a_signal_stops_says_so_even_if_it_cannot_save(fails, capsys):
+    def save() -> str:
+        if fails:
+            raise InputError("checkpoints cannot be written: the disk is full")
+        return "stopped after step 3"
+
+    def main() -> None:
+        raise Stopped(save)
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    said = capsys.readouterr().err
+    assert (stop.value.code, said) == (
+        (2, "error: checkpoints cannot be written: the disk is full\n")
+        if fails
+        else (STOPPED, "stopped after step 3\n")
+    )
