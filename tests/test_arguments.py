@@ -80,8 +80,8 @@ AUTOENCODER_CALLS = {
     "a region of words": (lambda m: m.render(LATENTS, region="left"), "region must be 4 finite numbers"),
     "rounding with gradients": (lambda m: m.render(LATENTS, gradients=True, as_uint8=True), "leave out gradients or as_uint8"),
     "refining uint8 images": (lambda m: refine(m, IMAGES.byte(), 1), "images must be floating-point numbers"),
-    "refining for 1.5 steps": (lambda m: refine(m, IMAGES, 1.5), "steps must be an integer; got 1.5"),
-    "refining by 2.5 coordinates": (lambda m: refine(m, IMAGES, 1, num_coords=2.5), "num_coords must be an integer; got 2.5"),
+    "refining for 1.5 steps": (lambda m: refine(m, IMAGES, 1.5), "steps must be an integer from 0; got 1.5"),
+    "refining by 2.5 coordinates": (lambda m: refine(m, IMAGES, 1, num_coords=2.5), "num_coords must be an integer from 1 to 64; got 2.5"),
     "refining images with NaN": (lambda m: refine(m, IMAGES + NAN, 1), "images must be finite"),
 }  # fmt: skip
 
