@@ -1,6 +1,5 @@
 """PSNR and SSIM of reconstructions, of floats as the papers measure them; `psnr_8bit` is of what a PNG would hold."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from genrep.coords import image_shape
 from genrep.data.images import ImageData
-from genrep.devices import check_memory
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.render import from_uint8, to_uint8
@@ -113,8 +111,6 @@ def enlarge(
     shape = image_shape(size)
     if shape == tuple(images.shape[-2:]):
         return images
-    num_bytes = images.element_size() * math.prod((*images.shape[:2], *shape))
-    check_memory(num_bytes, images.device, f"an enlargement to {shape[0]} × {shape[1]}")
     shrinks = shape[0] < images.shape[-2] or shape[1] < images.shape[-1]
     return F.interpolate(images, size=shape, mode="bicubic", align_corners=False, antialias=shrinks)
 

@@ -230,4 +230,4 @@ def test_a_size_that_the_machine_cannot_hold_is_one_message(stage1, stage2, tmp_
     run("sample/generate.py", stage2, "--classes", "0", "--size", 10**6, "--out", tmp_path / "g.png", expect=2)
     assert "images of 1000000 × 1000000 pixels would take" in capsys.readouterr().err
     run("sample/reconstruct.py", stage1, "--num-images", 1, "--size", 10**6, "--out", tmp_path / "r.png", expect=2)
-    assert "an enlargement to 1000000 × 1000000 would take" in capsys.readouterr().err
+    assert "one render of 1000000 × 1000000 would take" in capsys.readouterr().err
