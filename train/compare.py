@@ -17,7 +17,6 @@ config's gap to the first against the published one, and gaps.png draws it:
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +25,8 @@ from typing import Any
 from genrep.errors import InputError
 from genrep.files import make_folder, write_json, write_text
 from genrep.pipelines.options import non_negative, positive
-from genrep.training.config import parse_command_line, read_config, run_script, split_overrides
+from genrep.training.config import STOPPED, parse_command_line, read_config, run_script, split_overrides
+from genrep.training.interrupts import run_child
 from genrep.training.specs import AutoencoderRun, FieldRun
 
 Curve = list[tuple[int, float, float]]
@@ -62,7 +62,10 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
     for (name, seed), folder in runs.items():
         own = ["--run.folder", str(folder), "--run.seed", str(seed)]
         print(f"\n{name}, seed {seed}", flush=True)
-        if subprocess.run([sys.executable, str(script), configs[name], *overrides, *own]).returncode:
+        status = run_child([sys.executable, str(script), configs[name], *overrides, *own])
+        if status == STOPPED:
+            raise SystemExit(STOPPED)
+        if status:
             failed.append((name, seed))
 
     # report

@@ -1,9 +1,10 @@
 """Ending a run on a signal without losing work: Ctrl-C, or the SIGTERM that clusters send before they take a machine."""
 
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -49,3 +50,19 @@ def ignore_signals(worker: int) -> None:
     """For a data loader's workers: Ctrl-C reaches them too, but the main process ends them when it has saved."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def run_child(command: Sequence[str]) -> int:
+    """Run a command and return its exit status; on a signal let it end by itself, as a training run does.
+
+    The terminal sends Ctrl-C to the child as well. SIGTERM reaches this process alone, and is passed on.
+    """
+    child = subprocess.Popen(command)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: child.terminate()}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items() if in_main_thread}
+    try:
+        return child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
