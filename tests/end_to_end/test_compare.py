@@ -92,6 +92,7 @@ def test_a_failed_run_leaves_the_table_of_the_others(tmp_path, capfd):
     assert [row["name"] for row in rows] == ["one"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_refused_is_not_in_the_table_with_what_it_was_before(tmp_path, capfd):
     arguments = small_comparison(tmp_path)
     run("train/compare.py", *arguments)

@@ -161,6 +161,7 @@ def test_an_unconditional_gan_of_labelled_images_is_sampled_without_classes(tmp_
     assert (tmp_path / "g.png").exists()
 
 
+@pytest.mark.slow
 def test_a_compiled_gan_takes_its_penalty_from_the_plain_discriminator(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     run("train/gan.py", *IMAGES, "--run.compile", "true", "--run.steps", 1, "--run.folder", tmp_path)

@@ -111,6 +111,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(straight, tmp_path, number)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(tmp_path):
     folder = tmp_path / "run"
     slow = [*AUTOENCODER, "--run.steps", 10**6, "--run.batch", 1024, "--run.save_every", 10**6]
