@@ -87,7 +87,7 @@ def timed(steps, step_seconds: float) -> tuple[list[float], torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=positive, default=256, help="images a step (default 256)")
+    parser.add_argument("--batch", type=positive, default=256, help="images per step (default 256)")
     parser.add_argument("--tokens", type=positive, default=256, help="tokens of a latent set (default 256)")
     parser.add_argument("--latent-dim", type=positive, default=256, help="their width (default 256)")
     parser.add_argument("--images", type=positive, default=2048, help="images in the cache (default 2048)")

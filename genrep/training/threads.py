@@ -1,8 +1,8 @@
 """How many CPU threads a run uses. Measured, because neither the model's size nor the load alone decides it.
 
 A layer of a small model takes microseconds. Its threads wait for each other after every one, and where another process
-holds one of the cores they wait for the scheduler, milliseconds each time: a GAN of 128 channels trained at 93 images/s
-with two threads and at 1,280 with one. A large model loses nothing by it and gains a core's worth on a quiet machine.
+holds one of the cores they wait for the scheduler, milliseconds each time: beside a busy process a GAN of 128 channels
+trained at 147 images/s with two threads and at 1,094 with one. A large model loses nothing by it and gains a core's worth on a quiet machine.
 """
 
 import os
