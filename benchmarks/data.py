@@ -3,7 +3,7 @@
     python benchmarks/data.py --batch 256 --tokens 256 --latent-dim 256 --workers 0,2
 
 Plain: one row of the memory-mapped shards after the other, stacked and made float32; one draw an image (small ones from
-blocks), stacked; all in the training thread. Ours: `training_loader` over an `ImageStream`, which leaves float32 to the
+blocks), stacked; all in the training thread. Ours: `training_loader` over an `SignalStream`, which leaves float32 to the
 device. A pause stands for the network's part of a step (--step); what is counted is how long the training thread waits
 for its data and touches every page of them. Ways are run in turn, and the numbers they give are compared.
 """
@@ -24,7 +24,7 @@ from genrep.files import file_hash, write_json
 from genrep.pipelines.options import non_negatives, positive, positive_number
 from genrep.randomness import BLOCK_NUMBERS, stream_generator
 from genrep.training.config import run_script
-from genrep.training.order import DataOrder, ImageStream, PositionBatches, training_loader
+from genrep.training.order import DataOrder, PositionBatches, SignalStream, training_loader
 
 SEED = 0
 PAGE = 1024
@@ -64,7 +64,7 @@ def plain_steps(folder: Path, batches: PositionBatches, num_images: int, shape: 
 def our_steps(folder: Path, batches: PositionBatches, shape: tuple[int, int], num_workers: int):
     """The same from the loader."""
     cache = LatentCache(folder)
-    stream = ImageStream(cache, SEED, flip=False, wants_pixels=False, cache=cache, noise={"noise": shape})
+    stream = SignalStream(cache, SEED, flips=False, wants_signals=False, cache=cache, noise={"noise": shape})
     for batch in training_loader(stream, batches, num_workers):
         yield batch.latents, batch.noise["noise"]
 

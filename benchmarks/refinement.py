@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from genrep.coords import grid, image_shape, random_subset, values_at
-from genrep.data import DataSpec
-from genrep.data.images import ImageData, evenly
+from genrep.data import ImageDataSpec
+from genrep.data.images import ImageData
+from genrep.data.signals import evenly
 from genrep.fields.fourier import FourierField
 from genrep.files import check_writable, write_json
 from genrep.metrics.reconstruction import psnr
@@ -29,8 +30,8 @@ from genrep.plots import save_curves
 from genrep.refine import NUM_COORDS, refinements
 from genrep.render import from_uint8
 from genrep.training.config import run_script
+from genrep.training.folders import load_autoencoder
 from genrep.training.reconstruction import refinement_objective
-from genrep.training.stages import load_autoencoder
 
 
 def refined_curve(autoencoder, pixels, steps, every, **options):
@@ -109,7 +110,7 @@ def main() -> None:
     for name in ("refinement.json", "refinement.png"):
         check_writable(folder / name)
     autoencoder = load_autoencoder(options.run)
-    spec = DataSpec(source=options.source, label_column=None, held_out_fraction=0.0)
+    spec = ImageDataSpec(source=options.source, label_column=None, held_out_fraction=0.0)
     data = ImageData(spec, "train", autoencoder.image_shape, autoencoder.config["channels"])
     every = max(1, options.steps // 20)
     objective = refinement_objective(options.run)
@@ -118,7 +119,7 @@ def main() -> None:
     rows: list[dict[str, float]] = []
     curves: dict[str, list] = {"latents": [], "latents and decoder": [], "Fourier-feature network": []}
     for index in evenly(len(data), options.num_images):
-        pixels = data.pixels([index])
+        pixels = data.read([index])
         latents = refined_curve(autoencoder, pixels, options.steps, every, lr=options.lr, **shared)
         both = refined_curve(
             autoencoder, pixels, options.steps, every, lr=options.lr, decoder_lr=options.decoder_lr, **shared

@@ -4,6 +4,7 @@ Index i among N along an axis sits at -1 + (2i + 1) / N, so neighbours are 2 / N
 covers [-1, 1] from edge to edge. A region `(y0, x0, y1, x1)` is the rectangle that a grid covers instead.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -34,6 +35,16 @@ def image_shape(size: Integer | Sequence[Integer]) -> tuple[int, ...]:
         shape = ()
     if not shape:
         raise InputError(f"size must be a positive integer, or one per axis (height, width); got {shown(size)}")
+    return shape
+
+
+def grid_shape(size: Integer | Sequence[Integer], num_axes: int) -> tuple[int, ...]:
+    """One length for every axis: a number stands for all of them. InputError for another number of lengths."""
+    shape = image_shape(size)
+    if not isinstance(size, Sequence) and not hasattr(size, "__len__"):
+        shape = shape[:1] * num_axes
+    if len(shape) != num_axes:
+        raise InputError(f"size must be one number, or {num_axes}, one per axis; got {shown(size)}")
     return shape
 
 
@@ -145,30 +156,86 @@ def random_subset(num_points: int, count: int, generator: torch.Generator) -> In
 
 
 def values_at(
-    images: Float[Tensor, "batch channels height width"],
-    coords: Float[Tensor, "points 2"] | Float[Tensor, "batch points 2"],
+    signals: Float[Tensor, "batch channels *shape"],
+    coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
     interpolation: str = "bicubic",
 ) -> Float[Tensor, "batch points channels"]:
-    """Values of images at coordinates, `[B, N, C]`; beyond the border the edge pixel goes on.
+    """Values of signals on a grid of any number of axes at coordinates, `[B, N, C]`; beyond the border the edge value goes on.
+
+    NaN passes on to every point whose interpolation touches it.
 
     Args:
-        images: `[B, C, H, W]`.
-        coords: `[N, 2]`, which the batch shares, or `[B, N, 2]`, each image's own.
-        interpolation: "nearest", "bilinear" or "bicubic" (a = -0.75), as in `torch.nn.functional.interpolate`.
+        signals: `[B, C, *shape]`, such as images `[B, C, H, W]`.
+        coords: `[N, axes]`, which the batch shares, or `[B, N, axes]`, each signal's own.
+        interpolation: "nearest", "bilinear" or "bicubic" (a = -0.75), along every axis, as in
+            `torch.nn.functional.interpolate`.
     """
     if interpolation not in INTERPOLATIONS:
         near = did_you_mean(interpolation, INTERPOLATIONS)
         raise InputError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}; got {interpolation!r}{near}")
-    batch, channels = images.shape[:2]
-    points = coords.flip(-1).to(images.dtype)  # grid_sample wants (x, y)
-    if coords.ndim == 2:  # one grid for all: images become channels, so the weights are computed once
-        images, points = images.reshape(1, batch * channels, *images.shape[2:]), points[None]
-    sampled = F.grid_sample(images, points[:, :, None], mode=interpolation, padding_mode="border", align_corners=False)
+    batch, channels = signals.shape[:2]
+    if coords.shape[-1] > 2:  # grid_sample has no cubic interpolation for these
+        return _interpolate(signals, coords, interpolation)
+    points = coords.flip(-1).to(signals.dtype)  # grid_sample wants (x, y)
+    if coords.shape[-1] == 1:  # a curve is an image of one row, at y = 0
+        signals, points = signals[:, :, None], F.pad(points, (0, 1))
+    if coords.ndim == 2:  # one grid for all: signals become channels, so the weights are computed once
+        signals, points = signals.reshape(1, batch * channels, *signals.shape[2:]), points[None]
+    sampled = F.grid_sample(signals, points[:, :, None], mode=interpolation, padding_mode="border", align_corners=False)
     return sampled.reshape(batch, channels, -1).transpose(1, 2)
 
 
+def _interpolate(
+    signals: Float[Tensor, "batch channels *shape"],
+    coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
+    interpolation: str,
+) -> Float[Tensor, "batch points channels"]:
+    """`values_at` as a sum over the neighbours of every point: 1, 2 or 4 along each axis."""
+    shape, flat = signals.shape[2:], signals.flatten(2)  # [B, C, P]
+    neighbours = []  # of every axis: (index, weight) of each neighbour, [..., N]
+    for axis, length in enumerate(shape):
+        place = ((coords[..., axis].to(signals.dtype) + 1) * length - 1) / 2
+        place = place.clamp(0, length - 1)
+        if interpolation == "nearest":
+            neighbours.append([(place.round().long(), torch.ones_like(place))])
+            continue
+        first = place.floor()
+        part = place - first
+        weights = _cubic_weights(part) if interpolation == "bicubic" else [1 - part, part]
+        start = -1 if interpolation == "bicubic" else 0
+        neighbours.append(
+            [
+                ((first.long() + offset).clamp(0, length - 1), weight)
+                for offset, weight in enumerate(weights, start=start)
+            ]
+        )
+    total = signals.new_zeros(*signals.shape[:2], coords.shape[-2])
+    for corner in itertools.product(*neighbours):
+        index = torch.zeros_like(corner[0][0])
+        weight = torch.ones_like(corner[0][1])
+        for (along, share), length in zip(corner, shape, strict=True):
+            index, weight = index * length + along, weight * share
+        if coords.ndim == 2:
+            total += flat.index_select(2, index) * weight
+        else:
+            total += flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1)) * weight[:, None]
+    return total.transpose(1, 2)
+
+
+def _cubic_weights(part: Tensor, a: float = -0.75) -> list[Tensor]:
+    """Of the neighbours at -1, 0, 1 and 2 for a point at `part` in [0, 1) (Keys, 1981)."""
+
+    def near(x: Tensor) -> Tensor:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+
+    def far(x: Tensor) -> Tensor:
+        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+    return [far(part + 1), near(part), near(1 - part), far(2 - part)]
+
+
 def draw_targets(
-    images: Float[Tensor, "batch channels height width"],
+    signals: Float[Tensor, "batch channels *shape"],
     generator: torch.Generator | Sequence[torch.Generator],
     *,
     size: int | Sequence[int] | None = None,
@@ -177,17 +244,17 @@ def draw_targets(
     targets: str = "bicubic",
     jitter_std: float = 0.15,
     jitter_clip: float = 0.25,
-) -> tuple[Float[Tensor, "points 2"] | Float[Tensor, "batch points 2"], Float[Tensor, "batch points channels"]]:
-    """Coordinates at which to ask a decoder for images, drawn at random, and what it should say there.
+) -> tuple[Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"], Float[Tensor, "batch points channels"]]:
+    """Coordinates at which to ask a decoder for signals, drawn at random, and what it should say there.
 
     Pixels are drawn without replacement, then each coordinate is shifted within its pixel. ANR's way is `coords="gaussian"`
     with `targets="pixel"`: a shifted coordinate keeps its pixel's value, which teaches blocks with seams between them.
     `coords="uniform"` with `targets="bicubic"` asks for the interpolated image anywhere.
 
     Args:
-        images: `[B, C, H, W]`.
-        generator: one for coordinates `[N, 2]` that the batch shares, or one per image for `[B, N, 2]`.
-        size: of the grid whose pixels are drawn; None is the images' own.
+        signals: on a grid of any number of axes, such as images `[B, C, H, W]`; a point of the grid is called a pixel here.
+        generator: one for coordinates `[N, axes]` that the batch shares, or one per signal for `[B, N, axes]`.
+        size: of the grid whose pixels are drawn, one length an axis or one for all; None is the signals' own.
         num_coords: how many of its pixels; None is all, in order.
         coords: "grid" (pixel centres), "gaussian" (`jitter_gaussian`) or "uniform" (`jitter_uniform`).
         targets: "pixel", the value at the pixel's centre, or "bicubic", the image interpolated at the coordinate.
@@ -199,7 +266,7 @@ def draw_targets(
     for name, value, known in (("coords", coords, COORDS), ("targets", targets, TARGETS)):
         if value not in known:
             raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}{did_you_mean(value, known)}")
-    shape = images.shape[-2:] if size is None else image_shape(size)
+    shape = tuple(signals.shape[2:]) if size is None else grid_shape(size, signals.ndim - 2)
     total = math.prod(shape)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -214,8 +281,8 @@ def draw_targets(
         chosen, shifts = draw(generator)
     else:
         chosen, shifts = (torch.stack(part) for part in zip(*map(draw, generator), strict=True))
-    centres = grid_at(chosen.flatten().to(images.device), shape).unflatten(0, chosen.shape)
-    points = centres + shifts.to(images.device)
+    centres = grid_at(chosen.flatten().to(signals.device), shape).unflatten(0, chosen.shape)
+    points = centres + shifts.to(signals.device)
     if targets == "pixel":
-        return points, values_at(images, centres, "nearest")
-    return points, values_at(images, points, "bicubic")
+        return points, values_at(signals, centres, "nearest")
+    return points, values_at(signals, points, "bicubic")

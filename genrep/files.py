@@ -137,3 +137,12 @@ def file_hash(path: Path | str) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_hash(folder: Path) -> str:
+    """Hash of the model files (JSON and safetensors) in a folder and below it."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(bytes.fromhex(file_hash(path)))
+    return digest.hexdigest()[:16]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from genrep.errors import InputError
@@ -15,6 +15,20 @@ from genrep.files import check_writable, replacing
 
 LEGIBLE = 96
 """Pixels that the longer side of an image has at least in pictures for people to look at."""
+
+
+def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """[-1, 1] -> 0..255, round(255 (x + 1) / 2), clamped: the one rounding in the project."""
+    return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def from_uint8(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """0..255 -> [-1, 1]; `to_uint8` undoes it exactly."""
+    return pixels.float().mul_(2 / 255).sub_(1)
+
+
+LINES = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75))
+"""Colours of the channels of a curve."""
 
 
 def picture(image: UInt8[Tensor, "channels height width"]) -> Any:
@@ -48,10 +62,49 @@ def legible(images: UInt8[Tensor, "*images height width"]) -> UInt8[Tensor, "*im
     return images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
 
 
-def side_by_side(groups: Sequence[Tensor], size: tuple[int, int]) -> UInt8[Tensor, "channels height width"]:
-    """Rows of pictures, one row a group `[N, C, h, w]`, each shown at (height, width) (nearest neighbour), `legible`."""
-    shown = [F.interpolate(group.cpu().float(), size=size, mode="nearest").to(torch.uint8) for group in groups]
-    return picture_grid(legible(torch.cat(shown)), columns=len(groups[0]))
+def side_by_side(groups: Sequence[UInt8[Tensor, "images _ _ _"]]) -> UInt8[Tensor, "channels height width"]:
+    """Rows of pictures, one row a group, all shown at the largest group's size (nearest neighbour), `legible`."""
+    size = [max(group.shape[axis] for group in groups) for axis in (-2, -1)]
+    same = [F.interpolate(group.cpu().float(), size=size, mode="nearest").to(torch.uint8) for group in groups]
+    return picture_grid(legible(torch.cat(same)), columns=len(groups[0]))
+
+
+def line_plot(
+    curves: Float[Tensor, "batch channels samples"], height: int = 96, width: int = 192
+) -> UInt8[Tensor, "batch 3 height width"]:
+    """Curves over [-1, 1], one line a channel, on white; a missing value is a gap. Values beyond ±1 end at the border."""
+    samples = curves.shape[-1]
+    at = torch.linspace(0, samples - 1, width, device=curves.device)
+    left = at.floor().long().clamp_max(max(0, samples - 2))
+    right = (left + 1).clamp_max(samples - 1)
+    values = torch.lerp(curves[..., left].float(), curves[..., right].float(), (at - left).to(torch.float32))
+    rows = (1 - values.clamp(-1.05, 1.05) / 1.05) * (height - 1) / 2  # [batch, channels, width]
+    before = torch.cat([rows[..., :1], (rows[..., 1:] + rows[..., :-1]) / 2], dim=-1)
+    after = torch.cat([before[..., 1:], rows[..., -1:]], dim=-1)
+    top = torch.minimum(torch.minimum(before, after), rows) - 0.75
+    bottom = torch.maximum(torch.maximum(before, after), rows) + 0.75
+    y = torch.arange(height, device=curves.device).view(1, 1, -1, 1)
+    inked = (y >= top[:, :, None]) & (y <= bottom[:, :, None])  # [batch, channels, height, width]; NaN is neither
+    images = torch.full((len(curves), 3, height, width), 255, dtype=torch.uint8, device=curves.device)
+    for channel in range(curves.shape[1]):
+        colour = torch.tensor(LINES[channel % len(LINES)], dtype=torch.uint8, device=curves.device).view(1, 3, 1, 1)
+        images = torch.where(inked[:, channel, None], colour, images)
+    return images
+
+
+def colour_map(values: Float[Tensor, "*maps height width"]) -> UInt8[Tensor, "*maps 3 height width"]:
+    """Values in [-1, 1] from dark to bright (viridis); missing ones are white."""
+    from matplotlib import colormaps
+
+    table = torch.from_numpy(colormaps["viridis"](range(256))[:, :3] * 255).round().to(torch.uint8).to(values.device)
+    index = values.float().nan_to_num().add(1).mul(127.5).round().clamp(0, 255).long()
+    colours = torch.where(values.isnan()[..., None], 255, table[index]).to(torch.uint8)
+    return colours.movedim(-1, -3)
+
+
+def strip(maps: UInt8[Tensor, "batch maps 3 height width"]) -> UInt8[Tensor, "batch 3 height wide"]:
+    """Maps of one signal in a row, white lines between them."""
+    return rearrange(F.pad(maps, (0, 1), value=255), "b m c h w -> b c h (m w)")[..., :-1]
 
 
 def error_map(
@@ -62,10 +115,10 @@ def error_map(
     return difference.clamp(0, 255).to(torch.uint8)
 
 
-def enlarged(shape: tuple[int, int], factor: int = 4, limit: int = 1024) -> tuple[int, int]:
-    """The size to show an image at: `factor` times its own, as long as that stays within `limit` pixels."""
+def enlarged(shape: Sequence[int], factor: int = 4, limit: int = 1024) -> tuple[int, ...]:
+    """The size to show a signal at: `factor` times its own, as long as that stays within `limit` along every axis."""
     times = max(1, min(factor, limit // max(shape)))
-    return times * shape[0], times * shape[1]
+    return tuple(times * length for length in shape)
 
 
 def save_png(image: UInt8[Tensor, "channels height width"], path: Path | str) -> Path:

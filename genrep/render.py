@@ -13,6 +13,9 @@ from genrep.arguments import Integer, as_floats, as_integer
 from genrep.coords import Region, axis_centres, image_shape, points_at
 from genrep.devices import check_memory
 from genrep.errors import InputError
+from genrep.pictures import from_uint8, to_uint8
+
+__all__ = ["Decodes", "Prepares", "from_uint8", "render", "render_values", "to_uint8"]
 
 CHUNK = 2048
 """Coordinates decoded at a time: so few that what lies between two layers stays in a CPU's cache."""
@@ -112,13 +115,3 @@ def render_values(
             "type is too narrow (with fp16 try bf16 or fp32)"
         )
     return pixels.unflatten(2, shape)
-
-
-def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """[-1, 1] -> 0..255, round(255 (x + 1) / 2), clamped: the one rounding in the project."""
-    return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def from_uint8(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """0..255 -> [-1, 1]; `to_uint8` undoes it exactly."""
-    return pixels.float().mul_(2 / 255).sub_(1)

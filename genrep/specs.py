@@ -31,6 +31,25 @@ def _one_or_two(size: Any) -> Any:
 Size = Annotated[PositiveInt | list[PositiveInt], AfterValidator(_one_or_two)]
 """Pixels: one number for a square, or [height, width]."""
 
+GridSize = PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)]
+"""A grid: one number for a square image, or one length per axis, any number of them."""
+
+
+def grid_of(size: int | list[int]) -> tuple[int, ...]:
+    """The lengths that a `GridSize` stands for."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+class Mark:
+    """Something said of a field besides its type, in its annotation's metadata."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+
+MAY_CHANGE = Mark("a resumed run may have it otherwise")
+"""Marks keys that change what is shown, how often, or where things lie, but not what is learned."""
+
 
 class Spec(BaseModel):
     """Frozen and strict: an unknown key, a wrong type or an impossible value is an error. A string below a field is its help."""
@@ -56,6 +75,21 @@ def validate(
     except pydantic.ValidationError as error:
         lines = [_explain(kind, problem, where, origins or {}) for problem in error.errors()]
         raise InputError("\n".join(dict.fromkeys(lines))) from None
+
+
+def from_arguments(kind: type[S], arguments: Mapping[str, Any], where: str) -> S:
+    """The spec of a constructor's arguments: `from_arguments(DenoiserSpec, locals(), "LatentDenoiser")`.
+
+    Names that are no fields of the spec (`self`, `__class__`) are left out. Tuples stand for lists, as `config.json` has them.
+    """
+    given = {name: _plain(value) for name, value in arguments.items() if name in kind.model_fields}
+    return validate(kind, given, where=where)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def variants(annotation: Any) -> dict[str, type[Spec]]:
@@ -102,6 +136,20 @@ def _explain(kind: type[Spec], problem: Any, where: str, origins: Mapping[str, s
 def _parents(path: str) -> list[str]:
     keys = path.split(".")
     return [".".join(keys[:count]) for count in range(len(keys) - 1, 0, -1)]
+
+
+def unmarked(spec: Spec, mark: Mark, at: str = "") -> dict[str, Any]:
+    """The values of all fields but those that have the mark, at any depth, by their dotted keys."""
+    values: dict[str, Any] = {}
+    for name, info in type(spec).model_fields.items():
+        value, key = getattr(spec, name), f"{at}.{name}" if at else name
+        if mark in info.metadata:
+            continue
+        if isinstance(value, Spec):
+            values |= unmarked(value, mark, key)
+        else:
+            values[key] = value
+    return values
 
 
 def variants_at(owner: type[Spec], key: str) -> dict[str, type[Spec]]:

@@ -31,10 +31,11 @@ def evaluate(options: argparse.Namespace) -> None:
 
     import torch
 
-    from genrep.data.images import ImageData, evenly
+    from genrep.data.images import ImageData
+    from genrep.data.signals import evenly
     from genrep.data.sources import MissingSource
     from genrep.devices import DTYPES
-    from genrep.files import check_writable, file_hash, write_json
+    from genrep.files import check_writable, file_hash, folder_hash, write_json
     from genrep.metrics.fidelity import (
         FEW_IMAGES,
         INCEPTION_FILE,
@@ -51,8 +52,8 @@ def evaluate(options: argparse.Namespace) -> None:
     from genrep.models.classifier import ImageClassifier
     from genrep.pipelines import has_pipeline, load_pipeline, pipeline_name
     from genrep.training.accelerator import make_accelerator
+    from genrep.training.folders import model_folder, run_config
     from genrep.training.specs import DiffusionRun, GANRun
-    from genrep.training.stages import folder_hash, model_folder, run_config
 
     # what to measure
     metrics = [name.strip() for name in options.metrics.split(",")]

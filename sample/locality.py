@@ -18,7 +18,8 @@ from genrep.training.config import run_script
 def show(options: argparse.Namespace) -> None:
     import torch
 
-    from genrep.data.images import ImageData, evenly
+    from genrep.data.images import ImageData
+    from genrep.data.signals import evenly
     from genrep.devices import DTYPES, choose_device
     from genrep.errors import InputError
     from genrep.files import write_json
@@ -27,8 +28,8 @@ def show(options: argparse.Namespace) -> None:
     from genrep.pictures import legible, picture_and_report, picture_grid, save_png
     from genrep.randomness import stream_generator
     from genrep.render import from_uint8, to_uint8
+    from genrep.training.folders import load_autoencoder, run_config
     from genrep.training.specs import AutoencoderRun
-    from genrep.training.stages import load_autoencoder, run_config
 
     # model and data
     out, report_file = picture_and_report(options.out or Path(options.run) / "locality.png")
@@ -48,7 +49,7 @@ def show(options: argparse.Namespace) -> None:
             raise InputError(f"--tokens {options.tokens!r}: give whole numbers, as in 0,3,7") from None
 
     # differences
-    pixels = data.pixels(evenly(len(data), options.num_images))
+    pixels = data.read(evenly(len(data), options.num_images))
     size = tuple(options.scale * length for length in autoencoder.image_shape)
     with torch.no_grad():
         latents = autoencoder.encode(from_uint8(pixels.to(autoencoder.device)))

@@ -22,7 +22,8 @@ def show(options: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from genrep.data import DataSpec
-    from genrep.data.images import ImageData, evenly
+    from genrep.data.images import ImageData
+    from genrep.data.signals import evenly
     from genrep.devices import DTYPES, choose_device
     from genrep.errors import InputError
     from genrep.files import write_json
@@ -56,7 +57,7 @@ def show(options: argparse.Namespace) -> None:
     def reals():
         chosen = evenly(len(data), options.num_images)
         for start in range(0, len(chosen), sampling.batch_size):
-            yield data.pixels(chosen[start : start + sampling.batch_size])
+            yield data.read(chosen[start : start + sampling.batch_size])
 
     made, real = statistics(samples()), statistics(reals())
     panels = [made.mean, 3 * made.deviation, real.mean, 3 * real.deviation]

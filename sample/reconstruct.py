@@ -35,7 +35,8 @@ def reconstruct(options: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from genrep.data import DataSpec
-    from genrep.data.images import ImageData, evenly
+    from genrep.data.images import ImageData
+    from genrep.data.signals import evenly
     from genrep.devices import DTYPES, check_memory, choose_device, synchronize
     from genrep.errors import InputError
     from genrep.files import write_json
@@ -45,8 +46,8 @@ def reconstruct(options: argparse.Namespace) -> None:
     from genrep.render import from_uint8, to_uint8
     from genrep.specs import validate
     from genrep.training.config import read_config
+    from genrep.training.folders import load_autoencoder
     from genrep.training.reconstruction import refinement_objective
-    from genrep.training.stages import load_autoencoder
 
     # model and data
     out, report_file = picture_and_report(options.out or Path(options.run) / "reconstructions.png")
@@ -103,7 +104,7 @@ def reconstruct(options: argparse.Namespace) -> None:
             originals = data.original_sizes(indices)
             rows = [row for row, (h, w) in enumerate(originals) if h >= size[0] and w >= size[1]]
             if rows:
-                source = data.pixels([indices[row] for row in rows], source=True)
+                source = data.read([indices[row] for row in rows], source=True)
                 larger = from_uint8(source.to(images.device))
                 references[f"{size_suffix(size)}_source"] = (size, rows, larger)
                 for name, values in quality(enlarge(images[rows], size), larger).items():
@@ -126,7 +127,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     with torch.no_grad(), tqdm(total=count, desc="reconstructing", unit=" images") as bar:
         for start in range(0, count, batch_size):
             indices = chosen[start : start + batch_size]
-            pixels = data.pixels(indices)
+            pixels = data.read(indices)
             images = from_uint8(pixels.to(autoencoder.device))
             references = references_of(indices, images)
             model, latents = autoencoder, autoencoder.encode(images)

@@ -22,7 +22,7 @@ def render(options: argparse.Namespace) -> None:
     from genrep.models.field import NeuralField
     from genrep.pictures import save_png
     from genrep.render import to_uint8
-    from genrep.training.stages import model_folder
+    from genrep.training.folders import model_folder
 
     out = check_writable(options.out)
     field = NeuralField.from_pretrained(model_folder(options.run)).to(

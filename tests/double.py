@@ -12,7 +12,7 @@ import torch
 
 import genrep.randomness
 import genrep.render
-import genrep.training.stages
+import genrep.training.folders
 
 torch.set_default_dtype(torch.float64)
 torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
@@ -20,8 +20,8 @@ genrep.render.from_uint8 = lambda pixels: pixels.double().mul_(2 / 255).sub_(1)
 for name in ("normal_at", "uniform_at"):
     draw = getattr(genrep.randomness, name)
     setattr(genrep.randomness, name, lambda *arguments, draw=draw: draw(*arguments).double())
-load = genrep.training.stages.load_autoencoder
-genrep.training.stages.load_autoencoder = lambda *arguments: load(*arguments).double()
+load = genrep.training.folders.load_autoencoder
+genrep.training.folders.load_autoencoder = lambda *arguments: load(*arguments).double()
 
 sys.argv = sys.argv[1:]
 runpy.run_path(str(Path(__file__).parent.parent / sys.argv[0]), run_name="__main__")

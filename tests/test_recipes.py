@@ -11,8 +11,8 @@ from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.denoiser import LatentDenoiser
 from genrep.specs import validate
 from genrep.training.config import merge, read_config
+from genrep.training.describe import num_parameters
 from genrep.training.specs import AutoencoderRun, DiffusionRun
-from genrep.training.stages import num_parameters
 from tests.scripts import PROJECT
 
 CONFIGS = PROJECT / "configs"

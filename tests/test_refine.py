@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genrep.coords import draw_targets, grid, values_at
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError
 from genrep.metrics.reconstruction import enlarge, psnr
@@ -183,8 +183,8 @@ def test_the_decoders_rate_is_its_own():
 @pytest.fixture(scope="module")
 def trained():
     """An autoencoder trained on four digits for some seconds, and these."""
-    data = ImageData(DataSpec(), "held_out", (8, 8), 1)
-    images = from_uint8(data.pixels(range(4)))
+    data = ImageData(ImageDataSpec(), "held_out", (8, 8), 1)
+    images = from_uint8(data.read(range(4)))
     torch.manual_seed(0)
     options = {"num_tokens": 8, "latent_dim": 16, "decoder": {**AUTOENCODER["decoder"], "hidden_dim": 32}}
     autoencoder = INRAutoencoder(**{**AUTOENCODER, **options})

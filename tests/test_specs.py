@@ -7,7 +7,7 @@ import pydantic
 import pytest
 from pydantic import Field
 
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.diffusion import NoiseSpec
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
@@ -178,7 +178,7 @@ def test_a_rule_over_several_keys_speaks_for_the_whole():
 
 def test_variants_are_found_by_tag():
     assert variants(Paint.model_fields["colour"].annotation) == {"named": Named, "mixed": Mixed}
-    assert variants(DataSpec | None) == {"DataSpec": DataSpec}
+    assert variants(ImageDataSpec | None) == {"ImageDataSpec": ImageDataSpec}
     assert variants(int | None) == {}
 
 
@@ -206,6 +206,6 @@ def test_a_spec_and_its_constructor_have_the_same_arguments_and_defaults(spec, m
     assert [name for name in fields if fields[name].is_required() != (arguments[name] is inspect.Parameter.empty)] == []
 
 
-@pytest.mark.parametrize("spec", [AutoencoderSpec, DenoiserSpec, ClassifierArchitecture, DataSpec])
+@pytest.mark.parametrize("spec", [AutoencoderSpec, DenoiserSpec, ClassifierArchitecture, ImageDataSpec])
 def test_a_string_below_a_field_is_its_help(spec):
     assert [name for name, info in spec.model_fields.items() if not info.description] == []

@@ -16,8 +16,8 @@ from genrep.models.field import NeuralField
 from genrep.models.generator import CoordinateGenerator
 from genrep.specs import validate
 from genrep.training.config import read_config
+from genrep.training.folders import describe_autoencoder
 from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun, GANRun
-from genrep.training.stages import describe_autoencoder
 
 PROJECT = Path(__file__).parent.parent
 # Each may import what stands before it, and its own. `specs` files and packages' tables are typed descriptions without

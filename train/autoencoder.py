@@ -1,100 +1,112 @@
-"""Train stage 1: an INR autoencoder that turns images into latent tokens and back.
+"""Train stage 1: an INR autoencoder that turns signals into latent tokens and back.
 
     python train/autoencoder.py configs/digits/anr.yaml --optimizer.lr 1e-3
 
-The run folder gets config.yaml, metrics.jsonl, samples/*.png, checkpoints/ and model/, which from_pretrained reads. The
-same command goes on from the last checkpoint of a run that was stopped.
+The run folder gets config.yaml, metrics.jsonl, samples/*.png, checkpoints/ and model/, which from_pretrained reads.
+Re-running the command resumes from the latest checkpoint.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from genrep.training.config import add_training_options, parse_command_line, run_script
 from genrep.training.specs import AutoencoderRun
 
+if TYPE_CHECKING:
+    from genrep.models.autoencoder import INRAutoencoder
+
+
+def build(config: AutoencoderRun, signal: dict[str, Any]) -> "INRAutoencoder":
+    """The model of a run, for signals of a kind (the plain data of its spec)."""
+    from genrep.models.autoencoder import INRAutoencoder
+
+    return INRAutoencoder(**{**config.autoencoder.model_dump(), "signal": signal})
+
 
 def train(config: AutoencoderRun, restart: bool = False) -> None:
     import torch
-    import torch.nn.functional as F
 
-    from genrep.data.images import open_images
     from genrep.files import replacing
-    from genrep.metrics.reconstruction import enlarge, reconstruction_psnr
-    from genrep.models.autoencoder import INRAutoencoder
+    from genrep.metrics.reconstruction import reconstruction_psnr
     from genrep.pictures import enlarged, save_png, side_by_side
     from genrep.randomness import stream_seed
-    from genrep.render import from_uint8, to_uint8
-    from genrep.training.order import ImageStream
-    from genrep.training.reconstruction import coords_and_targets, latent_noise
+    from genrep.training.optimizer import learning_rate
+    from genrep.training.order import SignalStream
+    from genrep.training.reconstruction import check_model, latent_noise, training_points
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
 
     # data
-    data, held_out = open_images(config.data, config.autoencoder.image_shape, config.autoencoder.channels)
+    shape, channels = config.autoencoder.image_shape, config.autoencoder.channels
+    data, held_out = (config.data.open(split, shape, channels) for split in ("train", "held_out"))
+    signal = data.signal
+    check_model(config, data)
 
     # run
     settings = config.run
     run = Run(config, settings, restart, identity={"data": data.fingerprint()})
-    wants_source = config.data.source_size is not None
-    stream = ImageStream(data, settings.seed, config.data.flip, wants_source=wants_source)
+    stream = SignalStream(data, settings.seed, data.flips, wants_source=data.has_source)
 
     # models
     torch.manual_seed(settings.seed)
-    autoencoder = INRAutoencoder(**config.autoencoder.model_dump()).to(run.device)
+    autoencoder = build(config, signal.spec.model_dump()).to(run.device)
     forward = run.accelerator.prepare(autoencoder)
     if settings.compile:
         forward = torch.compile(forward)
 
     # optimizer
-    state = TrainingState(autoencoder, config.optimizer, config.ema, run.num_steps)
+    state = TrainingState(autoencoder, config.optimizer, config.ema)
+    optimizer, average = state.optimizer, state.average
 
     # resume
     state.restore(run.checkpoint)
 
     def evaluate() -> None:
-        """PSNR on held-out images."""
-        with state.average.applied(), torch.no_grad():
+        """PSNR on held-out signals."""
+        with average.applied(), torch.no_grad():
             decibels = reconstruction_psnr(autoencoder.eval(), held_out, run.held_out_share(held_out))
         autoencoder.train()
         run.write_mean("psnr", float(decibels.sum()), len(decibels))
 
     def preview() -> None:
-        """Held-out images, their reconstructions, larger renders, and bicubic enlargements."""
+        """Held-out signals, their reconstructions, larger renders, and what interpolation makes of the signals there."""
         if run.is_main:
-            pixels = held_out.pixels(range(min(8, len(held_out))))
-            large = enlarged(autoencoder.image_shape)
-            with state.average.applied(), torch.no_grad():
-                latents = autoencoder.eval().encode(from_uint8(pixels.to(run.device)))
-                small, large_render = (
-                    to_uint8(autoencoder.render(latents, size=n)) for n in (pixels.shape[-2:], large)
-                )
+            kept = held_out.read(range(min(8, len(held_out))))
+            large = enlarged(shape)
+            values = signal.values(kept.to(run.device))
+            with average.applied(), torch.no_grad():
+                latents, mask = autoencoder.eval().encode_set(values)
+                renders = [autoencoder.render(latents, size=size, mask=mask) for size in (shape, large)]
             autoencoder.train()
-            bicubic = to_uint8(enlarge(from_uint8(pixels), large))
-            picture = side_by_side([pixels, small, large_render, bicubic], size=large)
+            rows = [kept, *(signal.keep(part).cpu() for part in (*renders, signal.resize(values, large)))]
+            picture = side_by_side([signal.pictures(row) for row in rows])
             save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
-    for batch in run.training_batches(stream, config.data.num_workers):
-        torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
-        assert batch.pixels is not None
-        with run.accelerator.accumulate(forward):
-            images = from_uint8(batch.pixels.to(run.device, non_blocking=True))
-            sources = from_uint8(batch.source_pixels.to(run.device)) if batch.source_pixels is not None else None
-            coords, targets = coords_and_targets(
-                config.reconstruction, images, sources, settings.seed, run.step, batch.positions
-            )
-            noise = latent_noise(config.reconstruction, batch.positions, autoencoder.latent_shape, settings.seed)
-            values = forward(images, coords, None if noise is None else noise.to(run.device))
-            loss = F.mse_loss(values, targets)
-            run.backward(loss)
-        if run.finish_step(state):
-            if run.due(settings.evaluate_every):
-                evaluate()
-            if run.due(settings.preview_every):
-                preview()
-            if run.due(settings.save_every):
-                run.save(state)
+    for step, parts in run.training_steps(stream, config.data.num_workers):
+        for batch in parts:
+            torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
+            with run.accelerator.accumulate(forward):
+                values = signal.values(batch.signals.to(run.device, non_blocking=True))
+                points = training_points(config.reconstruction, data, batch, run.device, settings.seed, step)
+                noise = latent_noise(config.reconstruction, batch.positions, autoencoder.latent_shape, settings.seed)
+                predicted = forward(values, points.coords, None if noise is None else noise.to(run.device))
+                run.backward(points.loss(predicted))
+        rate = learning_rate(config.optimizer, step, run.num_steps)
+        gradient_norm = optimizer.clip_gradients()
+        optimizer.step(rate)
+        average.update(step + 1)
+        run.end_step(state, lr=rate, gradient_norm=gradient_norm)
+
+        if run.due(settings.evaluate_every):
+            evaluate()
+        if run.due(settings.preview_every):
+            preview()
+        if run.due(settings.save_every):
+            run.save(state)
 
     # done
     if run.is_main:
-        with state.average.applied(), replacing(run.folder / "model") as partial:
+        with average.applied(), replacing(run.folder / "model") as partial:
             autoencoder.eval().save_pretrained(partial)
         print(f"model: {run.folder / 'model'}\npictures: {run.folder / 'samples'}")
     run.finish()
@@ -104,29 +116,27 @@ def dry_run(config: AutoencoderRun) -> None:
     import torch
     import torch.nn.functional as F
 
-    from genrep.models.autoencoder import INRAutoencoder
+    from genrep.training.describe import check_data, on_meta, print_memory, print_parts
     from genrep.training.memory import training_memory
-    from genrep.training.stages import build_empty, check_data, print_memory, print_parts
 
     spec = config.autoencoder
-    print_parts("autoencoder", build_empty(INRAutoencoder, spec.model_dump()))
+    print_parts("autoencoder", on_meta(lambda: build(config, {"type": "image"})))
     print(
-        f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers an image"
+        f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers per signal"
     )
     part = config.run.batch // config.run.accumulation
     num_coords = config.num_coords
 
     def loss(autoencoder):
-        images, coords = torch.zeros(part, spec.channels, *spec.image_shape), torch.zeros(num_coords, 2)
+        signals = torch.zeros(part, spec.channels, *spec.image_shape)
+        coords = torch.zeros(num_coords, len(spec.image_shape))
         if config.reconstruction.per_image:
             coords = coords.expand(part, -1, -1)
-        return F.mse_loss(autoencoder(images, coords), torch.zeros(part, num_coords, spec.channels))
+        return F.mse_loss(autoencoder(signals, coords), torch.zeros(part, num_coords, spec.channels))
 
-    def build():
-        return INRAutoencoder(**spec.model_dump())
-
-    print_memory(part, *training_memory(build, loss, config.optimizer, config.ema))
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} images, {num_coords:,} coordinates each")
+    memory = training_memory(lambda: build(config, {"type": "image"}), loss, config.optimizer, config.ema)
+    print_memory(part, *memory)
+    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals, {num_coords:,} coordinates each")
     check_data(config.data, spec.image_shape, spec.channels)
 
 

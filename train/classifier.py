@@ -2,106 +2,115 @@
 
     python train/classifier.py configs/digits/classifier.yaml
 
-The run folder gets config.yaml, metrics.jsonl, checkpoints/ and model/, which sample/evaluate.py --classifier reads. The
-same command goes on from the last checkpoint of a run that was stopped.
+The run folder gets config.yaml, metrics.jsonl, checkpoints/ and model/, which sample/evaluate.py --classifier reads. Re-running
+the command resumes from the latest checkpoint.
 """
+
+from typing import TYPE_CHECKING
 
 from genrep.training.config import add_training_options, parse_command_line, run_script
 from genrep.training.specs import ClassifierRun
+
+if TYPE_CHECKING:
+    from genrep.models.classifier import ImageClassifier
+
+
+def build(config: ClassifierRun, num_classes: int) -> "ImageClassifier":
+    """The model of a run."""
+    from genrep.models.classifier import ImageClassifier
+
+    return ImageClassifier(config.image_size, config.channels, num_classes, **config.classifier.model_dump())
 
 
 def train(config: ClassifierRun, restart: bool = False) -> None:
     import torch
     import torch.nn.functional as F
 
-    from genrep.data.images import open_images
     from genrep.errors import InputError
     from genrep.files import replacing
     from genrep.metrics.fidelity import classifier_accuracy
-    from genrep.models.classifier import ImageClassifier
     from genrep.randomness import stream_seed, uniform_at
-    from genrep.render import from_uint8
-    from genrep.training.order import ImageStream
+    from genrep.training.optimizer import learning_rate
+    from genrep.training.order import SignalStream
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
 
     # data
-    shape = (config.image_size, config.image_size)
-    data, held_out = open_images(config.data, shape, config.channels)
+    shape = config.image_shape
+    data, held_out = (config.data.open(split, shape, config.channels) for split in ("train", "held_out"))
     if data.labels is None:
-        raise InputError(
-            f"{data.name}: a classifier needs labels, and data.label_column {config.data.label_column!r} is not there"
-        )
+        raise InputError(f"{data.name}: a classifier needs labels, and there are none; see the keys of data that name them")
 
     # run
     settings = config.run
     run = Run(config, settings, restart, identity={"data": data.fingerprint()})
-    stream = ImageStream(data, settings.seed, config.data.flip)
+    stream = SignalStream(data, settings.seed, data.flips)
 
     # models
     torch.manual_seed(settings.seed)
-    arguments = {"image_size": config.image_size, "channels": config.channels, "num_classes": len(data.class_names)}
-    classifier = ImageClassifier(**arguments, **config.classifier.model_dump()).to(run.device)
+    classifier = build(config, len(data.class_names)).to(run.device)
     forward = run.accelerator.prepare(classifier)
     if settings.compile:
         forward = torch.compile(forward)
 
     # optimizer
-    state = TrainingState(classifier, config.optimizer, config.ema, run.num_steps)
+    state = TrainingState(classifier, config.optimizer, config.ema)
+    optimizer, average = state.optimizer, state.average
 
     # resume
     state.restore(run.checkpoint)
 
-    def shifted(images, positions):
-        """Images moved by up to `config.shift` pixels each way, the border pixels repeated."""
+    def shifted(signals, positions):
+        """Signals moved by up to `config.shift` points each way along every axis, the border repeated."""
         span = 2 * config.shift + 1
-        moves = (uniform_at(positions, (2,), settings.seed, "shift") * span).long().tolist()
-        padded = F.pad(images, [config.shift] * 4, mode="replicate")
-        return torch.stack(
-            [image[:, y : y + shape[0], x : x + shape[1]] for image, (y, x) in zip(padded, moves, strict=True)]
-        )
+        moves = (uniform_at(positions, (len(shape),), settings.seed, "shift") * span).long().tolist()
+        padded = F.pad(signals, [config.shift] * (2 * len(shape)), mode="replicate")
+        cuts = [[slice(start, start + length) for start, length in zip(move, shape, strict=True)] for move in moves]
+        return torch.stack([one[:, *cut] for one, cut in zip(padded, cuts, strict=True)])
 
     def evaluate() -> None:
         if run.is_main:
-            with state.average.applied():
+            with average.applied():
                 accuracy = classifier_accuracy(classifier.eval(), held_out)
             classifier.train()
             run.write({"accuracy": accuracy, "held_out_images": len(held_out)})
 
     # loop
     classifier.train()
-    for batch in run.training_batches(stream, config.data.num_workers):
-        torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
-        assert batch.pixels is not None and batch.labels is not None
-        with run.accelerator.accumulate(forward):
-            images = shifted(from_uint8(batch.pixels.to(run.device)), batch.positions)
-            loss = F.cross_entropy(forward(images), batch.labels.to(run.device))
-            run.backward(loss)
-        if run.finish_step(state):
-            if run.due(settings.evaluate_every):
-                evaluate()
-            if run.due(settings.save_every):
-                run.save(state)
+    for step, parts in run.training_steps(stream, config.data.num_workers):
+        for batch in parts:
+            torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
+            with run.accelerator.accumulate(forward):
+                signals = shifted(data.signal.values(batch.signals.to(run.device)), batch.positions)
+                run.backward(F.cross_entropy(forward(signals), batch.labels.to(run.device)))
+        rate = learning_rate(config.optimizer, step, run.num_steps)
+        gradient_norm = optimizer.clip_gradients()
+        optimizer.step(rate)
+        average.update(step + 1)
+        run.end_step(state, lr=rate, gradient_norm=gradient_norm)
+
+        if run.due(settings.evaluate_every):
+            evaluate()
+        if run.due(settings.save_every):
+            run.save(state)
 
     # done
     if run.is_main:
-        with state.average.applied():
+        with average.applied():
             with replacing(run.folder / "model") as partial:
                 classifier.eval().save_pretrained(partial)
             print(
-                f"classifier: {run.folder / 'model'}: {classifier_accuracy(classifier, held_out):.2%} of {len(held_out):,} held-out images right"
+                f"classifier: {run.folder / 'model'}: {classifier_accuracy(classifier, held_out):.2%} of {len(held_out):,} held-out signals right"
             )
     run.finish()
 
 
 def dry_run(config: ClassifierRun) -> None:
-    from genrep.models.classifier import ImageClassifier
-    from genrep.training.stages import build_empty, check_data, print_parts
+    from genrep.training.describe import check_data, on_meta, print_parts
 
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} images")
-    classes = check_data(config.data, (config.image_size, config.image_size), config.channels)
-    sizes = {"image_size": config.image_size, "channels": config.channels, "num_classes": classes}
-    print_parts("classifier", build_empty(ImageClassifier, {**sizes, **config.classifier.model_dump()}))
+    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals")
+    num_classes = len(check_data(config.data, config.image_shape, config.channels).class_names)
+    print_parts("classifier", on_meta(lambda: build(config, num_classes)))
 
 
 def main() -> None:

@@ -154,10 +154,12 @@ def at(curve: Curve, axis: int, where: float) -> float | None:
 
 def of_representation(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Quality on held-out images, parameters and size of a trained autoencoder."""
-    from genrep.data.images import ImageData, evenly
+    from genrep.data.images import ImageData
+    from genrep.data.signals import evenly
     from genrep.devices import choose_device
     from genrep.metrics.reconstruction import reconstruction_quality
-    from genrep.training.stages import load_autoencoder, num_parameters, run_config
+    from genrep.training.describe import num_parameters
+    from genrep.training.folders import load_autoencoder, run_config
 
     spec = run_config(folder, AutoencoderRun)
     light = spec.data.model_copy(update={"in_memory": False})
@@ -180,7 +182,8 @@ def of_field(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Quality on its signal, parameters and cost of a trained field."""
     from genrep.models.field import NeuralField
     from genrep.training.cost import multiply_adds
-    from genrep.training.stages import model_folder, num_parameters
+    from genrep.training.describe import num_parameters
+    from genrep.training.folders import model_folder
 
     field = NeuralField.from_pretrained(model_folder(folder))
     last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -1,15 +1,29 @@
-"""Fit a field to one signal: an image, a video, an animation.
+"""Fit a field to one signal: an image, a video, an array of any number of axes.
 
     python train/field.py configs/camera/quad_tree.yaml --run.steps 1000
     python train/field.py configs/camera/quad_tree.yaml --signal.source photo.png --run.folder runs/photo
 
-The run folder gets config.yaml, metrics.jsonl (PSNR and SSIM over time), samples/*.png (the render, the signal and the
-error between them), checkpoints/ and model/, which NeuralField.from_pretrained reads and sample/render.py renders at any
-size and region. The same command goes on from the last checkpoint of a run that was stopped.
+The run folder gets config.yaml, metrics.jsonl (PSNR and the signal's other metrics over time), samples/*.png (the render, the
+signal and ten times the error), checkpoints/ and model/, which NeuralField.from_pretrained reads and sample/render.py renders
+at any size and region. Re-running the command resumes from the latest checkpoint.
 """
+
+from typing import TYPE_CHECKING
 
 from genrep.training.config import add_training_options, parse_command_line, run_script
 from genrep.training.specs import FieldRun
+
+if TYPE_CHECKING:
+    from genrep.data.single import SingleSignal
+    from genrep.models.field import NeuralField
+
+
+def build(config: FieldRun, single: "SingleSignal") -> "NeuralField":
+    """The model of a run, for a signal."""
+    from genrep.models.field import NeuralField
+
+    channels, *shape = single.kept.shape
+    return NeuralField(config.field.model_dump(), shape, channels, single.signal.spec.model_dump())
 
 
 def train(config: FieldRun, restart: bool = False) -> None:
@@ -17,35 +31,33 @@ def train(config: FieldRun, restart: bool = False) -> None:
     import torch.nn.functional as F
 
     from genrep.coords import grid_at
-    from genrep.data.signals import open_signal, signal_hash
     from genrep.files import replacing
-    from genrep.metrics.reconstruction import frames, quality
-    from genrep.models.field import NeuralField
     from genrep.pictures import error_map, legible, picture_grid, save_png
     from genrep.randomness import stream_generator
-    from genrep.render import from_uint8, to_uint8
+    from genrep.training.optimizer import learning_rate
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
 
     # data
-    pixels = open_signal(config.signal)
-    shape = tuple(pixels.shape[1:])
+    single = config.signal.open()
+    signal, shape = single.signal, tuple(single.kept.shape[1:])
 
     # run
     settings = config.run
-    run = Run(config, settings, restart, identity={"data": signal_hash(pixels)}, splits_batch=False)
+    run = Run(config, settings, restart, identity={"data": single.hash()}, splits_batch=False)
     rank, num_processes = run.process
-    values = pixels.flatten(1).T.contiguous().to(run.device)  # [N, C] uint8
+    kept = single.kept.flatten(1).T.contiguous().to(run.device)  # [N, C]
 
     # models
     torch.manual_seed(settings.seed)
-    field = NeuralField(config.field.model_dump(), shape, len(pixels)).to(run.device)
+    field = build(config, single).to(run.device)
     forward = run.accelerator.prepare(field)
     if settings.compile:
         forward = torch.compile(forward)
 
     # optimizer
-    state = TrainingState(field, config.optimizer, config.ema, run.num_steps)
+    state = TrainingState(field, config.optimizer, config.ema)
+    optimizer, average = state.optimizer, state.average
 
     # resume
     state.restore(run.checkpoint)
@@ -55,68 +67,67 @@ def train(config: FieldRun, restart: bool = False) -> None:
         share = chosen.tensor_split(num_processes)[rank].to(run.device)
         num_chunks = -(-len(chosen) // (num_processes * config.fitting.chunk))  # as many on every process
         chunks = share.tensor_split(num_chunks)
-        return [(field.prepare(grid_at(chunk, shape)), from_uint8(values[chunk])) for chunk in chunks]
+        return [(field.prepare(grid_at(chunk, shape)), signal.values(kept[chunk])) for chunk in chunks]
 
     def evaluate() -> None:
-        """PSNR and SSIM of the whole signal; of a video their means and standard deviations over its frames."""
+        """All metrics of the whole signal; of a video their means and standard deviations over its frames."""
         if run.is_main:
-            with state.average.applied():
-                rendered = frames(field.render().cpu())
-            measured = quality(rendered, from_uint8(frames(pixels)))
-            line = {name: float(values.mean()) for name, values in measured.items()}
-            if len(shape) > 2:
-                line |= {f"{name}_std": float(values.std(correction=0)) for name, values in measured.items()}
-            run.write(line)
+            with average.applied():
+                rendered = field.render().cpu()
+            metrics = signal.measure(rendered[None], single.values[None])
+            run.write({name: float(value) for name, value in metrics.items()})
 
     def preview() -> None:
-        """The middle frame: render, signal, and ten times the error."""
+        """Render, signal, and ten times the error; of a video its middle frame."""
         if run.is_main:
-            with state.average.applied():
-                rendered = frames(to_uint8(field.render()).cpu())
-            middle = len(rendered) // 2
-            render, signal = rendered[middle], frames(pixels)[middle]
-            picture = picture_grid(legible(torch.stack([render, signal, error_map(render, signal)])), columns=3)
+            with average.applied():
+                rendered = signal.keep(field.render().cpu())
+            render, original = (signal.pictures(part[None])[0] for part in (rendered, single.kept))
+            picture = picture_grid(legible(torch.stack([render, original, error_map(render, original)])), columns=3)
             save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
-    every_point, num_points = None, config.fitting.num_coords or len(values)
-    total = num_points * len(pixels) / num_processes  # gradients are averaged; shares may differ by a point
+    every_point, num_points = None, config.fitting.num_coords or len(kept)
+    total = num_points * kept.shape[1] / num_processes  # gradients are averaged; shares may differ by a point
     if config.fitting.num_coords is None:  # planned once
-        every_point = prepared(torch.arange(len(values)))
+        every_point = prepared(torch.arange(len(kept)))
     for step in run.steps():
         chunks = every_point
         if chunks is None:
             generator = stream_generator(settings.seed, "coords", step)
-            chunks = prepared(torch.randint(len(values), (num_points,), generator=generator))
+            chunks = prepared(torch.randint(len(kept), (num_points,), generator=generator))
         for points, targets in chunks:
             run.backward(F.mse_loss(forward(points), targets, reduction="sum") / total)
-        if run.finish_step(state):
-            if run.due(settings.evaluate_every):
-                evaluate()
-            if run.due(settings.preview_every):
-                preview()
-            if run.due(settings.save_every):
-                run.save(state)
+        rate = learning_rate(config.optimizer, step, run.num_steps)
+        gradient_norm = optimizer.clip_gradients()
+        optimizer.step(rate)
+        average.update(step + 1)
+        run.end_step(state, lr=rate, gradient_norm=gradient_norm)
+
+        if run.due(settings.evaluate_every):
+            evaluate()
+        if run.due(settings.preview_every):
+            preview()
+        if run.due(settings.save_every):
+            run.save(state)
 
     # done
     if run.is_main:
-        with state.average.applied(), replacing(run.folder / "model") as partial:
+        with average.applied(), replacing(run.folder / "model") as partial:
             field.save_pretrained(partial)
         print(f"model: {run.folder / 'model'}\npictures: {run.folder / 'samples'}")
     run.finish()
 
 
 def dry_run(config: FieldRun) -> None:
-    from genrep.data.signals import open_signal
-    from genrep.models.field import NeuralField
     from genrep.training.cost import multiply_adds
-    from genrep.training.stages import num_parameters
+    from genrep.training.describe import num_parameters
 
-    pixels = open_signal(config.signal)
-    field = NeuralField(config.field.model_dump(), pixels.shape[1:], len(pixels))
-    print(f"field: {num_parameters(field):,} parameters, {multiply_adds(field):,} multiply-adds a point")
-    points = config.fitting.num_coords or pixels[0].numel()
-    print(f"signal: {' × '.join(map(str, pixels.shape))} numbers of {config.signal.source}")
+    single = config.signal.open()
+    field = build(config, single)
+    print(f"field: {num_parameters(field):,} parameters, {multiply_adds(field):,} multiply-adds per point")
+    points = config.fitting.num_coords or single.kept[0].numel()
+    print(f"signal: {' × '.join(map(str, single.kept.shape))} numbers of {config.signal.source}")
     print(f"run: {config.run.num_steps:,} steps of {points:,} points")
 
 

@@ -15,12 +15,11 @@ from genrep.training.specs import DiffusionRun
 def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> None:
     from pathlib import Path
 
-    from genrep.data.images import ImageData
     from genrep.data.latents import LatentCache, delete_cache, has_cache, write_cache
     from genrep.errors import InputError
     from genrep.training.accelerator import make_accelerator
-    from genrep.training.latents import held_out_images
-    from genrep.training.stages import load_autoencoder
+    from genrep.training.folders import load_autoencoder
+    from genrep.training.latents import held_out_signals, open_for
 
     if config.latents.folder is None:
         raise InputError(f"{config_path}: latents.folder is null, so there is nowhere to write latents: give a folder")
@@ -36,11 +35,11 @@ def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> Non
     autoencoder = load_autoencoder(config.autoencoder, config_path).to(accelerator.device)
 
     # data
-    data = ImageData(config.data, "train", autoencoder.image_shape, autoencoder.config["channels"])
+    data = open_for(autoencoder, config.data, "train")
 
     # encode
     process = (accelerator.process_index, accelerator.num_processes)
-    held_out = held_out_images(data, config.latents)
+    held_out = held_out_signals(data, config.latents)
     write_cache(autoencoder, data, config.latents, folder, process, accelerator.wait_for_everyone, held_out)
 
     # done
@@ -55,13 +54,14 @@ def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> Non
 
 
 def dry_run(config: DiffusionRun, config_path: str) -> None:
-    from genrep.training.stages import check_data, describe_autoencoder
+    from genrep.training.describe import check_data
+    from genrep.training.folders import describe_autoencoder
 
     spec = describe_autoencoder(config.autoencoder, config_path)
     numbers = spec.num_tokens * spec.latent_dim * (2 if config.latents.flips else 1)
     width = 4 if config.latents.dtype == "float32" else 2
     print(
-        f"representation: {spec.num_tokens} tokens of {spec.latent_dim}; {numbers * width / 1e6:.4g} MB an image in the cache"
+        f"representation: {spec.num_tokens} tokens of {spec.latent_dim}; {numbers * width / 1e6:.4g} MB per signal in the cache"
     )
     check_data(config.data, spec.image_shape, spec.channels)
 

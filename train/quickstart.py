@@ -114,13 +114,13 @@ def picture_beside_real(folder: Path) -> None:
     from genrep.metrics.reconstruction import enlarge
     from genrep.pictures import picture_grid, save_png
     from genrep.render import from_uint8, to_uint8
+    from genrep.training.folders import run_config
     from genrep.training.specs import DiffusionRun
-    from genrep.training.stages import run_config
 
     held_out = ImageData(run_config(folder / "diffusion", DiffusionRun).data, "held_out", (8, 8), channels=1)
     assert held_out.labels is not None
     chosen = [index for label in range(10) for index in (held_out.labels == label).nonzero()[:8, 0].tolist()]
-    real = picture_grid(to_uint8(enlarge(from_uint8(held_out.pixels(chosen)), 64)), columns=8)
+    real = picture_grid(to_uint8(enlarge(from_uint8(held_out.read(chosen)), 64)), columns=8)
     samples = torch.from_numpy(np.array(Image.open(folder / "samples.png")))[None]
     gap = torch.full((1, real.shape[1], 24), 255, dtype=torch.uint8)
     save_png(torch.cat([samples, gap, real], dim=2), folder / "samples_beside_real.png")

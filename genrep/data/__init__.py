@@ -1,19 +1,67 @@
-"""Data sets of images and of latents. The specs of both are here, light; the work is in the files beside this one."""
+"""Data sets of signals and of latents. The table of what there is: a new kind of signals is a spec here and a file.
 
-from typing import Annotated, Literal
+What the values of a signal mean, how they are shown and measured, is in `genrep/signals`. Does not import torch.
+"""
 
-from pydantic import Field, model_validator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from genrep.specs import Fraction, NonNegativeInt, PositiveInt, Size, Spec
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from genrep.specs import MAY_CHANGE, FiniteFloat, Fraction, NonNegativeInt, PositiveInt, Size, Spec
+
+if TYPE_CHECKING:
+    from genrep.data.signals import SignalData
+    from genrep.data.single import SingleSignal
 
 Grey = Annotated[int, Field(ge=0, le=255)]
 """A grey level, 0 black to 255 white."""
 
 
-class DataSpec(Spec):
-    """Where images come from and how they are split and read."""
+class BaseDataSpec(Spec):
+    """What every data set's spec has."""
 
-    source: str = "digits"
+    source: Annotated[str, MAY_CHANGE]
+    """Where the signals are."""
+    held_out_fraction: Fraction = 0.2
+    """Share that is held out, drawn by split_seed."""
+    split_seed: NonNegativeInt = 0
+    """Seed of that draw."""
+    in_memory: Annotated[bool, MAY_CHANGE] = False
+    """Read everything once and keep it in memory."""
+    num_workers: Annotated[NonNegativeInt, MAY_CHANGE] = 0
+    """Processes that read signals and cached latents and draw noise ahead of training, on each GPU; 0 is none."""
+
+    def light(self) -> Self:
+        """The same without reading or checking everything ahead: for a look at some of it."""
+        return self.model_copy(update={"in_memory": False})
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there is a held-out split."""
+        return self.held_out_fraction > 0
+
+    def check_encoded_once(self) -> None:
+        """ValueError for keys that have no effect where every signal is encoded once, as stage 2 does."""
+
+    def selection(self) -> dict[str, Any]:
+        """The keys that choose and read the signals of a source: a cache is held against them where the source is not there."""
+        raise NotImplementedError
+
+    def largest_size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The largest grid that targets are taken from, for signals that the encoder sees on `shape`."""
+        return shape
+
+    def open(self, split: str, shape: tuple[int, ...], channels: int) -> "SignalData":
+        """The signals of a split, `train` or `held_out`, on a grid of `shape`. InputError if they do not fit it."""
+        raise NotImplementedError
+
+
+class ImageDataSpec(BaseDataSpec):
+    """Images: where they come from and how they are split and read."""
+
+    type: Literal["images"] = "images"
+    """A kind of signals."""
+    source: Annotated[str, MAY_CHANGE] = "digits"
     """`digits` or `photographs` (scikit-learn's and scikit-image's), an image folder, a folder or glob of parquet or Arrow files, or a Hub id."""
     train_split: str = "train"
     """Split to train on; slices as in `datasets`: train[:-5000]."""
@@ -37,23 +85,111 @@ class DataSpec(Spec):
     """Grey level behind images that are transparent: 0 black, 255 white."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """An image that cannot be decoded: stop and name it, or check all before the start, name and count them, go on."""
-    in_memory: bool = False
+    in_memory: Annotated[bool, MAY_CHANGE] = False
     """Decode everything once and keep the pixels in memory."""
-    num_workers: NonNegativeInt = 0
+    num_workers: Annotated[NonNegativeInt, MAY_CHANGE] = 0
     """Processes that read and decode images, read cached latents and draw noise ahead of training, on each GPU; 0 is none."""
 
     @model_validator(mode="after")
-    def _one_crop(self) -> "DataSpec":
+    def _one_crop(self) -> "ImageDataSpec":
         if self.crop == "random" and self.source_size is not None:
             raise ValueError(
                 "crop random takes pieces of the unresized image, and source_size a resized one: give one of them"
             )
         return self
 
+    def light(self) -> Self:
+        return self.model_copy(update={"in_memory": False, "on_bad_image": "stop"})
 
-class SignalSpec(Spec):
-    """The one signal that a field stands for."""
+    @property
+    def holds_out(self) -> bool:
+        return self.held_out_split is not None or self.held_out_fraction > 0
 
+    def check_encoded_once(self) -> None:
+        if self.flip:
+            raise ValueError("data.flip has no effect on latents, which cannot be flipped: set latents.flips")
+        if self.crop == "random":
+            raise ValueError("data.crop random has no effect on latents, each image is encoded once: leave it out")
+
+    def selection(self) -> dict[str, Any]:
+        chosen = {"train_split", "held_out_split", "held_out_fraction", "split_seed", "image_column", "label_column"}
+        return self.model_dump(mode="json", include={*chosen, "on_bad_image", "background"})
+
+    def largest_size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape if self.source_size is None else (self.source_size,) * len(shape)
+
+    def open(self, split: str, shape: tuple[int, ...], channels: int) -> "SignalData":
+        from genrep.data.images import ImageData
+
+        return ImageData(self, split, shape, channels)
+
+
+class ArrayDataSpec(BaseDataSpec):
+    """Arrays on a grid of any number of axes, from NumPy files: curves, fields, clips."""
+
+    type: Literal["arrays"]
+    """A kind of signals."""
+    source: Annotated[str, MAY_CHANGE]
+    """A .npy file `[N, ...]`, a .npz file, a folder of .npy files, one signal each (in subfolders that name its class, if they
+    have any), or `sines` or `blobs`, which are made up."""
+    values_key: str = "values"
+    """Name of the arrays in a .npz file."""
+    labels_key: str | None = "labels"
+    """Name of the class labels in a .npz file; null is unlabelled."""
+    channel_axis: Literal["none", "first", "last"] = "none"
+    """Where an array's channels are among its axes; none is one channel."""
+    value_range: list[FiniteFloat] | None = Field(default=None, min_length=2, max_length=2)
+    """Lowest and highest value, which networks see as -1 and 1 and PSNR takes as its peak; null is the training split's own."""
+    missing: Literal["refuse", "keep"] = "refuse"
+    """NaN: stop and say where, or a missing value, which weighs nothing (set autoencoder.missing: true)."""
+    unit: str = ""
+    """Unit of the values, for pictures and reports."""
+    axes: list[str] = Field(default_factory=list)
+    """Names of the axes, for pictures."""
+    held_out_fraction: Fraction = 0.2
+    """Share that is held out, drawn by split_seed."""
+    split_seed: NonNegativeInt = 0
+    """Seed of that draw."""
+    in_memory: Annotated[bool, MAY_CHANGE] = False
+    """Read everything once and keep it in memory."""
+    num_workers: Annotated[NonNegativeInt, MAY_CHANGE] = 0
+    """Processes that read arrays and cached latents and draw noise ahead of training, on each GPU; 0 is none."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> "ArrayDataSpec":
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range must rise; got {self.value_range}")
+        return self
+
+    def selection(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"source", "unit", "axes", "in_memory", "num_workers"})
+
+    def open(self, split: str, shape: tuple[int, ...], channels: int) -> "SignalData":
+        from genrep.data.arrays import ArrayData
+
+        return ArrayData(self, split, shape, channels)
+
+
+def _kind(default: str) -> Any:
+    """Tells the specs of a union apart by `type`, which configs older than it lack: they are of the `default` kind."""
+
+    def tag(given: Any) -> Any:
+        return given.get("type", default) if isinstance(given, dict) else getattr(given, "type", None)
+
+    return Discriminator(tag)
+
+
+DataSpec = Annotated[
+    Annotated[ImageDataSpec, Tag("images")] | Annotated[ArrayDataSpec, Tag("arrays")], _kind("images")
+]
+"""Every kind of data set there is: a union, told apart by `type`, images where that is not given."""
+
+
+class PictureSourceSpec(Spec):
+    """One image or video, for a field."""
+
+    type: Literal["pictures"] = "pictures"
+    """A kind of signal."""
     source: str
     """An image, an animated file, a folder of frames, or `camera`, scikit-image's photograph."""
     size: Size | None = None
@@ -63,23 +199,56 @@ class SignalSpec(Spec):
     background: Grey = 255
     """Grey level behind pictures that are transparent: 0 black, 255 white."""
 
+    def open(self) -> "SingleSignal":
+        from genrep.data.single import open_pictures
+
+        return open_pictures(self)
+
+
+class ArraySourceSpec(Spec):
+    """One array, for a field."""
+
+    type: Literal["array"]
+    """A kind of signal."""
+    source: str
+    """A .npy file."""
+    channel_axis: Literal["none", "first", "last"] = "none"
+    """Where the channels are among its axes; none is one channel."""
+    value_range: list[FiniteFloat] | None = Field(default=None, min_length=2, max_length=2)
+    """Lowest and highest value, which the network sees as -1 and 1 and PSNR takes as its peak; null is the array's own."""
+    unit: str = ""
+    """Unit of the values, for pictures and reports."""
+    axes: list[str] = Field(default_factory=list)
+    """Names of the axes, for pictures."""
+
+    def open(self) -> "SingleSignal":
+        from genrep.data.single import open_array
+
+        return open_array(self)
+
+
+SourceSpec = Annotated[
+    Annotated[PictureSourceSpec, Tag("pictures")] | Annotated[ArraySourceSpec, Tag("array")], _kind("pictures")
+]
+"""Every kind of single signal there is: a union, told apart by `type`, pictures where that is not given."""
+
 
 class LatentsSpec(Spec):
     """Where latents come from in stage 2."""
 
-    folder: Annotated[str, Field(min_length=1)] | None = None
+    folder: Annotated[Annotated[str, Field(min_length=1)] | None, MAY_CHANGE] = None
     """Folder of the cache; null encodes on the fly, without one."""
     flips: bool = False
-    """Encode every image's mirror image too: a token set cannot be flipped."""
+    """Encode every image's mirror image too: a token set cannot be flipped. Of images alone."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number type in the cache."""
-    shard_size: PositiveInt = 16384
+    shard_size: Annotated[PositiveInt, MAY_CHANGE] = 16384
     """Images a shard."""
-    batch: PositiveInt = 256
+    batch: Annotated[PositiveInt, MAY_CHANGE] = 256
     """Images encoded at a time."""
-    held_out: bool = True
+    held_out: Annotated[bool, MAY_CHANGE] = True
     """Encode the held-out split into the cache too, so that measuring on it needs no images either."""
-    verify: bool = False
+    verify: Annotated[bool, MAY_CHANGE] = False
     """Compare every shard with its hash before the start, which reads the whole cache; file sizes are always compared."""
     statistics_images: PositiveInt = 10_000
     """Images whose latents give mean and deviation when there is no cache."""

@@ -9,33 +9,39 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
+from genrep.data.signals import SignalData
 from genrep.data.sources import labels, open_source, split_rows, undecoded
 from genrep.errors import InputError
+from genrep.randomness import uniform_at
+from genrep.signals import ImageSignalSpec
 
 FINGERPRINT_ROWS = 256
-
-
-class ImageData(torch.utils.data.Dataset):
+class ImageData(SignalData):
     """One split of a data set: uint8 images `[C, H, W]` of one size, and labels if it has any.
 
     Resizing takes the short side to the target (bicubic, antialiased), then crops the centre. Training may take crops at
     other places instead, without resizing.
 
-    Attributes:
-        labels: `[N]` int64, or None.
-        class_names: names of the classes, empty without labels.
+    Attributes (besides those of every `SignalData`):
         skipped: names of the images left out because they cannot be decoded.
-        name: source and split, for messages and reports.
         source_rows: `[N]` the row of every image in the source's own split, `source_split`, counted from 0.
     """
 
-    def __init__(self, spec: DataSpec, split: str, image_shape: tuple[int, int], channels: int):
-        self.spec, self.split, self.image_shape, self.channels = spec, split, image_shape, channels
+    def __init__(self, spec: ImageDataSpec, split: str, image_shape: tuple[int, ...], channels: int):
+        if len(image_shape) != 2 or channels not in (1, 3):
+            raise InputError(
+                f"data of type images has 2 axes and 1 or 3 channels; got {len(image_shape)} axes (image_size) and {channels} "
+                "channels: set them, or data.type: arrays"
+            )
+        self.spec, self.split, self.channels = spec, split, channels
+        self.shape: tuple[int, int] = (image_shape[0], image_shape[1])
+        self.signal = ImageSignalSpec().build()
+        self.flips, self.has_source = spec.flip, spec.source_size is not None
         self.name = f"{spec.source} ({split})"
         self.source_shape = None
         if spec.source_size is not None:
@@ -72,15 +78,15 @@ class ImageData(torch.utils.data.Dataset):
             rows = self.rows[[int(index) for index in indices]][self.spec.image_column]
             images = [self._open(row, index) for row, index in zip(rows, indices, strict=True)]
         return torch.stack(
-            [crop_at(image, self.image_shape, place) for image, place in zip(images, places.tolist(), strict=True)]
+            [crop_at(image, self.shape, place) for image, place in zip(images, places.tolist(), strict=True)]
         )
 
-    def pixels(self, indices: Sequence[int], source: bool = False) -> UInt8[Tensor, "batch channels height width"]:
+    def read(self, indices: Sequence[int], source: bool = False) -> UInt8[Tensor, "batch channels height width"]:
         """Images by index; with `source`, at `data.source_size`. InputError names an image that cannot be decoded."""
         if self._pixels is not None and not source:
             return self._pixels[torch.as_tensor(indices, dtype=torch.long)]
         rows = self.rows[[int(index) for index in indices]][self.spec.image_column]
-        shape = self.source_shape if source and self.source_shape else self.image_shape
+        shape = self.source_shape if source and self.source_shape else self.shape
         return torch.stack([self._decode(row, index, shape) for row, index in zip(rows, indices, strict=True)])
 
     def original_sizes(self, indices: Sequence[int]) -> list[tuple[int, int]]:
@@ -89,12 +95,15 @@ class ImageData(torch.utils.data.Dataset):
         originals = [self._open(row, index) for row, index in zip(rows, indices, strict=True)]
         return [(original.height, original.width) for original in originals]
 
-    def labels_of(self, indices: Sequence[int]) -> Int[Tensor, " batch"] | None:
-        """Labels by index, None without labels."""
-        return None if self.labels is None else self.labels[torch.as_tensor(indices, dtype=torch.long)]
+    def read_training(
+        self, indices: Sequence[int], positions: Sequence[int], seed: int
+    ) -> UInt8[Tensor, "batch channels height width"]:
+        if self.spec.crop == "random":
+            return self.crops(indices, uniform_at(positions, (2,), seed, "crop"))
+        return self.read(indices)
 
-    def __getitem__(self, index: int) -> UInt8[Tensor, "channels height width"]:
-        return self.pixels([index])[0]
+    def mirrored(self, kept: UInt8[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+        return kept.flip(-1)
 
     def row_name(self, index: int) -> str:
         """Where an image lies in the source, for messages: its row as stored, whatever slice or draw it came from."""
@@ -103,12 +112,12 @@ class ImageData(torch.utils.data.Dataset):
     def transform(self) -> dict[str, Any]:
         """What was done to the pixels, for manifests and reports."""
         transform = {
-            "image_shape": list(self.image_shape),
+            "image_shape": list(self.shape),
             "channels": self.channels,
             "resize": "short side, PIL bicubic",
             "crop": "centre",
         }
-        if self.spec.background != DataSpec.model_fields["background"].default:  # caches older than the key have none
+        if self.spec.background != ImageDataSpec.model_fields["background"].default:  # caches older than the key have none
             transform["background"] = self.spec.background
         return transform
 
@@ -163,30 +172,18 @@ class ImageData(torch.utils.data.Dataset):
         self.rows, self.source_rows = self.rows.select(whole), self.source_rows[whole]
 
     def _decode_all(self) -> UInt8[Tensor, "images channels height width"]:
-        pixels = torch.empty(len(self), self.channels, *self.image_shape, dtype=torch.uint8)
+        pixels = torch.empty(len(self), self.channels, *self.shape, dtype=torch.uint8)
         step = 512
         for start in tqdm(
             range(0, len(self), step), desc=f"decoding {self.name}", unit_scale=step, disable=len(self) < 5000
         ):
             rows = self.rows[start : start + step][self.spec.image_column]
             for offset, row in enumerate(rows):
-                pixels[start + offset] = self._decode(row, start + offset, self.image_shape)
+                pixels[start + offset] = self._decode(row, start + offset, self.shape)
         return pixels
 
     def _decode_whole(self) -> list[Any]:
         return [self._open(row, index) for index, row in enumerate(self.rows[:][self.spec.image_column])]
-
-
-def open_images(spec: DataSpec, image_shape: tuple[int, int], channels: int) -> tuple[ImageData, ImageData]:
-    """The training split and the held-out split."""
-    return ImageData(spec, "train", image_shape, channels), ImageData(spec, "held_out", image_shape, channels)
-
-
-def evenly(count: int, wanted: int | None) -> list[int]:
-    """Up to `wanted` indices below `count`, evenly spaced, so that a sorted data set gives of all its classes; None is all."""
-    if wanted is None or wanted >= count:
-        return list(range(count))
-    return [index * count // wanted for index in range(wanted)]
 
 
 def decode(row: Any, channels: int, background: int = 255) -> Any:

@@ -1,8 +1,8 @@
 """Latents of a data set, encoded once: safetensors shards that training memory-maps, a manifest, and statistics.
 
-A cache folder holds `manifest.json`, `statistics.safetensors` (mean and deviation for every token and channel) and
-`latents-00000-of-00003.safetensors` (`latents` [n, views, R, D] and, with labels, `labels` [n]), rows in the order of
-the data set. View 0 is the image, view 1 its mirror image. `held_out-00000-of-00001.safetensors` holds the same of the
+A cache folder holds `manifest.json`, `statistics.safetensors` (mean and deviation, see `LatentStatistics`) and
+`latents-00000-of-00003.safetensors` (`latents` [n, views, R, D], `labels` [n] if there are any, and, where sets differ in
+size, `mask` [n, views, R]), rows in the order of the data set. View 0 is the signal, view 1 its mirror image. `held_out-00000-of-00001.safetensors` holds the same of the
 held-out split, one view. A cache with its autoencoder is all that stage 2 needs: the images may be elsewhere.
 
 Encoding on the fly and the choice between the two is in `genrep/training/latents.py`.
@@ -16,49 +16,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from genrep.data import DataSpec, LatentsSpec
-from genrep.data.images import ImageData
+from genrep.data import BaseDataSpec, LatentsSpec
+from genrep.data.signals import SignalData
 from genrep.errors import InputError
 from genrep.files import file_hash, remove, replacing, write_json
 from genrep.lock import LOCK, FolderLock
 from genrep.models.autoencoder import INRAutoencoder
-from genrep.render import from_uint8
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 STATISTICS = "statistics.safetensors"
 FORMAT = 2
-SELECTION = (
-    "train_split",
-    "held_out_split",
-    "held_out_fraction",
-    "split_seed",
-    "image_column",
-    "label_column",
-    "on_bad_image",
-    "background",
-)
-"""Keys of `data` that choose the images of a source: what a cache is held against where the source is not there."""
 INFORMATION = ("source", "class_names", "selection")
 """Keys of a manifest that may differ: they tell where the images were, not what they are."""
 
 
 class LatentStatistics:
-    """Mean and deviation for every token and channel over what it has seen, in float64 (Chan's pairwise update)."""
+    """Mean and deviation over the latents it has seen, in float64 (Chan's pairwise update).
 
-    def __init__(self, shape: Sequence[int]):
-        self.count = 0
-        self.mean = torch.zeros(*shape, dtype=torch.float64)
-        self.squares = torch.zeros(*shape, dtype=torch.float64)
+    Of tokens with slots for every token and channel, `[R, D]`; of tokens with positions for every channel, over all tokens
+    that are there, `[1, D]`, since their order means nothing.
+    """
 
-    def update(self, latents: Float[Tensor, "batch tokens latent"]) -> None:
+    def __init__(self, latent_shape: Sequence[int], position_dim: int = 0):
+        self.shape = (1, latent_shape[1]) if position_dim else tuple(latent_shape)
+        self.has_slots, self.count = position_dim == 0, 0
+        self.mean = torch.zeros(self.shape, dtype=torch.float64)
+        self.squares = torch.zeros(self.shape, dtype=torch.float64)
+
+    def update(
+        self, latents: Float[Tensor, "batch tokens latent"], mask: Bool[Tensor, "batch tokens"] | None = None
+    ) -> None:
         latents = latents.cpu().double()  # in this order: Apple's GPUs have no float64
+        if not self.has_slots:
+            latents = (latents.flatten(0, 1) if mask is None else latents[mask.cpu()])[:, None]
+        if len(latents) == 0:
+            return
         mean, count = latents.mean(0), len(latents)
         delta, total = mean - self.mean, self.count + count
         self.squares += ((latents - mean) ** 2).sum(0) + delta**2 * (self.count * count / total)
@@ -66,7 +65,7 @@ class LatentStatistics:
         self.count = total
 
     @property
-    def std(self) -> Float[Tensor, "tokens latent"]:
+    def std(self) -> Float[Tensor, "rows latent"]:
         """Population deviation."""
         return (self.squares / max(1, self.count)).sqrt()
 
@@ -74,6 +73,9 @@ class LatentStatistics:
 def autoencoder_hash(autoencoder: INRAutoencoder) -> str:
     """Hash of the weights and of what they mean; equal for equal models wherever they are saved."""
     public = {key: value for key, value in autoencoder.config.items() if not key.startswith("_")}
+    for key, defaults in (("signal", (None, {"type": "image"})), ("missing", (False,))):
+        if public.get(key) in defaults:  # models of earlier versions have none
+            public.pop(key, None)
     digest = hashlib.sha256(json.dumps(public, sort_keys=True, default=list).encode())
     for name, value in sorted(autoencoder.state_dict().items()):
         digest.update(name.encode())
@@ -93,13 +95,13 @@ def cache_settings(autoencoder: INRAutoencoder, spec: LatentsSpec) -> dict[str, 
     }
 
 
-def cache_manifest(autoencoder: INRAutoencoder, data: ImageData, spec: LatentsSpec) -> dict[str, Any]:
+def cache_manifest(autoencoder: INRAutoencoder, data: SignalData, spec: LatentsSpec) -> dict[str, Any]:
     """What a cache must say to be the right one for this autoencoder, these images and these settings."""
     return {
         **cache_settings(autoencoder, spec),
         "data": data.fingerprint(),
         "source": data.name,
-        "selection": _selection(data.spec),
+        "selection": data.spec.selection(),
         "transform": data.transform(),
         "num_images": len(data),
         "labelled": data.labels is not None,
@@ -115,22 +117,24 @@ def has_cache(folder: Path | str, split: str = "train") -> bool:
 
 @torch.no_grad()
 def encode_views(
-    autoencoder: INRAutoencoder, pixels: Tensor, flips: bool
-) -> Float[Tensor, "batch views tokens latent"]:
-    """uint8 images => latents of the image and, with `flips`, of its mirror image."""
-    images = from_uint8(pixels.to(autoencoder.device))
-    views = [images, images.flip(-1)] if flips else [images]
-    return torch.stack([autoencoder.encoder(view) for view in views], dim=1)  # unchecked: these are finite
+    autoencoder: INRAutoencoder, data: SignalData, kept: Tensor, flips: bool
+) -> tuple[Float[Tensor, "batch views tokens latent"], Bool[Tensor, "batch views tokens"] | None]:
+    """Signals of a data set, as it keeps them => latents of the signal and, with `flips`, of its mirror image; and their mask."""
+    kept = kept.to(autoencoder.device)
+    views = [kept, data.mirrored(kept)] if flips else [kept]
+    sets = [autoencoder.encode_set(data.signal.values(view)) for view in views]
+    masks = [mask for _, mask in sets if mask is not None]
+    return torch.stack([latents for latents, _ in sets], dim=1), torch.stack(masks, dim=1) if masks else None
 
 
 def write_cache(
     autoencoder: INRAutoencoder,
-    data: ImageData,
+    data: SignalData,
     spec: LatentsSpec,
     folder: Path,
     process: tuple[int, int] = (0, 1),
     barrier: Callable[[], None] = lambda: None,
-    held_out: ImageData | None = None,
+    held_out: SignalData | None = None,
 ) -> None:
     """Encode a data set into `folder`; shards that are there whole are kept, so an interrupted call goes on.
 
@@ -179,7 +183,7 @@ def write_cache(
                 write_json(unfinished, described)
         barrier()
 
-        def encode(images: ImageData, prefix: str, flips: bool) -> list[str]:
+        def encode(images: SignalData, prefix: str, flips: bool) -> list[str]:
             starts = range(0, len(images), spec.shard_size)
             names = [_shard_name(prefix, number, len(starts)) for number in range(len(starts))]
             with tqdm(total=len(images), desc=f"encoding {images.name}", unit=" images", disable=rank > 0) as bar:
@@ -187,13 +191,16 @@ def write_cache(
                     stop = min(start + spec.shard_size, len(images))
                     if number % num_processes != rank or (folder / names[number]).exists():
                         continue
-                    parts = []
+                    parts, masks = [], []
                     for first in range(start, stop, spec.batch):
                         indices = range(first, min(first + spec.batch, stop))
-                        views = encode_views(autoencoder, images.pixels(indices), flips)
+                        views, mask = encode_views(autoencoder, images, images.read(indices), flips)
                         parts.append(views.to(getattr(torch, spec.dtype)).cpu())
+                        masks += [] if mask is None else [mask.cpu()]
                         bar.update(len(indices) * num_processes)
                     tensors = {"latents": torch.cat(parts)}
+                    if masks:
+                        tensors["mask"] = torch.cat(masks)
                     if images.labels is not None:
                         tensors["labels"] = images.labels[start:stop].clone()
                     _save_whole(tensors, folder / names[number])
@@ -204,10 +211,12 @@ def write_cache(
         barrier()
         if rank == 0:
             if not adds_held_out:
-                statistics = LatentStatistics(autoencoder.latent_shape)
+                statistics = LatentStatistics(autoencoder.latent_shape, autoencoder.position_dim)
                 for name in names:
-                    for part in _read_shard(folder / name, "latents").split(spec.batch):
-                        statistics.update(part.flatten(0, 1))
+                    masks = _read_mask(folder / name)
+                    for number, part in enumerate(_read_shard(folder / name, "latents").split(spec.batch)):
+                        mask = None if masks is None else masks[number * spec.batch :][: len(part)].flatten(0, 1)
+                        statistics.update(part.flatten(0, 1), mask)
                 _save_whole({"mean": statistics.mean.float(), "std": statistics.std.float()}, folder / STATISTICS)
                 names.append(STATISTICS)
             written = [folder / name for name in (*names, *held_out_names)]
@@ -246,7 +255,7 @@ class LatentCache:
 
     Attributes:
         manifest: what the folder says of itself.
-        mean, std: `[R, D]` statistics of the training split.
+        mean, std: statistics of the training split, as `LatentStatistics` has them.
         labels: `[N]` int64, or None.
         class_names: names of the classes, empty without labels.
         num_views: 1, or 2 with mirror images.
@@ -293,6 +302,9 @@ class LatentCache:
             torch.cat([_read_shard(shard, "labels") for shard in self._shards]) if self._of_split["labelled"] else None
         )
 
+        masks = [_read_mask(shard) for shard in self._shards]
+        self._masks = None if any(mask is None for mask in masks) else torch.cat([m for m in masks if m is not None])
+
     def __len__(self) -> int:
         return int(self._of_split["num_images"])
 
@@ -303,12 +315,12 @@ class LatentCache:
         self.__init__(**state)  # type: ignore[misc]
 
     def fingerprint(self) -> str:
-        """The fingerprint of the images that were encoded, as `ImageData.fingerprint` gave it."""
+        """The fingerprint of the images that were encoded, as `SignalData.fingerprint` gave it."""
         return str(self._of_split["data"])
 
-    def is_of(self, spec: DataSpec) -> bool:
+    def is_of(self, spec: BaseDataSpec) -> bool:
         """Whether the images were chosen by the same keys, wherever they were. Caches of earlier versions do not tell."""
-        return self.manifest.get("selection", _selection(spec)) == _selection(spec)
+        return self.manifest.get("selection", spec.selection()) == spec.selection()
 
     def verify(self) -> None:
         """Compare every file with its hash, which reads the whole cache. InputError names a damaged one."""
@@ -342,6 +354,13 @@ class LatentCache:
             latents[here] = self._open(shard).index_select(0, rows[here])
         return latents
 
+    def masks(self, indices: Sequence[int], views: Sequence[int] | None = None) -> Bool[Tensor, "batch tokens"] | None:
+        """Which tokens are there, by index and view; None where all sets are of one size."""
+        if self._masks is None:
+            return None
+        view = [0] * len(indices) if views is None else list(views)
+        return self._masks[torch.as_tensor(indices, dtype=torch.long), torch.as_tensor(view, dtype=torch.long)]
+
     def labels_of(self, indices: Sequence[int]) -> Int[Tensor, " batch"] | None:
         """Labels by image index, None without labels."""
         return None if self.labels is None else self.labels[torch.as_tensor(indices, dtype=torch.long)]
@@ -372,11 +391,7 @@ class LatentCache:
             raise _damaged(path, "its hash is another")
 
 
-def _selection(spec: DataSpec) -> dict[str, Any]:
-    return spec.model_dump(mode="json", include=set(SELECTION))
-
-
-def _describe_held_out(data: ImageData) -> dict[str, Any]:
+def _describe_held_out(data: SignalData) -> dict[str, Any]:
     return {
         "data": data.fingerprint(),
         "source": data.name,
@@ -417,6 +432,12 @@ def _read_shard(path: Path, name: str) -> Tensor:
     """A tensor of a shard, memory-mapped: rows are read from disk when they are touched, and processes share them."""
     with _opened(path) as file:
         return file.get_tensor(name)
+
+
+def _read_mask(path: Path) -> Tensor | None:
+    """The mask of a shard; None where its sets are of one size."""
+    with _opened(path) as file:
+        return file.get_tensor("mask") if "mask" in file.keys() else None  # noqa: SIM118 safetensors' file is no mapping
 
 
 def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.errors import InputError, did_you_mean
 
 MOST_CLASSES = 100_000
@@ -22,7 +22,7 @@ class MissingSource(InputError):
     """The data set is not where `data.source` says."""
 
 
-def open_source(spec: DataSpec) -> Any:
+def open_source(spec: ImageDataSpec) -> Any:
     """The source as a `datasets.DatasetDict`. MissingSource if it is not there, InputError if it cannot be read."""
     import datasets
 
@@ -134,7 +134,7 @@ def _png(image: Any) -> dict[str, Any]:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def split_rows(tables: Any, spec: DataSpec, split: str) -> tuple[Any, np.ndarray, str]:
+def split_rows(tables: Any, spec: ImageDataSpec, split: str) -> tuple[Any, np.ndarray, str]:
     """The rows of `train` or `held_out`, as the spec says; where each lies in the source, and in which of its splits.
 
     Raises:
@@ -161,7 +161,7 @@ def split_rows(tables: Any, spec: DataSpec, split: str) -> tuple[Any, np.ndarray
     return rows.select(chosen), source_rows[chosen], source_split
 
 
-def _select(tables: Any, name: str, spec: DataSpec, key: str) -> tuple[Any, np.ndarray, str]:
+def _select(tables: Any, name: str, spec: ImageDataSpec, key: str) -> tuple[Any, np.ndarray, str]:
     """A split, or a slice of one, by `datasets`' own rules: train, test[:10%], train[-5000:]."""
     import datasets
 
@@ -186,7 +186,7 @@ def _select(tables: Any, name: str, spec: DataSpec, key: str) -> tuple[Any, np.n
     return tables[part.splitname].select(source_rows), source_rows, base
 
 
-def undecoded(rows: Any, spec: DataSpec) -> Any:
+def undecoded(rows: Any, spec: ImageDataSpec) -> Any:
     """Rows whose images come as encoded bytes. InputError if the column is not there or holds no images."""
     import datasets
 
@@ -206,7 +206,7 @@ def undecoded(rows: Any, spec: DataSpec) -> Any:
 
 
 def labels(
-    rows: Any, tables: Any, spec: DataSpec, row_name: Callable[[int], str] = "row {}".format
+    rows: Any, tables: Any, spec: ImageDataSpec, row_name: Callable[[int], str] = "row {}".format
 ) -> tuple[Tensor | None, list[str]]:
     """Labels `[N]` of the rows and the names of the classes; None and none without labels.
 

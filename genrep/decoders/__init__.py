@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 class BaseDecoderSpec(Spec):
     """What every decoder's spec has."""
 
-    def check(self, channels: int, num_tokens: int, latent_dim: int) -> None:
-        """ValueError if the decoder does not fit such latents and values."""
+    def check(self, channels: int, num_tokens: int, latent_dim: int, num_axes: int) -> None:
+        """ValueError if the decoder does not fit such latents, values, and signals of so many axes."""
+
+    @property
+    def position_dim(self) -> int:
+        """0: tokens have slots, the k-th of every set means the same. Else their first so many channels are their position."""
+        return 0
 
     def token_groups(self, channels: int, num_tokens: int) -> list[int]:
         """Numbers of consecutive tokens that mean the same kind of thing: an encoder has one head for each group."""
@@ -40,10 +45,10 @@ class LocalizedAttentionSpec(BaseDecoderSpec):
     threshold: Fraction | None = None
     """m of L-softmax; null is 0.384 / tokens, the rule behind the paper's 0.0015 at 256 tokens."""
 
-    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
+    def build(self, image_size: tuple[int, ...], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.localized_attention import LocalizedAttentionDecoder
 
-        options = self.model_dump(exclude={"type"})
+        options = self.model_dump(exclude={"type"}) | {"num_axes": len(image_size)}
         if self.max_frequency is None:
             options["max_frequency"] = max(1.0, max(image_size) / 2)
         if self.threshold is None:
@@ -68,8 +73,8 @@ class MultiBandSpec(BaseDecoderSpec):
     """Highest frequency of the query."""
     num_heads: PositiveInt = 2
     """Heads of the cross-attention. Of aggregation attention."""
-    num_axes: PositiveInt = 2
-    """Axes of the coordinates: 2 for images, 3 for volumes and video, 6 for rays (Plücker)."""
+    num_axes: PositiveInt | None = None
+    """Axes of the coordinates: null is as many as the signal has, 2 for images; 6 for rays (Plücker)."""
     aggregation: Literal["attention", "composed"] = "attention"
     """Selective token aggregation, or IPC's composed weight in its place (table 3, w/o STA)."""
     modulation: Literal["multiband", "mlp"] = "multiband"
@@ -81,17 +86,18 @@ class MultiBandSpec(BaseDecoderSpec):
     def _consistent(self) -> "MultiBandSpec":
         if self.hidden_dim % self.num_heads:
             raise ValueError(f"hidden_dim {self.hidden_dim} cannot be cut into {self.num_heads} equal heads")
-        _enough_features(self.num_features, self.num_axes)
         return self
 
-    def check(self, channels: int, num_tokens: int, latent_dim: int) -> None:
+    def check(self, channels: int, num_tokens: int, latent_dim: int, num_axes: int) -> None:
+        _enough_features(self.num_features, self.num_axes or num_axes)
         if self.aggregation == "composed":
             _fan_in(latent_dim, self.hidden_dim, "aggregation composed")
 
-    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
+    def build(self, image_size: tuple[int, ...], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.multiband import MultiBandDecoder
 
-        return MultiBandDecoder(channels, latent_dim, num_tokens, **self.model_dump(exclude={"type"}))
+        options = self.model_dump(exclude={"type"}) | {"num_axes": self.num_axes or len(image_size)}
+        return MultiBandDecoder(channels, latent_dim, num_tokens, **options)
 
 
 class ModulatedMLPSpec(BaseDecoderSpec):
@@ -105,13 +111,11 @@ class ModulatedMLPSpec(BaseDecoderSpec):
     """Fourier features of a coordinate."""
     bandwidth: Bandwidth = 128.0
     """Highest frequency of the features."""
-    num_axes: PositiveInt = 2
-    """Axes of the coordinates."""
+    num_axes: PositiveInt | None = None
+    """Axes of the coordinates; null is as many as the signal has, 2 for images."""
 
-    @model_validator(mode="after")
-    def _features(self) -> "ModulatedMLPSpec":
-        _enough_features(self.num_features, self.num_axes)
-        return self
+    def check(self, channels: int, num_tokens: int, latent_dim: int, num_axes: int) -> None:
+        _enough_features(self.num_features, self.num_axes or num_axes)
 
 
 class IPCSpec(ModulatedMLPSpec):
@@ -119,13 +123,15 @@ class IPCSpec(ModulatedMLPSpec):
 
     type: Literal["ipc"]
 
-    def check(self, channels: int, num_tokens: int, latent_dim: int) -> None:
+    def check(self, channels: int, num_tokens: int, latent_dim: int, num_axes: int) -> None:
+        super().check(channels, num_tokens, latent_dim, num_axes)
         _fan_in(latent_dim, self.hidden_dim, "decoder ipc")
 
-    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
+    def build(self, image_size: tuple[int, ...], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.modulated_mlp import IPCDecoder
 
-        return IPCDecoder(channels, num_tokens, **self.model_dump(exclude={"type"}))
+        options = self.model_dump(exclude={"type"}) | {"num_axes": self.num_axes or len(image_size)}
+        return IPCDecoder(channels, num_tokens, **options)
 
 
 class TransINRSpec(ModulatedMLPSpec):
@@ -152,7 +158,8 @@ class TransINRSpec(ModulatedMLPSpec):
     def token_groups(self, channels: int, num_tokens: int) -> list[int]:
         return [num_tokens] if self.shared_head else self._groups_of_layers(channels)
 
-    def check(self, channels: int, num_tokens: int, latent_dim: int) -> None:
+    def check(self, channels: int, num_tokens: int, latent_dim: int, num_axes: int) -> None:
+        super().check(channels, num_tokens, latent_dim, num_axes)
         groups = self._groups_of_layers(channels)
         if num_tokens != sum(groups):
             raise ValueError(
@@ -163,13 +170,15 @@ class TransINRSpec(ModulatedMLPSpec):
             raise ValueError(
                 f"decoder transinr cannot cut {channels} channels into {groups[-1]} equal groups: change num_groups"
             )
-        num_features = 2 * self.num_axes * (self.num_features // (2 * self.num_axes))
+        axes = self.num_axes or num_axes
+        num_features = 2 * axes * (self.num_features // (2 * axes))
         _fan_in(latent_dim, max(self.hidden_dim, num_features), "decoder transinr")
 
-    def build(self, image_size: tuple[int, int], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
+    def build(self, image_size: tuple[int, ...], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.modulated_mlp import TransINRDecoder
 
-        return TransINRDecoder(channels, **self.model_dump(exclude={"type", "shared_head"}))
+        options = self.model_dump(exclude={"type", "shared_head"}) | {"num_axes": self.num_axes or len(image_size)}
+        return TransINRDecoder(channels, **options)
 
 
 def _enough_features(num_features: int, num_axes: int) -> None:

@@ -32,11 +32,13 @@ class LocalizedAttentionDecoder(Decoder):
         num_frequencies: int,
         max_frequency: float,
         threshold: float,
+        num_axes: int = 2,
     ):
         super().__init__()
+        self.num_axes = num_axes
         inner = num_heads * head_dim
         self.num_heads, self.threshold = num_heads, threshold
-        self.encoding = FourierFeatures(self.num_axes, num_frequencies, max_frequency)
+        self.encoding = FourierFeatures(num_axes, num_frequencies, max_frequency)
         self.to_query = nn.Linear(self.encoding.num_features, inner, bias=False)
         self.to_key = nn.Linear(latent_dim, inner, bias=False)
         self.to_value = nn.Linear(latent_dim, inner, bias=False)
@@ -54,7 +56,7 @@ class LocalizedAttentionDecoder(Decoder):
         first = linear_after(self.to_out, first_of_mlp)
 
         def values(coords: Tensor) -> Tensor:
-            # Coordinates [N, 2] that the batch shares are encoded once, and stay [1, ...] until they meet the tokens.
+            # Coordinates [N, axes] that the batch shares are encoded once, and stay [1, ...] until they meet the tokens.
             points = Points(coords if coords.ndim == 3 else coords[None])
             query = rearrange(self.encoding.projected(self.to_query, points), "b n (h d) -> b h n d", h=self.num_heads)
             mixed = rearrange(localized_attention(query, key, value, self.threshold), "b h n d -> b n (h d)")

@@ -1,7 +1,8 @@
 """Losses of a denoiser that predicts the clean latents."""
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -9,9 +10,14 @@ def latent_loss(
     predicted: Float[Tensor, "batch tokens latent"],
     clean: Float[Tensor, "batch tokens latent"],
     weight: Float[Tensor, " batch"],
+    mask: Bool[Tensor, "batch tokens"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean over images of weight · MSE, on standardised latents (x0 parameterisation)."""
-    return (weight * (predicted - clean).square().flatten(1).mean(1)).mean()
+    """Mean over signals of weight · MSE, on standardised latents (x0 parameterisation); of the tokens that are there."""
+    squares = (predicted - clean).square()
+    if mask is None:
+        return (weight * squares.flatten(1).mean(1)).mean()
+    of_token = torch.where(mask, squares.mean(2), 0).sum(1)
+    return (weight * of_token / mask.sum(1).clamp_min(1)).mean()
 
 
 def two_term_loss(

@@ -1,4 +1,4 @@
-"""Hypernetworks: images to latents. The table of what there is; a new one is a spec here and a file beside this one.
+"""Hypernetworks: signals to latents. The table of what there is; a new one is a spec here and a file beside this one.
 
 A spec's `build` is told by the decoder (`token_groups`) which consecutive tokens need a head of their own; None is one group.
 """
@@ -13,12 +13,26 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class CrossAttentionSpec(Spec):
+PatchSize = PositiveInt | list[PositiveInt]
+
+
+class BaseEncoderSpec(Spec):
+    """What every encoder's spec has."""
+
+    patch_size: PatchSize
+
+    def check(self, num_axes: int) -> None:
+        """ValueError if the encoder does not fit signals of so many axes."""
+        if isinstance(self.patch_size, list) and len(self.patch_size) != num_axes:
+            raise ValueError(f"patch_size has {len(self.patch_size)} numbers for {num_axes} axes: give one, or one per axis")
+
+
+class CrossAttentionSpec(BaseEncoderSpec):
     """ANR: a transformer encoder over patches, and a transformer decoder from learned queries."""
 
     type: Literal["cross_attention"]
-    patch_size: PositiveInt = 10
-    """Edge of a patch in pixels; the image is zero-padded to whole patches."""
+    patch_size: PatchSize = 10
+    """Edge of a patch in pixels, one number or one per axis; the signal is zero-padded to whole patches."""
     dim: PositiveInt = 512
     """Width of the transformer."""
     encoder_depth: NonNegativeInt = 6
@@ -34,7 +48,7 @@ class CrossAttentionSpec(Spec):
 
     def build(
         self,
-        image_size: tuple[int, int],
+        image_size: tuple[int, ...],
         channels: int,
         num_tokens: int,
         latent_dim: int,
@@ -46,12 +60,12 @@ class CrossAttentionSpec(Spec):
         return CrossAttentionEncoder(image_size, channels, num_tokens, latent_dim, token_groups, **options)
 
 
-class JointAttentionSpec(Spec):
+class JointAttentionSpec(BaseEncoderSpec):
     """TransINR, IPC, locality-aware: one transformer over patches and learned tokens together."""
 
     type: Literal["joint_attention"]
-    patch_size: PositiveInt = 9
-    """Edge of a patch in pixels; the image is zero-padded to whole patches."""
+    patch_size: PatchSize = 9
+    """Edge of a patch in pixels, one number or one per axis; the signal is zero-padded to whole patches."""
     dim: PositiveInt = 768
     """Width of the transformer."""
     depth: PositiveInt = 6
@@ -67,7 +81,7 @@ class JointAttentionSpec(Spec):
 
     def build(
         self,
-        image_size: tuple[int, int],
+        image_size: tuple[int, ...],
         channels: int,
         num_tokens: int,
         latent_dim: int,

@@ -1,4 +1,4 @@
-"""ANR's hypernetwork: images to R-tokens through an encoder-decoder transformer (appendix A)."""
+"""ANR's hypernetwork: signals to R-tokens through an encoder-decoder transformer (appendix A)."""
 
 from collections.abc import Sequence
 
@@ -22,13 +22,13 @@ class CrossAttentionEncoder(nn.Module):
 
     def __init__(
         self,
-        image_size: tuple[int, int],
+        image_size: tuple[int, ...],
         channels: int,
         num_tokens: int,
         latent_dim: int,
         token_groups: Sequence[int] | None = None,
         *,
-        patch_size: int,
+        patch_size: int | Sequence[int],
         dim: int,
         encoder_depth: int,
         decoder_depth: int,
@@ -45,11 +45,11 @@ class CrossAttentionEncoder(nn.Module):
         self.scale = nn.Parameter(torch.ones(num_tokens, latent_dim))
         self.offset = nn.Parameter(torch.randn(num_tokens, latent_dim))
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens latent"]:
-        patches = self.tokenizer(images)  # [B, P, dim]
+    def forward(self, signals: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch tokens latent"]:
+        patches = self.tokenizer(signals)  # [B, P, dim]
         for block in self.encoder:
             patches = block(patches)
-        tokens = self.queries.expand(len(images), -1, -1)  # [B, R, dim]
+        tokens = self.queries.expand(len(signals), -1, -1)  # [B, R, dim]
         for block in self.decoder:
             tokens = block(tokens, patches)
         return self.head(tokens) * self.scale + self.offset  # [B, R, D]

@@ -21,13 +21,13 @@ class JointAttentionEncoder(nn.Module):
 
     def __init__(
         self,
-        image_size: tuple[int, int],
+        image_size: tuple[int, ...],
         channels: int,
         num_tokens: int,
         latent_dim: int,
         token_groups: Sequence[int] | None = None,
         *,
-        patch_size: int,
+        patch_size: int | Sequence[int],
         dim: int,
         depth: int,
         num_heads: int,
@@ -43,9 +43,9 @@ class JointAttentionEncoder(nn.Module):
         )
         self.head = make_head(dim, latent_dim, token_groups or [num_tokens])
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens latent"]:
-        patches = self.tokenizer(images)  # [B, P, dim]
-        sequence = torch.cat([patches, self.tokens.expand(len(images), -1, -1)], dim=1)  # [B, P + R, dim]
+    def forward(self, signals: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch tokens latent"]:
+        patches = self.tokenizer(signals)  # [B, P, dim]
+        sequence = torch.cat([patches, self.tokens.expand(len(signals), -1, -1)], dim=1)  # [B, P + R, dim]
         for block in self.blocks:
             sequence = block(sequence)
         return self.head(sequence[:, patches.shape[1] :])  # [B, R, D]

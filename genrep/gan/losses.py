@@ -33,3 +33,8 @@ def r1_penalty(logits: Logits, real: Sequence[Tensor]) -> Tensor:
             if gradient is not None:
                 total = total + gradient.square().flatten(1).sum(1).mean()
     return total
+
+
+def share_above_zero(logits: Logits) -> Float[Tensor, ""]:
+    """Share of the logits that say "real", the mean over the discriminators: 0.5 where they cannot tell."""
+    return torch.stack([(part > 0).float().mean() for part in logits]).mean()

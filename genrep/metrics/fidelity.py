@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genrep.data.images import ImageData
+from genrep.data.signals import SignalData
 from genrep.errors import InputError
 from genrep.models.classifier import ImageClassifier
-from genrep.render import from_uint8
+from genrep.signals.base import Signal
 
 INCEPTION = "inception-v3-compat"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -73,7 +73,7 @@ def inception_distances(
     if weights is not None:
         check_weights(weights)
     with _explaining_weights(weights):
-        return _measure(generated, reference, metrics, INCEPTION, weights, device, batch, layer)
+        return _measure(generated, reference, metrics, weights, device, batch, layer)
 
 
 def prepare_inception(weights: str | None = None) -> None:
@@ -109,22 +109,48 @@ def _explaining_weights(weights: str | None) -> Iterator[None]:
 
 
 def classifier_distance(
-    classifier_folder: str | Path, generated: Dataset, reference: Dataset, device: str = "cpu", batch: int = 256
+    classifier: ImageClassifier, signal: Signal, generated: Any, reference: Any, batch: int = 256
 ) -> float:
-    """Fréchet distance of the features of an ImageClassifier, through torch-fidelity's registered extractors."""
-    return _measure(generated, reference, ["fid"], _register_classifier(), str(classifier_folder), device, batch)["fid"]
+    """Fréchet distance of a classifier's features, by torch-fidelity's formula; of signals of any kind.
+
+    Args:
+        classifier: of such signals.
+        signal: their kind.
+        generated, reference: sequences of them, as they are kept.
+        batch: signals at a time.
+    """
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    check_enough(len(generated), len(reference))
+    statistics = [
+        fid_features_to_statistics(classifier_features(classifier, signal, signals, batch))
+        for signals in (generated, reference)
+    ]
+    return float(fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"])
+
+
+@torch.no_grad()
+def classifier_features(
+    classifier: ImageClassifier, signal: Signal, signals: Any, batch: int = 256
+) -> Float[Tensor, "signals features"]:
+    """Features in float64 of a sequence of signals, as they are kept."""
+    parts = []
+    for start in range(0, len(signals), batch):
+        kept = torch.stack([signals[index] for index in range(start, min(start + batch, len(signals)))])
+        parts.append(classifier.features(signal.values(kept.to(classifier.device))).cpu().double())
+    return torch.cat(parts)
 
 
 @torch.no_grad()
 def predicted_labels(
-    classifier: ImageClassifier, pixels: UInt8[Tensor, "images channels height width"], batch: int = 512
-) -> Int[Tensor, " images"]:
-    """The class that a classifier gives to each image."""
-    parts = [classifier(from_uint8(part.to(classifier.device))).argmax(-1).cpu() for part in pixels.split(batch)]
+    classifier: ImageClassifier, signal: Signal, kept: Shaped[Tensor, "signals channels *shape"], batch: int = 512
+) -> Int[Tensor, " signals"]:
+    """The class that a classifier gives to each signal, as they are kept."""
+    parts = [classifier(signal.values(part.to(classifier.device))).argmax(-1).cpu() for part in kept.split(batch)]
     return torch.cat(parts)
 
 
-def classifier_accuracy(classifier: ImageClassifier, data: ImageData, batch: int = 512) -> float:
+def classifier_accuracy(classifier: ImageClassifier, data: SignalData, batch: int = 512) -> float:
     """Share of a labelled data set that a classifier gets right."""
     right = 0
     for start in range(0, len(data), batch):
@@ -132,7 +158,7 @@ def classifier_accuracy(classifier: ImageClassifier, data: ImageData, batch: int
         labels = data.labels_of(indices)
         if labels is None:
             raise InputError(f"{data.name} has no labels, so there is nothing that a classifier could get right")
-        right += int(torch.eq(predicted_labels(classifier, data.pixels(indices)), labels).sum())
+        right += int(torch.eq(predicted_labels(classifier, data.signal, data.read(indices)), labels).sum())
     return right / len(data)
 
 
@@ -140,7 +166,6 @@ def _measure(
     generated: Any,
     reference: Any,
     metrics: Sequence[str],
-    extractor: str,
     weights: str | None,
     device: str,
     batch: int,
@@ -158,11 +183,11 @@ def _measure(
         isc="is" in metrics,
         prc="prc" in metrics,
         kid_subset_size=min(1000, fewest),
-        feature_extractor=extractor,
+        feature_extractor=INCEPTION,
         feature_extractor_weights_path=weights,
         feature_layer_fid=layer,
         feature_layer_kid=layer,
-        feature_layer_prc=layer or ("2048" if extractor == INCEPTION else None),
+        feature_layer_prc=layer or "2048",
         cuda=device.startswith("cuda"),
         batch_size=batch,
         save_cpu_ram=True,  # one process: the images are in memory
@@ -181,43 +206,6 @@ def _measure(
         "f_score": "f_score",
     }
     return {names[key]: float(value) for key, value in found.items()}
-
-
-def _register_classifier() -> str:
-    """Register our classifier with torch-fidelity, once; its weights path is the classifier's folder."""
-    from torch_fidelity import register_feature_extractor
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-
-    name = "genrep-classifier"
-    if name in FEATURE_EXTRACTORS_REGISTRY:
-        return name
-
-    class ClassifierFeatures(FeatureExtractorBase):
-        def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs: Any):
-            super().__init__(name, features_list)
-            self.classifier = ImageClassifier.from_pretrained(feature_extractor_weights_path)
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return ("features",)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return "features"
-
-        @staticmethod
-        def can_be_compiled() -> bool:
-            return False
-
-        def forward(self, input: Tensor) -> tuple[Tensor, ...]:
-            images = from_uint8(input)
-            if self.classifier.config["channels"] == 1:  # Pixels repeats a grey image three times
-                images = images.mean(1, keepdim=True)
-            return (self.classifier.features(images).double(),)
-
-    register_feature_extractor(name, ClassifierFeatures)
-    return name
 
 
 def check_enough(num_generated: int, num_reference: int) -> None:

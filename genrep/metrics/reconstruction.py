@@ -1,166 +1,64 @@
-"""PSNR and SSIM of reconstructions, of floats as the papers measure them; `psnr_8bit` is of what a PNG would hold."""
+"""Reconstructions of a data set's signals, and how near they come."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Num, Shaped, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from genrep.coords import image_shape
-from genrep.data.images import ImageData
-from genrep.errors import InputError
+from genrep.data.signals import SignalData
 from genrep.models.autoencoder import INRAutoencoder
-from genrep.render import from_uint8, to_uint8
+from genrep.signals.quality import enlarge, frames, psnr, psnr_8bit, quality, ssim
 
-SSIM_WINDOW = 11
-
-
-def psnr(
-    images: Num[Tensor, "batch channels height width"], reference: Num[Tensor, "batch channels height width"] | Any
-) -> Float[Tensor, " batch"]:
-    """Peak signal-to-noise ratio of each image in dB, -10 log10(MSE) at a peak of 1; 100 dB for equal images.
-
-    Floats are compared as they are, neither rounded nor clamped, as in the code published with the papers. `psnr_8bit`
-    differs both ways: rounding adds an error of its own, which turns 47.25 dB into 46.97 and 55 into 53.8, and clamping
-    takes one away where images are black or white (digits of 30.4 dB read as 31.1).
-
-    Args:
-        images, reference: floats in [-1, 1], which the peak of 1 takes as [0, 1].
-
-    Raises:
-        InputError: images that are not floats, or of different shapes.
-    """
-    _check_shapes(images, reference)
-    for name, pixels in (("images", images), ("reference", reference)):
-        if not pixels.is_floating_point():
-            raise InputError(
-                f"psnr needs {name} of floats in [-1, 1]; got {pixels.dtype}. Convert uint8 with from_uint8, or use psnr_8bit"
-            )
-    difference = (images.float() - reference.float()) / 2
-    return -10 * difference.square().flatten(1).mean(1).clamp_min(1e-10).log10()
-
-
-def psnr_8bit(
-    images: UInt8[Tensor, "batch channels height width"], reference: UInt8[Tensor, "batch channels height width"]
-) -> Float[Tensor, " batch"]:
-    """`psnr` of images that were clamped and rounded to 8 bits, as those read from files are."""
-    return psnr(from_uint8(images), from_uint8(reference))
-
-
-def ssim(
-    images: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "batch channels height width"] | Any
-) -> Float[Tensor, " batch"]:
-    """Structural similarity of each image (scikit-image; Gaussian 11×11 window, sigma 1.5, population covariance).
-
-    Floats in [-1, 1], unrounded like those of `psnr`, compared in [0, 1] at a data range of 1.
-
-    Raises:
-        InputError: images smaller than the window, or of different shapes.
-    """
-    _check_shapes(images, reference)
-    from skimage.metrics import structural_similarity
-
-    if min(images.shape[-2:]) < SSIM_WINDOW:
-        raise InputError(
-            f"SSIM needs images of {SSIM_WINDOW}×{SSIM_WINDOW} pixels or more, got {images.shape[-2]}×{images.shape[-1]}"
-        )
-    options = {
-        "channel_axis": 0,
-        "data_range": 1.0,
-        "gaussian_weights": True,
-        "sigma": 1.5,
-        "use_sample_covariance": False,
-    }
-    pairs = zip(*((part.cpu().double().numpy() + 1) / 2 for part in (images, reference)), strict=True)
-    return torch.tensor(
-        np.array([structural_similarity(image, target, **options) for image, target in pairs]), dtype=torch.float32
-    )
-
-
-def _check_shapes(images: Tensor, reference: Any) -> None:
-    if getattr(reference, "shape", None) != images.shape:  # tensors of other shapes may broadcast
-        given = list(reference.shape) if isinstance(reference, Tensor) else type(reference).__name__
-        raise InputError(f"images and reference must have the same shape; got {list(images.shape)} and {given}")
-
-
-def quality(
-    images: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "batch channels height width"]
-) -> dict[str, Float[Tensor, " batch"]]:
-    """`psnr` of each image and, unless the images are smaller than its window, `ssim`."""
-    measured = {"psnr": psnr(images, reference)}
-    if min(images.shape[-2:]) >= SSIM_WINDOW:
-        measured["ssim"] = ssim(images, reference)
-    return measured
-
-
-def frames(pixels: Shaped[Tensor, "channels *shape"]) -> Shaped[Tensor, "frames channels height width"]:
-    """The pictures of a signal, one for an image; every axis but the last two counts frames."""
-    return pixels.flatten(1, -3).transpose(0, 1) if pixels.ndim > 3 else pixels[None]
-
-
-def enlarge(
-    images: Float[Tensor, "batch channels height width"], size: int | Sequence[int]
-) -> Float[Tensor, "batch channels h w"]:
-    """Bicubic resize, antialiased where it shrinks: the reference for renders at another size than the image's.
-
-    Neither rounded nor clamped: next to an edge a bicubic enlargement passes slightly beyond [-1, 1].
-    """
-    shape = image_shape(size)
-    if shape == tuple(images.shape[-2:]):
-        return images
-    shrinks = shape[0] < images.shape[-2] or shape[1] < images.shape[-1]
-    return F.interpolate(images, size=shape, mode="bicubic", align_corners=False, antialias=shrinks)
+__all__ = [
+    "enlarge", "frames", "psnr", "psnr_8bit", "quality", "reconstruction_psnr", "reconstruction_quality", "reconstructions", "ssim",
+]  # fmt: skip
 
 
 @torch.no_grad()
 def reconstructions(
     autoencoder: INRAutoencoder,
-    data: ImageData,
+    data: SignalData,
     indices: Sequence[int],
     size: int | Sequence[int] | None = None,
     batch: int = 64,
-) -> UInt8[Tensor, "images channels height width"]:
-    """Images of a data set, encoded and rendered at `size` (their own when None)."""
-    parts = []
-    for start in range(0, len(indices), batch):
-        latents = autoencoder.encode(from_uint8(data.pixels(indices[start : start + batch]).to(autoencoder.device)))
-        parts.append(to_uint8(autoencoder.render(latents, size=data.image_shape if size is None else size)).cpu())
-    return torch.cat(parts)
+) -> Shaped[Tensor, "signals channels *size"]:
+    """Signals of a data set, encoded and rendered at `size` (their own when None), as they are kept."""
+    return torch.cat([data.signal.keep(render).cpu() for render, _ in _renders(autoencoder, data, indices, size, batch)])
 
 
 def reconstruction_psnr(
     autoencoder: INRAutoencoder,
-    data: ImageData,
+    data: SignalData,
     indices: Sequence[int],
     size: int | Sequence[int] | None = None,
     batch: int = 64,
-) -> Float[Tensor, " images"]:
-    """`psnr` of each image, encoded and rendered at `size`, against `enlarge` of the original."""
-    pairs = _renders_and_references(autoencoder, data, indices, size, batch)
-    return torch.cat([torch.zeros(0), *(psnr(rendered, reference).cpu() for rendered, reference in pairs)])
+) -> Float[Tensor, " signals"]:
+    """PSNR of each signal, encoded and rendered at `size`, against the original interpolated there."""
+    renders = _renders(autoencoder, data, indices, size, batch)
+    parts = [data.signal.psnr(render, data.signal.resize(values, render.shape[2:])).cpu() for render, values in renders]
+    return torch.cat([torch.zeros(0), *parts])
 
 
 def reconstruction_quality(
     autoencoder: INRAutoencoder,
-    data: ImageData,
+    data: SignalData,
     indices: Sequence[int],
     size: int | Sequence[int] | None = None,
     batch: int = 64,
-) -> dict[str, Float[Tensor, " images"]]:
-    """`quality` of each image, encoded and rendered at `size`, against `enlarge` of the original."""
-    pairs = _renders_and_references(autoencoder, data, indices, size, batch)
-    parts = [quality(rendered, reference) for rendered, reference in pairs]
+) -> dict[str, Float[Tensor, " signals"]]:
+    """All metrics of each signal, encoded and rendered at `size`, against the original interpolated there."""
+    renders = _renders(autoencoder, data, indices, size, batch)
+    parts = [data.signal.measure(render, data.signal.resize(values, render.shape[2:])) for render, values in renders]
     return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 
 
 @torch.no_grad()
-def _renders_and_references(
-    autoencoder: INRAutoencoder, data: ImageData, indices: Sequence[int], size: int | Sequence[int] | None, batch: int
+def _renders(
+    autoencoder: INRAutoencoder, data: SignalData, indices: Sequence[int], size: int | Sequence[int] | None, batch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    shape = data.image_shape if size is None else image_shape(size)
+    """Renders, and the values that were encoded."""
     for start in range(0, len(indices), batch):
-        images = from_uint8(data.pixels(indices[start : start + batch]).to(autoencoder.device))
-        yield autoencoder.render(autoencoder.encode(images), size=shape), enlarge(images, shape)
+        values = data.signal.values(data.read(indices[start : start + batch]).to(autoencoder.device))
+        latents, mask = autoencoder.encode_set(values)
+        yield autoencoder.render(latents, size=data.shape if size is None else size, mask=mask), values

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils.accelerate_utils import apply_forward_hook
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from genrep.arguments import Integer, as_floats, check_finite, in_training, shown
@@ -15,19 +16,22 @@ from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import AutoencoderSpec
 from genrep.render import render
-from genrep.specs import validate
+from genrep.signals import ImageSignalSpec
+from genrep.specs import from_arguments
 
 
 class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
-    """Images to a set of latent tokens and, through a shared coordinate network, to values anywhere.
+    """Signals to a set of latent tokens and, through a shared coordinate network, to values anywhere.
 
     Args:
         encoder: `{"type": ..., ...}`, one of `genrep.encoders`.
         decoder: `{"type": ..., ...}`, one of `genrep.decoders`.
-        image_size: what the encoder takes: a number, or [height, width].
-        channels: 1 (grey) or 3 (RGB).
+        image_size: the grid that the encoder takes: a number for a square image, or one length per axis.
+        channels: of the values: 1 (grey) or 3 (RGB) of images.
         num_tokens: R, the tokens of a representation.
         latent_dim: D, the width of a token.
+        signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None is images.
+        missing: values may be missing (NaN), which the encoder is told by a channel of its own.
 
     Raises:
         InputError: an unknown key or type, or a value that cannot be.
@@ -44,25 +48,23 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         channels: int = 3,
         num_tokens: int = 256,
         latent_dim: int = 512,
+        signal: Mapping[str, Any] | Any | None = None,
+        missing: bool = False,
     ):
         super().__init__()
-        spec = validate(
-            AutoencoderSpec,
-            {
-                "encoder": dict(encoder) if isinstance(encoder, Mapping) else encoder,
-                "decoder": dict(decoder) if isinstance(decoder, Mapping) else decoder,
-                "image_size": image_size if isinstance(image_size, int) else list(image_size),
-                "channels": channels,
-                "num_tokens": num_tokens,
-                "latent_dim": latent_dim,
-            },
-            where=type(self).__name__,
-        )
+        self.spec = spec = from_arguments(AutoencoderSpec, locals(), where=type(self).__name__)
         self.image_shape = spec.image_shape
         self.latent_shape = (num_tokens, latent_dim)
+        self.signal, self.missing = (spec.signal or ImageSignalSpec()).build(), missing
         groups = spec.decoder.token_groups(channels, num_tokens)
-        self.encoder = spec.encoder.build(self.image_shape, channels, num_tokens, latent_dim, groups)
+        observed = channels + missing
+        self.encoder = spec.encoder.build(self.image_shape, observed, num_tokens, latent_dim, groups)
         self.decoder = spec.decoder.build(self.image_shape, channels, num_tokens, latent_dim)
+
+    @property
+    def position_dim(self) -> int:
+        """Leading channels of a token that are its position; 0 if tokens have slots. The decoder says it."""
+        return int(self.decoder.position_dim)
 
     @classmethod
     def _remedy(cls, info: Mapping[str, Any]) -> str:
@@ -79,46 +81,69 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
 
     @apply_forward_hook
     def encode(
-        self, images: Float[Tensor, "batch channels height width"] | Any
+        self, images: Float[Tensor, "batch channels *shape"] | Any
     ) -> Float[Tensor, "batch tokens latent"]:
-        """Images in [-1, 1] of the size the encoder was built for -> latents `[B, R, D]`.
+        """Images in [-1, 1], or other signals of the grid the encoder was built for -> latents `[B, R, D]`.
 
-        InputError for images of another shape or of whole numbers (`genrep.render.from_uint8` converts those), for an empty
-        batch, and for numbers that are not finite.
+        InputError for signals of another shape or of whole numbers (`genrep.render.from_uint8` converts those), for an empty
+        batch, and for numbers that are not finite (NaN is a missing value where the model has `missing`).
+        """
+        return self.encode_set(images)[0]
+
+    @apply_forward_hook
+    def encode_set(
+        self, images: Float[Tensor, "batch channels *shape"] | Any
+    ) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"] | None]:
+        """`encode`, and the mask of the tokens that are there: None where all are.
+
+        A network or an optimisation: whoever calls it need not know.
         """
         images = as_floats(images, "images", "[batch, channels, height, width]", self.dtype)
-        if images.ndim != 4:
-            raise InputError(f"images must be [batch, channels, height, width]; got {list(images.shape)}")
+        axes = len(self.image_shape)
+        if images.ndim != 2 + axes:
+            wanted = "[batch, channels, height, width]" if axes == 2 else f"[batch, channels] and {axes} more axes"
+            raise InputError(f"images must be {wanted}; got {list(images.shape)}")
         if images.shape[:1] == (0,):
             raise InputError("there are no images to encode: give a batch of one or more")
         if not in_training(self, images):
-            check_finite(images, "images")
-        return self.encoder(images)
+            check_finite(images.nan_to_num() if self.missing else images, "images")
+        return self._encoded(images), None
+
+    def _encoded(self, values: Tensor) -> Tensor:
+        """What the encoder makes of values; of those that may be missing it also sees which are there."""
+        if not self.missing:
+            return self.encoder(values)
+        there = values.isfinite().all(dim=1, keepdim=True)
+        return self.encoder(torch.cat([torch.where(there, values, 0), there.to(values.dtype)], dim=1))
 
     @apply_forward_hook
     def decode(
         self,
         latents: Float[Tensor, "batch tokens latent"] | Any,
         coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"] | Any,
+        mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch points channels"]:
-        """Values at coordinates in [-1, 1], axes (y, x): `[N, c]` shared by the batch, or `[B, N, c]`.
+        """Values at coordinates in [-1, 1], axes in array order, (y, x): `[N, c]` shared by the batch, or `[B, N, c]`.
 
-        InputError for latents or coordinates of another shape, of whole numbers, or not finite.
+        `mask` says which tokens are there, where sets differ in size. InputError for latents or coordinates of another shape,
+        of whole numbers, or not finite.
         """
-        latents, coords = self._latents(latents), as_floats(coords, "coords", "[points, axes]")
+        latents, coords = self._latents(latents, mask), as_floats(coords, "coords", "[points, axes]")
         self._check_coords(coords, len(latents))
         if not in_training(self, latents, coords):
             check_finite(coords, "coords")
-        return self.decoder(coords, latents)
+        return self.decoder(coords, latents, mask)
 
     @apply_forward_hook
-    def decoding(self, latents: Float[Tensor, "batch tokens latent"] | Any) -> Callable[[Tensor], Tensor]:
+    def decoding(
+        self, latents: Float[Tensor, "batch tokens latent"] | Any, mask: Bool[Tensor, "batch tokens"] | None = None
+    ) -> Callable[[Tensor], Tensor]:
         """`decode` for these latents and many sets of coordinates: what depends on the latents alone is done once.
 
         InputError for latents that `decode` refuses; of the coordinates only the shape is looked at.
         """
-        latents = self._latents(latents)
-        values = self.decoder.decoding(latents)
+        latents = self._latents(latents, mask)
+        values = self.decoder.masked_decoding(latents, mask)
 
         def checked(coords: Tensor) -> Tensor:
             self._check_coords(coords, len(latents))
@@ -126,8 +151,10 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
 
         return checked
 
-    def _latents(self, latents: Any) -> Tensor:
+    def _latents(self, latents: Any, mask: Tensor | None = None) -> Tensor:
         """Latents in the model's number type. InputError for those that do not fit, or are not finite."""
+        if mask is not None and not self.position_dim:
+            raise InputError("a mask was given, but the tokens of this decoder have slots, which are always all there")
         latents = as_floats(latents, "latents", "[batch, tokens, dim]", self.dtype)
         self._check_latents(latents)
         if not in_training(self, latents):
@@ -157,21 +184,23 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         chunk: Integer | None = None,
         gradients: bool = False,
         as_uint8: bool = False,
-    ) -> Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"]:
-        """Images of any size and region, see `genrep.render.render`; the size is the encoder's when None.
+        mask: Bool[Tensor, "batch tokens"] | None = None,
+    ) -> Float[Tensor, "batch channels *size"] | UInt8[Tensor, "batch channels *size"]:
+        """Signals of any size and region, see `genrep.render.render`; the size is the encoder's when None.
 
         InputError for latents that `decode` refuses, and what `genrep.render.render` refuses.
         """
         shape = self.image_shape if size is None else image_shape(size)
+        model = self if mask is None else _Masked(self, mask)
         if len(shape) != self.decoder.num_axes:
             raise InputError(
                 f"size must be one number for each of the decoder's {self.decoder.num_axes} axes; got {shown(size)}"
             )
-        return render(self, latents, shape, region, chunk, gradients, as_uint8)
+        return render(model, latents, shape, region, chunk, gradients, as_uint8)
 
     def forward(
         self,
-        images: Float[Tensor, "batch channels height width"],
+        images: Float[Tensor, "batch channels *shape"],
         coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
         noise: Float[Tensor, "batch tokens latent"] | None = None,
     ) -> Float[Tensor, "batch points channels"]:
@@ -182,7 +211,7 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         it. The unit is measured on these images, two or more: like batch norm it changes a little with the parts that a
         batch is computed in.
         """
-        latents = self.encoder(images)
+        latents = self._encoded(images)
         if noise is not None:
             if len(images) < 2:
                 raise InputError(
@@ -197,3 +226,16 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     def freeze(self) -> "INRAutoencoder":
         """Evaluation mode, and no parameter takes a gradient: what stage 2 works with."""
         return self.eval().requires_grad_(False)
+
+
+class _Masked:
+    """An autoencoder and the mask of the latents that it decodes, for `render`."""
+
+    def __init__(self, autoencoder: INRAutoencoder, mask: Tensor):
+        self.autoencoder, self.mask = autoencoder, mask
+
+    def decode(self, latents: Tensor, coords: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents, coords, self.mask)
+
+    def decoding(self, latents: Tensor) -> Callable[[Tensor], Tensor]:
+        return self.autoencoder.decoding(latents, self.mask)

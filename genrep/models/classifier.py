@@ -1,34 +1,50 @@
 """A small convolutional classifier: the feature network behind `fd_classifier`."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genrep.coords import image_shape
 from genrep.models.loading import StrictLoading
+from genrep.nn.convolution import average_pool_of, convolution_of
 
 
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions behind GroupNorm and SiLU, with a residual."""
 
-    def __init__(self, channels: int, out_channels: int):
+    def __init__(self, channels: int, out_channels: int, num_axes: int):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(8, channels), nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm2, self.conv2 = nn.GroupNorm(8, out_channels), nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        convolution = convolution_of(num_axes)
+        self.norm1, self.conv1 = nn.GroupNorm(8, channels), convolution(channels, out_channels, 3, padding=1)
+        self.norm2, self.conv2 = nn.GroupNorm(8, out_channels), convolution(out_channels, out_channels, 3, padding=1)
+        self.skip = nn.Identity() if channels == out_channels else convolution(channels, out_channels, 1)
 
-    def forward(self, maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch out height width"]:
+    def forward(self, maps: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch out *shape"]:
         hidden = self.conv1(F.silu(self.norm1(maps)))
         return self.skip(maps) + self.conv2(F.silu(self.norm2(hidden)))
 
 
+class Halve(nn.Module):
+    """The mean of two neighbours along every axis."""
+
+    def __init__(self, num_axes: int):
+        super().__init__()
+        self.pool = average_pool_of(num_axes)
+
+    def forward(self, maps: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch channels *halved"]:
+        return self.pool(maps, 2)
+
+
 class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
-    """Images to class logits; the features are the averaged maps before the last layer.
+    """Images, or signals of one or three axes, to class logits; the features are the averaged maps before the last layer.
 
     Args:
-        image_size: side of the images it was trained on.
-        channels: 1 or 3.
+        image_size: the grid it was trained on: the side of square images, or one length per axis.
+        channels: of the values, 1 or 3 of images.
         num_classes: classes.
         width: channels of the first stage, a multiple of 8; they double with every halving of the image.
         stages: resolutions.
@@ -37,24 +53,32 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, image_size: int, channels: int, num_classes: int, width: int = 64, stages: int = 2, dropout: float = 0.1
+        self,
+        image_size: int | Sequence[int],
+        channels: int,
+        num_classes: int,
+        width: int = 64,
+        stages: int = 2,
+        dropout: float = 0.1,
     ):
         super().__init__()
-        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.image_shape = image_shape(image_size)
+        num_axes = len(self.image_shape)
+        self.stem = convolution_of(num_axes)(channels, width, 3, padding=1)
         layers: list[nn.Module] = []
         for stage in range(stages):
             if stage:
-                layers.append(nn.AvgPool2d(2))
-            layers.append(ResidualBlock(width * 2 ** max(0, stage - 1), width * 2**stage))
+                layers.append(Halve(num_axes))
+            layers.append(ResidualBlock(width * 2 ** max(0, stage - 1), width * 2**stage, num_axes))
         self.blocks = nn.Sequential(*layers)
         self.num_features = width * 2 ** (stages - 1)
         self.norm = nn.GroupNorm(8, self.num_features)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.num_features, num_classes)
 
-    def features(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+    def features(self, images: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch features"]:
         """Images in [-1, 1] => features."""
-        return F.silu(self.norm(self.blocks(self.stem(images)))).mean((-1, -2))
+        return F.silu(self.norm(self.blocks(self.stem(images)))).flatten(2).mean(-1)
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch classes"]:
         return self.head(self.dropout(self.features(images)))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from genrep.arguments import as_floats, as_number, shown
@@ -14,11 +14,13 @@ from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import DenoiserSpec
 from genrep.nn.attention import Attention
-from genrep.nn.fourier import timestep_features
+from genrep.nn.fourier import FourierFeatures, timestep_features
 from genrep.nn.transformer import FeedForward
-from genrep.specs import validate
+from genrep.specs import from_arguments
 
 TIME_FEATURES = 256
+POSITION_FREQUENCIES = 16
+"""Of a token's position on each axis, 1 to this many periods over its range."""
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -38,21 +40,26 @@ class DenoiserBlock(nn.Module):
             nn.init.zeros_(self.modulation.bias)
 
     def forward(
-        self, tokens: Float[Tensor, "batch tokens dim"], condition: Float[Tensor, "batch dim"]
+        self,
+        tokens: Float[Tensor, "batch tokens dim"],
+        condition: Float[Tensor, "batch dim"],
+        mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         if self.modulation is None:
-            tokens = tokens + self.attention(self.attention_norm(tokens))
+            tokens = tokens + self.attention(self.attention_norm(tokens), mask=mask)
             return tokens + self.mlp(self.mlp_norm(tokens))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
-        tokens = tokens + gate_a * self.attention(self.attention_norm(tokens) * (1 + scale_a) + shift_a)
+        tokens = tokens + gate_a * self.attention(self.attention_norm(tokens) * (1 + scale_a) + shift_a, mask=mask)
         return tokens + gate_m * self.mlp(self.mlp_norm(tokens) * (1 + scale_m) + shift_m)
 
 
 class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
     """Transformer over a noisy latent set `[B, R, D]` that predicts the clean one (x0); it knows no noise schedule.
 
-    Every token has a learned slot embedding (a set has slots, not positions). Time and class come in as tokens of the
-    sequence (ANR, appendix I) or through adaptive norm (adaLN-zero).
+    Tokens with slots have a learned embedding for each slot. Tokens with positions have an embedding of the (noisy)
+    position in its place, so that permuting them permutes what is predicted; any number of them will do, and `mask` says
+    which are there. Time and class come in as tokens of the sequence (ANR, appendix I) or through adaptive norm
+    (adaLN-zero).
 
     Args:
         num_tokens, latent_dim: R and D.
@@ -62,6 +69,7 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         mlp: "gelu" or "swiglu".
         norm: "layer" or "rms".
         qk_norm: RMS-normalise queries and keys.
+        position_dim: leading channels of a token that are its position; 0 is tokens with slots.
 
     Raises:
         InputError: a value that cannot be.
@@ -82,12 +90,16 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         mlp: str = "gelu",
         norm: str = "layer",
         qk_norm: bool = False,
+        position_dim: int = 0,
     ):
         super().__init__()
-        given = {name: value for name, value in locals().items() if name in DenoiserSpec.model_fields}
-        self.spec = spec = validate(DenoiserSpec, given, where=type(self).__name__)
+        self.spec = spec = from_arguments(DenoiserSpec, locals(), where=type(self).__name__)
         self.embed = nn.Linear(latent_dim, dim)
-        self.slots = nn.Parameter(0.02 * torch.randn(num_tokens, dim))
+        if position_dim:
+            self.encode_position = FourierFeatures(position_dim, POSITION_FREQUENCIES, POSITION_FREQUENCIES)
+            self.embed_position = nn.Linear(self.encode_position.num_features, dim)
+        else:
+            self.slots = nn.Parameter(0.02 * torch.randn(num_tokens, dim))
         self.embed_time = nn.Sequential(nn.Linear(TIME_FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.embed_class = nn.Embedding(num_classes + 1, dim) if num_classes else None
         self.blocks = nn.ModuleList(DenoiserBlock(spec) for _ in range(depth))
@@ -104,25 +116,42 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
 
     @property
     def latent_shape(self) -> tuple[int, int]:
-        """(R, D)."""
+        """(R, D); of tokens with positions R is the most that a set has."""
         return self.spec.num_tokens, self.spec.latent_dim
+
+    def _embedded(self, noisy_latents: Tensor) -> Float[Tensor, "batch tokens dim"]:
+        """Tokens with what tells one from another: their slot, or their position."""
+        position_dim = self.spec.position_dim
+        if not position_dim:
+            return self.embed(noisy_latents) + self.slots
+        # Standardised positions with noise reach to about ±4, which the encoding takes as its [-1, 1]
+        features = self.encode_position(noisy_latents[..., :position_dim] / 4)
+        return self.embed(noisy_latents) + self.embed_position(features.to(noisy_latents.dtype))
 
     def forward(
         self,
         noisy_latents: Float[Tensor, "batch tokens latent"] | Any,
         timesteps: Float[Tensor, " batch"] | Int[Tensor, " batch"] | Any,
         class_labels: Int[Tensor, " batch"] | Any | None = None,
+        mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens latent"]:
-        """Predict the clean latents. `class_labels` None or `num_classes` means "no class".
+        """Predict the clean latents. `class_labels` None or `num_classes` means "no class"; `mask` is of tokens with positions.
 
         Latents of another number type are brought to the model's; one timestep may stand for all. InputError for shapes and
         types that do not fit; no number is looked at, since training loops call this.
         """
-        noisy_latents = as_floats(noisy_latents, "noisy_latents", "[batch, tokens, dim]", self.slots.dtype)
-        if noisy_latents.ndim != 3 or tuple(noisy_latents.shape[1:]) != self.latent_shape:
-            rows, width = self.latent_shape
+        noisy_latents = as_floats(noisy_latents, "noisy_latents", "[batch, tokens, dim]", self.embed.weight.dtype)
+        rows, width = self.latent_shape
+        fits = noisy_latents.ndim == 3 and noisy_latents.shape[2] == width
+        if not fits or (not self.spec.position_dim and noisy_latents.shape[1] != rows):
+            wanted = "tokens" if self.spec.position_dim else rows
             raise InputError(
-                f"noisy_latents of shape {list(noisy_latents.shape)} do not fit: this denoiser takes [batch, {rows}, {width}]"
+                f"noisy_latents of shape {list(noisy_latents.shape)} do not fit: this denoiser takes [batch, {wanted}, {width}]"
+            )
+        if mask is not None and (not self.spec.position_dim or mask.shape != noisy_latents.shape[:2]):
+            raise InputError(
+                f"mask must be [batch, tokens], of tokens with positions; got {list(mask.shape)} for latents "
+                f"{list(noisy_latents.shape)} and position_dim {self.spec.position_dim}"
             )
         batch = len(noisy_latents)
         if not isinstance(timesteps, Tensor):
@@ -137,8 +166,8 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
             are_integers = isinstance(class_labels, Tensor) and class_labels.dtype in INTEGERS
             if not are_integers or class_labels.shape != (batch,):
                 raise InputError(f"class_labels must be a tensor of {batch} integers; got {shown(class_labels)}")
-        time = self.embed_time(timestep_features(timesteps, TIME_FEATURES).to(self.slots.dtype))  # [B, dim]
-        tokens = self.embed(noisy_latents) + self.slots  # [B, R, dim]
+        time = self.embed_time(timestep_features(timesteps, TIME_FEATURES).to(self.embed.weight.dtype))  # [B, dim]
+        tokens = self._embedded(noisy_latents)  # [B, R, dim]
         label = None
         if self.embed_class is not None:
             if class_labels is None:
@@ -149,14 +178,16 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
 
         if self.modulation is None:
             extra = time[:, None] if label is None else torch.stack([time, label], dim=1)
-            tokens = torch.cat([tokens, extra], dim=1)
+            num_tokens, tokens = tokens.shape[1], torch.cat([tokens, extra], dim=1)
+            if mask is not None:
+                mask = F.pad(mask, (0, extra.shape[1]), value=True)
             for block in self.blocks:
-                tokens = block(tokens, time)
-            return self.head(self.norm(tokens[:, : self.spec.num_tokens]))
+                tokens = block(tokens, time, mask)
+            return self.head(self.norm(tokens[:, :num_tokens]))
 
         condition = F.silu(time if label is None else time + label)
         for block in self.blocks:
-            tokens = block(tokens, condition)
+            tokens = block(tokens, condition, mask)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
         return self.head(self.norm(tokens) * (1 + scale) + shift)
 

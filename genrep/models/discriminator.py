@@ -1,6 +1,8 @@
 """Discriminators: of images, patch by patch at several scales (LoE, supplement E), and of token sets."""
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -10,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from genrep.models.loading import StrictLoading
+from genrep.nn.convolution import average_pool_of, convolution_of
 
 
-def _started(layer: nn.Conv2d | nn.Linear, normalize: bool) -> nn.Module:
+def _started(layer: Any, normalize: bool) -> nn.Module:
     nn.init.kaiming_uniform_(layer.weight, a=0.2)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -45,13 +48,14 @@ class Projection(nn.Module):
 class PatchDiscriminator(nn.Module):
     """Convolutions of kernel 3 and stride 2 and leaky ReLU, with spectral norm or without; a logit for every patch."""
 
-    def __init__(self, channels: int, num_classes: int, width: int, depth: int, normalize: bool):
+    def __init__(self, channels: int, num_classes: int, width: int, depth: int, normalize: bool, num_axes: int = 2):
         super().__init__()
+        convolution = convolution_of(num_axes)
         widths = [channels, *[width * 2 ** min(k, 3) for k in range(depth - 1)]]
         self.layers = nn.ModuleList(
-            _started(nn.Conv2d(a, b, 3, 2, 1), normalize) for a, b in itertools.pairwise(widths)
+            _started(convolution(a, b, 3, 2, 1), normalize) for a, b in itertools.pairwise(widths)
         )
-        last = _started(nn.Conv2d(widths[-1], 1, 3, 2, 1), normalize)
+        last = _started(convolution(widths[-1], 1, 3, 2, 1), normalize)
         self.head = Projection(widths[-1], num_classes, last, normalize)
 
     def forward(self, images: Tensor, class_labels: Tensor | None) -> Float[Tensor, "batch patches"]:
@@ -70,6 +74,7 @@ class ImageDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
         depth: convolutions, the last one included.
         scales: sizes, each half of the one before.
         spectral_norm: of every weight.
+        num_axes: axes of the signals: 2 for images, 1 to 3 for others.
     """
 
     @register_to_config
@@ -81,20 +86,22 @@ class ImageDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
         depth: int = 5,
         scales: int = 2,
         spectral_norm: bool = True,
+        num_axes: int = 2,
     ):
         super().__init__()
+        self.pool = average_pool_of(num_axes)
         self.scales = nn.ModuleList(
-            PatchDiscriminator(channels, num_classes, width, depth, spectral_norm) for _ in range(scales)
+            PatchDiscriminator(channels, num_classes, width, depth, spectral_norm, num_axes) for _ in range(scales)
         )
 
     def forward(
-        self, images: Float[Tensor, "batch channels height width"], class_labels: Int[Tensor, " batch"] | None = None
+        self, images: Float[Tensor, "batch channels *shape"], class_labels: Int[Tensor, " batch"] | None = None
     ) -> list[Float[Tensor, "batch patches"]]:
         """A logit for every patch, scale by scale; high is real."""
         logits = []
         for number, scale in enumerate(self.scales):
             if number:
-                images = F.avg_pool2d(images, 2, ceil_mode=True)
+                images = self.pool(images, 2, ceil_mode=True)
             logits.append(scale(images, class_labels))
         return logits
 
@@ -136,12 +143,12 @@ class TokenDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
 
 
 class Discriminators(nn.Module):
-    """What judges a sample by its image, by its tokens, or by both.
+    """What judges a sample by its signal, by its tokens, or by both: one discriminator for each view of it.
 
     Args:
-        channels: of the images; None sees no images.
+        channels: of the signals; None sees no signals.
         latent_shape: (R, D) of the latents; None sees none.
-        num_classes, width, depth, scales, token_width, token_depth, spectral_norm: as in the discriminators.
+        num_classes, width, depth, scales, token_width, token_depth, spectral_norm, num_axes: as in the discriminators.
     """
 
     def __init__(
@@ -156,10 +163,13 @@ class Discriminators(nn.Module):
         token_width: int,
         token_depth: int,
         spectral_norm: bool = True,
+        num_axes: int = 2,
     ):
         super().__init__()
         self.of_images = (
-            None if channels is None else ImageDiscriminator(channels, num_classes, width, depth, scales, spectral_norm)
+            None
+            if channels is None
+            else ImageDiscriminator(channels, num_classes, width, depth, scales, spectral_norm, num_axes)
         )
         self.of_latents = (
             None
@@ -168,12 +178,13 @@ class Discriminators(nn.Module):
         )
 
     def forward(
-        self, images: Tensor | None, latents: Tensor | None, class_labels: Tensor | None = None
+        self, views: Sequence[Tensor], class_labels: Tensor | None = None
     ) -> list[Float[Tensor, "batch logits"]]:
-        """Logits of images `[B, C, H, W]` in [-1, 1] at every scale and of standardised latents `[B, R, D]`, those it sees."""
+        """Logits of the views that there are discriminators of: signals `[B, C, *shape]`, then standardised latents `[B, R, D]`."""
         logits = []
+        views = list(views)
         if self.of_images is not None:
-            logits += self.of_images(images, class_labels)
+            logits += self.of_images(views.pop(0), class_labels)
         if self.of_latents is not None:
-            logits.append(self.of_latents(latents, class_labels))
+            logits.append(self.of_latents(views.pop(0), class_labels))
         return logits

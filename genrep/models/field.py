@@ -15,7 +15,8 @@ from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import FieldModelSpec
 from genrep.render import render_values
-from genrep.specs import validate
+from genrep.signals import ImageSignalSpec
+from genrep.specs import from_arguments
 
 
 class NeuralField(StrictLoading, ModelMixin, ConfigMixin):
@@ -25,20 +26,24 @@ class NeuralField(StrictLoading, ModelMixin, ConfigMixin):
         field: `{"type": ..., ...}`, one of `genrep.fields`.
         shape: the signal's own size, one number an axis: (height, width), (frames, height, width).
         channels: of its values.
+        signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None is pictures.
 
     Raises:
         InputError: an unknown key, a wrong type or an impossible value.
     """
 
     @register_to_config
-    def __init__(self, field: Mapping[str, Any] | Any, shape: Sequence[int], channels: int = 3):
+    def __init__(
+        self,
+        field: Mapping[str, Any] | Any,
+        shape: Sequence[int],
+        channels: int = 3,
+        signal: Mapping[str, Any] | Any | None = None,
+    ):
         super().__init__()
-        spec = validate(
-            FieldModelSpec,
-            {"field": dict(field) if isinstance(field, Mapping) else field, "shape": list(shape), "channels": channels},
-            where=type(self).__name__,
-        )
+        spec = from_arguments(FieldModelSpec, locals(), where=type(self).__name__)
         self.shape = tuple(spec.shape)
+        self.signal = (spec.signal or ImageSignalSpec()).build()
         self.field = spec.field.build(len(self.shape), channels)
 
     def prepare(self, coords: Float[Tensor, "points axes"]) -> Any:

@@ -17,7 +17,7 @@ from genrep.models.specs import GeneratorSpec
 from genrep.nn.expert_linear import Arrangement, ExpertLinear, Place
 from genrep.nn.fourier import CoordinateEmbedding, PositionalEncoding
 from genrep.nn.tiling import Tiling, grid_tiling
-from genrep.specs import validate
+from genrep.specs import from_arguments
 
 
 class Prepared(NamedTuple):
@@ -89,13 +89,7 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
         embedding_size: int | Sequence[int] = 256,
     ):
         super().__init__()
-        given = {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in {
-            "num_axes": num_axes, "channels": channels, "num_classes": num_classes, "noise_dim": noise_dim, "widths": widths,
-            "tile": tile, "cells": cells,
-            "tiles_start": tiles_start, "noise_gain": noise_gain, "num_frequencies": num_frequencies, "embedding_dim": embedding_dim,
-            "embedding_size": embedding_size,
-        }.items()}  # fmt: skip
-        spec = validate(GeneratorSpec, given, where=type(self).__name__)
+        spec = from_arguments(GeneratorSpec, locals(), where=type(self).__name__)
         self.num_axes, self.noise_dim, self.num_classes = num_axes, noise_dim, num_classes
         self.encoding = PositionalEncoding(num_axes, num_frequencies)
         self.embedding = CoordinateEmbedding(num_axes, embedding_size, embedding_dim) if embedding_dim else None

@@ -14,8 +14,10 @@ from genrep.models.loading import StrictLoading
 class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
     """Mean 0 and deviation 1 for every token and channel: the generator's side of the latents. Nothing is trained.
 
+    Tokens with positions have no order, so that their statistics are those of the channels, `[1, D]`.
+
     Args:
-        num_tokens, latent_dim: R and D of the statistics.
+        num_tokens, latent_dim: R, or 1 for all tokens alike, and D of the statistics.
     """
 
     mean: Tensor
@@ -29,7 +31,7 @@ class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
 
     @classmethod
     def from_statistics(
-        cls, mean: Float[Tensor, "tokens latent"], std: Float[Tensor, "tokens latent"]
+        cls, mean: Float[Tensor, "rows latent"], std: Float[Tensor, "rows latent"]
     ) -> "LatentNormalizer":
         """Channels that never vary keep a deviation of 1e-6 of the largest, so that nothing is divided by zero.
 
@@ -53,8 +55,8 @@ class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
         return standardized * self.std + self.mean
 
     def _check(self, latents: Tensor) -> None:
-        if latents.shape[-2:] != self.mean.shape:
-            rows, width = self.mean.shape
+        rows, width = self.mean.shape
+        if latents.shape[-1] != width or rows not in (1, latents.shape[-2]):
             raise InputError(
                 f"latents of shape {list(latents.shape)} do not fit: this normalizer has [batch, {rows}, {width}]"
             )

@@ -7,35 +7,40 @@ from pydantic import Field, model_validator
 from genrep.decoders import DecoderSpec
 from genrep.encoders import EncoderSpec
 from genrep.fields import FieldSpec
-from genrep.specs import Frequencies, NonNegativeInt, PositiveFloat, PositiveInt, Size, Spec
+from genrep.signals import SignalSpec
+from genrep.specs import Frequencies, GridSize, NonNegativeInt, PositiveFloat, PositiveInt, Spec, grid_of
 
 
 class AutoencoderSpec(Spec):
     """The arguments of `INRAutoencoder`."""
 
-    image_size: Size = 128
-    """What the encoder takes, in pixels: a number, or [height, width]."""
-    channels: Literal[1, 3] = 3
-    """1 for grey, 3 for RGB."""
+    image_size: GridSize = 128
+    """The grid that the encoder takes: a number for a square image, or one length per axis, as [height, width] or [samples]."""
+    channels: PositiveInt = 3
+    """Channels of the values: 1 for grey, 3 for RGB."""
     num_tokens: PositiveInt = 256
     """R: the tokens of a representation."""
     latent_dim: PositiveInt = 512
     """D: the width of a token."""
     encoder: EncoderSpec
-    """The hypernetwork, images to latents."""
+    """The hypernetwork, signals to latents."""
     decoder: DecoderSpec
     """The shared INR, coordinates and latents to values."""
+    signal: SignalSpec | None = None
+    """What the values mean; null is what the data say, in training, or else images."""
+    missing: bool = False
+    """Values may be missing (NaN): the encoder then gets 0 in their place, and a channel that says which are there."""
 
     @model_validator(mode="after")
-    def _decoder_fits(self) -> "AutoencoderSpec":
-        self.decoder.check(self.channels, self.num_tokens, self.latent_dim)
+    def _parts_fit(self) -> "AutoencoderSpec":
+        self.encoder.check(len(self.image_shape))
+        self.decoder.check(self.channels, self.num_tokens, self.latent_dim, len(self.image_shape))
         return self
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """(height, width)."""
-        height, width = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
-        return height, width
+    def image_shape(self) -> tuple[int, ...]:
+        """One length per axis: (height, width) of images."""
+        return grid_of(self.image_size)
 
 
 class DenoiserArchitecture(Spec):
@@ -70,6 +75,8 @@ class DenoiserSpec(DenoiserArchitecture):
     """D."""
     num_classes: NonNegativeInt = 0
     """Classes; 0 is unconditional."""
+    position_dim: NonNegativeInt = 0
+    """Leading channels of a token that are its position; 0 is tokens with slots."""
 
 
 class FieldModelSpec(Spec):
@@ -81,6 +88,8 @@ class FieldModelSpec(Spec):
     """The signal's size, one number an axis."""
     channels: PositiveInt = 3
     """Channels of its values."""
+    signal: SignalSpec | None = None
+    """What the values mean; null is pictures."""
 
 
 class GeneratorArchitecture(Spec):

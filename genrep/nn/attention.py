@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from genrep.nn.linear import linear_after
@@ -51,7 +51,7 @@ def _total(weights: Float[Tensor, "*rows tokens"]) -> Float[Tensor, "*rows 1"]:
 
 
 class Attention(nn.Module):
-    """Multi-head attention from `queries` to `context` (itself when None), without masks.
+    """Multi-head attention from `queries` to `context` (itself when None).
 
     Args:
         dim: width of queries and output.
@@ -81,10 +81,13 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(inner, dim)
 
     def forward(
-        self, queries: Float[Tensor, "#batch points dim"], context: Float[Tensor, "batch tokens context"] | None = None
+        self,
+        queries: Float[Tensor, "#batch points dim"],
+        context: Float[Tensor, "batch tokens context"] | None = None,
+        mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch points dim"]:
-        """Queries that the batch shares may have a batch of 1."""
-        return self.to_out(self.heads(queries, *self.keys_values(queries if context is None else context)))
+        """Queries that the batch shares may have a batch of 1. Tokens of the context where `mask` is False are not seen."""
+        return self.to_out(self.heads(queries, *self.keys_values(queries if context is None else context), mask))
 
     def keys_values(
         self, context: Float[Tensor, "batch tokens context"]
@@ -99,10 +102,12 @@ class Attention(nn.Module):
         queries: Float[Tensor, "#batch points dim"],
         key: Float[Tensor, "batch heads tokens head_dim"],
         value: Float[Tensor, "batch heads tokens head_dim"],
+        mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch points inner"]:
         """The heads side by side, before the output projection: a caller may fold that into what follows."""
         query = self.query_norm(rearrange(self.to_query(queries), "b n (h d) -> b h n d", h=self.num_heads))
-        mixed = F.scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value)
+        seen = None if mask is None else mask[:, None, None]
+        mixed = F.scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value, attn_mask=seen)
         return rearrange(mixed, "b h n d -> b n (h d)")
 
     def readout(

@@ -7,16 +7,16 @@ from typing import Any, ClassVar
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils import is_accelerate_available
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from torch import Tensor
 
 from genrep.arguments import Integer, as_floats, as_integer, as_integers, check_finite, shown
-from genrep.coords import Region, image_region, image_shape
+from genrep.coords import Region, grid_shape, image_region
 from genrep.devices import check_memory
 from genrep.errors import InputError, did_you_mean
 from genrep.models.loading import refuse_missing_pipeline
-from genrep.pictures import picture
 from genrep.randomness import image_generators
+from genrep.signals.base import Signal
 
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
 
@@ -24,10 +24,10 @@ PART_PIXELS = 2**22
 """Pixels that are rendered before they go to the CPU, unless one image has more."""
 
 
-class ImagePipeline(DiffusionPipeline):
-    """A diffusers pipeline that makes images of classes, or without class.
+class SignalPipeline(DiffusionPipeline):
+    """A diffusers pipeline that makes images, or signals of another kind, of classes or without class.
 
-    Memory: a call holds its result, in 8 bits, and the work of one batch. Beside that a decoder's or generator's floats exist
+    Memory: a call holds its result, images in 8 bits, and the work of one batch. Besides that a decoder's or generator's floats exist
     for one chunk of coordinates (of all images together 2,048 on the CPU and 262,144 on a GPU; a generator of pixels: 65,536),
     whatever the size and the number of images; on a GPU pixels wait in 8 bits, at most `PART_PIXELS` or one image.
 
@@ -58,14 +58,19 @@ class ImagePipeline(DiffusionPipeline):
         raise NotImplementedError
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """(height, width) that the model was trained at."""
+    def image_shape(self) -> tuple[int, ...]:
+        """The grid that the model was trained at, (height, width) of images."""
         raise NotImplementedError
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for RGB."""
+        """Of the values: 1 for grey, 3 for RGB."""
         raise NotImplementedError
+
+    @property
+    def signal(self) -> Signal:
+        """What the values mean, how they are kept and shown."""
+        return self.autoencoder.signal
 
     def sampling_settings(self, **given: Any) -> dict[str, Any]:
         """Settings of a call, checked: those given that are not None, over the pipeline's own. InputError for invalid ones."""
@@ -82,10 +87,16 @@ class ImagePipeline(DiffusionPipeline):
     def _check_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _size(self, height: Integer | None, width: Integer | None) -> tuple[int, ...]:
+    def _size(
+        self, height: Integer | None, width: Integer | None, size: Integer | Sequence[Integer] | Any | None = None
+    ) -> tuple[int, ...]:
         """The size asked for; where None, what the model was trained at. InputError for an invalid one."""
-        default_height, default_width = self.image_shape
-        return image_shape((default_height if height is None else height, default_width if width is None else width))
+        own = self.image_shape
+        if height is not None or width is not None:
+            if len(own) != 2 or size is not None:
+                raise InputError("height and width are of images, in place of size: give size, one length per axis")
+            size = (own[0] if height is None else height, own[1] if width is None else width)
+        return own if size is None else grid_shape(size, len(own))
 
     def _check_labels(self, class_labels: Any, num_images: Integer | None, latents: Any = None) -> list[int]:
         """A label an image, `num_classes` standing for "no class"; as many as labels, `num_images` or given latents."""
@@ -123,55 +134,69 @@ class ImagePipeline(DiffusionPipeline):
 
     def _pixels(
         self, count: int, size: Sequence[int], output_type: str
-    ) -> UInt8[Tensor, "count channels height width"]:
+    ) -> Shaped[Tensor, "count channels *size"]:
         """Room for the result. InputError for an unknown type of output, or for more than the machine holds."""
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type {shown(output_type)} is not one of {', '.join(OUTPUT_TYPES)}")
         if output_type == "latent":
-            return torch.empty(0, self.channels, *size, dtype=torch.uint8)
+            return torch.empty(0, self.channels, *size, dtype=self.signal.dtype)
         shape, cpu = (count, self.channels, *size), torch.device("cpu")
-        bytes_each = 5 if output_type in ("np", "pt") else 1  # floats besides
-        check_memory(bytes_each * math.prod(shape), cpu, f"{count} images of {size[0]} × {size[1]} pixels")
-        return torch.empty(shape, dtype=torch.uint8)
+        bytes_each = self.signal.dtype.itemsize + (4 if output_type in ("np", "pt") else 0)  # floats besides
+        check_memory(bytes_each * math.prod(shape), cpu, f"{count} images of {' × '.join(map(str, size))} pixels")
+        return torch.empty(shape, dtype=self.signal.dtype)
 
     @staticmethod
     def _fill(
-        pixels: UInt8[Tensor, "count channels height width"],
-        render: Callable[[slice], UInt8[Tensor, "part channels height width"]],
+        pixels: Shaped[Tensor, "count channels *size"],
+        render: Callable[[slice], Shaped[Tensor, "part channels *size"]],
     ) -> None:
-        """Render images part by part into their place on the CPU; `render` makes those of a slice."""
-        step = max(1, PART_PIXELS // (pixels.shape[2] * pixels.shape[3]))
+        """Render signals part by part into their place on the CPU; `render` makes those of a slice."""
+        step = max(1, PART_PIXELS // math.prod(pixels.shape[2:]))
         for start in range(0, len(pixels), step):
             pixels[start : start + step] = render(slice(start, start + step))
 
-    def _decode(self, latents: Tensor, size: Sequence[int], region: Region | None, part: slice) -> Tensor:
-        """8-bit pixels of the latents of a slice, through the autoencoder."""
-        return self.autoencoder.render(latents[part], size=size, region=region, as_uint8=True)
+    def _decode(
+        self, latents: Tensor, size: Sequence[int], region: Region | None, mask: Tensor | None, part: slice
+    ) -> Tensor:
+        """What is kept of the latents of a slice, rendered by the autoencoder."""
+        mask = None if mask is None else mask[part]
+        return self._kept(
+            self.autoencoder.render(latents[part], size=size, region=region, as_uint8=self._rounds, mask=mask)
+        )
+
+    @property
+    def _rounds(self) -> bool:
+        """Whether renders are kept in 8 bits, which `render` then rounds chunk by chunk."""
+        return self.signal.dtype == torch.uint8
+
+    def _kept(self, render: Tensor) -> Tensor:
+        """A render as it is kept. InputError for values that are not finite, which `render` itself looks for where it rounds."""
+        if self._rounds:
+            return render
+        check_finite(render, "the rendered values")
+        return self.signal.keep(render)
 
     def _output(self, images: Any, output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple:
-        """8-bit pixels, or latents for "latent", as `output_type` says."""
-        if output_type == "np":
-            images = images.permute(0, 2, 3, 1).numpy().astype("float32") / 255
-        elif output_type == "pt":
-            images = images.float().div_(255)
-        elif output_type == "pil":
-            images = [picture(image) for image in images]
+        """What is kept of the signals, or latents for "latent", as `output_type` says."""
+        if output_type != "latent":
+            images = self.signal.output(images, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
 def check_normalizer(normalizer: Any, autoencoder: Any) -> None:
     """InputError if a normalizer is not of the latents of an autoencoder."""
+    num_tokens, latent_dim = autoencoder.latent_shape
     shape = tuple(normalizer.mean.shape)
-    if shape != autoencoder.latent_shape:
+    if shape != (1 if autoencoder.position_dim else num_tokens, latent_dim):
         raise InputError(
             f"a normalizer of latents {shape} does not fit an autoencoder of latents {autoencoder.latent_shape}"
         )
 
 
-def check_arguments(region: Region | None, batch_size: Integer | None, count: int) -> int:
+def check_arguments(region: Region | None, num_axes: int, batch_size: Integer | None, count: int) -> int:
     """Images at a time, all when `batch_size` is None. InputError for an invalid region or batch size."""
-    image_region(region)
+    image_region(region, num_axes)
     return count if batch_size is None else as_integer(batch_size, "batch_size", low=1)
 
 

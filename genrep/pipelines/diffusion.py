@@ -8,19 +8,19 @@ from typing import Any, ClassVar
 import torch
 from diffusers import ImagePipelineOutput, SchedulerMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from genrep.arguments import Integer, Number, as_integer, as_number, shown
+from genrep.arguments import Integer, Number, as_integer, as_integers, as_number, shown
 from genrep.coords import Region
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.denoiser import LatentDenoiser
 from genrep.models.normalizer import LatentNormalizer
-from genrep.pipelines.base import ImagePipeline, check_arguments, check_normalizer, generators_of
+from genrep.pipelines.base import SignalPipeline, check_arguments, check_normalizer, generators_of
 
 
-class LatentDiffusionPipeline(ImagePipeline):
+class LatentDiffusionPipeline(SignalPipeline):
     """Samples latent sets with a denoiser and renders them with the autoencoder's decoder.
 
     Args:
@@ -58,6 +58,11 @@ class LatentDiffusionPipeline(ImagePipeline):
     ):
         super().__init__()
         _check_scheduler(scheduler)
+        if denoiser.spec.position_dim != autoencoder.position_dim:
+            raise InputError(
+                f"a denoiser of tokens with position_dim {denoiser.spec.position_dim} does not fit an autoencoder whose decoder "
+                f"has {autoencoder.position_dim}"
+            )
         if denoiser.latent_shape != autoencoder.latent_shape:
             raise InputError(
                 f"a denoiser of latents {denoiser.latent_shape} does not fit an autoencoder of latents {autoencoder.latent_shape}"
@@ -74,8 +79,8 @@ class LatentDiffusionPipeline(ImagePipeline):
         return int(self.denoiser.config["num_classes"])
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """(height, width) of the encoder's images."""
+    def image_shape(self) -> tuple[int, ...]:
+        """The encoder's grid, (height, width) of images."""
         return tuple(self.autoencoder.image_shape)
 
     @property
@@ -116,6 +121,8 @@ class LatentDiffusionPipeline(ImagePipeline):
         latents: Float[Tensor, "images tokens latent"] | Any | None = None,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | Any | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | Any = ("latents",),
+        size: Integer | Sequence[Integer] | Any | None = None,
+        num_tokens: Integer | Sequence[Integer] | Any | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Sample images. Where guidance or steps are None, the pipeline's own settings hold (`sampling`).
 
@@ -136,6 +143,9 @@ class LatentDiffusionPipeline(ImagePipeline):
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) after each step of each batch; latents
                 that it returns under that name replace the batch's, which are standardised and noisy.
             callback_on_step_end_tensor_inputs: which tensors it is given, of `_callback_tensor_inputs`.
+            size: in place of height and width, for signals of any number of axes: one length per axis, or one for all.
+            num_tokens: tokens of each set, one number or one per sample, where tokens have positions; None is the most that the
+                denoiser was trained with.
 
         Raises:
             InputError: an invalid argument, latents that are not finite, or a result that is not or that the machine
@@ -146,8 +156,9 @@ class LatentDiffusionPipeline(ImagePipeline):
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, guidance_interval=guidance_interval
         )
         labels = self._check_labels(class_labels, num_images, latents)
-        count, size = len(labels), self._size(height, width)
-        batch_size = check_arguments(region, batch_size, count)
+        count, size = len(labels), self._size(height, width, size)
+        batch_size = check_arguments(region, len(size), batch_size, count)
+        mask = self._token_mask(num_tokens, count)
         pixels = self._pixels(count, size, output_type)
         generators = generators_of(generator, count)
         noise = None if latents is None else self._check_noise(latents, self.denoiser.latent_shape, count)
@@ -171,13 +182,14 @@ class LatentDiffusionPipeline(ImagePipeline):
                 settings["num_inference_steps"],
                 settings["guidance_interval"],
                 None if noise is None else noise[part],
+                None if mask is None else mask[part],
                 callback_on_step_end,
                 callback_on_step_end_tensor_inputs,
             )
             if output_type == "latent":
                 results.append(sampled.cpu())
                 continue
-            self._fill(pixels[part], functools.partial(self._decode, sampled, size, region))
+            self._fill(pixels[part], functools.partial(self._decode, sampled, size, region, None if mask is None else mask[part]))
         return self._output(torch.cat(results) if results else pixels, output_type, return_dict)
 
     def _check_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -212,6 +224,7 @@ class LatentDiffusionPipeline(ImagePipeline):
         num_steps: int,
         interval: tuple[float, float],
         noise: Tensor | None,
+        mask: Tensor | None,
         callback: Callable[..., Any] | None,
         callback_inputs: Sequence[str],
     ) -> Float[Tensor, "batch tokens latent"]:
@@ -232,7 +245,7 @@ class LatentDiffusionPipeline(ImagePipeline):
                 break
             noisy = self.scheduler.scale_model_input(latents, timestep)
             guided = interval[0] <= float(timestep) / last_level <= interval[1]
-            clean = self._predict(noisy, timestep, condition, self.guidance_scale if guided else 1.0)
+            clean = self._predict(noisy, timestep, condition, self.guidance_scale if guided else 1.0, mask)
             latents = self.scheduler.step(clean, timestep, latents, return_dict=False, **extra)[0]
             if callback is not None:
                 replaced = callback(self, step, timestep, dict.fromkeys(callback_inputs, latents)) or {}
@@ -246,12 +259,28 @@ class LatentDiffusionPipeline(ImagePipeline):
             )
         return restored
 
-    def _predict(self, noisy: Tensor, timestep: Tensor, condition: Tensor | None, scale: float) -> Tensor:
+    def _token_mask(self, num_tokens: Any, count: int) -> Bool[Tensor, "images tokens"] | None:
+        """Which tokens of each sample are there; None where all are. InputError for an invalid number."""
+        if num_tokens is None:
+            return None
+        if not self.autoencoder.position_dim:
+            raise InputError("num_tokens is of tokens with positions; the tokens of this model have slots: leave it out")
+        most = self.denoiser.latent_shape[0]
+        numbers = as_integers(num_tokens, "num_tokens", 1, most)
+        numbers = numbers * count if len(numbers) == 1 else numbers
+        if len(numbers) != count:
+            raise InputError(f"num_tokens must be one number, or one for each of the {count} samples; got {len(numbers)}")
+        return torch.arange(most, device=self._execution_device) < torch.tensor(numbers, device=self._execution_device)[:, None]
+
+    def _predict(
+        self, noisy: Tensor, timestep: Tensor, condition: Tensor | None, scale: float, mask: Tensor | None
+    ) -> Tensor:
         """The clean latents, float32; with guidance, both predictions in one batch."""
         if scale == 1 or condition is None:
-            return self.denoiser(noisy, timestep.expand(len(noisy)), condition).float()
+            return self.denoiser(noisy, timestep.expand(len(noisy)), condition, mask).float()
         both = torch.cat([condition, torch.full_like(condition, self.num_classes)])
-        predicted = self.denoiser(torch.cat([noisy, noisy]), timestep.expand(len(both)), both).float()
+        masks = None if mask is None else torch.cat([mask, mask])
+        predicted = self.denoiser(torch.cat([noisy, noisy]), timestep.expand(len(both)), both, masks).float()
         conditional, unconditional = predicted.chunk(2)
         return unconditional + scale * (conditional - unconditional)
 

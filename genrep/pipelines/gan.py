@@ -16,22 +16,30 @@ from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.generator import CoordinateGenerator
 from genrep.models.normalizer import LatentNormalizer
-from genrep.pipelines.base import ImagePipeline, check_arguments, check_normalizer, generators_of
+from genrep.pipelines.base import SignalPipeline, check_arguments, check_normalizer, generators_of
 from genrep.render import render_values
+from genrep.signals import SignalSpec
+from genrep.signals.base import Signal
+from genrep.specs import Spec, validate
 
 CHUNK = 65_536
 """Coordinates × images that a generator of pixels computes at a time."""
 
 
-class GANPipeline(ImagePipeline):
+class _SignalOf(Spec):
+    signal: SignalSpec
+
+
+class GANPipeline(SignalPipeline):
     """Draws noise, and renders what the generator makes of it.
 
     Args:
         generator_model: coordinates of pixels to colours or, with an autoencoder, the tokens' places to latents.
         autoencoder, normalizer: stage 1 and the scale of its latents; None for a generator of pixels.
-        sample_size: (height, width) that a generator of pixels was trained at; None with an autoencoder.
+        sample_size: the grid that a generator of signals was trained at, (height, width) of images; None with an autoencoder.
         id2label: names of the classes, by label.
         sampling: what a call does unless it says otherwise: {"truncation": 1.0}.
+        signal: what the values of a generator of signals mean, one of `genrep.signals`; None is images.
 
     Raises:
         InputError: parts that do not fit each other, or an invalid setting.
@@ -52,13 +60,16 @@ class GANPipeline(ImagePipeline):
         sample_size: Sequence[int] | None = None,
         id2label: dict | None = None,
         sampling: dict | None = None,
+        signal: dict | None = None,
     ):
         super().__init__()
         if (autoencoder is None) != (normalizer is None) or (autoencoder is None) != (sample_size is not None):
             raise InputError(
                 "a GAN of latents needs autoencoder and normalizer, one of pixels needs sample_size: give one or the other"
             )
-        wanted = (2, generator_model.config["channels"]) if autoencoder is None else (1, autoencoder.latent_shape[1])
+        wanted = (1, autoencoder.latent_shape[1]) if autoencoder is not None else (
+            len(image_shape(sample_size)) if sample_size is not None else 2, generator_model.config["channels"]
+        )
         if (generator_model.num_axes, generator_model.config["channels"]) != wanted:
             raise InputError(
                 f"a generator with {generator_model.num_axes} axes and {generator_model.config['channels']} channels does not fit: "
@@ -71,6 +82,7 @@ class GANPipeline(ImagePipeline):
             id2label=id2label,
             sample_size=None if sample_size is None else list(image_shape(sample_size)),
             sampling=sampling,
+            signal=signal,
         )
         if sampling:
             self.sampling_settings()
@@ -81,14 +93,20 @@ class GANPipeline(ImagePipeline):
         return int(self.generator_model.num_classes)
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """(height, width) that it was trained at."""
+    def image_shape(self) -> tuple[int, ...]:
+        """The grid that it was trained at, (height, width) of images."""
         return tuple(self.autoencoder.image_shape if self.autoencoder is not None else self.config["sample_size"])
 
     @property
     def channels(self) -> int:
         """1 for grey, 3 for RGB."""
         return int((self.autoencoder or self.generator_model).config["channels"])
+
+    @property
+    def signal(self) -> Signal:
+        if self.autoencoder is not None:
+            return self.autoencoder.signal
+        return validate(_SignalOf, {"signal": self.config.get("signal") or {"type": "image"}}, where="signal").signal.build()
 
     @torch.no_grad()
     def __call__(
@@ -104,6 +122,7 @@ class GANPipeline(ImagePipeline):
         output_type: str | Any = "pil",
         return_dict: bool = True,
         latents: Float[Tensor, "images noise"] | Any | None = None,
+        size: Integer | Sequence[Integer] | Any | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Sample images.
 
@@ -120,6 +139,7 @@ class GANPipeline(ImagePipeline):
                 in 0..255), all of the same 8-bit pixels, or, of a GAN of latents, "latent" ([N, R, D]).
             return_dict: an ImagePipelineOutput, or a tuple.
             latents: noise vectors from N(0, 1), `[N, noise_dim]`; the generator is then not used.
+            size: in place of height and width, for signals of any number of axes: one length per axis, or one for all.
 
         Raises:
             InputError: an invalid argument, latents that are not finite, or a result that is not or that the machine
@@ -129,7 +149,7 @@ class GANPipeline(ImagePipeline):
         labels = self._check_labels(class_labels, num_images, latents)
         if class_labels is None and self.num_classes:  # such a GAN has no "no class": classes in turn
             labels = [index % self.num_classes for index in range(len(labels))]
-        size, noise_dim = self._size(height, width), self.generator_model.noise_dim
+        size, noise_dim = self._size(height, width, size), self.generator_model.noise_dim
         generators = generators_of(generator, len(labels))
         if latents is None:
             noise = torch.stack([torch.randn(noise_dim, generator=g, device=g.device) for g in generators])
@@ -158,7 +178,7 @@ class GANPipeline(ImagePipeline):
             if labels is None:
                 raise InputError(f"this GAN has {self.num_classes} classes: give a label for every noise vector")
             labels = self._check_labels(labels, len(noise))
-        batch_size = check_arguments(region, batch_size, len(noise))
+        batch_size = check_arguments(region, len(size), batch_size, len(noise))
         if output_type == "latent" and self.autoencoder is None:
             raise InputError('output_type "latent" is of a GAN of latents, and this one makes pixels')
         pixels = self._pixels(len(noise), size, output_type)
@@ -179,18 +199,19 @@ class GANPipeline(ImagePipeline):
             if output_type == "latent":
                 results.append(latents.cpu())
                 continue
-            self._fill(pixels[part], functools.partial(self._decode, latents, size, region))
+            self._fill(pixels[part], functools.partial(self._decode, latents, size, region, None))
         return self._output(torch.cat(results) if results else pixels, output_type, return_dict)
 
     def _render(
         self, noise: Tensor, classes: Tensor | None, size: Sequence[int], region: Region | None, part: slice
     ) -> Tensor:
-        """8-bit pixels of a generator of pixels, for a slice of a batch."""
+        """What is kept of a generator of signals, for a slice of a batch."""
         noise = noise[part]
         values = functools.partial(
             self.generator_model, noise=noise, class_labels=None if classes is None else classes[part]
         )
-        return render_values(values, size, region, max(1, CHUNK // len(noise)), noise.device, as_uint8=True)
+        chunk = max(1, CHUNK // len(noise))
+        return self._kept(render_values(values, size, region, chunk, noise.device, as_uint8=self._rounds))
 
 
 def spherical(

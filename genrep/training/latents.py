@@ -1,14 +1,16 @@
 """Latents for a training loop: from the cache, or encoded on the fly. The cache itself is in `genrep/data/latents.py`."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxtyping import Float, Shaped
+import torch
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-from genrep.data import DataSpec, LatentsSpec
-from genrep.data.images import ImageData, evenly
+from genrep.coords import grid, random_subset, values_at
+from genrep.data import BaseDataSpec, LatentsSpec
 from genrep.data.latents import (
     LatentCache,
     LatentStatistics,
@@ -18,74 +20,92 @@ from genrep.data.latents import (
     has_cache,
     write_cache,
 )
+from genrep.data.signals import Points, SignalData, check_signal, evenly
 from genrep.data.sources import MissingSource
+from genrep.diffusion import DiffusionSpec
+from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.training.order import TrainingBatch
 
+LatentSets = tuple[Shaped[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"] | None]
+"""Latents, and the mask of the tokens that are there: None where all are."""
+
 
 class CachedLatents:
-    """Latents from a cache, which the stream reads; a mirrored image is the view that was encoded mirrored."""
+    """Latents from a cache, which the stream reads; a mirrored signal is the view that was encoded mirrored."""
 
-    wants_pixels = False
+    wants_signals = False
 
     def __init__(self, cache: LatentCache):
         self.cache, self.mean, self.std = cache, cache.mean, cache.std
         self.flips = cache.num_views == 2
 
-    def latents(self, batch: TrainingBatch) -> Shaped[Tensor, "batch tokens latent"]:
-        """A batch's latents in the number type of the cache."""
+    def sets(self, batch: TrainingBatch) -> LatentSets:
+        """A batch's latents in the number type of the cache, and their mask."""
         assert batch.latents is not None, "the stream was opened without the cache"
-        return batch.latents
+        return batch.latents, batch.mask
 
 
 class EncodedLatents:
-    """Latents encoded when they are needed; the statistics are those of evenly spaced images."""
+    """Latents encoded when they are needed; the statistics are those of evenly spaced signals."""
 
-    wants_pixels = True
+    wants_signals = True
     cache = None
 
-    def __init__(self, autoencoder: INRAutoencoder, data: ImageData, spec: LatentsSpec):
-        self.autoencoder, self.flips = autoencoder, spec.flips
-        statistics = LatentStatistics(autoencoder.latent_shape)
+    def __init__(self, autoencoder: INRAutoencoder, data: SignalData, spec: LatentsSpec):
+        self.autoencoder, self.data, self.flips = autoencoder, data, spec.flips
+        statistics = LatentStatistics(autoencoder.latent_shape, autoencoder.position_dim)
         chosen = evenly(len(data), spec.statistics_images)
         for start in range(0, len(chosen), spec.batch):
-            statistics.update(
-                encode_views(autoencoder, data.pixels(chosen[start : start + spec.batch]), spec.flips).flatten(0, 1)
-            )
+            kept = data.read(chosen[start : start + spec.batch])
+            latents, mask = encode_views(autoencoder, data, kept, spec.flips)
+            statistics.update(latents.flatten(0, 1), None if mask is None else mask.flatten(0, 1))
         self.mean, self.std = statistics.mean.float(), statistics.std.float()
 
-    def latents(self, batch: TrainingBatch) -> Float[Tensor, "batch tokens latent"]:
-        assert batch.pixels is not None, "the stream was opened without pixels"
-        return encode_views(self.autoencoder, batch.pixels, flips=False)[:, 0]
+    def sets(self, batch: TrainingBatch) -> LatentSets:
+        assert batch.signals is not None, "the stream was opened without signals"
+        return encode_batch(self.autoencoder, self.data, batch.signals)
+
+
+def encode_batch(autoencoder: INRAutoencoder, data: SignalData, kept: Tensor) -> LatentSets:
+    """Latents of signals as their data set keeps them, and their mask."""
+    latents, mask = encode_views(autoencoder, data, kept, flips=False)
+    return latents[:, 0], None if mask is None else mask[:, 0]
+
+
+def open_for(autoencoder: INRAutoencoder, data: BaseDataSpec, split: str) -> SignalData:
+    """A split of the signals that an autoencoder was made for. InputError where they mean something else."""
+    signals = data.open(split, autoencoder.image_shape, autoencoder.config["channels"])
+    check_signal(autoencoder, signals)
+    return signals
 
 
 def open_split(
-    data: DataSpec, latents: LatentsSpec, autoencoder: INRAutoencoder, split: str, pixels: bool = False
-) -> ImageData | LatentCache:
+    data: BaseDataSpec, latents: LatentsSpec, autoencoder: INRAutoencoder, split: str, signals: bool = False
+) -> SignalData | LatentCache:
     """A split of stage 2: its cache where that is whole and enough, else the images.
 
     Where `data.source` is there, a cache is held against the images; where it is not, against the keys that chose them.
 
     Args:
         split: `train` or `held_out`.
-        pixels: the images are needed whatever is cached.
+        signals: they are needed whatever is cached.
 
     Raises:
         MissingSource: the images are needed, and `data.source` is not there.
         InputError: the cache was made from something else.
     """
-    shape, channels = autoencoder.image_shape, autoencoder.config["channels"]
     if latents.folder is None or not has_cache(latents.folder):
-        return ImageData(data, split, shape, channels)
-    if pixels or not has_cache(latents.folder, split):
+        return open_for(autoencoder, data, split)
+    if signals or not has_cache(latents.folder, split):
         try:
-            return ImageData(data, split, shape, channels)
+            return open_for(autoencoder, data, split)
         except MissingSource as error:
-            why = "this run needs pixels too" if pixels else "it has no held-out latents, which train/latents.py adds"
+            why = "this run needs the signals too" if signals else "it has no held-out latents, which train/latents.py adds"
             raise MissingSource(f"{error}. The latent cache {latents.folder} alone does not do: {why}") from error
     cache = LatentCache(latents.folder, cache_settings(autoencoder, latents), split=split)
     try:
-        images = ImageData(data.model_copy(update={"in_memory": False}), split, shape, channels)
+        signals_there = open_for(autoencoder, data.model_copy(update={"in_memory": False}), split)
     except MissingSource as error:
         if cache.is_of(data):
             if split == "train" and os.environ.get("RANK", "0") == "0":
@@ -96,13 +116,13 @@ def open_split(
             "what this config says: give that, or the images"
         ) from error
     if split == "train":
-        return LatentCache(latents.folder, cache_manifest(autoencoder, images, latents))
-    return cache if cache.fingerprint() == images.fingerprint() else ImageData(data, split, shape, channels)
+        return LatentCache(latents.folder, cache_manifest(autoencoder, signals_there, latents))
+    return cache if cache.fingerprint() == signals_there.fingerprint() else open_for(autoencoder, data, split)
 
 
 def open_latents(
     autoencoder: INRAutoencoder,
-    data: ImageData | LatentCache,
+    data: SignalData | LatentCache,
     spec: LatentsSpec,
     process: tuple[int, int],
     barrier: Callable[[], None],
@@ -124,7 +144,7 @@ def open_latents(
         return EncodedLatents(autoencoder, data, spec)
     else:
         if not has_cache(spec.folder):
-            write_cache(autoencoder, data, spec, Path(spec.folder), process, barrier, held_out_images(data, spec))
+            write_cache(autoencoder, data, spec, Path(spec.folder), process, barrier, held_out_signals(data, spec))
         cache = LatentCache(spec.folder, cache_manifest(autoencoder, data, spec))
     if spec.verify:
         if process[0] == 0:
@@ -133,8 +153,28 @@ def open_latents(
     return CachedLatents(cache)
 
 
-def held_out_images(data: ImageData, spec: LatentsSpec) -> ImageData | None:
+def held_out_signals(data: SignalData, spec: LatentsSpec) -> SignalData | None:
     """The held-out split that belongs into the cache of a training split; None where there is none, or none is wanted."""
-    if not spec.held_out or (data.spec.held_out_split is None and data.spec.held_out_fraction == 0):
+    if not spec.held_out or not data.spec.holds_out:
         return None
-    return ImageData(data.spec.model_copy(update={"in_memory": False}), "held_out", data.image_shape, data.channels)
+    return data.spec.model_copy(update={"in_memory": False}).open("held_out", data.shape, data.channels)
+
+
+def check_decoded_points(objective: DiffusionSpec, autoencoder: INRAutoencoder) -> None:
+    """InputError for more points of the two-term loss than a signal has."""
+    count, total = objective.image_coords, math.prod(autoencoder.image_shape)
+    if count is not None and count > total:
+        raise InputError(f"diffusion.image_coords {count} is more than an image's {total} pixels")
+
+
+def decoded_points(
+    objective: DiffusionSpec,
+    autoencoder: INRAutoencoder,
+    kept: Shaped[Tensor, "batch channels *shape"],
+    generator: torch.Generator,
+) -> Points:
+    """Where the two-term loss decodes signals, as they are kept, and their values there: all of the grid, or as many as it says."""
+    coords = grid(autoencoder.image_shape, device=kept.device)
+    if objective.image_coords is not None:
+        coords = coords[random_subset(len(coords), objective.image_coords, generator).to(kept.device)]
+    return Points(coords, values_at(autoencoder.signal.values(kept), coords, "nearest"))

@@ -37,20 +37,19 @@ class Optimizer:
                 )
             )
 
-    def zero_grad(self) -> None:
-        for part in self.parts:
-            part.zero_grad(set_to_none=True)
-
-    def step(self, lr: float) -> Tensor:
-        """Clip the gradient, take a step at `lr`, and return the gradient's norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(
+    def clip_gradients(self) -> Tensor:
+        """Scale the gradients down to a norm of `clip_norm` at most; returns the norm before."""
+        return nn.utils.clip_grad_norm_(
             self.parameters, math.inf if self.spec.clip_norm is None else self.spec.clip_norm
         )
+
+    def step(self, lr: float) -> None:
+        """Move the weights at a rate of `lr`, and empty the gradients."""
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = lr
             part.step()
-        return norm
+            part.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [part.state_dict() for part in self.parts]

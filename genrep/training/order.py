@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from genrep.data.images import ImageData
 from genrep.data.latents import LatentCache
+from genrep.data.signals import SignalData
 from genrep.errors import InputError
 from genrep.randomness import normal_at, stream_generator, uniform_at
 from genrep.training.interrupts import ignore_signals
 
 
 class DataOrder:
-    """Position in the training stream => index of the image."""
+    """Position in the training stream => index of the signal."""
 
     def __init__(self, num_images: int, seed: int):
         self.num_images, self.seed = num_images, seed
@@ -69,26 +69,28 @@ class PositionBatches:
 
 @dataclass
 class TrainingBatch:
-    """What a loop gets: where in the stream it is, and the images there.
+    """What a loop gets: where in the stream it is, and the signals there.
 
     Attributes:
         positions: positions in the stream, what randomness is keyed by.
         indices: indices into the data set.
         mirrored: `[B]` bool, which images are to be seen mirrored.
-        pixels: `[B, C, H, W]` uint8, mirrored already; None where only latents are wanted.
-        source_pixels: the same at `data.source_size`, or None.
+        signals: `[B, C, *shape]` as they are kept, mirrored already; None where only latents are wanted.
+        source_signals: the same at `data.source_size`, or None.
         labels: `[B]` int64, or None.
         latents: `[B, R, D]` in the number type of the cache, of the mirrored images where it says so; None without a cache.
+        mask: `[B, R]` bool, which tokens are there; None where all are.
         noise: standard normal numbers `[B, ...]` by the name of their stream, keyed by the positions.
     """
 
     positions: list[int]
     indices: list[int]
     mirrored: Tensor
-    pixels: Tensor | None
-    source_pixels: Tensor | None
+    signals: Tensor | None
+    source_signals: Tensor | None
     labels: Tensor | None
     latents: Tensor | None = None
+    mask: Tensor | None = None
     noise: dict[str, Tensor] = field(default_factory=dict)
 
     def pin_memory(self) -> "TrainingBatch":
@@ -101,14 +103,14 @@ class TrainingBatch:
         return TrainingBatch(**pinned)
 
 
-class ImageStream(Dataset):
+class SignalStream(Dataset):
     """The training stream: positions => TrainingBatch. Runs in the loader's workers, which take the work off training.
 
     Args:
-        data: images, or a cache of latents where no pixels are wanted.
+        data: signals, or a cache of latents where those are not wanted.
         seed: seed of the order, the flips, the crops and the noise.
-        flip: mirror images at random.
-        wants_pixels: read the images.
+        flips: mirror signals at random.
+        wants_signals: read the signals.
         wants_source: read them at `data.source_size` too.
         cache: read the latents from here.
         noise: shapes of standard normal numbers to draw for every image, by the name of their stream.
@@ -116,49 +118,49 @@ class ImageStream(Dataset):
 
     def __init__(
         self,
-        data: ImageData | LatentCache,
+        data: SignalData | LatentCache,
         seed: int,
-        flip: bool,
-        wants_pixels: bool = True,
+        flips: bool,
+        wants_signals: bool = True,
         wants_source: bool = False,
         cache: LatentCache | None = None,
         noise: Mapping[str, Sequence[int]] | None = None,
     ):
-        self.data, self.seed, self.flip = data, seed, flip
-        self.wants_pixels, self.wants_source = wants_pixels, wants_source
+        self.data, self.seed, self.flips = data, seed, flips
+        self.wants_signals, self.wants_source = wants_signals, wants_source
         self.cache, self.noise = cache, dict(noise or {})
         self.order = DataOrder(len(data), seed)
 
     def __getitems__(self, positions: list[int]) -> TrainingBatch:
         indices = self.order.indices(positions)
         mirrored = torch.zeros(len(positions), dtype=torch.bool)
-        if self.flip:
+        if self.flips:
             mirrored = uniform_at(positions, (), self.seed, "flip") < 0.5
         return TrainingBatch(
             positions=positions,
             indices=indices,
             mirrored=mirrored,
-            pixels=mirror(self._pixels(positions, indices), mirrored) if self.wants_pixels else None,
-            source_pixels=mirror(self._images.pixels(indices, source=True), mirrored) if self.wants_source else None,
+            signals=self._read(indices, positions, mirrored) if self.wants_signals else None,
+            source_signals=self._mirror(self._signals.read(indices, source=True), mirrored) if self.wants_source else None,
             labels=self.data.labels_of(indices),
             latents=None if self.cache is None else self.cache.stored(indices, mirrored.long().tolist()),
+            mask=None if self.cache is None else self.cache.masks(indices, mirrored.long().tolist()),
             noise={name: normal_at(positions, shape, self.seed, name) for name, shape in self.noise.items()},
         )
 
     @property
-    def _images(self) -> ImageData:
-        assert isinstance(self.data, ImageData), "a cache of latents has no pixels"
+    def _signals(self) -> SignalData:
+        assert isinstance(self.data, SignalData), "a cache of latents has no signals"
         return self.data
 
-    def _pixels(self, positions: list[int], indices: list[int]) -> Tensor:
-        if self._images.spec.crop == "random":
-            return self._images.crops(indices, uniform_at(positions, (2,), self.seed, "crop"))
-        return self._images.pixels(indices)
+    def _read(self, indices: list[int], positions: list[int], mirrored: Tensor) -> Tensor:
+        return self._mirror(self._signals.read_training(indices, positions, self.seed), mirrored)
 
-
-def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Images with those where `mirrored` is true flipped left to right."""
-    return torch.where(mirrored[:, None, None, None], images.flip(-1), images) if mirrored.any() else images
+    def _mirror(self, kept: Tensor, mirrored: Tensor) -> Tensor:
+        """Signals with those where `mirrored` is true replaced by their mirror images."""
+        if not mirrored.any():
+            return kept
+        return torch.where(mirrored.view(-1, *[1] * (kept.ndim - 1)), self._signals.mirrored(kept), kept)
 
 
 def training_loader(stream: Any, batches: PositionBatches, num_workers: int, pin: bool = False) -> DataLoader:

@@ -1,53 +1,55 @@
-"""Stage 1's objective: at which coordinates an image is asked for, and what should be there."""
+"""Stage 1's objective: at which coordinates a signal is asked for, and what should be there."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from genrep.coords import draw_targets, image_shape
+from genrep.coords import grid_shape
+from genrep.data.signals import Points, SignalData
+from genrep.errors import InputError
 from genrep.randomness import normal_at, stream_generator
 from genrep.specs import validate
 from genrep.training.config import read_config
-from genrep.training.specs import ReconstructionSpec
+from genrep.training.order import TrainingBatch
+from genrep.training.specs import AutoencoderRun, ReconstructionSpec
 
 
-def coords_and_targets(
-    spec: ReconstructionSpec,
-    images: Float[Tensor, "batch channels height width"],
-    source_images: Float[Tensor, "batch channels source_height source_width"] | None,
-    seed: int,
-    step: int,
-    positions: Sequence[int],
-) -> tuple[Float[Tensor, "points 2"] | Float[Tensor, "batch points 2"], Float[Tensor, "batch points channels"]]:
-    """Coordinates to reconstruct images at, and the images' values there, as `draw_targets` draws them.
+def check_model(config: AutoencoderRun, data: SignalData) -> None:
+    """InputError for a model that does not fit what the data say of their values."""
+    if data.may_miss and not config.autoencoder.missing:
+        raise InputError("data.missing is keep, but the encoder is not told where values are missing: set autoencoder.missing: true")
+    given = config.autoencoder.signal
+    if given is not None and given != data.signal.spec:
+        raise InputError(f"autoencoder.signal is {given}, but the data are {data.signal.spec}: leave it out")
 
-    The coordinates are those of the step, `[N, 2]`: the parts of a batch and the processes share them, so that their
-    number changes nothing. With `spec.per_image` each image has its own, `[B, N, 2]`, keyed by its position in the
-    training stream, as the papers' code draws them. With `source_images` the targets are the source, resized to a random
-    size between the target size and its own, one size for the whole step.
+
+def training_points(
+    spec: ReconstructionSpec, data: SignalData, batch: TrainingBatch, device: torch.device, seed: int, step: int
+) -> Points:
+    """Coordinates to reconstruct a batch at, and the signals' values there, as the data draw them.
+
+    The coordinates are those of the step, `[N, axes]`: the parts of a batch and the processes share them, so that their
+    number changes nothing. With `spec.per_image` each signal has its own, `[B, N, axes]`, keyed by its position in the
+    training stream, as the papers' code draws them. Where the data have a larger source, targets are the source, resized
+    to a random size between the target size and its own, one size for the whole step.
     """
+    assert batch.signals is not None
     generator = stream_generator(seed, "coords", step)
-    shape: tuple[int, ...] = tuple(images.shape[-2:]) if spec.target_size is None else image_shape(spec.target_size)
-    if source_images is not None:
-        largest = source_images.shape[-2:]
+    shape = tuple(batch.signals.shape[2:]) if spec.target_size is None else grid_shape(spec.target_size, batch.signals.ndim - 2)
+    kept, resized_to = batch.signals, None
+    if batch.source_signals is not None:
+        kept, largest = batch.source_signals, batch.source_signals.shape[2:]
         share = torch.rand((), generator=generator).item()
         shape = tuple(round(low + share * (high - low)) for low, high in zip(shape, largest, strict=True))
-        images = F.interpolate(source_images, size=shape, mode="bicubic", align_corners=False, antialias=True)
-    return draw_targets(
-        images,
-        [stream_generator(seed, "image coords", position) for position in positions] if spec.per_image else generator,
-        size=shape,
-        num_coords=spec.num_coords,
-        coords=spec.coords,
-        targets=spec.targets,
-        jitter_std=spec.jitter_std,
-        jitter_clip=spec.jitter_clip,
-    )
+        resized_to = shape
+    each = [stream_generator(seed, "image coords", position) for position in batch.positions] if spec.per_image else None
+    how = {"num_coords": spec.num_coords, "coords": spec.coords, "targets": spec.targets}
+    jitter = {"jitter_std": spec.jitter_std, "jitter_clip": spec.jitter_clip}
+    return data.points(kept.to(device, non_blocking=True), each or generator, resized_to=resized_to, size=shape, **how, **jitter)
 
 
 def refinement_objective(place: Path | str) -> dict[str, Any]:

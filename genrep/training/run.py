@@ -1,8 +1,8 @@
 """A run: its folder, its processes, its log, where it goes on from."""
 
+import itertools
 import math
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sized
@@ -14,12 +14,12 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from genrep.data.images import evenly
+from genrep.data.signals import evenly
 from genrep.devices import float64_device, peak_memory, synchronize
 from genrep.errors import InputError, Stopped
 from genrep.files import make_folder
 from genrep.lock import FolderLock
-from genrep.specs import Spec, validate
+from genrep.specs import MAY_CHANGE, Spec, unmarked, validate
 from genrep.training import threads
 from genrep.training.accelerator import make_accelerator
 from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
@@ -27,17 +27,10 @@ from genrep.training.config import dump_config, read_config
 from genrep.training.interrupts import Interrupts
 from genrep.training.log import RunLog
 from genrep.training.optimizer import learning_rate
-from genrep.training.order import ImageStream, PositionBatches, TrainingBatch, training_loader
+from genrep.training.order import PositionBatches, SignalStream, TrainingBatch, training_loader
 from genrep.training.specs import OptimizerSpec, RunSpec
 from genrep.training.state import AdversarialState, TrainingState
 from genrep.training.threads import ThreadSearch
-
-MAY_CHANGE = re.compile(
-    r"run\.(steps|images|seconds|report_every|evaluate_every|evaluate_images|preview_every|save_every|keep_checkpoints|tracker"
-    r"|folder|compile|threads)|data\.(source|num_workers|in_memory)|latents\.(folder|batch|verify|shard_size|held_out)|sampling\..*|autoencoder"
-)
-"""Keys that a resumed run may have otherwise than the one it continues: they change what is shown or where it lies, not
-what is learned. That moved data and a moved autoencoder are the same is checked by their content (`identity`)."""
 
 
 class Run:
@@ -91,7 +84,6 @@ class Run:
             torch.cuda.reset_peak_memory_stats(self.device)
         self._reported = (self.step, self.seconds)
         self._loss = torch.zeros((), device=self.device)
-        self._step_seconds = 0.0
         self._threads = self._choose_threads(extra.get("threads"))
         self._interrupts = Interrupts()
         self._next_agreement, self._agreed_seconds = self.step, self.seconds
@@ -110,15 +102,16 @@ class Run:
         """(rank, number of processes)."""
         return self.accelerator.process_index, self.accelerator.num_processes
 
-    def training_batches(self, stream: ImageStream, num_workers: int) -> Iterator[TrainingBatch]:
-        """This process's part of every step still to do, `run.accumulation` parts a step, under a progress bar."""
+    def training_steps(self, stream: SignalStream, num_workers: int) -> Iterator[tuple[int, Iterator[TrainingBatch]]]:
+        """Every step still to do, under a progress bar: its number, and this process's `run.accumulation` parts of its batch."""
         settings = self.settings
         batches = PositionBatches(settings.batch, settings.accumulation, self.process, self.step, self.num_steps)
         parts = iter(training_loader(stream, batches, num_workers, pin=self.device.type == "cuda"))
-        return (next(parts) for _ in self.steps())
+        for step in self.steps():
+            yield step, itertools.islice(parts, settings.accumulation)
 
     def steps(self) -> Iterator[int]:
-        """The number of every step still to do (of every part of one), under a progress bar."""
+        """The number of every step still to do, under a progress bar. Each must come to `end_step`."""
         self._bar = tqdm(
             total=self.num_steps,
             initial=self.step,
@@ -132,7 +125,7 @@ class Run:
             try:
                 while self.step < self.num_steps:
                     self._interrupts.between_steps = None
-                    self._asked = time.perf_counter()
+                    self._started = time.perf_counter()
                     yield self.step
             finally:
                 self._interrupts.stop()
@@ -142,39 +135,30 @@ class Run:
         self.accelerator.backward(loss)
         self._loss = self._loss + loss.detach() / self.settings.accumulation
 
-    def finish_step(
-        self, state: TrainingState | AdversarialState, extra: Mapping[str, float | Tensor] | None = None
-    ) -> bool:
-        """After the last part of a step: move the weights, count the step, report if it is due (with what `extra` adds).
+    def end_step(self, state: TrainingState | AdversarialState, **metrics: float | Tensor) -> None:
+        """Count a step whose weights have moved, and report it if that is due: its loss, and these metrics.
 
-        False after other parts.
+        Ends the run with a checkpoint of `state` where a signal has asked for it.
         """
-        is_whole = bool(self.accelerator.sync_gradients)
-        measured = state.update(self.step) if is_whole else {}
-        self.step += is_whole
+        self.step += 1
         settings = self.settings
         often = (settings.report_every, settings.evaluate_every, settings.preview_every, settings.save_every)
-        if is_whole and any(map(self.due, often)):
+        if any(map(self.due, often)):
             synchronize(self.device)  # what is queued belongs to the steps, not to what follows
-        part_seconds = time.perf_counter() - self._asked
-        self.seconds += part_seconds
-        self._step_seconds += part_seconds
-        if not is_whole:
-            return False
-        if self._threads is not None and self._threads.step_took(self._step_seconds):
+        step_seconds = time.perf_counter() - self._started
+        self.seconds += step_seconds
+        if self._threads is not None and self._threads.step_took(step_seconds):
             self._say_threads(self._threads)
-        self._step_seconds = 0.0
         self._agree_to_stop()
         self._bar.update()
         if self.due(self.settings.report_every):
-            self._report({"loss": self._loss, **measured, **(extra or {})})
+            self._report({"loss": self._loss, **metrics})
             self._bar.set_postfix(loss=f"{float(self._loss):.5f}")
         self._loss = torch.zeros((), device=self.device)
         if self._interrupts.received is not None and self._stop_now:
             raise Stopped(lambda: self._save_and_say(state))
         if self.process[1] == 1:  # several processes must stop together, after a step
             self._interrupts.between_steps = lambda: self._stop_between(state)
-        return True
 
     def due(self, every: int | None) -> bool:
         """Whether something done every so many steps, and at the end, is due after this step."""
@@ -378,12 +362,11 @@ def _schedule_note(checkpoint: Checkpoint, optimizer: OptimizerSpec | None, num_
 def _refuse_changed(saved: Path, config: Spec) -> None:
     written = read_config(saved) if saved.exists() else {}
     # a key that an older version did not have stands for its default
-    before = _flat(validate(type(config), written, where=str(saved)).model_dump(mode="json"))
-    now = _flat(config.model_dump(mode="json"))
+    before, now = unmarked(validate(type(config), written, where=str(saved)), MAY_CHANGE), unmarked(config, MAY_CHANGE)
     changed = [
         f"{key}: was {before.get(key)!r}, is now {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not MAY_CHANGE.fullmatch(key)
+        if before.get(key) != now.get(key)
     ]
     if changed:
         raise InputError(

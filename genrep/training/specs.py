@@ -1,15 +1,30 @@
-"""How a run goes: the YAML of every script, typed. Light: no torch here."""
+"""How a run goes: the YAML of every script, typed. Does not import torch, so --help stays fast.
 
+Not what a model is: that is in `genrep/models/specs.py`.
+"""
+
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from genrep.data import DataSpec, LatentsSpec, SignalSpec
+from genrep.data import DataSpec, ImageDataSpec, LatentsSpec, SourceSpec
 from genrep.diffusion import DiffusionSpec
 from genrep.fields import FieldSpec
 from genrep.gan import GANSpec
 from genrep.models.specs import AutoencoderSpec, DenoiserArchitecture, DiscriminatorArchitecture, GeneratorArchitecture
-from genrep.specs import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Size, Spec
+from genrep.specs import (
+    MAY_CHANGE,
+    Fraction,
+    GridSize,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Spec,
+    grid_of,
+)
 
 
 class OptimizerSpec(Spec):
@@ -45,15 +60,15 @@ class EMASpec(Spec):
 class RunSpec(Spec):
     """Where the run goes, how long, and how often it reports."""
 
-    folder: Annotated[str, Field(min_length=1)]
+    folder: Annotated[str, Field(min_length=1), MAY_CHANGE]
     """Run folder."""
     seed: Seed = 0
     """Seed of everything random."""
-    steps: PositiveInt | None = None
+    steps: Annotated[PositiveInt | None, MAY_CHANGE] = None
     """Optimizer steps; give this or images."""
-    images: PositiveInt | None = None
+    images: Annotated[PositiveInt | None, MAY_CHANGE] = None
     """Images to train on, with repeats; give this or steps."""
-    seconds: PositiveFloat | None = None
+    seconds: Annotated[PositiveFloat | None, MAY_CHANGE] = None
     """Stop after this many seconds of training, even if steps are left; the learning rate still follows the steps."""
     batch: PositiveInt
     """Images a step, over all processes and accumulation."""
@@ -61,23 +76,23 @@ class RunSpec(Spec):
     """Parts that the batch is computed in, for less memory."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32, or bf16 for GPUs: bfloat16 where it is safe, TF32 for the rest. On most CPUs bf16 is slower."""
-    compile: bool = False
+    compile: Annotated[bool, MAY_CHANGE] = False
     """torch.compile the model."""
-    threads: PositiveInt | None = None
+    threads: Annotated[PositiveInt | None, MAY_CHANGE] = None
     """CPU threads. Null tries them out for a second at the start and keeps the fastest, unless OMP_NUM_THREADS is set."""
-    report_every: PositiveInt = 100
+    report_every: Annotated[PositiveInt, MAY_CHANGE] = 100
     """Steps between lines of metrics."""
-    evaluate_every: PositiveInt | None = None
+    evaluate_every: Annotated[PositiveInt | None, MAY_CHANGE] = None
     """Steps between evaluations on held-out images; null is at the end only."""
-    evaluate_images: PositiveInt | None = None
+    evaluate_images: Annotated[PositiveInt | None, MAY_CHANGE] = None
     """Held-out images to evaluate on; null is all."""
-    preview_every: PositiveInt | None = None
+    preview_every: Annotated[PositiveInt | None, MAY_CHANGE] = None
     """Steps between pictures in samples/; null is at the end only."""
-    save_every: PositiveInt = 1000
+    save_every: Annotated[PositiveInt, MAY_CHANGE] = 1000
     """Steps between checkpoints."""
-    keep_checkpoints: PositiveInt = 2
+    keep_checkpoints: Annotated[PositiveInt, MAY_CHANGE] = 2
     """Checkpoints kept; older ones are deleted."""
-    tracker: Literal["tensorboard", "wandb", "trackio", "mlflow"] | None = None
+    tracker: Annotated[Literal["tensorboard", "wandb", "trackio", "mlflow"] | None, MAY_CHANGE] = None
     """Also log to this tracker, where its package is installed."""
 
     @model_validator(mode="after")
@@ -105,12 +120,13 @@ class ReconstructionSpec(Spec):
     """Largest Gaussian shift, in pixels; below 0.5 keeps a point next to its own pixel."""
     targets: Literal["pixel", "bicubic"] = "bicubic"
     """Value to match at a shifted coordinate: its pixel's own (ANR), or the image interpolated there."""
-    target_size: PositiveInt | None = None
-    """Side of the grid of target coordinates; null is the image size. Between it and data.source_size sizes are random."""
+    target_size: GridSize | None = None
+    """The grid of target coordinates, one number or one per axis; null is the image size. Between it and data.source_size
+    sizes are random."""
     num_coords: PositiveInt | None = None
     """Coordinates a step, a random subset; null is all."""
     per_image: bool = False
-    """Every image has coordinates of its own, as in the papers' code; false shares a step's among its images, which is faster."""
+    """Every signal has coordinates of its own, as in the papers' code; false shares a step's among its signals, which is faster."""
     latent_noise: NonNegativeFloat = 0.0
     """Noise on the latents that the decoder gets, in a channel's deviations between images; an image's level: |N(0, this²)|."""
 
@@ -137,8 +153,8 @@ class SamplingSpec(Spec):
 class AutoencoderRun(Spec):
     """Stage 1."""
 
-    data: DataSpec = DataSpec()
-    """Images."""
+    data: DataSpec = ImageDataSpec()
+    """Signals to train on."""
     autoencoder: AutoencoderSpec
     """The model."""
     reconstruction: ReconstructionSpec = ReconstructionSpec()
@@ -167,22 +183,25 @@ class AutoencoderRun(Spec):
         return self
 
     @model_validator(mode="after")
-    def _of_images(self) -> "AutoencoderRun":
-        if getattr(self.autoencoder.decoder, "num_axes", 2) != 2:
-            raise ValueError("autoencoder.decoder.num_axes must be 2 to train on images")
+    def _axes_fit(self) -> "AutoencoderRun":
+        axes = getattr(self.autoencoder.decoder, "num_axes", None)
+        if axes not in (None, len(self.autoencoder.image_shape)):
+            raise ValueError(
+                f"autoencoder.decoder.num_axes {axes} does not fit signals of {len(self.autoencoder.image_shape)} axes "
+                "(autoencoder.image_size): leave it out"
+            )
         return self
 
     @property
     def num_coords(self) -> int:
-        """Most coordinates of an image that a step decodes."""
-        largest = self.data.source_size or 0
-        return self.reconstruction.num_coords or max(self._target_pixels, largest**2)
+        """Most coordinates of a signal that a step decodes."""
+        largest = math.prod(self.data.largest_size(self.autoencoder.image_shape))
+        return self.reconstruction.num_coords or max(self._target_pixels, largest)
 
     @property
     def _target_pixels(self) -> int:
-        side = self.reconstruction.target_size
-        height, width = (side, side) if side else self.autoencoder.image_shape
-        return height * width
+        size, shape = self.reconstruction.target_size, self.autoencoder.image_shape
+        return math.prod(shape if size is None else (size,) * len(shape) if isinstance(size, int) else size)
 
 
 class FittingSpec(Spec):
@@ -197,7 +216,7 @@ class FittingSpec(Spec):
 class FieldRun(Spec):
     """A field that stands for one signal."""
 
-    signal: SignalSpec
+    signal: SourceSpec
     """The signal."""
     field: FieldSpec
     """The model."""
@@ -222,9 +241,9 @@ class FieldRun(Spec):
 class DiffusionRun(Spec):
     """Stage 2, diffusion."""
 
-    data: DataSpec = DataSpec()
-    """Images, as in stage 1."""
-    autoencoder: str
+    data: DataSpec = ImageDataSpec()
+    """Signals, as in stage 1."""
+    autoencoder: Annotated[str, MAY_CHANGE]
     """Run or model folder of stage 1."""
     latents: LatentsSpec = LatentsSpec()
     """The cache of latents."""
@@ -232,7 +251,7 @@ class DiffusionRun(Spec):
     """The model."""
     diffusion: DiffusionSpec = DiffusionSpec()
     """The objective."""
-    sampling: SamplingSpec = SamplingSpec()
+    sampling: Annotated[SamplingSpec, MAY_CHANGE] = SamplingSpec()
     """How samples are drawn."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer."""
@@ -243,14 +262,7 @@ class DiffusionRun(Spec):
 
     @model_validator(mode="after")
     def _flips_are_latents(self) -> "DiffusionRun":
-        if self.data.flip:
-            raise ValueError(
-                "data.flip has no effect in stage 2, where a token set cannot be flipped: set latents.flips"
-            )
-        if self.data.crop == "random":
-            raise ValueError(
-                "data.crop random has no effect in stage 2, where each image is encoded once: leave it out"
-            )
+        self.data.check_encoded_once()
         if self.sampling.steps > self.diffusion.noise.num_timesteps:
             raise ValueError(f"sampling.steps {self.sampling.steps} is more than the noise levels")
         return self
@@ -266,13 +278,13 @@ class GANSamplingSpec(Spec):
 class GANRun(Spec):
     """A GAN of images, or of the latents of stage 1."""
 
-    data: DataSpec = DataSpec()
-    """Images."""
-    image_size: Size | None = None
-    """Pixels of the images, of target images."""
-    channels: Literal[1, 3] | None = None
-    """1 for grey, 3 for RGB, of target images."""
-    autoencoder: str | None = None
+    data: DataSpec = ImageDataSpec()
+    """Signals to train on."""
+    image_size: GridSize | None = None
+    """The grid of the signals, of target images: a number for a square image, or one length per axis."""
+    channels: PositiveInt | None = None
+    """Channels of the values, of target images: 1 for grey, 3 for RGB."""
+    autoencoder: Annotated[str | None, MAY_CHANGE] = None
     """Run or model folder of stage 1, of target latents."""
     latents: LatentsSpec = LatentsSpec()
     """The cache of latents, of target latents."""
@@ -282,7 +294,7 @@ class GANRun(Spec):
     """The discriminators."""
     gan: GANSpec = GANSpec()
     """The objective."""
-    sampling: GANSamplingSpec = GANSamplingSpec()
+    sampling: Annotated[GANSamplingSpec, MAY_CHANGE] = GANSamplingSpec()
     """How samples are drawn."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer, of generator and discriminators."""
@@ -303,10 +315,8 @@ class GANRun(Spec):
             raise ValueError(
                 "gan.target latents takes autoencoder, which says image_size and channels: leave those out"
             )
-        if self.gan.target == "latents" and (self.data.flip or self.data.crop == "random"):
-            raise ValueError(
-                "data.flip and data.crop random have no effect on latents, each image's is encoded once: set latents.flips"
-            )
+        if self.gan.target == "latents":
+            self.data.check_encoded_once()
         if self.gan.augment and self.gan.sees == "latents":
             raise ValueError("gan.augment is of images, and gan.sees latents has none: leave it out")
         if self.run.accumulation != 1:
@@ -314,11 +324,10 @@ class GANRun(Spec):
         return self
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """(height, width) of target images."""
+    def image_shape(self) -> tuple[int, ...]:
+        """The grid of target images."""
         assert self.image_size is not None
-        height, width = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
-        return height, width
+        return grid_of(self.image_size)
 
 
 class ClassifierArchitecture(Spec):
@@ -335,12 +344,12 @@ class ClassifierArchitecture(Spec):
 class ClassifierRun(Spec):
     """A classifier trained on the data set itself, the feature extractor of fd_classifier."""
 
-    data: DataSpec = DataSpec()
-    """Images, as in stage 1."""
-    image_size: PositiveInt
-    """Side of the images it takes."""
-    channels: Literal[1, 3] = 3
-    """1 for grey, 3 for RGB."""
+    data: DataSpec = ImageDataSpec()
+    """Signals, as in stage 1."""
+    image_size: GridSize
+    """The grid of the signals it takes: a number for a square image, or one length per axis."""
+    channels: PositiveInt = 3
+    """Channels of the values: 1 for grey, 3 for RGB."""
     classifier: ClassifierArchitecture = ClassifierArchitecture()
     """The model."""
     shift: NonNegativeInt = 1
@@ -354,6 +363,12 @@ class ClassifierRun(Spec):
 
     @model_validator(mode="after")
     def _large_enough(self) -> "ClassifierRun":
-        if self.image_size < 2 ** (self.classifier.stages - 1):
-            raise ValueError(f"classifier.stages {self.classifier.stages} halve {self.image_size} pixels to nothing")
+        shortest = min(self.image_shape)
+        if shortest < 2 ** (self.classifier.stages - 1):
+            raise ValueError(f"classifier.stages {self.classifier.stages} halve {shortest} pixels to nothing")
         return self
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """One length per axis."""
+        return grid_of(self.image_size)

@@ -1,10 +1,10 @@
 """What changes while a model trains: weights, optimizer, average."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from genrep.training.checkpoint import Checkpoint
 from genrep.training.ema import WeightAverage
-from genrep.training.optimizer import Optimizer, learning_rate
+from genrep.training.optimizer import Optimizer
 from genrep.training.specs import EMASpec, OptimizerSpec
 
 
@@ -14,21 +14,12 @@ class TrainingState:
     Args:
         model: the bare model, not its wrapper for many processes.
         optimizer, ema: their specs.
-        num_steps: steps of the run, for the learning rate.
     """
 
-    def __init__(self, model: nn.Module, optimizer: OptimizerSpec, ema: EMASpec | None, num_steps: int):
-        self.model, self.spec, self.num_steps = model, optimizer, num_steps
+    def __init__(self, model: nn.Module, optimizer: OptimizerSpec, ema: EMASpec | None):
+        self.model = model
         self.optimizer = Optimizer(model, optimizer)
         self.average = WeightAverage(model, ema)
-
-    def update(self, step: int) -> dict[str, float | Tensor]:
-        """Step number `step` (from 0): clip, move the weights, empty the gradients, take in the average."""
-        lr = learning_rate(self.spec, step, self.num_steps)
-        norm = self.optimizer.step(lr)
-        self.optimizer.zero_grad()
-        self.average.update(step + 1)
-        return {"lr": lr, "gradient_norm": norm}
 
     def checkpoint(self, step: int) -> Checkpoint:
         """The state after `step` steps."""
@@ -50,17 +41,10 @@ class TrainingState:
 
 
 class AdversarialState:
-    """Generator and discriminators, each with its own `TrainingState`; saved and restored as one.
-
-    A step of the run (`update`) moves the generator; the loop moves the discriminators before it.
-    """
+    """Generator and discriminators, each with its own `TrainingState`; saved and restored as one."""
 
     def __init__(self, generator: TrainingState, discriminator: TrainingState):
         self.generator, self.discriminator = generator, discriminator
-
-    def update(self, step: int) -> dict[str, float | Tensor]:
-        """Step number `step` of the generator."""
-        return self.generator.update(step)
 
     def checkpoint(self, step: int) -> Checkpoint:
         """The state of both after `step` steps; the generator's weights are its `model`."""

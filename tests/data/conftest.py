@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.data.images import open_images
 from tests.data.pictures import SIZES, random_image
 
@@ -44,4 +44,4 @@ def table(pictures):
 
 @pytest.fixture(scope="module")
 def digits():
-    return open_images(DataSpec(), (8, 8), 1)
+    return open_images(ImageDataSpec(), (8, 8), 1)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 
 SIZES = [(8, 8), (16, 24), (24, 16), (20, 8), (9, 13)]
@@ -18,11 +18,11 @@ def random_image(height: int, width: int, mode: str, seed: int) -> Image.Image:
 def opened(source, split="train", shape=(8, 8), channels=1, **options) -> ImageData:
     if split == "train":
         options.setdefault("held_out_fraction", 0.0)
-    return ImageData(DataSpec(source=str(source), **options), split, shape, channels)
+    return ImageData(ImageDataSpec(source=str(source), **options), split, shape, channels)
 
 
 def everything(data: ImageData) -> torch.Tensor:
-    return data.pixels(range(len(data)))
+    return data.read(range(len(data)))
 
 
 def plain(image: Image.Image, mode: str) -> torch.Tensor:

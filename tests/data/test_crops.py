@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError
 from genrep.randomness import uniform_at
 from genrep.specs import validate
-from genrep.training.order import DataOrder, ImageStream, PositionBatches, training_loader
+from genrep.training.order import DataOrder, PositionBatches, SignalStream, training_loader
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def numbered(tmp_path):
     for name, (height, width) in {"a": (6, 9), "b": (3, 4)}.items():
         values = np.arange(height)[:, None] * 10 + np.arange(width)
         Image.fromarray(values.astype(np.uint8)).save(tmp_path / f"{name}.png")
-    return DataSpec(source=str(tmp_path), label_column=None, held_out_fraction=0.0, crop="random")
+    return ImageDataSpec(source=str(tmp_path), label_column=None, held_out_fraction=0.0, crop="random")
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
@@ -44,20 +44,20 @@ def test_an_image_smaller_than_the_crop_is_resized_to_cover_it(numbered):
 
 def test_the_stream_crops_by_seed_and_position_and_held_out_images_are_centred(numbered):
     data = ImageData(numbered, "train", (4, 4), 1)
-    stream = ImageStream(data, seed=3, flip=False)
+    stream = SignalStream(data, seed=3, flip=False)
     first, again = stream.__getitems__([0, 1, 2, 3]).pixels, stream.__getitems__([3, 2, 1, 0]).pixels
     assert torch.equal(first, again.flip(0))
     assert not torch.equal(first, stream.__getitems__([4, 5, 6, 7]).pixels)
     at = DataOrder(len(data), 3).indices([0, 1, 2, 3])
     assert torch.equal(first, data.crops(at, uniform_at([0, 1, 2, 3], (2,), 3, "crop")))
     centred = ImageData(numbered.model_copy(update={"crop": "centre"}), "train", (4, 4), 1)
-    assert torch.equal(ImageStream(centred, seed=3, flip=False).__getitems__([0, 1]).pixels, centred.pixels(at[:2]))
+    assert torch.equal(SignalStream(centred, seed=3, flip=False).__getitems__([0, 1]).pixels, centred.read(at[:2]))
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_workers_crop_and_mirror_as_one_process_does(numbered, in_memory):
     data = ImageData(numbered.model_copy(update={"in_memory": in_memory}), "train", (3, 3), 1)
-    stream, batches = ImageStream(data, seed=5, flip=True), PositionBatches(4, 1, (0, 1), 0, 3)
+    stream, batches = SignalStream(data, seed=5, flip=True), PositionBatches(4, 1, (0, 1), 0, 3)
     alone, working = (torch.cat([part.pixels for part in training_loader(stream, batches, n)]) for n in (0, 2))
     assert torch.equal(alone, working)
     mirrored = uniform_at(range(12), (), 5, "flip") < 0.5
@@ -72,4 +72,4 @@ def test_a_random_crop_of_a_resized_image_is_refused():
     with pytest.raises(
         InputError, match="crop random takes pieces of the unresized image, and source_size a resized one"
     ):
-        validate(DataSpec, {"crop": "random", "source_size": 64})
+        validate(ImageDataSpec, {"crop": "random", "source_size": 64})

@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
-from genrep.data import DataSpec
-from genrep.data.images import evenly, open_images, resize_and_crop
+from genrep.data import ImageDataSpec
+from genrep.data.signals import evenly, open_images, resize_and_crop
 from genrep.errors import InputError
 from tests.data.pictures import everything, opened, plain, random_image
 
@@ -49,14 +49,14 @@ def test_the_split_is_a_function_of_its_seed(digits):
 def test_one_image_and_labels_by_index(digits):
     data = digits[0]
     assert data[7].shape == (1, 8, 8) and data[7].dtype == torch.uint8
-    assert torch.equal(data.pixels([3, 7, 3]), torch.stack([data[3], data[7], data[3]]))
+    assert torch.equal(data.read([3, 7, 3]), torch.stack([data[3], data[7], data[3]]))
     assert data.labels_of([3, 7, 3]).tolist() == [data.labels[3], data.labels[7], data.labels[3]]
 
 
 def test_in_memory_is_the_same(digits):
-    for part, kept in zip(digits, open_images(DataSpec(in_memory=True), (8, 8), 1), strict=True):
+    for part, kept in zip(digits, open_images(ImageDataSpec(in_memory=True), (8, 8), 1), strict=True):
         assert torch.equal(everything(kept), everything(part))
-        assert torch.equal(kept.pixels([5, 2]), part.pixels([5, 2]))
+        assert torch.equal(kept.read([5, 2]), part.read([5, 2]))
         assert kept.fingerprint() == part.fingerprint()
 
 
@@ -90,11 +90,11 @@ def test_the_crop_is_centred_where_pixels_do_not_divide(size):
 
 def test_the_larger_source_images(folder):
     data = opened(folder, source_size=12)
-    assert data.pixels([1], source=True).shape == (1, 1, 12, 12)
-    assert torch.equal(data.pixels([1], source=True), opened(folder, shape=(12, 12)).pixels([1]))
-    assert opened(folder, shape=(4, 8), source_size=16).pixels([1], source=True).shape == (1, 1, 8, 16)
+    assert data.read([1], source=True).shape == (1, 1, 12, 12)
+    assert torch.equal(data.read([1], source=True), opened(folder, shape=(12, 12)).read([1]))
+    assert opened(folder, shape=(4, 8), source_size=16).read([1], source=True).shape == (1, 1, 8, 16)
     kept = opened(folder, source_size=12, in_memory=True)
-    assert torch.equal(kept.pixels([1], source=True), data.pixels([1], source=True))
+    assert torch.equal(kept.read([1], source=True), data.read([1], source=True))
 
 
 def test_the_fingerprint_is_of_the_content_wherever_it_lies(folder, table, tmp_path):
@@ -132,12 +132,12 @@ def damaged(folder):
 @pytest.mark.parametrize(("index", "file"), [(3, "cat/3.png"), (6, "dog/6.png")])
 def test_a_bad_image_stops_with_its_name(damaged, index, file):
     data = opened(damaged)
-    assert len(data) == 10 and data.pixels([0, 1, 2]).shape == (3, 1, 8, 8)
+    assert len(data) == 10 and data.read([0, 1, 2]).shape == (3, 1, 8, 8)
     with pytest.raises(
         InputError,
         match=rf"{damaged}/{file} \(row {index} of split train\) of {damaged} cannot be decoded .*mend or remove it, or set data.on_bad_image: skip",
     ):
-        data.pixels([0, index])
+        data.read([0, index])
 
 
 def test_a_bad_image_stops_when_everything_is_decoded_at_the_start(damaged):
@@ -170,7 +170,7 @@ def test_a_bad_image_is_numbered_as_in_the_source(damaged, table, tmp_path):
     for index in (3, 6):
         data = next(data for data in drawn.values() if index in data.source_rows)
         with pytest.raises(InputError, match=rf"\(row {index} of split train\)"):
-            data.pixels([data.source_rows.tolist().index(index)])
+            data.read([data.source_rows.tolist().index(index)])
     skipping = opened(damaged, train_split="train[2:]", on_bad_image="skip")
     assert skipping.source_rows.tolist() == [2, 4, 5, 7, 8, 9]
     assert [name.split(" (")[1].split(")")[0] for name in skipping.skipped] == [
@@ -179,7 +179,7 @@ def test_a_bad_image_is_numbered_as_in_the_source(damaged, table, tmp_path):
     ]
     (damaged / "dog" / "8.png").write_bytes(b"broken since")
     with pytest.raises(InputError, match=r"dog/8.png \(row 8 of split train\)"):
-        skipping.pixels([4])
+        skipping.read([4])
 
 
 def test_a_mended_image_is_back(damaged):

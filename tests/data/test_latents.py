@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genrep.data import DataSpec, LatentsSpec
+from genrep.data import ImageDataSpec, LatentsSpec
 from genrep.data.images import ImageData
 from genrep.data.latents import (
     LatentCache,
@@ -28,7 +28,7 @@ from genrep.errors import InputError
 from genrep.lock import FolderLock
 from genrep.render import from_uint8
 from genrep.training.latents import CachedLatents, EncodedLatents, open_latents, open_split
-from genrep.training.order import ImageStream, PositionBatches, training_loader
+from genrep.training.order import PositionBatches, SignalStream, training_loader
 from tests.tiny import tiny_autoencoder
 
 COUNT = 50
@@ -37,7 +37,7 @@ SHARDS = [f"latents-{number:05d}-of-00004.safetensors" for number in range(4)]
 
 
 def digits(split: str = f"train[:{COUNT}]", **options) -> ImageData:
-    return ImageData(DataSpec(train_split=split, held_out_fraction=0.0, in_memory=True, **options), "train", (8, 8), 1)
+    return ImageData(ImageDataSpec(train_split=split, held_out_fraction=0.0, in_memory=True, **options), "train", (8, 8), 1)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def encoded(autoencoder, data, spec=SPEC) -> torch.Tensor:
         for start in range(0, len(data), spec.shard_size)
         for first in range(start, min(start + spec.shard_size, len(data)), spec.batch)
     ]
-    return torch.cat([encode_views(autoencoder, data.pixels(indices), spec.flips) for indices in batches])
+    return torch.cat([encode_views(autoencoder, data.read(indices), spec.flips) for indices in batches])
 
 
 def every(cache: LatentCache, view: int = 0) -> torch.Tensor:
@@ -92,7 +92,7 @@ def test_a_cache_equals_encoding(written, autoencoder, data):
 
 
 def test_the_second_view_is_the_encoded_mirror_image(written, autoencoder, data):
-    pixels = data.pixels(range(COUNT))
+    pixels = data.read(range(COUNT))
     mirrored = autoencoder.encode(from_uint8(pixels.flip(-1)))
     torch.testing.assert_close(every(LatentCache(written), view=1), mirrored, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(every(LatentCache(written), view=0), mirrored, atol=1e-3)
@@ -217,7 +217,7 @@ def test_shards_that_no_manifest_vouches_for_are_made_again(folder, data):
     (folder / "manifest.json").unlink()
     other = tiny_autoencoder(seed=9)
     write_cache(other, data, SPEC, folder)
-    assert torch.equal(LatentCache(folder).latents([3], [0]), encode_views(other, data.pixels([3]), flips=False)[:, 0])
+    assert torch.equal(LatentCache(folder).latents([3], [0]), encode_views(other, data.read([3]), flips=False)[:, 0])
 
 
 # damage
@@ -461,7 +461,7 @@ def table(tmp_path_factory):
 def alone(autoencoder, table, tmp_path):
     """A cache with its held-out split, and the config of its data."""
     source = shutil.copy(table, tmp_path / "digits.parquet")
-    spec = DataSpec(source=str(source), held_out_fraction=0.2)
+    spec = ImageDataSpec(source=str(source), held_out_fraction=0.2)
     latents = SPEC.model_copy(update={"folder": str(tmp_path / "alone")})
     open_latents(autoencoder, open_split(spec, latents, autoencoder, "train"), latents, (0, 1), lambda: None)
     return spec, latents
@@ -472,7 +472,7 @@ def test_a_cache_holds_the_held_out_split_too(autoencoder, alone):
     images = ImageData(spec, "held_out", (8, 8), 1)
     cache = open_split(spec, latents, autoencoder, "held_out")
     assert isinstance(cache, LatentCache) and len(cache) == len(images) == 12
-    direct = encode_views(autoencoder, images.pixels(range(12)), flips=False)[:, 0]
+    direct = encode_views(autoencoder, images.read(range(12)), flips=False)[:, 0]
     torch.testing.assert_close(cache.latents(range(12)), direct, atol=1e-5, rtol=1e-5)
     assert torch.equal(cache.labels, images.labels) and cache.class_names == images.class_names
     assert cache.fingerprint() == images.fingerprint() and cache.name == images.name
@@ -511,7 +511,7 @@ def test_an_interrupted_call_goes_on_with_its_own_held_out_split(autoencoder, al
 
 @pytest.mark.parametrize("change", [{"held_out": False}, {"held_out": True, "fraction": 0.0}])
 def test_no_held_out_split_is_encoded_where_none_is_wanted(autoencoder, table, tmp_path, change):
-    data = ImageData(DataSpec(source=str(table), held_out_fraction=change.get("fraction", 0.2)), "train", (8, 8), 1)
+    data = ImageData(ImageDataSpec(source=str(table), held_out_fraction=change.get("fraction", 0.2)), "train", (8, 8), 1)
     spec = LatentsSpec(folder=str(tmp_path / "cache"), held_out=change["held_out"])
     open_latents(autoencoder, data, spec, (0, 1), lambda: None)
     assert has_cache(spec.folder) and not has_cache(spec.folder, "held_out")
@@ -579,7 +579,7 @@ def test_where_the_images_are_there_the_cache_is_held_against_them(autoencoder, 
 
 @pytest.fixture
 def batch(data, written):
-    batch = ImageStream(data, seed=0, flip=True, cache=LatentCache(written)).__getitems__(list(range(40)))
+    batch = SignalStream(data, seed=0, flip=True, cache=LatentCache(written)).__getitems__(list(range(40)))
     assert 5 < batch.mirrored.sum() < 35
     return batch
 
@@ -588,7 +588,7 @@ def test_latents_encoded_on_the_fly_equal_cached_ones(written, autoencoder, data
     cached = open_latents(autoencoder, data, SPEC.model_copy(update={"folder": str(written)}), (0, 1), lambda: None)
     encoding = open_latents(autoencoder, data, SPEC, (0, 1), lambda: None)
     assert isinstance(cached, CachedLatents) and isinstance(encoding, EncodedLatents)
-    assert cached.flips and encoding.flips and encoding.wants_pixels and not cached.wants_pixels
+    assert cached.flips and encoding.flips and encoding.wants_signals and not cached.wants_signals
     torch.testing.assert_close(cached.latents(batch), encoding.latents(batch), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(cached.mean, encoding.mean, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(cached.std, encoding.std, atol=1e-6, rtol=1e-5)
@@ -596,8 +596,8 @@ def test_latents_encoded_on_the_fly_equal_cached_ones(written, autoencoder, data
 
 def test_the_stream_reads_latents_and_labels_without_images(written, data):
     cache = LatentCache(written)
-    with_images = ImageStream(data, seed=3, flip=True, cache=cache).__getitems__(list(range(70)))
-    batch = ImageStream(cache, seed=3, flip=True, wants_pixels=False, cache=cache).__getitems__(list(range(70)))
+    with_images = SignalStream(data, seed=3, flip=True, cache=cache).__getitems__(list(range(70)))
+    batch = SignalStream(cache, seed=3, flip=True, wants_signals=False, cache=cache).__getitems__(list(range(70)))
     assert batch.pixels is None and batch.indices == with_images.indices
     assert torch.equal(batch.labels, with_images.labels) and torch.equal(batch.latents, with_images.latents)
     for row, (index, mirrored) in enumerate(zip(batch.indices, batch.mirrored.long().tolist(), strict=True)):
@@ -608,7 +608,7 @@ def test_the_stream_keeps_the_number_type_of_the_cache(autoencoder, data, tmp_pa
     """Half the bytes to hand over; float32 is made of it where it is used."""
     write_cache(autoencoder, data, SPEC.model_copy(update={"dtype": "float16"}), tmp_path)
     cache = LatentCache(tmp_path)
-    batch = ImageStream(data, seed=0, flip=True, cache=cache).__getitems__([0, 30, 49])
+    batch = SignalStream(data, seed=0, flip=True, cache=cache).__getitems__([0, 30, 49])
     assert batch.latents.dtype == torch.float16
     assert torch.equal(batch.latents.float(), cache.latents(batch.indices, batch.mirrored.long().tolist()))
 
@@ -616,7 +616,7 @@ def test_the_stream_keeps_the_number_type_of_the_cache(autoencoder, data, tmp_pa
 def test_a_cache_goes_to_a_worker_as_a_name(written):
     """Where processes are spawned the stream is pickled: latents and labels must not travel."""
     cache = LatentCache(written)
-    stream = ImageStream(cache, seed=0, flip=True, wants_pixels=False, cache=cache, noise={"noise": (4, 8)})
+    stream = SignalStream(cache, seed=0, flip=True, wants_signals=False, cache=cache, noise={"noise": (4, 8)})
     here = stream.__getitems__(list(range(40)))
     sent = pickle.dumps(stream)
     assert len(sent) < 2000
@@ -630,7 +630,7 @@ def test_a_cache_goes_to_a_worker_as_a_name(written):
 
 def test_workers_read_what_one_process_reads(written):
     cache = LatentCache(written)
-    stream = ImageStream(cache, seed=0, flip=True, wants_pixels=False, cache=cache, noise={"noise": (4, 8)})
+    stream = SignalStream(cache, seed=0, flip=True, wants_signals=False, cache=cache, noise={"noise": (4, 8)})
     batches = PositionBatches(12, 1, (0, 1), 0, 6)
     for one, two in zip(*(training_loader(stream, batches, workers) for workers in (0, 2)), strict=True):
         assert one.positions == two.positions and torch.equal(one.latents, two.latents)
@@ -640,7 +640,7 @@ def test_workers_read_what_one_process_reads(written):
 def test_without_a_cache_statistics_are_of_evenly_spaced_images(autoencoder, data):
     spec = LatentsSpec(statistics_images=8, batch=3)
     encoding = EncodedLatents(autoencoder, data, spec)
-    rows = encode_views(autoencoder, data.pixels([0, 6, 12, 18, 25, 31, 37, 43]), flips=False)[:, 0]
+    rows = encode_views(autoencoder, data.read([0, 6, 12, 18, 25, 31, 37, 43]), flips=False)[:, 0]
     torch.testing.assert_close(encoding.mean, rows.mean(0), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(encoding.std, rows.std(0, correction=0), atol=1e-6, rtol=1e-5)
     assert not encoding.flips
@@ -654,4 +654,4 @@ def test_opening_writes_the_cache_if_it_is_missing(autoencoder, data, written, t
 
 
 def test_no_gradient_flows_into_the_autoencoder(autoencoder, data):
-    assert not encode_views(tiny_autoencoder().requires_grad_(True), data.pixels([0]), flips=True).requires_grad
+    assert not encode_views(tiny_autoencoder().requires_grad_(True), data.read([0]), flips=True).requires_grad

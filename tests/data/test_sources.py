@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError
 from tests.data.pictures import SIZES, everything, opened, plain, random_image
@@ -18,8 +18,8 @@ def test_a_folder_of_images_in_class_folders(folder, pictures, channels, mode):
     data = opened(folder, channels=channels)
     assert len(data) == 10 and data.class_names == ["cat", "dog"] and data.labels.tolist() == pictures[1]
     whole = [n for n in range(10) if SIZES[n % 5] != (9, 13)]
-    assert (data.pixels(whole).int() - torch.stack([plain(pictures[0][n], mode) for n in whole]).int()).abs().max() <= 1
-    assert data.pixels(range(10)).shape == (10, channels, 8, 8)
+    assert (data.read(whole).int() - torch.stack([plain(pictures[0][n], mode) for n in whole]).int()).abs().max() <= 1
+    assert data.read(range(10)).shape == (10, channels, 8, 8)
 
 
 def test_a_folder_without_classes_has_no_labels(pictures, tmp_path):
@@ -317,7 +317,7 @@ def test_plain_labels_count_over_every_split(tmp_path):
     for split, labels in (("train", [0, 1]), ("test", [1, 2])):
         rows = datasets.Dataset.from_dict({**pictures, "label": labels}, features=features)
         rows.to_parquet(tmp_path / f"{split}.parquet")
-    spec = DataSpec(source=str(tmp_path), held_out_split="test")
+    spec = ImageDataSpec(source=str(tmp_path), held_out_split="test")
     assert (
         ImageData(spec, "train", (8, 8), 1).class_names
         == ImageData(spec, "held_out", (8, 8), 1).class_names
@@ -326,6 +326,6 @@ def test_plain_labels_count_over_every_split(tmp_path):
 
 
 def test_the_photographs_come_with_the_packages():
-    data = ImageData(DataSpec(source="photographs", label_column=None, held_out_fraction=0.15), "train", (32, 48), 3)
+    data = ImageData(ImageDataSpec(source="photographs", label_column=None, held_out_fraction=0.15), "train", (32, 48), 3)
     assert len(data) == 6 and data[0].shape == (3, 32, 48)
     assert data.crops([0, 5], torch.rand(2, 2)).shape == (2, 3, 32, 48)

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from genrep import INRAutoencoder
-from genrep.data import DataSpec
-from genrep.data.images import ImageData, evenly
+from genrep.data import ImageDataSpec
+from genrep.data.images import ImageData
+from genrep.data.signals import evenly
 from genrep.metrics.reconstruction import reconstruction_psnr
 from tests.scripts import LOCALITY, PROJECT, run
 
@@ -29,7 +30,7 @@ def test_representations_are_compared_in_one_table(tmp_path):
     run("train/compare.py", *arguments)
     rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["one", "two"] and rows[0]["representation"] == [8, 16]
-    held_out = ImageData(DataSpec(), "held_out", (8, 8), 1)
+    held_out = ImageData(ImageDataSpec(), "held_out", (8, 8), 1)
     for row in rows:
         model = INRAutoencoder.from_pretrained(tmp_path / "out" / f"{row['name']}-seed0" / "model")
         assert row["decoder_parameters"] == sum(p.numel() for p in model.decoder.parameters())

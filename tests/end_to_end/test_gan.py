@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import genrep.training.stages
+import genrep.training.folders
 from genrep import GANPipeline
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from tests.scripts import PROJECT, launch, lines, run
 
@@ -83,13 +83,13 @@ def test_a_gan_is_sampled_and_evaluated_like_a_diffusion_model(trained, classifi
 
 def test_of_latents_leaves_the_autoencoder_as_it_was(stage1, trained, tmp_path, monkeypatch):
     """Its weights stay, and no gradient is kept for them although gradients pass through it."""
-    seen, load = [], genrep.training.stages.load_autoencoder
+    seen, load = [], genrep.training.folders.load_autoencoder
 
     def remember(*arguments):
         seen.append(load(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(genrep.training.stages, "load_autoencoder", remember)
+    monkeypatch.setattr(genrep.training.folders, "load_autoencoder", remember)
     run("train/gan.py", *latents(stage1, tmp_path), "--run.steps", 1, "--run.folder", tmp_path / "run")
     assert all(not weight.requires_grad and weight.grad is None for weight in seen[0].parameters())
     before = load_file(stage1 / "model" / "diffusion_pytorch_model.safetensors")
@@ -211,7 +211,7 @@ def test_real_images_may_be_those_themselves(stage1, tmp_path):
 
 def test_a_gan_of_latents_trains_on_the_cache_alone(stage1, tmp_path, capsys):
     source = tmp_path / "digits.parquet"
-    ImageData(DataSpec(), "train", (8, 8), 1).rows.to_parquet(source)
+    ImageData(ImageDataSpec(), "train", (8, 8), 1).rows.to_parquet(source)
     options = [*latents(stage1, tmp_path), "--data.source", source, "--run.steps", 2]
     for name in ("there", "alone"):
         for sees in ("both", "latents"):

@@ -12,8 +12,9 @@ import torch_fidelity.feature_extractor_inceptionv3 as inception_module
 from PIL import Image
 
 from genrep import INRAutoencoder
-from genrep.data import DataSpec
-from genrep.data.images import ImageData, evenly, resize_and_crop
+from genrep.data import ImageDataSpec
+from genrep.data.images import ImageData
+from genrep.data.signals import evenly, resize_and_crop
 from genrep.metrics.fidelity import Pixels, classifier_distance
 from genrep.metrics.reconstruction import enlarge, psnr, reconstruction_psnr
 from genrep.pictures import picture_grid, save_png
@@ -42,7 +43,7 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
     run("sample/reconstruct.py", stage1, "--size", 16, "--num-images", 10, "--out", tmp_path / "r.png")
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["num_images"] == 10 and {"psnr", "psnr_8bit", "psnr_16", "ssim_16"} <= report.keys()
-    data, autoencoder = ImageData(DataSpec(), "held_out", (8, 8), 1), INRAutoencoder.from_pretrained(stage1 / "model")
+    data, autoencoder = ImageData(ImageDataSpec(), "held_out", (8, 8), 1), INRAutoencoder.from_pretrained(stage1 / "model")
     for key, size in (("psnr", 8), ("psnr_16", 16)):
         expected = reconstruction_psnr(autoencoder, data, evenly(len(data), 10), size).mean()
         assert report[key] == pytest.approx(float(expected), abs=1e-3)
@@ -142,7 +143,7 @@ def test_the_floor_is_of_as_many_images_as_were_generated(stage2, classifier, tm
         assert report["floor"]["num_images"] == min(count, 359) and report["num_images"] == count
         assert report["floor"]["fewer_than_generated"] == (count == 400)
         floors[count] = report["metrics"]["fd_floor"]
-    train, held_out = (ImageData(DataSpec(), split, (8, 8), 1) for split in ("train", "held_out"))
+    train, held_out = (ImageData(ImageDataSpec(), split, (8, 8), 1) for split in ("train", "held_out"))
     pixels = (Pixels(data, evenly(len(data), count)) for data, count in ((held_out, 100), (train, 50)))
     assert floors[100] == pytest.approx(classifier_distance(classifier / "model", *pixels), rel=1e-4)
     assert floors[100] != pytest.approx(floors[400], rel=1e-3)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import genrep.training.run
 from genrep import INRAutoencoder, LatentDiffusionPipeline
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from tests.scripts import AUTOENCODER, PROJECT, diffusion, launch, lines, run
 
@@ -263,7 +263,7 @@ def test_latents_script_writes_once_and_refuses_another_autoencoder(stage1, tmp_
 @pytest.fixture
 def movable(tmp_path):
     """Digits as a file that a test may take away."""
-    ImageData(DataSpec(), "train", (8, 8), 1).rows.to_parquet(tmp_path / "digits.parquet")
+    ImageData(ImageDataSpec(), "train", (8, 8), 1).rows.to_parquet(tmp_path / "digits.parquet")
     return tmp_path / "digits.parquet"
 
 

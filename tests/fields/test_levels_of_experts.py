@@ -10,8 +10,8 @@ from genrep.models.field import NeuralField
 from genrep.nn.fourier import CoordinateEmbedding, PositionalEncoding
 from genrep.training.config import read_config
 from genrep.training.cost import multiply_adds
+from genrep.training.describe import num_parameters
 from genrep.training.specs import FieldRun
-from genrep.training.stages import num_parameters
 from tests.scripts import PROJECT
 
 SMALL = {"type": "levels_of_experts", "widths": [6, 5, 4], "num_frequencies": 3}

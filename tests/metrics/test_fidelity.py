@@ -9,7 +9,7 @@ import scipy.linalg
 import torch
 import torch_fidelity.feature_extractor_inceptionv3 as inception_module
 
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError
 from genrep.metrics.fidelity import (
@@ -79,10 +79,10 @@ def test_grey_images_get_three_equal_channels(images):
 
 def test_predicted_labels_and_accuracy(classifier):
     network, _ = classifier
-    data = ImageData(DataSpec(), "held_out", (8, 8), 1)
-    predicted = predicted_labels(network, data.pixels(range(len(data))), batch=100)
+    data = ImageData(ImageDataSpec(), "held_out", (8, 8), 1)
+    predicted = predicted_labels(network, data.read(range(len(data))), batch=100)
     with torch.no_grad():
-        assert torch.equal(predicted, network(from_uint8(data.pixels(range(len(data))))).argmax(-1))
+        assert torch.equal(predicted, network(from_uint8(data.read(range(len(data))))).argmax(-1))
     assert classifier_accuracy(network, data, batch=50) == pytest.approx(
         float((predicted == data.labels).float().mean())
     )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from skimage.metrics import peak_signal_noise_ratio
 
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError
 from genrep.metrics.reconstruction import (
@@ -118,9 +118,9 @@ def test_the_pictures_of_a_signal():
 
 
 def test_reconstruction_psnr_is_that_of_the_floats():
-    data, autoencoder = ImageData(DataSpec(), "held_out", (8, 8), 1), tiny_autoencoder()
+    data, autoencoder = ImageData(ImageDataSpec(), "held_out", (8, 8), 1), tiny_autoencoder()
     indices = [5, 2, 9]
-    images = from_uint8(data.pixels(indices))
+    images = from_uint8(data.read(indices))
     rendered = autoencoder.render(autoencoder.encode(images), size=12)
     expected = psnr(rendered, enlarge(images, 12))
     torch.testing.assert_close(reconstruction_psnr(autoencoder, data, indices, 12, batch=2), expected)

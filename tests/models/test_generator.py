@@ -10,8 +10,8 @@ from genrep.errors import InputError
 from genrep.models.discriminator import Discriminators, ImageDiscriminator, TokenDiscriminator
 from genrep.models.generator import CoordinateGenerator
 from genrep.training.config import read_config
+from genrep.training.describe import num_parameters
 from genrep.training.specs import GANRun
-from genrep.training.stages import num_parameters
 from tests.scripts import PROJECT
 
 SMALL = {"noise_dim": 5, "widths": [8, 8, 6], "tile": [2, 3], "cells": [2, 4], "num_frequencies": 2}

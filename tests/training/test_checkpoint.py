@@ -11,7 +11,7 @@ import torch
 from accelerate.tracking import get_available_trackers
 from torch import nn
 
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError, Stopped
 from genrep.render import from_uint8
@@ -20,7 +20,7 @@ from genrep.training.accelerator import make_accelerator
 from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from genrep.training.config import read_config
 from genrep.training.log import RunLog
-from genrep.training.order import ImageStream
+from genrep.training.order import SignalStream
 from genrep.training.run import Run
 from genrep.training.specs import ClassifierRun, EMASpec, OptimizerSpec
 from genrep.training.state import TrainingState
@@ -328,11 +328,11 @@ def test_restart_works_where_the_config_was_lost(config):
 
 @pytest.fixture(scope="module")
 def stream():
-    spec = DataSpec(train_split="train[:20]", held_out_fraction=0.0, in_memory=True)
-    return ImageStream(ImageData(spec, "train", (8, 8), 1), seed=0, flip=False)
+    spec = ImageDataSpec(train_split="train[:20]", held_out_fraction=0.0, in_memory=True)
+    return SignalStream(ImageData(spec, "train", (8, 8), 1), seed=0, flip=False)
 
 
-def train(run: Run, stream: ImageStream, stop: int | None = None, scale: float = 1.0) -> list[float]:
+def train(run: Run, stream: SignalStream, stop: int | None = None, scale: float = 1.0) -> list[float]:
     """A loop as in train/, killed after `stop` steps; the loss of every part."""
     state, losses = tiny_state(run), []
     state.restore(run.checkpoint)

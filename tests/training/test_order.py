@@ -5,18 +5,18 @@ import pickle
 import pytest
 import torch
 
-from genrep.data import DataSpec
+from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError
 from genrep.randomness import normal_at
-from genrep.training.order import DataOrder, ImageStream, PositionBatches, mirror, training_loader
+from genrep.training.order import DataOrder, PositionBatches, SignalStream, mirror, training_loader
 
 NUM_IMAGES = 37
 
 
 @pytest.fixture(scope="module")
 def data():
-    spec = DataSpec(train_split=f"train[:{NUM_IMAGES}]", held_out_fraction=0.0, in_memory=True, source_size=12)
+    spec = ImageDataSpec(train_split=f"train[:{NUM_IMAGES}]", held_out_fraction=0.0, in_memory=True, source_size=12)
     return ImageData(spec, "train", (8, 8), 1)
 
 
@@ -91,8 +91,8 @@ def assert_equal(batch, other):
 
 
 def test_a_resumed_stream_equals_a_straight_one(data):
-    stream = ImageStream(data, seed=0, flip=True, wants_source=True)
-    straight, resumed = seen(stream), seen(ImageStream(data, seed=0, flip=True, wants_source=True), first_step=3)
+    stream = SignalStream(data, seed=0, flip=True, wants_source=True)
+    straight, resumed = seen(stream), seen(SignalStream(data, seed=0, flip=True, wants_source=True), first_step=3)
     assert (len(straight), len(resumed)) == (8, 5)
     for batch, other in zip(straight[3:], resumed, strict=True):
         assert_equal(batch, other)
@@ -100,7 +100,7 @@ def test_a_resumed_stream_equals_a_straight_one(data):
 
 def test_two_processes_see_the_rows_of_one(data):
     """Pixels, flips and labels too: an image's randomness is keyed by its position, not by who reads it."""
-    stream = ImageStream(data, seed=0, flip=True)
+    stream = SignalStream(data, seed=0, flip=True)
     for whole, *parts in zip(seen(stream), seen(stream, process=(0, 2)), seen(stream, process=(1, 2)), strict=True):
         assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
         assert torch.equal(torch.cat([part.mirrored for part in parts]), whole.mirrored)
@@ -108,37 +108,37 @@ def test_two_processes_see_the_rows_of_one(data):
 
 
 def test_a_batch_holds_its_images_mirrored_where_it_says(data):
-    for batch in seen(ImageStream(data, seed=0, flip=True, wants_source=True)):
-        plain = data.pixels(batch.indices)
+    for batch in seen(SignalStream(data, seed=0, flip=True, wants_source=True)):
+        plain = data.read(batch.indices)
         expected = torch.stack(
             [image.flip(-1) if mirrored else image for image, mirrored in zip(plain, batch.mirrored, strict=True)]
         )
         assert torch.equal(batch.pixels, expected)
-        assert torch.equal(batch.source_pixels, mirror(data.pixels(batch.indices, source=True), batch.mirrored))
+        assert torch.equal(batch.source_pixels, mirror(data.read(batch.indices, source=True), batch.mirrored))
         assert torch.equal(batch.labels, data.labels[batch.indices])
 
 
 def test_an_image_is_mirrored_in_half_of_the_epochs(data):
     """The draw belongs to the position: keyed by the image, it would be mirrored always or never."""
-    stream = ImageStream(data, seed=0, flip=True, wants_pixels=False).__getitems__(list(range(200 * NUM_IMAGES)))
+    stream = SignalStream(data, seed=0, flip=True, wants_signals=False).__getitems__(list(range(200 * NUM_IMAGES)))
     share = torch.zeros(NUM_IMAGES).index_add_(0, torch.tensor(stream.indices), stream.mirrored.float()) / 200
     assert share.min() > 0.35 and share.max() < 0.65 and abs(share.mean() - 0.5) < 0.02
 
 
 def test_without_flips_nothing_is_mirrored_and_without_wants_nothing_is_read(data):
-    batch = ImageStream(data, seed=0, flip=False).__getitems__([0, 1, 2])
+    batch = SignalStream(data, seed=0, flip=False).__getitems__([0, 1, 2])
     assert (
         not batch.mirrored.any()
-        and torch.equal(batch.pixels, data.pixels(batch.indices))
+        and torch.equal(batch.pixels, data.read(batch.indices))
         and batch.source_pixels is None
     )
-    assert ImageStream(data, seed=0, flip=True, wants_pixels=False).__getitems__([0]).pixels is None
+    assert SignalStream(data, seed=0, flip=True, wants_signals=False).__getitems__([0]).pixels is None
 
 
 def test_noise_belongs_to_the_position_whoever_draws_it(data):
     """Whatever the batch, the processes and the restart; the numbers are the ones that `normal_at` gives."""
     noise = {"training noise": (4, 8), "other noise": (3,)}
-    stream = ImageStream(data, seed=5, flip=False, wants_pixels=False, noise=noise)
+    stream = SignalStream(data, seed=5, flip=False, wants_signals=False, noise=noise)
     batches = seen(stream)
     for name, shape in noise.items():
         whole = normal_at(range(64), shape, 5, name)
@@ -148,12 +148,12 @@ def test_noise_belongs_to_the_position_whoever_draws_it(data):
         parts = [seen(stream, process=(rank, 2)) for rank in (0, 1)]
         for one, two, batch in zip(*parts, batches, strict=True):
             assert torch.equal(torch.cat([one.noise[name], two.noise[name]]), batch.noise[name])
-    assert ImageStream(data, seed=5, flip=False).__getitems__([0]).noise == {}
+    assert SignalStream(data, seed=5, flip=False).__getitems__([0]).noise == {}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU's driver pins memory")
 def test_the_loader_pins_every_tensor_of_a_batch(data):
-    stream = ImageStream(data, seed=0, flip=True, wants_source=True, noise={"noise": (4, 8)})
+    stream = SignalStream(data, seed=0, flip=True, wants_source=True, noise={"noise": (4, 8)})
     plain = seen(stream)
     loader = training_loader(stream, PositionBatches(8, 1, (0, 1), 0, 8), 1, pin=True)
     for batch, other in zip(loader, plain, strict=True):
@@ -164,12 +164,12 @@ def test_the_loader_pins_every_tensor_of_a_batch(data):
 
 def test_the_loader_leaves_the_global_generator_alone(data):
     before = torch.get_rng_state()
-    seen(ImageStream(data, seed=0, flip=True))
+    seen(SignalStream(data, seed=0, flip=True))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.slow
 def test_worker_processes_read_the_same(data):
-    stream = ImageStream(data, seed=0, flip=True, wants_source=True)
+    stream = SignalStream(data, seed=0, flip=True, wants_source=True)
     for batch, other in zip(seen(stream), seen(stream, num_workers=2), strict=True):
         assert_equal(batch, other)

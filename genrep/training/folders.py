@@ -1,15 +1,9 @@
-"""What stage 2 and the sampling scripts find of earlier stages: model folders, configs, sizes; and dry runs."""
+"""What lies in the folders of earlier stages: models, configs."""
 
-import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
-from torch import nn
-
-from genrep.data import DataSpec
-from genrep.data.images import ImageData
+from genrep.data import BaseDataSpec, DataSpec
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.specs import AutoencoderSpec
@@ -68,51 +62,16 @@ def run_config(folder: Path | str, kind: type[S]) -> S:
     return validate(kind, read_config(path), where=str(path))
 
 
-def folder_hash(folder: Path) -> str:
-    """Hash of the model files (JSON and safetensors) in a folder and below it."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
-        digest.update(str(path.relative_to(folder)).encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
+def run_data(folder: Path | str) -> BaseDataSpec:
+    """The `data` part of any run's config. InputError if the folder is no run's."""
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"{folder} is a model folder without a run's config.yaml: say which signals with --source")
+    return validate(_WithData, {"data": read_config(path).get("data", {})}, where=str(path)).data
 
 
-def build_empty(model_class: Any, arguments: Mapping[str, Any]) -> nn.Module:
-    """A model without memory for its weights (torch's meta device)."""
-    with torch.device("meta"):
-        return model_class(**arguments)
-
-
-def num_parameters(module: nn.Module) -> int:
-    """Parameters of a module."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def print_parts(name: str, model: nn.Module) -> None:
-    """Parameters of a model, by part."""
-    print(f"{name}: {num_parameters(model):,} parameters")
-    for part, module in model.named_children():
-        print(f"  {part}: {num_parameters(module):,}")
-
-
-def print_memory(part: int, state: int, activations: int) -> None:
-    """What `training_memory` found, for a part of a step of `part` images."""
-    print(
-        f"memory of a training step in fp32: {state / 2**30:.2f} GiB of weights, gradients and averages, and for {part} images at a "
-        f"time (run.batch / run.accumulation / processes) {activations / 2**30:.2f} GiB of activations; work space comes on top"
-    )
-
-
-def check_data(spec: DataSpec, image_shape: tuple[int, int], channels: int) -> int:
-    """Open both splits and read one image of each, for a dry run; returns the number of classes."""
-    light = spec.model_copy(update={"in_memory": False, "on_bad_image": "stop"})
-    for split in ("train", "held_out"):
-        data = ImageData(light, split, image_shape, channels)
-        pixels = data[0]
-        classes = f", {len(data.class_names)} classes" if data.class_names else ", no labels"
-        print(f"data: {data.name}: {len(data):,} images as {' × '.join(map(str, pixels.shape))}{classes}")
-    return len(data.class_names)
+class _WithData(Spec):
+    data: DataSpec
 
 
 def _maker(place: str, config_path: str | None) -> Path | None:

@@ -1,0 +1,78 @@
+"""The objective of stage 2, for `train/diffusion.py` and for loops of your own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from genrep.diffusion import DiffusionSpec
+from genrep.diffusion.losses import latent_loss, two_term_loss
+from genrep.diffusion.noise_levels import NoiseLevels
+from genrep.models.normalizer import LatentNormalizer
+
+
+class DenoisingObjective:
+    """The loss of a denoiser that predicts clean latents (x0) from noisy ones, at random noise levels, with labels dropped.
+
+        objective = DenoisingObjective(DiffusionSpec(), NoiseLevels(NoiseSpec(), (R, D)), normalizer, num_classes=10)
+        loss = objective(denoiser, latents, class_labels, noise=torch.randn_like(latents), draws=torch.rand(B, 2))
+
+    All randomness is given, so that it can be keyed by whoever calls. With `spec.loss: two_term` the call also needs where
+    to decode, and the values there.
+
+    Args:
+        spec: loss and label dropout.
+        levels: noise levels and their weights.
+        normalizer: latents to standardised latents, which the denoiser sees.
+        num_classes: of the denoiser; 0 is unconditional.
+        decode: (latents, coords) => values, of the frozen autoencoder; for the two-term loss.
+    """
+
+    def __init__(
+        self,
+        spec: DiffusionSpec,
+        levels: NoiseLevels,
+        normalizer: LatentNormalizer,
+        num_classes: int = 0,
+        decode: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ):
+        self.spec, self.levels, self.normalizer = spec, levels, normalizer
+        self.num_classes, self.decode = num_classes, decode
+
+    def __call__(
+        self,
+        denoiser: Callable[..., Tensor],
+        latents: Float[Tensor, "batch tokens latent"],
+        class_labels: Int[Tensor, " batch"] | None,
+        noise: Float[Tensor, "batch tokens latent"],
+        draws: Float[Tensor, "batch 2"],
+        mask: Bool[Tensor, "batch tokens"] | None = None,
+        points: Any | None = None,
+    ) -> Float[Tensor, ""]:
+        """The mean loss of a batch.
+
+        Args:
+            denoiser: (noisy latents, timesteps, class labels, [mask]) => clean latents.
+            latents: the encoder's, not standardised.
+            class_labels: of each set; None without classes.
+            noise: from N(0, 1), on the latents' device.
+            draws: uniform numbers in [0, 1), on the CPU: they choose a noise level, and whether the label is dropped.
+            mask: which tokens are there; None is all.
+            points: `coords` and `values` of the signals, for the two-term loss.
+        """
+        clean = self.normalizer.standardize(latents)
+        timesteps = self.levels.timesteps(draws[:, 0])
+        if class_labels is not None:  # label num_classes is "no class"
+            dropped = draws[:, 1] < self.spec.label_dropout
+            class_labels = torch.where(dropped.to(class_labels.device), self.num_classes, class_labels).to(latents.device)
+        noisy = self.levels.add_noise(clean, noise, timesteps)
+        options = {} if mask is None else {"mask": mask}
+        predicted = denoiser(noisy, timesteps.to(latents.device), class_labels, **options)
+        weight = self.levels.weight(timesteps).to(latents.device)
+        if self.spec.loss == "latents":
+            return latent_loss(predicted, clean, weight, mask)
+        assert self.decode is not None and points is not None, "the two-term loss compares decoded values"
+        restored = self.normalizer.restore(predicted)
+        return two_term_loss(restored, latents, self.decode(restored, points.coords), points.values, weight)

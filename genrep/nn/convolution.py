@@ -1,0 +1,30 @@
+"""Convolution and pooling by the number of axes, which torch has under a name each."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+
+from genrep.errors import InputError
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def convolution_of(num_axes: int) -> Any:
+    """The class of convolutions over so many axes. InputError beyond three."""
+    _check(num_axes)
+    return CONVOLUTIONS[num_axes]
+
+
+def average_pool_of(num_axes: int) -> Any:
+    """The function that averages over cells of so many axes. InputError beyond three."""
+    _check(num_axes)
+    return POOLS[num_axes]
+
+
+def _check(num_axes: int) -> None:
+    if num_axes not in CONVOLUTIONS:
+        raise InputError(
+            f"convolutions are of signals of 1, 2 or 3 axes; got {num_axes}. A GAN of latents that sees latents (gan.sees) has none"
+        )

@@ -1,0 +1,79 @@
+"""Numbers on a grid of any number of axes: a stated range, curves and colour maps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor
+
+from genrep.coords import grid, values_at
+from genrep.pictures import colour_map, line_plot, picture, strip
+from genrep.signals import ArraySignalSpec
+from genrep.signals.base import Signal
+
+FRAMES = 8
+"""Slices at most that a picture of an array of three axes or more shows."""
+
+
+class ArraySignal(Signal):
+    """Arrays `[B, C, *shape]` whose numbers `low` to `high` are -1 to 1 for networks; NaN is a missing value."""
+
+    dtype = torch.float32
+
+    def __init__(self, spec: ArraySignalSpec):
+        self.spec = spec
+
+    def values(self, kept: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return (kept.float() - self.spec.low) * (2 / (self.spec.high - self.spec.low)) - 1
+
+    def keep(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return (values.float() + 1) * ((self.spec.high - self.spec.low) / 2) + self.spec.low
+
+    def pictures(self, kept: Float[Tensor, "batch channels *shape"]) -> UInt8[Tensor, "batch 3 height width"]:
+        """A line for each channel of a curve; of more axes the channels' colour maps in a row, of three and more a strip of slices.
+
+        Colours go from `low` (dark) to `high` (bright); missing values are white.
+        """
+        values = self.values(kept)
+        if values.ndim == 3:
+            return line_plot(values)
+        slices = values.flatten(2, -3) if values.ndim > 4 else values[:, :, None]  # [B, C, slices, H, W]
+        count = min(FRAMES, slices.shape[2])
+        chosen = torch.linspace(0, slices.shape[2] - 1, count).round().long()
+        return strip(colour_map(slices[:, :, chosen].flatten(1, 2)))
+
+    def measure(
+        self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
+    ) -> dict[str, Float[Tensor, " batch"]]:
+        """PSNR, and RMSE in the array's own unit; missing values are left out."""
+        half = (self.spec.high - self.spec.low) / 2
+        return {"psnr": self.psnr(values, reference), "rmse": half * _mean_square(values, reference).sqrt()}
+
+    def psnr(
+        self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
+    ) -> Float[Tensor, " batch"]:
+        """With `high` - `low` as the peak; 100 dB for equal arrays; missing values are left out."""
+        return -10 * (_mean_square(values, reference) / 4).clamp_min(1e-10).log10()
+
+    def resize(
+        self, values: Float[Tensor, "batch channels *shape"], size: Sequence[int]
+    ) -> Float[Tensor, "batch channels *size"]:
+        """Cubic interpolation at the centres of the other grid."""
+        return values_at(values, grid(size, device=values.device)).transpose(1, 2).unflatten(2, tuple(size))
+
+    def output(self, kept: Float[Tensor, "batch channels *shape"], output_type: str) -> Any:
+        """ "np" and "pt" in the array's own unit, `[N, C, *shape]`; "pil" and "uint8" are pictures of them."""
+        if output_type == "np":
+            return kept.numpy()
+        if output_type == "pt":
+            return kept
+        shown = self.pictures(kept)
+        return [picture(image) for image in shown] if output_type == "pil" else shown
+
+
+def _mean_square(values: Tensor, reference: Tensor) -> Float[Tensor, " batch"]:
+    """Of the errors where there is a reference."""
+    there = reference.isfinite()
+    squares = torch.where(there, values.float() - reference.float(), 0).square()
+    return squares.flatten(1).sum(1) / there.flatten(1).sum(1).clamp_min(1)

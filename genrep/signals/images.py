@@ -1,0 +1,65 @@
+"""Pictures: 8-bit pixels, PSNR and SSIM."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor
+
+from genrep.pictures import from_uint8, picture, to_uint8
+from genrep.signals import ImageSignalSpec
+from genrep.signals.base import Signal
+from genrep.signals.quality import enlarge, frames, psnr, quality
+
+
+class ImageSignal(Signal):
+    """Images `[B, C, H, W]`, or videos `[B, C, T, H, W]`, grey or RGB."""
+
+    dtype = torch.uint8
+
+    def __init__(self, spec: ImageSignalSpec):
+        self.spec = spec
+
+    def values(self, kept: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return from_uint8(kept)
+
+    def keep(self, values: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+        return to_uint8(values)
+
+    def pictures(self, kept: UInt8[Tensor, "batch channels *shape"]) -> UInt8[Tensor, "batch channels height width"]:
+        """The image; of a video its middle frame."""
+        if kept.ndim == 4:
+            return kept
+        clips = [frames(clip) for clip in kept]
+        return torch.stack([clip[len(clip) // 2] for clip in clips])
+
+    def measure(
+        self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
+    ) -> dict[str, Float[Tensor, " batch"]]:
+        """PSNR and SSIM (unless the image is smaller than its window); of a video their means over the frames, and `_std`."""
+        if values.ndim == 4:
+            return quality(values, reference)
+        metrics: dict[str, list[Tensor]] = {}
+        for clip, other in zip(values, reference, strict=True):
+            for name, per_frame in quality(frames(clip), frames(other)).items():
+                metrics.setdefault(name, []).append(per_frame.mean())
+                metrics.setdefault(f"{name}_std", []).append(per_frame.std(correction=0))
+        return {name: torch.stack(per_clip) for name, per_clip in metrics.items()}
+
+    def psnr(
+        self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
+    ) -> Float[Tensor, " batch"]:
+        return psnr(values, reference)
+
+    def resize(
+        self, values: Float[Tensor, "batch channels *shape"], size: Sequence[int]
+    ) -> Float[Tensor, "batch channels *size"]:
+        return enlarge(values, size)
+
+    def output(self, kept: UInt8[Tensor, "batch channels height width"], output_type: str) -> Any:
+        if output_type == "np":
+            return kept.permute(0, 2, 3, 1).numpy().astype("float32") / 255
+        if output_type == "pt":
+            return kept.float().div_(255)
+        return [picture(image) for image in kept] if output_type == "pil" else kept

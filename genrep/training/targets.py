@@ -1,0 +1,176 @@
+"""What a GAN's generator makes: signals, or the latents of a frozen autoencoder. Both look the same to `train/gan.py`.
+
+A generator gives values at the places of a grid: a signal's own grid, or the row of its tokens. A target turns them into
+views, the tensors that the discriminators see: the signal, the standardised latents, or both.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from genrep.coords import grid
+from genrep.data.latents import LatentCache, autoencoder_hash
+from genrep.data.signals import SignalData
+from genrep.errors import InputError
+from genrep.models.normalizer import LatentNormalizer
+from genrep.models.specs import AutoencoderSpec
+from genrep.training.folders import load_autoencoder
+from genrep.training.latents import open_latents, open_split
+from genrep.training.order import SignalStream, TrainingBatch
+from genrep.training.run import Run
+from genrep.training.specs import GANRun
+
+Views = list[Tensor]
+"""What the discriminators see of a batch, a tensor for each of them."""
+
+
+class TargetSizes(NamedTuple):
+    """What the networks must know of a target.
+
+    Attributes:
+        grid: where the generator is asked, one length an axis.
+        channels: of its values there.
+        signal_shape, signal_channels: of the signals that the discriminators see; None where they see none.
+        latent_shape: of the latents that they see, or None.
+    """
+
+    grid: tuple[int, ...]
+    channels: int
+    signal_shape: tuple[int, ...] | None
+    signal_channels: int | None
+    latent_shape: tuple[int, int] | None
+
+
+def target_sizes(config: GANRun, autoencoder: AutoencoderSpec | None) -> TargetSizes:
+    """The sizes that follow from a config and, of target latents, from stage 1."""
+    if autoencoder is None:
+        assert config.channels is not None
+        return TargetSizes(config.image_shape, config.channels, config.image_shape, config.channels, None)
+    if autoencoder.decoder.position_dim:
+        raise InputError(
+            "gan.target latents maps the place of a token in the set to its values, and the tokens of this autoencoder "
+            "have positions in place of slots: train a diffusion model on them"
+        )
+    sees_signals, sees_latents = config.gan.sees != "latents", config.gan.sees != "images"
+    return TargetSizes(
+        (autoencoder.num_tokens,),
+        autoencoder.latent_dim,
+        autoencoder.image_shape if sees_signals else None,
+        autoencoder.channels if sees_signals else None,
+        (autoencoder.num_tokens, autoencoder.latent_dim) if sees_latents else None,
+    )
+
+
+class Target(ABC):
+    """What a generator makes, and what the discriminators see of it and of the data.
+
+    Attributes:
+        sizes: for the networks.
+        data: the training split, or its cache.
+        identity: hashes of what the run builds on.
+    """
+
+    sizes: TargetSizes
+    data: SignalData | LatentCache
+    identity: Mapping[str, str]
+
+    @abstractmethod
+    def open(self, run: Run) -> SignalStream:
+        """The training stream; everything moves to the run's device. Encodes the data first where that is needed."""
+
+    @abstractmethod
+    def real(self, batch: TrainingBatch) -> Views:
+        """Views of the data."""
+
+    @abstractmethod
+    def fake(self, values: Float[Tensor, "batch points channels"]) -> Views:
+        """Views of what the generator made."""
+
+    @abstractmethod
+    def pipeline_parts(self) -> dict[str, Any]:
+        """What `GANPipeline` needs besides the generator."""
+
+    def places(self, device: torch.device) -> Float[Tensor, "points axes"]:
+        """Coordinates that the generator is asked at."""
+        return grid(self.sizes.grid, device=device)
+
+
+class SignalTarget(Target):
+    """The generator makes signals, value by value."""
+
+    def __init__(self, config: GANRun):
+        self.config, self.sizes = config, target_sizes(config, None)
+        self.data: SignalData = config.data.open("train", self.sizes.grid, self.sizes.channels)
+        self.identity = {"data": self.data.fingerprint()}
+
+    def open(self, run: Run) -> SignalStream:
+        self.device = run.device
+        return SignalStream(self.data, self.config.run.seed, self.data.flips)
+
+    def real(self, batch: TrainingBatch) -> Views:
+        assert batch.signals is not None
+        return [self.data.signal.values(batch.signals.to(self.device, non_blocking=True))]
+
+    def fake(self, values: Float[Tensor, "batch points channels"]) -> Views:
+        return [values.transpose(1, 2).unflatten(2, self.sizes.grid)]
+
+    def pipeline_parts(self) -> dict[str, Any]:
+        return {"sample_size": self.sizes.grid, "signal": self.data.signal.spec.model_dump()}
+
+
+class LatentTarget(Target):
+    """The generator makes standardised latents, which a frozen autoencoder renders."""
+
+    def __init__(self, config: GANRun, config_path: str):
+        assert config.autoencoder is not None
+        self.config, objective = config, config.gan
+        self.autoencoder = load_autoencoder(config.autoencoder, config_path)
+        self.sizes = target_sizes(config, self.autoencoder.spec)
+        self.sees_signals, self.sees_latents = objective.sees != "latents", objective.sees != "images"
+        self.sees_reconstructions = self.sees_signals and objective.real == "reconstructions"
+        self.wants_signals = self.sees_signals and not self.sees_reconstructions
+        self.data = open_split(config.data, config.latents, self.autoencoder, "train", signals=self.wants_signals)
+        self.identity = {"data": self.data.fingerprint(), "autoencoder": autoencoder_hash(self.autoencoder)}
+
+    def open(self, run: Run) -> SignalStream:
+        self.device = run.device
+        self.autoencoder.to(run.device)
+        barrier = run.accelerator.wait_for_everyone
+        self.latents = open_latents(self.autoencoder, self.data, self.config.latents, run.process, barrier)
+        self.normalizer = LatentNormalizer.from_statistics(self.latents.mean, self.latents.std).to(run.device)
+        reads_latents = self.sees_latents or self.sees_reconstructions
+        return SignalStream(
+            self.data,
+            self.config.run.seed,
+            self.latents.flips,
+            wants_signals=self.wants_signals or self.latents.wants_signals,
+            cache=self.latents.cache if reads_latents else None,
+        )
+
+    def real(self, batch: TrainingBatch) -> Views:
+        views = []
+        if self.wants_signals:
+            assert batch.signals is not None
+            views.append(self.autoencoder.signal.values(batch.signals.to(self.device, non_blocking=True)))
+        if self.sees_latents or self.sees_reconstructions:
+            latents = self.latents.sets(batch)[0].to(self.device, non_blocking=True).float()
+            views += [self.autoencoder.render(latents)] if self.sees_reconstructions else []
+            views += [self.normalizer.standardize(latents)] if self.sees_latents else []
+        return views
+
+    def fake(self, values: Float[Tensor, "batch points channels"]) -> Views:
+        views = [self.autoencoder.render(self.normalizer.restore(values), gradients=True)] if self.sees_signals else []
+        return [*views, values] if self.sees_latents else views
+
+    def pipeline_parts(self) -> dict[str, Any]:
+        return {"autoencoder": self.autoencoder, "normalizer": self.normalizer}
+
+
+def open_target(config: GANRun, config_path: str) -> Target:
+    """The target that `gan.target` names, its data opened. InputError for what `open_split` and `load_autoencoder` refuse."""
+    return SignalTarget(config) if config.gan.target == "images" else LatentTarget(config, config_path)
+
