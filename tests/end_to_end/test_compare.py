@@ -85,7 +85,7 @@ def test_a_failed_run_leaves_the_table_of_the_others(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_refused_is_not_in_the_table_with_what_it_was_before(tmp_path, capfd):
+def test_a_refused_run_is_not_in_the_table_with_its_earlier_result(tmp_path, capfd):
     arguments = small_comparison(tmp_path)
     run("train/compare.py", *arguments)
     (tmp_path / "two.yaml").write_text((tmp_path / "two.yaml").read_text() + "optimizer: {lr: 0.5}\n")

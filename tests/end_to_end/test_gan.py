@@ -133,7 +133,7 @@ def test_every_key_of_the_recipe_changes_the_run(trained, tmp_path, change):
     assert one.keys() != two.keys() or any(not torch.equal(one[name], two[name]) for name in one)
 
 
-def test_an_unconditional_gan_of_labelled_images_is_sampled_without_classes(tmp_path):
+def test_an_unconditional_gan_of_labelled_images_samples_no_classes(tmp_path):
     run("train/gan.py", *IMAGES, "--gan.conditional", "false", "--run.steps", 1, "--run.folder", tmp_path / "run")
     run("sample/generate.py", tmp_path / "run", "--out", tmp_path / "g.png")
     assert (tmp_path / "g.png").exists()

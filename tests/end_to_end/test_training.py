@@ -91,7 +91,7 @@ def test_accumulation_changes_nothing_but_memory(tmp_path):
         assert one == pytest.approx(two, rel=1e-4, abs=1e-5)
 
 
-def test_two_processes_equal_one_in_both_stages_and_generate_the_same_images(tmp_path, stage1):
+def test_two_processes_train_and_generate_what_one_does(tmp_path, stage1):
     """The same global batch: losses to 1e-5; the same images, from the same pipeline, split over processes or not."""
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, start in ((one, run), (two, lambda *a: launch(2, *a))):

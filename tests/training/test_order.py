@@ -125,7 +125,7 @@ def test_an_image_is_mirrored_in_half_of_the_epochs(data):
     assert share.min() > 0.35 and share.max() < 0.65 and abs(share.mean() - 0.5) < 0.02
 
 
-def test_without_flips_nothing_is_mirrored_and_without_wants_nothing_is_read(data):
+def test_nothing_is_mirrored_or_read_that_is_not_asked_for(data):
     batch = ImageStream(data, seed=0, flip=False).__getitems__([0, 1, 2])
     assert (
         not batch.mirrored.any()
