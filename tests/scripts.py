@@ -15,28 +15,13 @@ SMALL = ["--autoencoder.encoder.dim", 16, "--autoencoder.encoder.mlp_dim", 16, "
 SMALL_DENOISER = ["--denoiser.dim", 16, "--denoiser.depth", 1, "--denoiser.mlp_dim", 16]
 
 AUTOENCODER = [
-    "configs/digits/anr.yaml",
-    *SMALL,
-    "--run.batch",
-    16,
-    "--run.report_every",
-    1,
-    "--run.evaluate_images",
-    20,
-]
+    "configs/digits/anr.yaml", *SMALL, "--run.batch", 16, "--run.report_every", 1, "--run.evaluate_images", 20,
+]  # fmt: skip
 
 DIFFUSION = [
-    "configs/digits/diffusion.yaml",
-    *SMALL_DENOISER,
-    "--run.batch",
-    16,
-    "--run.report_every",
-    1,
-    "--run.evaluate_images",
-    20,
-    "--sampling.steps",
-    2,
-]
+    "configs/digits/diffusion.yaml", *SMALL_DENOISER, "--run.batch", 16, "--run.report_every", 1,
+    "--run.evaluate_images", 20, "--sampling.steps", 2,
+]  # fmt: skip
 
 LOCALITY = ["--autoencoder.encoder.dim", 16, "--autoencoder.encoder.mlp_dim", 16, "--run.batch", 16]
 LOCALITY += ["--run.evaluate_images", 20, "--run.report_every", 1]
@@ -59,14 +44,9 @@ def run(script: str, *arguments: object, expect: int = 0) -> None:
 def launch(processes: int, script: str, *arguments: object) -> str:
     """Run a script on several processes, on the CPU; returns what it printed."""
     command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        str(processes),
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
         str(PROJECT / script),
-    ]
+    ]  # fmt: skip
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=300
@@ -86,11 +66,6 @@ def lines(folder: Path) -> list[dict]:
 
 def diffusion(stage1, folder):
     return [
-        *DIFFUSION,
-        "--autoencoder",
-        stage1,
-        "--latents.folder",
-        folder / "latents",
-        "--run.folder",
-        folder / "diffusion",
-    ]
+        *DIFFUSION, "--autoencoder", stage1, "--latents.folder", folder / "latents",
+        "--run.folder", folder / "diffusion",
+    ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from ruamel.yaml import YAML
+from ruamel.yaml.events import MappingStartEvent
 from torch import nn
 
 from genrep.diffusion import NoiseSpec
@@ -10,7 +12,7 @@ from genrep.diffusion.schedulers import make_scheduler
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.denoiser import LatentDenoiser
 from genrep.specs import validate
-from genrep.training.config import merge, read_config
+from genrep.training.config import dump_config, merge, read_config
 from genrep.training.describe import num_parameters
 from genrep.training.specs import AutoencoderRun, DiffusionRun
 from tests.scripts import PROJECT
@@ -57,7 +59,7 @@ def test_the_papers_generator_is_exact_and_has_458_million_parameters():
     assert run.run.images == 400 * 1_281_167
 
 
-def test_ours_samples_with_dpm_solver_2m_in_30_to_50_steps_and_guides_within_an_interval():
+def test_ours_samples_with_dpm_solver_and_guides_within_an_interval():
     sampling = diffusion_run("imagenet/diffusion_ours.yaml").sampling
     scheduler = make_scheduler(sampling.scheduler, NoiseLevels(NoiseSpec(), (4, 8)))
     assert (type(scheduler).__name__, scheduler.config.solver_order) == ("DPMSolverMultistepScheduler", 2)
@@ -155,7 +157,7 @@ def test_a_key_of_the_noise_changes_what_it_says(key, value, log_snr_moves, weig
     assert ours.shift == pytest.approx((256 * 32 / 4096) ** 0.5)
 
 
-def test_the_bottleneck_narrows_the_representation_and_nothing_of_the_decoder_but_its_keys_and_values():
+def test_the_bottleneck_narrows_only_the_representation_and_its_keys():
     paper, ours = autoencoder_run("imagenet/locality.yaml").autoencoder, autoencoder_run("imagenet/locality_ours.yaml")
     assert ours.reconstruction.latent_noise > 0 == autoencoder_run("imagenet/locality.yaml").reconstruction.latent_noise
     with torch.device("meta"):
@@ -173,3 +175,25 @@ def test_configs_for_gpus_use_bfloat16():
     ]
     runs = {path.name: read_config(path)["run"] for path in paths if "run" in read_config(path)}
     assert len(runs) > 20 and {run.get("precision") for run in runs.values()} == {"bf16"}
+
+
+def flow_mappings(text: str) -> list[int]:
+    """The lines on which a mapping in braces starts."""
+    events = YAML(typ="safe", pure=True).parse(text)
+    return [event.start_mark.line + 1 for event in events if isinstance(event, MappingStartEvent) and event.flow_style]
+
+
+def test_recipes_are_in_block_style_so_that_they_compare_by_key():
+    assert flow_mappings("a: {b: 1}\nc:\n  d: [1, 2]\ne: [{f: 1}]\n") == [1, 4]
+    wrong = []
+    for path in sorted(CONFIGS.rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        long = [number for number, line in enumerate(text.splitlines(), 1) if len(line) > 100]
+        wrong += [f"{path.relative_to(CONFIGS)}:{number}" for number in long + flow_mappings(text)]
+    assert not wrong
+
+
+def test_the_config_of_a_run_folder_is_in_block_style(tmp_path):
+    dump_config(diffusion_run("imagenet/diffusion_ours.yaml"), tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert not flow_mappings(text) and "\n  guidance_interval:\n  - 0.1\n  - 0.8\n" in text

@@ -158,7 +158,7 @@ def test_everything_wrong_is_said_at_once_a_line_each():
     assert sorted(line.split(": ")[1] for line in lines) == ["coats", "colour.parts", "cotas", "thinner"]
 
 
-def test_the_origin_is_that_of_the_key_then_of_its_section_then_the_default():
+def test_the_origin_is_of_the_key_then_its_section_then_the_default():
     origins = {"coats": "command line", "colour": "colours.yaml", "colour.type": "command line"}
     with pytest.raises(InputError) as error:
         validate(

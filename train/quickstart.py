@@ -54,17 +54,9 @@ def quickstart(folder: Path, representation: str) -> None:
     # sample
     run("sample/reconstruct.py", autoencoder, "--size", 64, "--out", folder / "reconstructions.png")
     run(
-        "sample/generate.py",
-        diffusion,
-        "--classes",
-        "0-9",
-        "--per-class",
-        8,
-        "--size",
-        64,
-        "--out",
-        folder / "samples.png",
-    )
+        "sample/generate.py", diffusion, "--classes", "0-9", "--per-class", 8, "--size", 64,
+        "--out", folder / "samples.png",
+    )  # fmt: skip
     run(
         "sample/evaluate.py", diffusion, "--metrics", "fd_classifier,agreement", "--classifier", classifier,
         "--num-images", 800, "--batch-size", 250, "--out", folder / "evaluation.json",

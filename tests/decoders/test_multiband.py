@@ -398,7 +398,7 @@ def test_bandwidths_of_one_and_as_many_features_as_axes_need_are_accepted():
 
 @pytest.mark.parametrize("num_heads", [1, 2, 4])
 @pytest.mark.parametrize("modulation", ["multiband", "mlp"])
-def test_rendering_folds_projections_into_the_tokens_where_that_is_less_work(num_heads, modulation, monkeypatch):
+def test_rendering_folds_projections_into_tokens_where_it_saves_work(num_heads, modulation, monkeypatch):
     """The values are those of the unfolded way, torch's fused kernel, which gradients take."""
     spec = make_spec(num_heads=num_heads, modulation=modulation)
     decoder, latents, coords = make_decoder(spec), make_latents(spec), torch.rand(50, 2).double() * 2 - 1

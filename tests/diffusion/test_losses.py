@@ -24,7 +24,7 @@ def test_two_term_loss_by_hand():
     torch.testing.assert_close(loss, torch.tensor(0.5 * (0.25 + token)))
 
 
-def test_the_token_term_ignores_length_and_the_image_term_does_not_ignore_the_image():
+def test_only_the_token_term_of_the_loss_ignores_length():
     clean, values, weight = torch.randn(2, 3, 4), torch.randn(2, 5, 1), torch.ones(2)
     assert two_term_loss(7 * clean, clean, values, values, weight) < 1e-10
     torch.testing.assert_close(two_term_loss(clean, clean, values + 1, values, weight), torch.tensor(0.5))

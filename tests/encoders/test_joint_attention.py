@@ -112,7 +112,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training():
     assert not torch.allclose(one, other) and not torch.allclose(one, latents)
 
 
-def test_dropout_is_on_the_residual_branches_and_not_on_what_goes_past_them():
+def test_dropout_is_on_the_residual_branches_alone():
     """With all branches dropped a token goes through as it is."""
     encoder, images = make_encoder(dropout=0.99999).train(), torch.randn(2, 1, 8, 8)
     norm, project = encoder.head

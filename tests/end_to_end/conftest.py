@@ -36,15 +36,9 @@ def classifier(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(PROJECT)
         run(
-            "train/classifier.py",
-            "configs/digits/classifier.yaml",
-            "--run.steps",
-            60,
-            "--classifier.width",
-            16,
-            "--run.folder",
-            folder,
-        )
+            "train/classifier.py", "configs/digits/classifier.yaml", "--run.steps", 60,
+            "--classifier.width", 16, "--run.folder", folder,
+        )  # fmt: skip
     return folder
 
 

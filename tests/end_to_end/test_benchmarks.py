@@ -10,21 +10,9 @@ from tests.scripts import run
 
 def test_the_expert_layers_benchmark(capsys):
     run(
-        "benchmarks/expert_linear.py",
-        "--side",
-        16,
-        "--loop-side",
-        8,
-        "--gather-side",
-        4,
-        "--channels",
-        8,
-        "--tiles",
-        2,
-        4,
-        "--runs",
-        1,
-    )
+        "benchmarks/expert_linear.py", "--side", 16, "--loop-side", 8, "--gather-side", 4, "--channels", 8,
+        "--tiles", 2, 4, "--runs", 1,
+    )  # fmt: skip
     rows = [row for row in capsys.readouterr().out.splitlines() if "× dense" in row]
     assert len(rows) == 4 and all(re.search(r"ours +[\d.]+ .*loop +[\d.]+ .*gather +[\d.]+", row) for row in rows)
 
@@ -40,21 +28,9 @@ def test_the_render_benchmark_agrees_with_its_plain_version(capsys):
 def test_the_data_benchmark_agrees_with_its_plain_version(capsys, tokens):
     """Noise in blocks of many rows, and rows that are blocks of their own."""
     small = [
-        "--batch",
-        8,
-        "--tokens",
-        tokens,
-        "--latent-dim",
-        256,
-        "--images",
-        20,
-        "--steps",
-        3,
-        "--step",
-        1,
-        "--runs",
-        1,
-    ]
+        "--batch", 8, "--tokens", tokens, "--latent-dim", 256, "--images", 20, "--steps", 3, "--step", 1,
+        "--runs", 1,
+    ]  # fmt: skip
     run("benchmarks/data.py", *small)
     shown = capsys.readouterr().out
     assert "numbers equal to the plain ones" in shown

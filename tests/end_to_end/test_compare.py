@@ -1,7 +1,6 @@
 """train/compare.py: one table of several representations, and what it refuses."""
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
@@ -40,13 +39,6 @@ def test_representations_are_compared_in_one_table(tmp_path):
     with Image.open(tmp_path / "out" / "comparison.png") as picture:
         assert picture.format == "PNG"
     assert "| two | " in (tmp_path / "out" / "comparison.md").read_text()
-
-
-def test_a_comparison_reads_curves_where_the_shortest_run_ends():
-    at = runpy.run_path(str(PROJECT / "train" / "compare.py"))["at"]
-    curve = [(100, 2.0, 10.0), (200, 4.0, 14.0)]
-    assert at(curve, 0, 150) == 12 and at(curve, 1, 2.5) == 11 and at(curve, 0, 200) == 14
-    assert at(curve, 0, 99) is None  # before the first evaluation nothing is known
 
 
 def without(arguments: list, option: str) -> list:
@@ -94,7 +86,7 @@ def test_a_failed_run_leaves_the_table_of_the_others(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_refused_is_not_in_the_table_with_what_it_was_before(tmp_path, capfd):
+def test_a_refused_run_is_not_in_the_table_with_its_earlier_result(tmp_path, capfd):
     arguments = small_comparison(tmp_path)
     run("train/compare.py", *arguments)
     (tmp_path / "two.yaml").write_text((tmp_path / "two.yaml").read_text() + "optimizer: {lr: 0.5}\n")
@@ -143,24 +135,3 @@ def test_gaps_stand_beside_the_published_ones(tmp_path, capsys):
     assert len({line.count("|") for line in text.splitlines()}) == 1
     with Image.open(tmp_path / "out" / "gaps.png") as picture:
         assert picture.format == "PNG"
-
-
-def test_gaps_are_of_equal_seeds_and_of_what_both_curves_hold(tmp_path, monkeypatch):
-    script = runpy.run_path(str(PROJECT / "train" / "compare.py"))
-    drawn = {}
-    monkeypatch.setattr("genrep.plots.save_curves", lambda panels, label, path, levels: drawn.update(panels["steps"]))
-    curves = {
-        ("a", 0): [(5, 1.0, 20.0), (15, 2.0, 22.0)],
-        ("a", 1): [(5, 1.0, 10.0), (20, 2.0, 10.0)],
-        ("b", 0): [(0, 0.0, 1.0), (10, 1.0, 23.0), (20, 2.0, 30.0)],
-        ("c", 0): [(5, 1.0, 21.0), (15, 2.0, 21.0)],
-        ("c", 1): [(6, 1.0, 11.0), (15, 2.0, 20.0)],
-    }
-    script["draw_gaps"](curves, {"a": 1.0, "b": 2.0}, tmp_path / "gaps.png", "steps")
-    assert drawn == {"b": ([10], [2.0]), "c": ([15], [pytest.approx(4.5)])}
-    rows = script["table"](
-        curves, {key: {"psnr": curve[-1][2], "ssim": None} for key, curve in curves.items()}, {"a": 1.0}
-    )
-    sizes = {"parameters": 1, "multiply_adds": 1}
-    text = script["markdown"]([row | sizes for row in rows], "steps")
-    assert "| b | 30.00 | 8.00 | – | – | " in text and "| c | 20.50 | 4.50 | – | – | " in text

@@ -14,14 +14,9 @@ from genrep.render import from_uint8
 from tests.scripts import PROJECT, launch, lines, run
 
 SMALL = [
-    "configs/camera/quad_tree.yaml",
-    "--signal.size",
-    32,
-    "--field.widths",
-    "[16, 16, 16]",
-    "--run.report_every",
-    1,
-]
+    "configs/camera/quad_tree.yaml", "--signal.size", 32, "--field.widths", "[16, 16, 16]",
+    "--run.report_every", 1,
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,9 @@ from genrep.data.images import ImageData
 from tests.scripts import PROJECT, launch, lines, run
 
 SMALL = [
-    "--generator.widths",
-    "[16, 16, 16, 16]",
-    "--discriminator.width",
-    8,
-    "--run.batch",
-    16,
-    "--run.report_every",
-    1,
-]
+    "--generator.widths", "[16, 16, 16, 16]", "--discriminator.width", 8, "--run.batch", 16,
+    "--run.report_every", 1,
+]  # fmt: skip
 IMAGES = ["configs/digits/gan.yaml", *SMALL]
 
 
@@ -47,29 +41,13 @@ def trained(stage1, tmp_path_factory):
 def test_a_gan_is_sampled_and_evaluated_like_a_diffusion_model(trained, classifier, target, tmp_path):
     folder = trained / target
     run(
-        "sample/generate.py",
-        folder,
-        "--classes",
-        "0-2",
-        "--per-class",
-        2,
-        "--size",
-        24,
-        "--truncation",
-        0.7,
-        "--out",
-        tmp_path / "g.png",
-    )
+        "sample/generate.py", folder, "--classes", "0-2", "--per-class", 2, "--size", 24, "--truncation", 0.7,
+        "--out", tmp_path / "g.png",
+    )  # fmt: skip
     measure = [
-        "--metrics",
-        "fd_classifier,agreement",
-        "--classifier",
-        classifier,
-        "--num-images",
-        40,
-        "--out",
-        tmp_path / "e.json",
-    ]
+        "--metrics", "fd_classifier,agreement", "--classifier", classifier, "--num-images", 40,
+        "--out", tmp_path / "e.json",
+    ]  # fmt: skip
     with pytest.warns(UserWarning, match="biased"):
         run("sample/evaluate.py", folder, *measure)
     report = json.loads((tmp_path / "e.json").read_text())
@@ -155,7 +133,7 @@ def test_every_key_of_the_recipe_changes_the_run(trained, tmp_path, change):
     assert one.keys() != two.keys() or any(not torch.equal(one[name], two[name]) for name in one)
 
 
-def test_an_unconditional_gan_of_labelled_images_is_sampled_without_classes(tmp_path):
+def test_an_unconditional_gan_of_labelled_images_samples_no_classes(tmp_path):
     run("train/gan.py", *IMAGES, "--gan.conditional", "false", "--run.steps", 1, "--run.folder", tmp_path / "run")
     run("sample/generate.py", tmp_path / "run", "--out", tmp_path / "g.png")
     assert (tmp_path / "g.png").exists()
@@ -186,13 +164,9 @@ def test_in_float64_two_processes_stay_with_one(stage1, tmp_path):
     """In float32 they part after a few steps. That is rounding, which a GAN amplifies: here there is none to speak of."""
     for count in (1, 2):
         own = [
-            "--run.steps",
-            12,
-            "--run.folder",
-            tmp_path / str(count),
-            "--latents.folder",
-            tmp_path / f"latents{count}",
-        ]
+            "--run.steps", 12, "--run.folder", tmp_path / str(count),
+            "--latents.folder", tmp_path / f"latents{count}",
+        ]  # fmt: skip
         said = launch(count, "tests/double.py", "train/gan.py", *latents(stage1, tmp_path), *own)
         assert "Grad strides" not in said
     for one, two in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
@@ -251,14 +225,9 @@ def test_mistakes_with_gans(trained, stage1, tmp_path, capsys):
         run("train/gan.py", *IMAGES, *options, "--run.steps", 1, "--run.folder", tmp_path / "none", expect=2)
         assert message in capsys.readouterr().err
     seen = [
-        *latents(stage1, tmp_path),
-        "--gan.sees",
-        "latents",
-        "--gan.augment",
-        "[cutout]",
-        "--run.folder",
-        tmp_path / "none",
-    ]
+        *latents(stage1, tmp_path), "--gan.sees", "latents", "--gan.augment", "[cutout]",
+        "--run.folder", tmp_path / "none",
+    ]  # fmt: skip
     run("train/gan.py", *seen, expect=2)
     assert "gan.augment is of images, and gan.sees latents has none" in capsys.readouterr().err
     run("sample/generate.py", trained / "images", "--steps", 5, expect=2)

@@ -84,7 +84,7 @@ def test_random_crops_train(tmp_path):
     ]
 
 
-def test_two_processes_crop_like_one_and_stop_together_when_the_seconds_are_up(tmp_path):
+def test_two_processes_crop_like_one_and_stop_together_at_run_seconds(tmp_path):
     arguments = ["configs/photographs/locality.yaml", "--autoencoder.image_size", 32, "--run.batch", 4]
     arguments += ["--autoencoder.encoder.dim", 16, "--reconstruction.num_coords", 64, "--run.report_every", 1]
     run("train/autoencoder.py", *arguments, "--run.steps", 3, "--run.folder", tmp_path / "one")

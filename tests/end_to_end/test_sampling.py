@@ -26,19 +26,9 @@ from tests.scripts import run
 
 def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path):
     run(
-        "sample/generate.py",
-        stage2,
-        "--classes",
-        "0-1,7",
-        "--per-class",
-        2,
-        "--size",
-        "16x24",
-        "--out",
-        tmp_path / "g.png",
-        "--images",
-        tmp_path / "all",
-    )
+        "sample/generate.py", stage2, "--classes", "0-1,7", "--per-class", 2, "--size", "16x24",
+        "--out", tmp_path / "g.png", "--images", tmp_path / "all",
+    )  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "all").iterdir())[-1] == "000005-7.png"
     run("sample/reconstruct.py", stage1, "--size", 16, "--num-images", 10, "--out", tmp_path / "r.png")
     report = json.loads((tmp_path / "r.json").read_text())
@@ -50,15 +40,9 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
     assert report["psnr_8bit"] == pytest.approx(report["psnr"], abs=0.05) and report["psnr_8bit"] != report["psnr"]
 
     metrics = [
-        "--metrics",
-        "fd_classifier,agreement",
-        "--classifier",
-        classifier,
-        "--num-images",
-        40,
-        "--out",
-        tmp_path / "e.json",
-    ]
+        "--metrics", "fd_classifier,agreement", "--classifier", classifier, "--num-images", 40,
+        "--out", tmp_path / "e.json",
+    ]  # fmt: skip
     with pytest.warns(UserWarning, match="below 10,000 a Fréchet distance is biased"):
         run("sample/evaluate.py", stage2, *metrics)
     report = json.loads((tmp_path / "e.json").read_text())
@@ -115,15 +99,9 @@ def test_enlarged_renders_beside_a_larger_source(stage1, tmp_path):
     assert 0 <= report["refinement"]["raised_24_source"] <= 2 and "ssim_24_source" in report
     for size in ("24x48", 8):  # another crop; no enlargement
         run(
-            "sample/reconstruct.py",
-            stage1,
-            "--source",
-            tmp_path / "images",
-            "--size",
-            size,
-            "--out",
-            tmp_path / "r.png",
-        )
+            "sample/reconstruct.py", stage1, "--source", tmp_path / "images", "--size", size,
+            "--out", tmp_path / "r.png",
+        )  # fmt: skip
         assert not any("source" in key for key in json.loads((tmp_path / "r.json").read_text()))
     run("sample/reconstruct.py", *arguments)
     assert not any("source" in key for key in json.loads((tmp_path / "r.json").read_text()))
@@ -173,17 +151,9 @@ def test_a_copied_pipeline_draws_what_its_run_draws(stage2, tmp_path):
     grids = []
     for place in (stage2, tmp_path / "copied"):
         run(
-            "sample/generate.py",
-            place,
-            "--classes",
-            "0-1",
-            "--per-class",
-            2,
-            "--seed",
-            3,
-            "--out",
-            tmp_path / "grid.png",
-        )
+            "sample/generate.py", place, "--classes", "0-1", "--per-class", 2, "--seed", 3,
+            "--out", tmp_path / "grid.png",
+        )  # fmt: skip
         grids.append((tmp_path / "grid.png").read_bytes())
     assert grids[0] == grids[1]
     pipeline = LatentDiffusionPipeline.from_pretrained(tmp_path / "copied")
@@ -200,30 +170,14 @@ def test_scripts_compute_in_bf16(stage1, stage2, tmp_path):
         "sample/generate.py", stage2, "--classes", "0", "--per-class", 2, "--dtype", "bf16", "--out", tmp_path / "g.png"
     )
     run(
-        "sample/reconstruct.py",
-        stage1,
-        "--num-images",
-        4,
-        "--dtype",
-        "bf16",
-        "--refine-steps",
-        1,
-        "--out",
-        tmp_path / "r.png",
-    )
+        "sample/reconstruct.py", stage1, "--num-images", 4, "--dtype", "bf16", "--refine-steps", 1,
+        "--out", tmp_path / "r.png",
+    )  # fmt: skip
     assert json.loads((tmp_path / "r.json").read_text())["num_images"] == 4
     run(
-        "sample/locality.py",
-        stage1,
-        "--num-images",
-        2,
-        "--num-tokens",
-        2,
-        "--dtype",
-        "bf16",
-        "--out",
-        tmp_path / "l.png",
-    )
+        "sample/locality.py", stage1, "--num-images", 2, "--num-tokens", 2, "--dtype", "bf16",
+        "--out", tmp_path / "l.png",
+    )  # fmt: skip
     assert 0 < json.loads((tmp_path / "l.json").read_text())["spread"] <= 1
 
 

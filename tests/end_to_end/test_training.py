@@ -43,18 +43,9 @@ def assert_same_weights(one, two):
 def test_stage_1_resumed_equals_straight_bit_for_bit(tmp_path, monkeypatch, optimizer):
     def arguments(folder):
         return [
-            *AUTOENCODER,
-            "--optimizer.type",
-            optimizer,
-            "--run.steps",
-            6,
-            "--run.save_every",
-            3,
-            "--run.folder",
-            folder,
-            "--data.flip",
-            "true",
-        ]
+            *AUTOENCODER, "--optimizer.type", optimizer, "--run.steps", 6, "--run.save_every", 3,
+            "--run.folder", folder, "--data.flip", "true",
+        ]  # fmt: skip
 
     run("train/autoencoder.py", *arguments(tmp_path / "straight"))
     with monkeypatch.context() as patch:
@@ -93,20 +84,14 @@ def test_stage_2_leaves_the_autoencoder_as_it_was(stage1, stage2):
 def test_accumulation_changes_nothing_but_memory(tmp_path):
     for name, parts in (("whole", 1), ("parts", 4)):
         run(
-            "train/autoencoder.py",
-            *AUTOENCODER,
-            "--run.steps",
-            4,
-            "--run.accumulation",
-            parts,
-            "--run.folder",
-            tmp_path / name,
-        )
+            "train/autoencoder.py", *AUTOENCODER, "--run.steps", 4, "--run.accumulation", parts,
+            "--run.folder", tmp_path / name,
+        )  # fmt: skip
     for one, two in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert one == pytest.approx(two, rel=1e-4, abs=1e-5)
 
 
-def test_two_processes_equal_one_in_both_stages_and_generate_the_same_images(tmp_path, stage1):
+def test_two_processes_train_and_generate_what_one_does(tmp_path, stage1):
     """The same global batch: losses to 1e-5; the same images, from the same pipeline, split over processes or not."""
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, start in ((one, run), (two, lambda *a: launch(2, *a))):
@@ -124,25 +109,13 @@ def test_two_processes_equal_one_in_both_stages_and_generate_the_same_images(tmp
         classifier_folder = tmp_path / "classifier"
         if not classifier_folder.exists():
             run(
-                "train/classifier.py",
-                "configs/digits/classifier.yaml",
-                "--run.steps",
-                1,
-                "--classifier.width",
-                8,
-                "--run.folder",
-                classifier_folder,
-            )
+                "train/classifier.py", "configs/digits/classifier.yaml", "--run.steps", 1,
+                "--classifier.width", 8, "--run.folder", classifier_folder,
+            )  # fmt: skip
         start(
-            "sample/evaluate.py",
-            place,
-            "--metrics",
-            "agreement",
-            "--classifier",
-            classifier_folder,
-            "--num-images",
-            260,
-        )
+            "sample/evaluate.py", place, "--metrics", "agreement", "--classifier", classifier_folder,
+            "--num-images", 260,
+        )  # fmt: skip
         chunks = sorted((place / "evaluation").glob("*/images-*.safetensors"))
         images[place] = torch.cat([load_file(path)["images"] for path in chunks])
         assert [len(load_file(path)["images"]) for path in chunks] == [250, 10]
@@ -164,15 +137,9 @@ def test_the_run_folder_holds_what_the_map_says(stage1, stage2):
 
 def test_encoding_on_the_fly_works_without_a_cache(stage1, tmp_path):
     run(
-        "train/diffusion.py",
-        *diffusion(stage1, tmp_path),
-        "--latents.folder",
-        "null",
-        "--latents.flips",
-        "true",
-        "--run.steps",
-        2,
-    )
+        "train/diffusion.py", *diffusion(stage1, tmp_path), "--latents.folder", "null",
+        "--latents.flips", "true", "--run.steps", 2,
+    )  # fmt: skip
     assert not (tmp_path / "latents").exists()
     assert (tmp_path / "diffusion" / "pipeline" / "model_index.json").exists()
 
@@ -190,16 +157,9 @@ def test_bf16_and_worker_processes_train(stage, stage1, tmp_path):
 
 def test_a_run_that_diverges_stops_and_says_so(tmp_path, capsys):
     run(
-        "train/autoencoder.py",
-        *AUTOENCODER,
-        "--optimizer.lr",
-        "1e30",
-        "--run.steps",
-        9,
-        "--run.folder",
-        tmp_path,
-        expect=2,
-    )
+        "train/autoencoder.py", *AUTOENCODER, "--optimizer.lr", "1e30", "--run.steps", 9,
+        "--run.folder", tmp_path, expect=2,
+    )  # fmt: skip
     assert "is not finite, the run has diverged" in capsys.readouterr().err
 
 
@@ -215,15 +175,9 @@ def test_the_average_is_what_is_saved(tmp_path):
 
 def test_the_two_term_loss_trains(stage1, tmp_path):
     extra = [
-        "--diffusion.loss",
-        "two_term",
-        "--diffusion.image_coords",
-        20,
-        "--denoiser.conditioning",
-        "token",
-        "--latents.flips",
-        "true",
-    ]
+        "--diffusion.loss", "two_term", "--diffusion.image_coords", 20, "--denoiser.conditioning", "token",
+        "--latents.flips", "true",
+    ]  # fmt: skip
     run("train/diffusion.py", *diffusion(stage1, tmp_path), *extra, "--run.steps", 2, "--ema", "null")
     assert all(row["loss"] > 0 for row in lines(tmp_path / "diffusion") if "loss" in row)
 
@@ -231,17 +185,9 @@ def test_the_two_term_loss_trains(stage1, tmp_path):
 def test_random_target_sizes_and_coordinates_of_the_paper_train(tmp_path):
     folder = tmp_path / "sizes"
     run(
-        "train/autoencoder.py",
-        *AUTOENCODER,
-        "--data.source_size",
-        12,
-        "--reconstruction.num_coords",
-        30,
-        "--run.steps",
-        2,
-        "--run.folder",
-        folder,
-    )
+        "train/autoencoder.py", *AUTOENCODER, "--data.source_size", 12, "--reconstruction.num_coords", 30,
+        "--run.steps", 2, "--run.folder", folder,
+    )  # fmt: skip
     paper = ["--reconstruction.coords", "gaussian", "--reconstruction.targets", "pixel", "--run.tracker", "tensorboard"]
     run("train/autoencoder.py", *AUTOENCODER, *paper, "--run.steps", 2, "--run.folder", tmp_path / "paper")
     assert list((tmp_path / "paper").rglob("events.out.tfevents*")), "the tracker wrote nothing"

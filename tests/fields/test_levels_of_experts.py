@@ -69,7 +69,7 @@ def test_a_render_of_other_axes_is_refused():
         make((4, 4, 4)).render(8)
 
 
-def test_what_is_prepared_once_gives_the_same_values_and_follows_the_weights():
+def test_prepared_coordinates_give_the_same_values_and_follow_weights():
     field, coords = make(), grid(16)
     prepared = field.prepare(coords)
     torch.testing.assert_close(field(prepared), field(coords))
@@ -204,13 +204,13 @@ def test_the_video_of_table_2_has_the_papers_parameters():
 # encodings
 
 
-def test_the_positional_encoding_is_the_coordinates_and_octaves_up_to_nyquist():
+def test_the_positional_encoding_is_coordinates_and_octaves_to_nyquist():
     encoding, coords = PositionalEncoding(2, 4), torch.rand(10, 2) * 2 - 1
     torch.testing.assert_close(encoding(coords), torch.stack([plain_encoding(point, 4) for point in coords]))
     assert encoding.num_features == 2 + 2 * 2 * 4 and PositionalEncoding(3, 9).frequencies[-1] == 512 / 2
 
 
-def test_a_coordinate_embedding_is_its_cells_at_their_centres_and_linear_between():
+def test_a_coordinate_embedding_is_its_grid_linearly_interpolated():
     embedding = CoordinateEmbedding(2, [4, 6], 3)
     centres = grid((4, 6))
     torch.testing.assert_close(embedding(centres), embedding.grid.detach().flatten(1).T, atol=1e-5, rtol=1e-4)

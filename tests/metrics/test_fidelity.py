@@ -62,7 +62,7 @@ def test_distance_does_not_depend_on_the_batch(classifier, images):
     assert one == pytest.approx(two, rel=1e-4)
 
 
-def test_another_classifier_of_the_same_name_is_not_mistaken_for_the_first(classifier, images, tmp_path):
+def test_another_classifier_of_one_name_is_not_taken_for_the_first(classifier, images, tmp_path):
     _, folder = classifier
     first = classifier_distance(folder, Pixels(images[0]), Pixels(images[1]))
     ImageClassifier(8, 1, 10, width=24).save_pretrained(tmp_path / "other")

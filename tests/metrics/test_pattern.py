@@ -23,7 +23,7 @@ def test_a_flat_image_has_no_detail_and_a_checkerboard_has_it_all():
     assert detail(board[None]) == pytest.approx(8 / 9, rel=0.1)  # a 3×3 mean leaves ±1/9 of ±1
 
 
-def test_a_pattern_in_every_image_survives_the_mean_and_noise_leaves_what_chance_says():
+def test_a_pattern_survives_the_mean_and_noise_leaves_its_chance_level():
     torch.manual_seed(0)
     pattern = torch.randn(1, 16, 16) * 20
     noise = torch.randn(2000, 1, 16, 16) * 20 + 128

@@ -30,7 +30,7 @@ def make(**options) -> CoordinateGenerator:
     "options",
     [{}, {"num_classes": 3}, {"embedding_dim": 4, "embedding_size": 6, "tile": 1}, {"num_axes": 1, "channels": 7}],
 )
-def test_a_generator_is_the_network_written_out_for_one_point_and_one_noise(options):
+def test_a_generator_is_its_network_written_out_for_one_point(options):
     generator = make(**options)
     coords = torch.cat([grid((4,) * generator.num_axes), torch.rand(5, generator.num_axes) * 2 - 1])
     noise, labels = torch.randn(3, 5), torch.tensor([0, 2, 1]) if generator.num_classes else None
@@ -247,7 +247,7 @@ def test_without_spectral_norm_weights_are_as_they_were_drawn():
     assert with_class < 3 * without  # the class does not drown the rest
 
 
-def test_the_papers_discriminator_is_five_strided_convolutions_at_two_scales():
+def test_the_papers_discriminator_is_five_convolutions_at_two_scales():
     judge = ImageDiscriminator(3)
     assert [each.shape for each in judge(torch.randn(1, 3, 256, 256))] == [(1, 8 * 8), (1, 4 * 4)]
     convolutions = [module for module in judge.modules() if isinstance(module, torch.nn.Conv2d)]

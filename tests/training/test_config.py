@@ -240,16 +240,9 @@ def test_both_forms_of_an_override(parse):
 
 def test_overrides_are_yaml(parse):
     config = parse(
-        "--optimizer.betas",
-        "[0.8, 0.9]",
-        "--ema",
-        "null",
-        "--data.train_split",
-        "train[:-5]",
-        "--autoencoder.encoder",
-        "{dim: 32}",
-        "--data.label_column=",
-    )
+        "--optimizer.betas", "[0.8, 0.9]", "--ema", "null", "--data.train_split", "train[:-5]",
+        "--autoencoder.encoder", "{dim: 32}", "--data.label_column=",
+    )  # fmt: skip
     assert config.optimizer.betas == [0.8, 0.9] and config.ema is None and config.data.train_split == "train[:-5]"
     assert config.autoencoder.encoder.dim == 32 and config.data.label_column is None
 

@@ -86,13 +86,13 @@ def seen(stream, first_step=0, num_workers=0, process=(0, 1)) -> list:
 
 def assert_equal(batch, other):
     assert batch.positions == other.positions and batch.indices == other.indices
-    for name in ("mirrored", "pixels", "source_pixels", "labels"):
+    for name in ("mirrored", "pixels", "source_signals", "labels"):
         assert torch.equal(getattr(batch, name), getattr(other, name)), name
 
 
 def test_a_resumed_stream_equals_a_straight_one(data):
-    stream = SignalStream(data, seed=0, flip=True, wants_source=True)
-    straight, resumed = seen(stream), seen(SignalStream(data, seed=0, flip=True, wants_source=True), first_step=3)
+    stream = SignalStream(data, seed=0, flips=True, wants_source=True)
+    straight, resumed = seen(stream), seen(SignalStream(data, seed=0, flips=True, wants_source=True), first_step=3)
     assert (len(straight), len(resumed)) == (8, 5)
     for batch, other in zip(straight[3:], resumed, strict=True):
         assert_equal(batch, other)
@@ -100,7 +100,7 @@ def test_a_resumed_stream_equals_a_straight_one(data):
 
 def test_two_processes_see_the_rows_of_one(data):
     """Pixels, flips and labels too: an image's randomness is keyed by its position, not by who reads it."""
-    stream = SignalStream(data, seed=0, flip=True)
+    stream = SignalStream(data, seed=0, flips=True)
     for whole, *parts in zip(seen(stream), seen(stream, process=(0, 2)), seen(stream, process=(1, 2)), strict=True):
         assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
         assert torch.equal(torch.cat([part.mirrored for part in parts]), whole.mirrored)
@@ -108,37 +108,37 @@ def test_two_processes_see_the_rows_of_one(data):
 
 
 def test_a_batch_holds_its_images_mirrored_where_it_says(data):
-    for batch in seen(SignalStream(data, seed=0, flip=True, wants_source=True)):
+    for batch in seen(SignalStream(data, seed=0, flips=True, wants_source=True)):
         plain = data.read(batch.indices)
         expected = torch.stack(
             [image.flip(-1) if mirrored else image for image, mirrored in zip(plain, batch.mirrored, strict=True)]
         )
-        assert torch.equal(batch.pixels, expected)
-        assert torch.equal(batch.source_pixels, mirror(data.read(batch.indices, source=True), batch.mirrored))
+        assert torch.equal(batch.signals, expected)
+        assert torch.equal(batch.source_signals, mirror(data.read(batch.indices, source=True), batch.mirrored))
         assert torch.equal(batch.labels, data.labels[batch.indices])
 
 
 def test_an_image_is_mirrored_in_half_of_the_epochs(data):
     """The draw belongs to the position: keyed by the image, it would be mirrored always or never."""
-    stream = SignalStream(data, seed=0, flip=True, wants_signals=False).__getitems__(list(range(200 * NUM_IMAGES)))
+    stream = SignalStream(data, seed=0, flips=True, wants_signals=False).__getitems__(list(range(200 * NUM_IMAGES)))
     share = torch.zeros(NUM_IMAGES).index_add_(0, torch.tensor(stream.indices), stream.mirrored.float()) / 200
     assert share.min() > 0.35 and share.max() < 0.65 and abs(share.mean() - 0.5) < 0.02
 
 
-def test_without_flips_nothing_is_mirrored_and_without_wants_nothing_is_read(data):
-    batch = SignalStream(data, seed=0, flip=False).__getitems__([0, 1, 2])
+def test_nothing_is_mirrored_or_read_that_is_not_asked_for(data):
+    batch = SignalStream(data, seed=0, flips=False).__getitems__([0, 1, 2])
     assert (
         not batch.mirrored.any()
-        and torch.equal(batch.pixels, data.read(batch.indices))
-        and batch.source_pixels is None
+        and torch.equal(batch.signals, data.read(batch.indices))
+        and batch.source_signals is None
     )
-    assert SignalStream(data, seed=0, flip=True, wants_signals=False).__getitems__([0]).pixels is None
+    assert SignalStream(data, seed=0, flips=True, wants_signals=False).__getitems__([0]).signals is None
 
 
 def test_noise_belongs_to_the_position_whoever_draws_it(data):
     """Whatever the batch, the processes and the restart; the numbers are the ones that `normal_at` gives."""
     noise = {"training noise": (4, 8), "other noise": (3,)}
-    stream = SignalStream(data, seed=5, flip=False, wants_signals=False, noise=noise)
+    stream = SignalStream(data, seed=5, flips=False, wants_signals=False, noise=noise)
     batches = seen(stream)
     for name, shape in noise.items():
         whole = normal_at(range(64), shape, 5, name)
@@ -148,28 +148,28 @@ def test_noise_belongs_to_the_position_whoever_draws_it(data):
         parts = [seen(stream, process=(rank, 2)) for rank in (0, 1)]
         for one, two, batch in zip(*parts, batches, strict=True):
             assert torch.equal(torch.cat([one.noise[name], two.noise[name]]), batch.noise[name])
-    assert SignalStream(data, seed=5, flip=False).__getitems__([0]).noise == {}
+    assert SignalStream(data, seed=5, flips=False).__getitems__([0]).noise == {}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU's driver pins memory")
 def test_the_loader_pins_every_tensor_of_a_batch(data):
-    stream = SignalStream(data, seed=0, flip=True, wants_source=True, noise={"noise": (4, 8)})
+    stream = SignalStream(data, seed=0, flips=True, wants_source=True, noise={"noise": (4, 8)})
     plain = seen(stream)
     loader = training_loader(stream, PositionBatches(8, 1, (0, 1), 0, 8), 1, pin=True)
     for batch, other in zip(loader, plain, strict=True):
         assert_equal(batch, other)
-        tensors = [batch.mirrored, batch.pixels, batch.source_pixels, batch.labels, batch.noise["noise"]]
+        tensors = [batch.mirrored, batch.signals, batch.source_signals, batch.labels, batch.noise["noise"]]
         assert all(tensor.is_pinned() for tensor in tensors) and not any(t.is_pinned() for t in other.noise.values())
 
 
 def test_the_loader_leaves_the_global_generator_alone(data):
     before = torch.get_rng_state()
-    seen(SignalStream(data, seed=0, flip=True))
+    seen(SignalStream(data, seed=0, flips=True))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.slow
 def test_worker_processes_read_the_same(data):
-    stream = SignalStream(data, seed=0, flip=True, wants_source=True)
+    stream = SignalStream(data, seed=0, flips=True, wants_source=True)
     for batch, other in zip(seen(stream), seen(stream, num_workers=2), strict=True):
         assert_equal(batch, other)

@@ -107,14 +107,9 @@ def test_training_with_coordinates_of_each_image(tmp_path):
     for name, parts in (("whole", 1), ("parts", 4)):
         arguments = [*AUTOENCODER, "--reconstruction.per_image", "true", "--run.accumulation", parts]
         run(
-            "train/autoencoder.py",
-            PROJECT / arguments[0],
-            *arguments[1:],
-            "--run.steps",
-            3,
-            "--run.folder",
-            tmp_path / name,
-        )
+            "train/autoencoder.py", PROJECT / arguments[0], *arguments[1:], "--run.steps", 3,
+            "--run.folder", tmp_path / name,
+        )  # fmt: skip
     for one, two in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
 

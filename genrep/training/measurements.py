@@ -1,0 +1,158 @@
+"""The kinds of run that can be compared: what trains one, what must agree between two, and what is measured of it.
+
+A new kind is a class of measurements, the function that takes them and an entry of KINDS.
+"""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genrep.errors import InputError
+from genrep.specs import Spec
+from genrep.training.comparison import Measurements, read_evaluations
+from genrep.training.config import read_config
+from genrep.training.specs import AutoencoderRun, FieldRun
+
+if TYPE_CHECKING:  # a script's --help does not wait for torch
+    import torch
+
+
+@dataclass(frozen=True)
+class AutoencoderMeasurements(Measurements):
+    """Quality on `num_images` held-out images; the run's own evaluations, its curve, are on `curve_images`."""
+
+    encoder_parameters: int
+    decoder_parameters: int
+    representation: list[int]
+    num_images: int
+    curve_images: int
+
+    def columns(self) -> dict[str, str]:
+        return {
+            "encoder + decoder parameters": f"{self.encoder_parameters:,} + {self.decoder_parameters:,}",
+            "representation": " × ".join(map(str, self.representation)),
+        }
+
+    def note(self) -> str:
+        return (
+            f"PSNR and SSIM at the end of each run, on {self.num_images:,} held-out images; the two columns after them on "
+            f"{self.curve_images:,}."
+        )
+
+
+@dataclass(frozen=True)
+class FieldMeasurements(Measurements):
+    """Quality on the field's signal at its last evaluation, and what the field costs."""
+
+    parameters: int
+    multiply_adds: int
+
+    def columns(self) -> dict[str, str]:
+        return {"parameters": f"{self.parameters:,}", "multiply-adds a point": f"{self.multiply_adds:,}"}
+
+
+def measure_autoencoder(folder: Path, num_images: int, device: "torch.device") -> AutoencoderMeasurements:
+    """Quality of a trained autoencoder on held-out images spread evenly over the split, and its size."""
+    from genrep.data.signals import evenly
+    from genrep.metrics.reconstruction import reconstruction_quality
+    from genrep.training.describe import num_parameters
+    from genrep.training.folders import load_autoencoder, run_config
+    from genrep.training.latents import open_for
+
+    spec = run_config(folder, AutoencoderRun)
+    model = load_autoencoder(str(folder)).to(device)
+    held_out = open_for(model, spec.data.model_copy(update={"in_memory": False}), "held_out")
+    chosen = evenly(len(held_out), num_images)
+    quality = reconstruction_quality(model, held_out, chosen)
+    return AutoencoderMeasurements(
+        psnr=float(quality["psnr"].mean()),
+        ssim=float(quality["ssim"].mean()) if "ssim" in quality else None,
+        encoder_parameters=num_parameters(model.encoder),
+        decoder_parameters=num_parameters(model.decoder),
+        representation=list(model.latent_shape),
+        num_images=len(chosen),
+        curve_images=spec.run.evaluate_images or len(held_out),
+    )
+
+
+def measure_field(folder: Path, num_images: int, device: "torch.device") -> FieldMeasurements:
+    """What a field's own last evaluation found, on its whole signal, and its size; `num_images` has no meaning for it."""
+    from genrep.models.field import NeuralField
+    from genrep.training.cost import multiply_adds
+    from genrep.training.describe import num_parameters
+    from genrep.training.folders import model_folder
+
+    field = NeuralField.from_pretrained(model_folder(folder)).to(device)
+    last = read_evaluations(folder)[-1]
+    return FieldMeasurements(last["psnr"], last.get("ssim"), num_parameters(field), multiply_adds(field))
+
+
+@dataclass(frozen=True)
+class RunKind:
+    """A kind of run that can be compared with its like."""
+
+    config: type[AutoencoderRun] | type[FieldRun]
+    script: str
+    """What trains one."""
+    unit: str
+    """What its training is counted in."""
+    quality: str
+    """What its curves show."""
+    shared: tuple[tuple[str, str], ...]
+    """Keys that must agree between compared configs: where the validated config has it, what a YAML calls it."""
+    measure: Callable[[Path, int, "torch.device"], Measurements]
+
+
+HOW_LONG = (("run.batch", "run.batch"), ("run.num_steps", "run.steps"), ("run.seconds", "run.seconds"))
+AUTOENCODERS = RunKind(
+    config=AutoencoderRun,
+    script="train/autoencoder.py",
+    unit="signals",
+    quality="PSNR on held-out signals (dB)",
+    shared=(
+        ("run.evaluate_images", "run.evaluate_images"),
+        *HOW_LONG,
+        ("data", "data"),
+        ("autoencoder.image_shape", "autoencoder.image_size"),
+        ("autoencoder.channels", "autoencoder.channels"),
+    ),
+    measure=measure_autoencoder,
+)
+FIELDS = RunKind(
+    config=FieldRun,
+    script="train/field.py",
+    unit="steps",
+    quality="PSNR (dB)",
+    shared=(*HOW_LONG, ("signal", "signal")),
+    measure=measure_field,
+)
+KINDS = {"field": FIELDS, "autoencoder": AUTOENCODERS}
+"""By the key that tells their YAMLs apart."""
+
+
+def kind_of(path: Path | str) -> RunKind:
+    """What a YAML trains. Where nothing tells, it is read as an autoencoder's, which says what is missing."""
+    content = read_config(path)
+    return next((kind for key, kind in KINDS.items() if key in content), AUTOENCODERS)
+
+
+def common_kind(paths: Sequence[str]) -> RunKind:
+    """What all these YAMLs train. InputError if they do not train the same."""
+    first, kind = paths[0], kind_of(paths[0])
+    for path in paths:
+        if kind_of(path) is not kind:
+            raise InputError(f"{first} and {path} must both be of autoencoders, or both of fields")
+    return kind
+
+
+def refuse_different_data(kind: RunKind, specs: Mapping[str, Spec]) -> None:
+    """InputError unless the configs agree in data, evaluation and how long they train, so that their PSNRs compare."""
+    (first, wanted), *others = specs.items()
+    for name, spec in others:
+        for path, key in kind.shared:
+            if operator.attrgetter(path)(wanted) != operator.attrgetter(path)(spec):
+                raise InputError(
+                    f"{first} and {name} differ in {key}, so their PSNR would not compare: make it the same"
+                )
