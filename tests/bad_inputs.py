@@ -442,7 +442,7 @@ FIELDS = [
     Script("a folder for every run", f"{COMPARE} --folder out --run.folder x", "--run.folder: every run has its own; give --folder"),
     Script("a comparison below a file", f"{COMPARE} --folder note/out --run.steps 1", "note/out cannot be written", text("note", "")),
     Script("a comparison of other data", "train/compare.py configs/digits/anr.yaml configs/cifar10/compare/ipc.yaml --folder out", "differ in"),
-    Script("a comparison of a field and an image", "train/compare.py configs/camera/pe_mlp.yaml configs/digits/anr.yaml --folder out", "must both be of images, or both of fields"),
+    Script("a comparison of a field and an image", "train/compare.py configs/camera/pe_mlp.yaml configs/digits/anr.yaml --folder out", "must both be of autoencoders, or both of fields"),
     Script("published numbers that are not there", f"{COMPARE} --folder out --published none.json", "none.json: no JSON to read"),
     Script("published numbers that are text", f"{COMPARE} --folder out --published my.json", "wanted the PSNR of pe_mlp", text("my.json", '{"pe_mlp": "31"}')),
     Script("published numbers without the first", f"{COMPARE} --folder out --published my.json", "wanted the PSNR of pe_mlp", text("my.json", '{"a": 1}')),

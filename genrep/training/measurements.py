@@ -109,8 +109,8 @@ HOW_LONG = (("run.batch", "run.batch"), ("run.num_steps", "run.steps"), ("run.se
 AUTOENCODERS = RunKind(
     config=AutoencoderRun,
     script="train/autoencoder.py",
-    unit="signals",
-    quality="PSNR on held-out signals (dB)",
+    unit="images",
+    quality="PSNR on held-out images (dB)",
     shared=(
         ("run.evaluate_images", "run.evaluate_images"),
         *HOW_LONG,
