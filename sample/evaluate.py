@@ -17,15 +17,15 @@ import argparse
 from pathlib import Path
 
 from genrep.errors import InputError, did_you_mean
-from genrep.pipelines.options import add_sampling_options, parse_sampling, positive
+from genrep.options import positive
+from genrep.sampling import Sampling, parse_sampling
 from genrep.training.config import run_script
 
 INCEPTION_METRICS = ("fid", "kid", "is", "prc", "rfid")
 CLASSIFIER_METRICS = ("fd_classifier", "agreement")
 
 
-def evaluate(options: argparse.Namespace) -> None:
-    import dataclasses
+def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
     import time
     import warnings
 
@@ -49,7 +49,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from genrep.metrics.generated import GeneratedImages
     from genrep.metrics.reconstruction import reconstructions
     from genrep.models.classifier import ImageClassifier
-    from genrep.pipelines import has_pipeline, load_pipeline, pipeline_name
+    from genrep.pipelines import pipeline_name
     from genrep.training.accelerator import make_accelerator
     from genrep.training.specs import DiffusionRun, GANRun
     from genrep.training.stages import folder_hash, model_folder, run_config
@@ -60,9 +60,8 @@ def evaluate(options: argparse.Namespace) -> None:
     for name in metrics:
         if name not in known:
             raise InputError(f"--metrics: {name!r} is not one of {', '.join(known)}{did_you_mean(name, known)}")
-    is_gan = has_pipeline(options.run) and pipeline_name(options.run) == "GANPipeline"
+    is_gan = pipeline_name(options.run) == "GANPipeline"
     config = run_config(options.run, GANRun) if is_gan else run_config(options.run, DiffusionRun)
-    sampling = parse_sampling(options, options.run)
     folder = model_folder(options.run, "pipeline")
     classifier = None
     if set(metrics) & set(CLASSIFIER_METRICS):
@@ -76,8 +75,7 @@ def evaluate(options: argparse.Namespace) -> None:
     # models and data
     accelerator = make_accelerator(device=options.device)
     device = str(accelerator.device)
-    pipeline = load_pipeline(options.run).to(device, DTYPES[options.dtype])
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = sampling.load_pipeline(options.run).to(device, DTYPES[options.dtype])
     autoencoder = pipeline.autoencoder  # a GAN of pixels has none
     if "rfid" in metrics and autoencoder is None:
         raise InputError("rfid is of reconstructions, which a GAN of pixels has none of: leave it out of --metrics")
@@ -108,7 +106,7 @@ def evaluate(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     settings = {
         "pipeline": folder_hash(folder),
-        "sampling": {key: value for key, value in dataclasses.asdict(sampling).items() if key != "batch_size"},
+        "sampling": sampling.record(pipeline),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
     place = options.images_folder or (out.parent / "evaluation" if options.out else out.parent)
@@ -209,10 +207,7 @@ def evaluate(options: argparse.Namespace) -> None:
     print(f"report: {out}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder of stage 2")
     parser.add_argument(
         "--metrics", default="fid", help=f"some of {','.join((*INCEPTION_METRICS, *CLASSIFIER_METRICS))} (default fid)"
@@ -240,8 +235,10 @@ def main() -> None:
         "--images-folder",
         help="where generated images are kept (default RUN/evaluation; with --out the folder evaluation next to it)",
     )
-    add_sampling_options(parser)
-    evaluate(parser.parse_args())
+
+
+def main() -> None:
+    evaluate(*parse_sampling(__doc__, add_options))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ pixel's to 1, where 1 is a token that changes every pixel alike.
 import argparse
 from pathlib import Path
 
-from genrep.pipelines.options import add_device_options, non_negative, positive
+from genrep.options import add_device_options, non_negative, positive
 from genrep.training.config import run_script
 
 

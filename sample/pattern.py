@@ -13,11 +13,12 @@ import argparse
 import math
 from pathlib import Path
 
-from genrep.pipelines.options import add_sampling_options, parse_sampling, positive
+from genrep.options import positive
+from genrep.sampling import Sampling, parse_sampling
 from genrep.training.config import run_script
 
 
-def show(options: argparse.Namespace) -> None:
+def show(sampling: Sampling, options: argparse.Namespace) -> None:
     import torch
     from tqdm.auto import tqdm
 
@@ -28,16 +29,13 @@ def show(options: argparse.Namespace) -> None:
     from genrep.files import write_json
     from genrep.metrics.pattern import detail, statistics
     from genrep.pictures import legible, picture_and_report, picture_grid, save_png
-    from genrep.pipelines import load_pipeline
     from genrep.specs import validate
     from genrep.training.config import read_config
 
-    sampling = parse_sampling(options, options.run)
     if sampling.region is not None:
         raise InputError("--region: a part of an image cannot be compared with whole ones; leave it out")
     out, report_file = picture_and_report(options.out or Path(options.run) / "pattern.png")
-    pipeline = load_pipeline(options.run).to(choose_device(options.device), DTYPES[options.dtype])
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = sampling.load_pipeline(options.run).to(choose_device(options.device), DTYPES[options.dtype])
     config = Path(options.run) / "config.yaml"
     if not config.is_file():
         raise InputError(f"{options.run}: no config.yaml, which says what the real images are; give a run folder")
@@ -79,15 +77,14 @@ def show(options: argparse.Namespace) -> None:
     print(f"report: {report_file}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder of train/gan.py or train/diffusion.py")
     parser.add_argument("--num-images", type=positive, default=1000, help="samples, and real images (default 1000)")
     parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/pattern.png)")
-    add_sampling_options(parser)
-    show(parser.parse_args())
+
+
+def main() -> None:
+    show(*parse_sampling(__doc__, add_options))
 
 
 if __name__ == "__main__":

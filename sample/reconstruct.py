@@ -21,7 +21,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from genrep.pipelines.options import add_device_options, non_negative, parse_size, positive, positive_number
+from genrep.options import add_device_options, non_negative, parse_size, positive, positive_number
 from genrep.training.config import run_script
 
 LR, DECODER_LR = 0.05, 5e-4

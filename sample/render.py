@@ -11,7 +11,7 @@ import argparse
 import re
 
 from genrep.errors import InputError
-from genrep.pipelines.options import add_device_options, numbers
+from genrep.options import add_device_options, numbers
 from genrep.training.config import run_script
 
 

@@ -34,7 +34,7 @@ DIFFUSION = [
     1,
     "--run.evaluate_images",
     20,
-    "--sampling.steps",
+    "--sampling.num_inference_steps",
     2,
 ]
 

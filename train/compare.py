@@ -24,7 +24,7 @@ from typing import Any
 
 from genrep.errors import InputError
 from genrep.files import make_folder, write_json, write_text
-from genrep.pipelines.options import non_negative, positive
+from genrep.options import non_negative, positive
 from genrep.training.config import STOPPED, parse_command_line, read_config, run_script, split_overrides
 from genrep.training.interrupts import run_child
 from genrep.training.specs import AutoencoderRun, FieldRun

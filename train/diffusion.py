@@ -84,11 +84,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         normalizer,
         make_scheduler(sampling.scheduler, levels),
         id2label=dict(enumerate(data.class_names)) or None,
-        sampling={
-            "num_inference_steps": sampling.steps,
-            "guidance_scale": sampling.guidance_scale,
-            "guidance_interval": list(sampling.guidance_interval),
-        },
+        sampling=sampling.model_dump(exclude={"scheduler"}),  # which is a component, above
     )
     pipeline.set_progress_bar_config(disable=True)
 

@@ -91,7 +91,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         normalizer,
         sample_size=shape if autoencoder is None else None,
         id2label=dict(enumerate(data.class_names[:num_classes])) or None,
-        sampling={"truncation": config.sampling.truncation},
+        sampling=config.sampling.model_dump(),
     )
     places = grid(shape if autoencoder is None else autoencoder.latent_shape[:1], device=run.device)
     prepared = generator.prepare(places, settings.batch // run.process[1])

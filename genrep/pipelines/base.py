@@ -38,7 +38,7 @@ class ImagePipeline(DiffusionPipeline):
     _exclude_from_cpu_offload = ["normalizer"]  # noqa: RUF012 diffusers' own declaration
     autoencoder: Any
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
-    """Settings of a pipeline that was saved without any, as earlier versions did."""
+    """Settings of a pipeline that was made without any."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:

@@ -17,6 +17,7 @@ from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.denoiser import LatentDenoiser
 from genrep.models.normalizer import LatentNormalizer
+from genrep.pipelines import PIPELINES
 from genrep.pipelines.base import ImagePipeline, check_arguments, check_normalizer, generators_of
 
 
@@ -37,9 +38,7 @@ class LatentDiffusionPipeline(ImagePipeline):
         InputError: parts that do not fit each other, or an invalid setting.
     """
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {
-        "num_inference_steps": 50, "guidance_scale": 1.0, "guidance_interval": (0.0, 1.0),
-    }  # fmt: skip
+    DEFAULTS: ClassVar[Mapping[str, Any]] = PIPELINES["LatentDiffusionPipeline"].defaults
     model_cpu_offload_seq = "denoiser->autoencoder"
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012 diffusers' own declaration
     autoencoder: Any

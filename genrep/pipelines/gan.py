@@ -16,6 +16,7 @@ from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.generator import CoordinateGenerator
 from genrep.models.normalizer import LatentNormalizer
+from genrep.pipelines import PIPELINES
 from genrep.pipelines.base import ImagePipeline, check_arguments, check_normalizer, generators_of
 from genrep.render import render_values
 
@@ -37,7 +38,7 @@ class GANPipeline(ImagePipeline):
         InputError: parts that do not fit each other, or an invalid setting.
     """
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {"truncation": 1.0}
+    DEFAULTS: ClassVar[Mapping[str, Any]] = PIPELINES["GANPipeline"].defaults
     model_cpu_offload_seq = "generator_model->autoencoder"
     _optional_components = ["autoencoder", "normalizer"]  # noqa: RUF012 diffusers' own declaration
     generator_model: Any
