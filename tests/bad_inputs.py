@@ -150,13 +150,13 @@ def to(content: str | bytes) -> Callable[[bytes], bytes]:
     return lambda _: content.encode() if isinstance(content, str) else content
 
 
-def with_sampling(*settings: object) -> Callable[[bytes], bytes]:
-    """A pipeline's index with other settings or, as earlier versions saved it, without."""
+def with_sampling(settings: object = None) -> Callable[[bytes], bytes]:
+    """A pipeline's index with other settings or, as earlier versions saved it, without any."""
 
     def damage(content: bytes) -> bytes:
         index = json.loads(content)
         del index["sampling"]
-        return json.dumps(index | dict.fromkeys(["sampling"][: len(settings)], *settings)).encode()
+        return json.dumps(index if settings is None else {**index, "sampling": settings}).encode()
 
     return damage
 
@@ -519,7 +519,7 @@ SAMPLES = [
     Script("a guided interval backwards", f"{GENERATE} --sampling.guidance_interval [0.8,0.2]", "runs backwards"),
     Script("a guided interval of NaN", f"{GENERATE} --sampling.guidance_interval [.nan,1]", "sampling.guidance_interval: got nan"),
     Script("a misspelt key of sampling", f"{GENERATE} --sampling.guidance 2", "sampling.guidance: unknown key; did you mean 'guidance_scale'"),
-    Script("a key of sampling without its value", f"{GENERATE} --sampling.guidance_scale --size 8", "argument --sampling.guidance_scale"),
+    Script("a key of sampling without its value", f"{GENERATE} --sampling.guidance_scale --size 8", "--sampling.guidance_scale: a value must follow, as in --sampling.guidance_scale VALUE"),
     Script("a key of training for samples", f"{GENERATE} --data.source digits", "command line: data: unknown key; allowed here: sampling"),
     Script("a former flag of half a step", f"{GENERATE} --steps 2.5", "sampling.num_inference_steps: got 2.5; .*valid integer"),
     Script("a former flag of a GAN", f"{GENERATE} --truncation 0.5", "sampling.truncation: unknown key; allowed here: guidance_interval"),
@@ -600,8 +600,8 @@ SAMPLES = [
     Script("a render below a file", "sample/render.py runs/field --out note/x.png", "note/x.png cannot be written", text("note", "")),
     Script("an unknown metric", f"{EVALUATE} --metrics fdi", "'fdi' is not one of .*did you mean 'fid'"),
     Script("no metric", [*EVALUATE.split(), "--metrics", ""], "'' is not one of"),
-    Script("a run without a config", "sample/evaluate.py runs/nowhere", "no run folder"),
-    Script("a stage 1 to evaluate", "sample/evaluate.py runs/anr", "runs/anr/config.yaml: autoencoder: input should be a valid string"),
+    Script("a run without a config", "sample/evaluate.py runs/diffusion/pipeline", "no run folder .no config.yaml there"),
+    Script("a stage 1 to evaluate", "sample/evaluate.py runs/anr", "runs/anr: no pipeline there"),
     Script("a classifier's metric without one", f"{EVALUATE} --metrics fd_classifier", "need --classifier"),
     Script("a classifier that is not there", f"{CLASSIFIED} runs/nowhere", "runs/nowhere: no ImageClassifier here"),
     Script("an autoencoder for a classifier", f"{CLASSIFIED} runs/anr", "ImageClassifier has no argument"),

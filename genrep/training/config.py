@@ -212,8 +212,7 @@ def split_overrides(kind: type[Spec], argv: Sequence[str]) -> tuple[list[str], l
         name, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and ("." in name or name in kind.model_fields):
             if not equals:
-                following = arguments[0].removeprefix("--").partition("=")[0] if arguments else ""
-                if not arguments or (arguments[0].startswith("--") and following.split(".")[0] in kind.model_fields):
+                if not arguments or arguments[0].startswith("--"):
                     raise InputError(f"{argument}: a value must follow, as in {argument} VALUE")
                 value = arguments.pop(0)
             overrides.append((name, value))

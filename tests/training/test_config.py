@@ -331,6 +331,8 @@ def test_text_that_looks_like_a_number_survives_the_run_folder(parse, tmp_path):
 def test_another_option_is_no_value(parse):
     with pytest.raises(InputError, match=r"^--optimizer.lr: a value must follow"):
         parse("--optimizer.lr", "--run.steps", "5")
+    with pytest.raises(InputError, match=r"^--optimizer.lr: a value must follow"):
+        parse("--optimizer.lr", "--dry-run")  # of the script, not of the config
 
 
 def test_a_value_must_follow_an_option(parse):
