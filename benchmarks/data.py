@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from genrep.data.latents import FORMAT, MANIFEST, STATISTICS, LatentCache
 from genrep.files import file_hash, write_json
-from genrep.pipelines.options import non_negatives, positive, positive_number
+from genrep.options import non_negatives, positive, positive_number
 from genrep.randomness import BLOCK_NUMBERS, stream_generator
 from genrep.training.config import run_script
 from genrep.training.order import DataOrder, PositionBatches, SignalStream, training_loader

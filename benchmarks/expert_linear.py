@@ -25,7 +25,7 @@ from genrep.coords import grid
 from genrep.devices import choose_device
 from genrep.nn.expert_linear import Arrangement, ExpertLinear
 from genrep.nn.tiling import layout
-from genrep.pipelines.options import positive
+from genrep.options import positive
 from genrep.training.config import run_script
 
 

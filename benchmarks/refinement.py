@@ -25,7 +25,7 @@ from genrep.data.signals import evenly
 from genrep.fields.fourier import FourierField
 from genrep.files import check_writable, write_json
 from genrep.metrics.reconstruction import psnr
-from genrep.pipelines.options import non_negative, positive, positive_number
+from genrep.options import non_negative, positive, positive_number
 from genrep.plots import save_curves
 from genrep.refine import NUM_COORDS, refinements
 from genrep.render import from_uint8

@@ -19,7 +19,7 @@ import torch
 
 from genrep.coords import grid
 from genrep.models.autoencoder import INRAutoencoder
-from genrep.pipelines.options import positive, positives
+from genrep.options import positive, positives
 from genrep.training.config import run_script
 
 TINY_ENCODER = {"type": "joint_attention", "patch_size": 16, "depth": 1, "dim": 64}  # it plays no part

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from genrep.errors import InputError
-from genrep.pipelines.options import non_negative, positive
+from genrep.options import non_negative, positive
 from genrep.training.config import read_config, run_script
 from genrep.training.threads import ENVIRONMENT, candidates
 

@@ -17,21 +17,20 @@ import argparse
 from pathlib import Path
 
 from genrep.errors import InputError, did_you_mean
-from genrep.pipelines.options import add_sampling_options, parse_sampling, positive
+from genrep.options import positive
+from genrep.sampling import Sampling, parse_sampling
 from genrep.training.config import run_script
 
 INCEPTION_METRICS = ("fid", "kid", "is", "prc", "rfid")
 CLASSIFIER_METRICS = ("fd_classifier", "agreement")
 
 
-def evaluate(options: argparse.Namespace) -> None:
-    import dataclasses
+def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
     import time
     import warnings
 
     import torch
 
-    from genrep.data.images import ImageData
     from genrep.data.signals import evenly
     from genrep.data.sources import MissingSource
     from genrep.devices import DTYPES
@@ -39,6 +38,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from genrep.metrics.fidelity import (
         FEW_IMAGES,
         INCEPTION_FILE,
+        Chosen,
         Pixels,
         check_enough,
         classifier_accuracy,
@@ -50,7 +50,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from genrep.metrics.generated import GeneratedImages
     from genrep.metrics.reconstruction import reconstructions
     from genrep.models.classifier import ImageClassifier
-    from genrep.pipelines import has_pipeline, load_pipeline, pipeline_name
+    from genrep.pipelines import pipeline_name
     from genrep.training.accelerator import make_accelerator
     from genrep.training.folders import model_folder, run_config
     from genrep.training.specs import DiffusionRun, GANRun
@@ -61,9 +61,8 @@ def evaluate(options: argparse.Namespace) -> None:
     for name in metrics:
         if name not in known:
             raise InputError(f"--metrics: {name!r} is not one of {', '.join(known)}{did_you_mean(name, known)}")
-    is_gan = has_pipeline(options.run) and pipeline_name(options.run) == "GANPipeline"
+    is_gan = pipeline_name(options.run) == "GANPipeline"
     config = run_config(options.run, GANRun) if is_gan else run_config(options.run, DiffusionRun)
-    sampling = parse_sampling(options, options.run)
     folder = model_folder(options.run, "pipeline")
     classifier = None
     if set(metrics) & set(CLASSIFIER_METRICS):
@@ -77,25 +76,27 @@ def evaluate(options: argparse.Namespace) -> None:
     # models and data
     accelerator = make_accelerator(device=options.device)
     device = str(accelerator.device)
-    pipeline = load_pipeline(options.run).to(device, DTYPES[options.dtype])
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = sampling.load_pipeline(options.run).to(device, DTYPES[options.dtype])
     autoencoder = pipeline.autoencoder  # a GAN of pixels has none
     if "rfid" in metrics and autoencoder is None:
         raise InputError("rfid is of reconstructions, which a GAN of pixels has none of: leave it out of --metrics")
-    shape, channels = sampling.size or pipeline.image_shape, pipeline.channels
+    shape, channels, signal = sampling.grid(pipeline), pipeline.channels, pipeline.signal
+    if set(metrics) & set(INCEPTION_METRICS) and signal.dtype != torch.uint8:
+        raise InputError("Inception's features are of images: measure other signals with fd_classifier and agreement")
     if classifier is not None:
-        wanted = {"image_size": shape[0] if shape[0] == shape[1] else shape, "channels": channels}
+        wanted = {"image_size": shape, "channels": channels}
         wanted["num_classes"] = pipeline.num_classes or classifier.config["num_classes"]
         for key, value in wanted.items():
-            if classifier.config[key] != value:
-                given = f"{classifier.config[key]}, the samples have {value}"
+            own = classifier.image_shape if key == "image_size" else classifier.config[key]
+            if own != value:
+                given = f"{_sizes(own)}, the samples have {_sizes(value)}"
                 raise InputError(f"--classifier {options.classifier}: its {key} is {given}; train one for these images")
     if "agreement" in metrics and not pipeline.num_classes:
         raise InputError("agreement: this model was trained without classes; leave it out of --metrics")
-    data = config.data.model_copy(update={"source_size": None})
+    data = config.data
     other = "train" if options.reference == "held_out" else "held_out"
     try:
-        splits = {split: ImageData(data, split, shape, channels) for split in (options.reference, other)}
+        splits = {split: data.open(split, shape, channels) for split in (options.reference, other)}
     except MissingSource as error:  # a cache of latents, which training can do with, is not enough here
         raise InputError(f"{options.run}: its samples are measured against the images themselves: {error}") from error
     reference, counterpart = splits[options.reference], splits[other]
@@ -109,13 +110,13 @@ def evaluate(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     settings = {
         "pipeline": folder_hash(folder),
-        "sampling": {key: value for key, value in dataclasses.asdict(sampling).items() if key != "batch_size"},
+        "sampling": sampling.record(pipeline),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
     place = options.images_folder or (out.parent / "evaluation" if options.out else out.parent)
     generated = GeneratedImages(Path(place), settings, options.num_images, pipeline.num_classes)
     generated.make(
-        lambda indices, labels: sampling.images(pipeline, indices, labels),
+        lambda indices, labels: sampling.images(pipeline, indices, labels, "kept"),
         (accelerator.process_index, accelerator.num_processes),
     )
     accelerator.wait_for_everyone()
@@ -123,23 +124,25 @@ def evaluate(options: argparse.Namespace) -> None:
         return
 
     # distances
-    fakes, reals = Pixels(generated), Pixels(reference, reference_indices)
+    fakes, reals = Chosen(generated), Chosen(reference, reference_indices)
     floor_indices = evenly(len(counterpart), options.num_images)
-    others = Pixels(counterpart, floor_indices)
+    others = Chosen(counterpart, floor_indices)
     results: dict[str, float] = {}
     wants_floors = not options.no_floors and bool({"fid", "fd_classifier"} & set(metrics))
     decoded = None
     if autoencoder is not None and ("rfid" in metrics or wants_floors):
         originals = reference
         if shape != autoencoder.image_shape:
-            originals = ImageData(data, options.reference, autoencoder.image_shape, channels)
-        decoded = Pixels(reconstructions(autoencoder, originals, reference_indices, shape, sampling.batch_size))
+            originals = data.open(options.reference, autoencoder.image_shape, channels)
+        decoded = Chosen(reconstructions(autoencoder, originals, reference_indices, shape, sampling.batch_size))
 
     def inception(images, wanted):
-        return inception_distances(images, reals, wanted, options.inception_weights, device, options.feature_batch)
+        pixels = Pixels(images), Pixels(reals)
+        return inception_distances(*pixels, wanted, options.inception_weights, device, options.feature_batch)
 
-    def classifier_fd(images):
-        return classifier_distance(model_folder(options.classifier), images, reals, device, options.feature_batch)
+    def classifier_fd(signals):
+        assert classifier is not None  # checked above
+        return classifier_distance(classifier, signal, signals, reals, options.feature_batch)
 
     if of_inception := [name for name in metrics if name in ("fid", "kid", "is", "prc")]:
         results |= inception(fakes, of_inception)
@@ -157,8 +160,8 @@ def evaluate(options: argparse.Namespace) -> None:
             results["fd_floor"] = classifier_fd(others)
     if "agreement" in metrics:
         assert classifier is not None and generated.labels is not None  # checked above
-        images = torch.stack([generated[index] for index in range(len(generated))])
-        agrees = torch.eq(predicted_labels(classifier, images), generated.labels)
+        kept = torch.stack([generated[index] for index in range(len(generated))])
+        agrees = torch.eq(predicted_labels(classifier, signal, kept), generated.labels)
         results["class_agreement"] = float(agrees.float().mean())
 
     # report
@@ -210,10 +213,12 @@ def evaluate(options: argparse.Namespace) -> None:
     print(f"report: {out}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def _sizes(value: object) -> str:
+    """A number, or the lengths of a grid: 32×32."""
+    return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder of stage 2")
     parser.add_argument(
         "--metrics", default="fid", help=f"some of {','.join((*INCEPTION_METRICS, *CLASSIFIER_METRICS))} (default fid)"
@@ -241,8 +246,10 @@ def main() -> None:
         "--images-folder",
         help="where generated images are kept (default RUN/evaluation; with --out the folder evaluation next to it)",
     )
-    add_sampling_options(parser)
-    evaluate(parser.parse_args())
+
+
+def main() -> None:
+    evaluate(*parse_sampling(__doc__, add_options))
 
 
 if __name__ == "__main__":

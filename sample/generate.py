@@ -1,6 +1,7 @@
 """Generate images from a trained run, at any size.
 
     python sample/generate.py runs/digits/diffusion --classes 0-9 --per-class 8 --size 64 --out grid.png
+    python sample/generate.py runs/digits/diffusion --sampling.num_inference_steps 50 --sampling.guidance_scale 2
 
 Image i depends on (seed, i) alone: the same whatever the batch size, the size it is rendered at, or the machine's number
 of processes (up to float rounding).
@@ -9,11 +10,12 @@ of processes (up to float rounding).
 import argparse
 from pathlib import Path
 
-from genrep.pipelines.options import add_sampling_options, parse_classes, parse_sampling, positive
+from genrep.options import parse_classes, positive
+from genrep.sampling import Sampling, parse_sampling
 from genrep.training.config import run_script
 
 
-def generate(options: argparse.Namespace) -> None:
+def generate(sampling: Sampling, options: argparse.Namespace) -> None:
     import torch
     from accelerate.utils import gather_object
     from tqdm.auto import tqdm
@@ -22,13 +24,10 @@ def generate(options: argparse.Namespace) -> None:
     from genrep.errors import InputError
     from genrep.files import check_writable
     from genrep.pictures import picture_grid, save_png
-    from genrep.pipelines import load_pipeline
     from genrep.training.accelerator import make_accelerator
 
-    sampling = parse_sampling(options, options.run)
     accelerator = make_accelerator(device=options.device)
-    pipeline = load_pipeline(options.run).to(accelerator.device, DTYPES[options.dtype])
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = sampling.load_pipeline(options.run).to(accelerator.device, DTYPES[options.dtype])
 
     # which images
     names = {int(label): name for label, name in (pipeline.config.id2label or {}).items()}
@@ -70,10 +69,7 @@ def generate(options: argparse.Namespace) -> None:
         print(f"images: {options.images}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder of stage 2, or a pipeline folder")
     parser.add_argument("--classes", help="labels, ranges or names: 0-9 or cat,dog (default: all)")
     parser.add_argument("--per-class", type=positive, default=8, help="images a class (default 8)")
@@ -85,8 +81,10 @@ def main() -> None:
     parser.add_argument("--out", default="grid.png", help="PNG of the grid (default grid.png)")
     parser.add_argument("--columns", type=positive, help="images a row of the grid (default: --per-class)")
     parser.add_argument("--images", help="folder for every image as a PNG of its own")
-    add_sampling_options(parser)
-    generate(parser.parse_args())
+
+
+def main() -> None:
+    generate(*parse_sampling(__doc__, add_options))
 
 
 if __name__ == "__main__":

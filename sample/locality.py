@@ -11,31 +11,28 @@ pixel's to 1, where 1 is a token that changes every pixel alike.
 import argparse
 from pathlib import Path
 
-from genrep.pipelines.options import add_device_options, non_negative, positive
+from genrep.options import add_device_options, non_negative, positive
 from genrep.training.config import run_script
 
 
 def show(options: argparse.Namespace) -> None:
     import torch
 
-    from genrep.data.images import ImageData
     from genrep.data.signals import evenly
     from genrep.devices import DTYPES, choose_device
     from genrep.errors import InputError
     from genrep.files import write_json
     from genrep.metrics.locality import spread, token_differences
-    from genrep.metrics.reconstruction import enlarge
     from genrep.pictures import legible, picture_and_report, picture_grid, save_png
     from genrep.randomness import stream_generator
-    from genrep.render import from_uint8, to_uint8
-    from genrep.training.folders import load_autoencoder, run_config
-    from genrep.training.specs import AutoencoderRun
+    from genrep.training.folders import load_autoencoder, run_data
+    from genrep.training.latents import open_for
 
     # model and data
     out, report_file = picture_and_report(options.out or Path(options.run) / "locality.png")
     autoencoder = load_autoencoder(options.run).to(choose_device(options.device), DTYPES[options.dtype])
-    spec = run_config(options.run, AutoencoderRun).data.model_copy(update={"in_memory": False})
-    data = ImageData(spec, options.split, autoencoder.image_shape, autoencoder.config["channels"])
+    data = open_for(autoencoder, run_data(options.run).light(), options.split)
+    signal = data.signal
     num_tokens = autoencoder.latent_shape[0]
     if options.tokens is None:
         if options.num_tokens > num_tokens:
@@ -49,27 +46,30 @@ def show(options: argparse.Namespace) -> None:
             raise InputError(f"--tokens {options.tokens!r}: give whole numbers, as in 0,3,7") from None
 
     # differences
-    pixels = data.read(evenly(len(data), options.num_images))
+    kept = data.read(evenly(len(data), options.num_images))
+    values = signal.values(kept.to(autoencoder.device))
     size = tuple(options.scale * length for length in autoencoder.image_shape)
     with torch.no_grad():
-        latents = autoencoder.encode(from_uint8(pixels.to(autoencoder.device)))
-        reconstructed = to_uint8(autoencoder.render(latents, size=size)).cpu()
+        latents = autoencoder.encode(values)
+        reconstructed = signal.pictures(signal.keep(autoencoder.render(latents, size=size).cpu()))
     differences = token_differences(autoencoder, latents, tokens, size).cpu()
 
     # write
-    scaled = differences / differences.amax(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    shown = to_uint8(2 * scaled - 1)[:, :, None].expand(-1, -1, pixels.shape[1], -1, -1)
-    originals = to_uint8(enlarge(from_uint8(pixels), size))
+    places = tuple(range(2, differences.ndim))
+    scaled = differences / differences.amax(dim=places, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    as_values = (2 * scaled - 1).flatten(0, 1)[:, None].expand(-1, kept.shape[1], *size)
+    shown = signal.pictures(signal.keep(as_values)).unflatten(0, differences.shape[:2])
+    originals = signal.pictures(signal.keep(signal.resize(values, size)).cpu())
     rows = torch.cat([originals[:, None], reconstructed[:, None], shown], dim=1)
     save_png(picture_grid(legible(rows.flatten(0, 1)), columns=rows.shape[1]), out)
-    spreads = spread(differences).mean(dim=0)
+    spreads = spread(differences, len(size)).mean(dim=0)
     report = {
         "spread": float(spreads.mean()),
         "spread_of_tokens": dict(zip(map(str, tokens), spreads.tolist(), strict=True)),
         "largest_difference_of_tokens": dict(
-            zip(map(str, tokens), differences.amax(dim=(0, 2, 3)).tolist(), strict=True)
+            zip(map(str, tokens), differences.amax(dim=(0, *places)).tolist(), strict=True)
         ),
-        "num_images": len(pixels),
+        "num_images": len(kept),
         "size": list(size),
         "data": data.name,
         "autoencoder": str(options.run),

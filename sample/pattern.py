@@ -13,38 +13,28 @@ import argparse
 import math
 from pathlib import Path
 
-from genrep.pipelines.options import add_sampling_options, parse_sampling, positive
+from genrep.options import positive
+from genrep.sampling import Sampling, parse_sampling
 from genrep.training.config import run_script
 
 
-def show(options: argparse.Namespace) -> None:
+def show(sampling: Sampling, options: argparse.Namespace) -> None:
     import torch
     from tqdm.auto import tqdm
 
-    from genrep.data import DataSpec
-    from genrep.data.images import ImageData
     from genrep.data.signals import evenly
     from genrep.devices import DTYPES, choose_device
     from genrep.errors import InputError
     from genrep.files import write_json
     from genrep.metrics.pattern import detail, statistics
     from genrep.pictures import legible, picture_and_report, picture_grid, save_png
-    from genrep.pipelines import load_pipeline
-    from genrep.specs import validate
-    from genrep.training.config import read_config
+    from genrep.training.folders import run_data
 
-    sampling = parse_sampling(options, options.run)
     if sampling.region is not None:
         raise InputError("--region: a part of an image cannot be compared with whole ones; leave it out")
     out, report_file = picture_and_report(options.out or Path(options.run) / "pattern.png")
-    pipeline = load_pipeline(options.run).to(choose_device(options.device), DTYPES[options.dtype])
-    pipeline.set_progress_bar_config(disable=True)
-    config = Path(options.run) / "config.yaml"
-    if not config.is_file():
-        raise InputError(f"{options.run}: no config.yaml, which says what the real images are; give a run folder")
-    shape = sampling.size or pipeline.image_shape
-    data = ImageData(validate(DataSpec, read_config(config).get("data", {}), where=str(config)).model_copy(
-        update={"in_memory": False, "source_size": None}), "train", shape, pipeline.channels)  # fmt: skip
+    pipeline = sampling.load_pipeline(options.run).to(choose_device(options.device), DTYPES[options.dtype])
+    data = run_data(options.run).light().open("train", sampling.grid(pipeline), pipeline.channels)
 
     def samples():
         with tqdm(total=options.num_images, desc="generating", unit=" images") as bar:
@@ -57,7 +47,7 @@ def show(options: argparse.Namespace) -> None:
     def reals():
         chosen = evenly(len(data), options.num_images)
         for start in range(0, len(chosen), sampling.batch_size):
-            yield data.read(chosen[start : start + sampling.batch_size])
+            yield data.signal.pictures(data.read(chosen[start : start + sampling.batch_size]))
 
     made, real = statistics(samples()), statistics(reals())
     panels = [made.mean, 3 * made.deviation, real.mean, 3 * real.deviation]
@@ -80,15 +70,14 @@ def show(options: argparse.Namespace) -> None:
     print(f"report: {report_file}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder of train/gan.py or train/diffusion.py")
     parser.add_argument("--num-images", type=positive, default=1000, help="samples, and real images (default 1000)")
     parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/pattern.png)")
-    add_sampling_options(parser)
-    show(parser.parse_args())
+
+
+def main() -> None:
+    show(*parse_sampling(__doc__, add_options))
 
 
 if __name__ == "__main__":

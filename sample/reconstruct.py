@@ -21,7 +21,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from genrep.pipelines.options import add_device_options, non_negative, parse_size, positive, positive_number
+from genrep.options import add_device_options, non_negative, parse_size, positive, positive_number
 from genrep.training.config import run_script
 
 LR, DECODER_LR = 0.05, 5e-4
@@ -29,24 +29,22 @@ LR, DECODER_LR = 0.05, 5e-4
 
 
 def reconstruct(options: argparse.Namespace) -> None:
+    import math
     import time
 
     import torch
     from tqdm.auto import tqdm
 
-    from genrep.data import DataSpec
-    from genrep.data.images import ImageData
+    from genrep.coords import grid_shape
+    from genrep.data import BaseDataSpec, all_of
     from genrep.data.signals import evenly
     from genrep.devices import DTYPES, check_memory, choose_device, synchronize
     from genrep.errors import InputError
     from genrep.files import write_json
-    from genrep.metrics.reconstruction import enlarge, psnr_8bit, quality
     from genrep.pictures import enlarged, picture_and_report, save_png, side_by_side
     from genrep.refine import refine
-    from genrep.render import from_uint8, to_uint8
-    from genrep.specs import validate
-    from genrep.training.config import read_config
-    from genrep.training.folders import load_autoencoder
+    from genrep.training.folders import load_autoencoder, run_data
+    from genrep.training.latents import open_for
     from genrep.training.reconstruction import refinement_objective
 
     # model and data
@@ -67,77 +65,67 @@ def reconstruct(options: argparse.Namespace) -> None:
     decoder_lr = DECODER_LR if options.refine_decoder_lr is None else options.refine_decoder_lr
     decoder_lr = decoder_lr if options.refine_decoder else None
     autoencoder = load_autoencoder(options.run).to(choose_device(options.device), DTYPES[options.dtype])
-    config = Path(options.run) / "config.yaml"
+    own, signal = autoencoder.image_shape, autoencoder.signal
+    asked = parse_size(options.size)
+    size = enlarged(own) if asked is None else grid_shape(asked, len(own))
+    num_bytes = 4 * autoencoder.config["channels"] * math.prod(size)
+    check_memory(num_bytes, torch.device("cpu"), f"one render of {' × '.join(map(str, size))}")
     if options.source is not None:
-        spec, split = (
-            DataSpec(
-                source=options.source, image_column=options.image_column, label_column=None, held_out_fraction=0.0
-            ),
-            "train",
-        )
-    elif config.is_file():
-        spec, split = validate(DataSpec, read_config(config).get("data", {}), where=str(config)), options.split
+        spec: BaseDataSpec = all_of(signal.spec.type, source=options.source, image_column=options.image_column)
+        split = "train"
     else:
-        raise InputError(f"{options.run} is a model folder without a run's config.yaml: say which images with --source")
-    own, size = autoencoder.image_shape, parse_size(options.size) or enlarged(autoencoder.image_shape)
-    num_bytes = 4 * autoencoder.config["channels"] * size[0] * size[1]
-    check_memory(num_bytes, torch.device("cpu"), f"one render of {size[0]} × {size[1]}")
-    may_have_source = max(size) > max(own) and size[0] * own[1] == size[1] * own[0]  # other proportions are other crops
-    changes = {"in_memory": False, "source_size": max(size) if may_have_source else None}
-    data = ImageData(spec.model_copy(update=changes), split, own, autoencoder.config["channels"])
+        spec, split = run_data(options.run), options.split
+    data = open_for(autoencoder, spec.light().with_source(size, own), split)
     chosen = evenly(len(data), options.num_images)
     count = len(chosen)
     objective = refinement_objective(options.run)
 
     # encode and render
-    found: dict[str, list[torch.Tensor]] = {}
+    metrics: dict[str, list[torch.Tensor]] = {}
     shown: list[list[torch.Tensor]] = []
     with_source: list[int] = []
     seconds = 0.0
 
-    def references_of(indices, images):
-        """What renders are compared with: ending of a metric's name => (size, rows of the batch, floats)."""
-        references: dict[str, tuple] = {"": (own, slice(None), images)}
+    def references_of(indices, values):
+        """What renders are compared with: ending of a metric's name => (size, rows of the batch, values)."""
+        references: dict[str, tuple] = {"": (own, slice(None), values)}
         if size != own:
-            references[size_suffix(size)] = (size, slice(None), enlarge(images, size))
-        if may_have_source:
-            originals = data.original_sizes(indices)
-            rows = [row for row, (h, w) in enumerate(originals) if h >= size[0] and w >= size[1]]
-            if rows:
-                source = data.read([indices[row] for row in rows], source=True)
-                larger = from_uint8(source.to(images.device))
-                references[f"{size_suffix(size)}_source"] = (size, rows, larger)
-                for name, values in quality(enlarge(images[rows], size), larger).items():
-                    found.setdefault(f"{name}{size_suffix(size)}_source_bicubic", []).append(values.cpu())
-                with_source.extend(indices[row] for row in rows)
+            references[size_suffix(size)] = (size, slice(None), signal.resize(values, size))
+        rows, source = data.at_source_size(indices)
+        if source is not None:
+            larger = signal.values(source.to(values.device))
+            references[f"{size_suffix(size)}_source"] = (size, rows, larger)
+            for name, of_each in signal.measure(signal.resize(values[rows], size), larger).items():
+                metrics.setdefault(f"{name}{size_suffix(size)}_source_bicubic", []).append(of_each.cpu())
+            with_source.extend(indices[row] for row in rows)
         return references
 
-    def measure(model, latents, references, ending=""):
-        """Render at every size and keep the metrics under their names and `ending`; returns the renders as uint8."""
-        renders = {shape: model.render(latents, size=shape) for shape in dict.fromkeys([own, size])}
-        pictures = {shape: to_uint8(rendered).cpu() for shape, rendered in renders.items()}
+    def measure(model, latents, mask, references, ending=""):
+        """Render at every size and keep the metrics under their names and `ending`; returns the renders as they are kept."""
+        renders = {shape: model.render(latents, size=shape, mask=mask) for shape in dict.fromkeys([own, size])}
+        kept = {shape: signal.keep(rendered).cpu() for shape, rendered in renders.items()}
         for suffix, (shape, rows, reference) in references.items():
-            for name, values in quality(renders[shape][rows], reference).items():
-                found.setdefault(f"{name}{suffix}{ending}", []).append(values.cpu())
-        original = to_uint8(references[""][2]).cpu()
-        found.setdefault(f"psnr_8bit{ending}", []).append(psnr_8bit(pictures[own], original))
-        return pictures
+            for name, of_each in signal.measure(renders[shape][rows], reference).items():
+                metrics.setdefault(f"{name}{suffix}{ending}", []).append(of_each.cpu())
+        for name, of_each in signal.measure_kept(kept[own], signal.keep(references[""][2]).cpu()).items():
+            metrics.setdefault(f"{name}{ending}", []).append(of_each)
+        return kept
 
     batch_size = 1 if options.refine_decoder else options.batch_size or (8 if options.refine_steps else 64)
     with torch.no_grad(), tqdm(total=count, desc="reconstructing", unit=" images") as bar:
         for start in range(0, count, batch_size):
             indices = chosen[start : start + batch_size]
-            pixels = data.read(indices)
-            images = from_uint8(pixels.to(autoencoder.device))
-            references = references_of(indices, images)
-            model, latents = autoencoder, autoencoder.encode(images)
+            kept = data.read(indices)
+            values = signal.values(kept.to(autoencoder.device))
+            references = references_of(indices, values)
+            model, (latents, mask) = autoencoder, autoencoder.encode_set(values)
             before = []
             if options.refine_steps:
-                before = [measure(autoencoder, latents, references, "_before")[own]]
+                before = [measure(autoencoder, latents, mask, references, "_before")[own]]
                 started = time.perf_counter()
                 model, latents = refine(
                     autoencoder,
-                    images,
+                    values,
                     options.refine_steps,
                     lr=lr,
                     decoder_lr=decoder_lr,
@@ -147,21 +135,21 @@ def reconstruct(options: argparse.Namespace) -> None:
                 )
                 synchronize(latents.device)
                 seconds += time.perf_counter() - started
-            pictures = measure(model, latents, references)
+            renders = measure(model, latents, mask, references)
             if sum(len(rows[0]) for rows in shown) < options.show:
-                larger = [] if size == own else [pictures[size], to_uint8(enlarge(images, size)).cpu()]
-                shown.append([pixels, *before, pictures[own], *larger])
-            bar.update(len(pixels))
+                larger = [] if size == own else [renders[size], signal.keep(signal.resize(values, size)).cpu()]
+                shown.append([kept, *before, renders[own], *larger])
+            bar.update(len(kept))
 
     # write
-    values_of = {name: torch.cat(values) for name, values in found.items()}
+    values_of = {name: torch.cat(values) for name, values in metrics.items()}
     report: dict[str, Any] = {name: float(values.mean()) for name, values in values_of.items()}
     report |= {"num_images": count, "size": list(size), "data": data.name, "autoencoder": str(options.run)}
     if with_source:
         report["source_images"] = {"num_images": len(with_source), "indices": with_source}
     if options.refine_steps:
         compared = [name for name in values_of if name.startswith("psnr") and f"{name}_before" in values_of]
-        compared.remove("psnr_8bit")
+        compared = [name for name in compared if name != "psnr_8bit"]
         report["refinement"] = {
             "steps": options.refine_steps,
             "lr": lr,
@@ -178,7 +166,7 @@ def reconstruct(options: argparse.Namespace) -> None:
             **{key: values_of[key].tolist() for name in compared for key in (f"{name}_before", name)},
         }
     rows = [torch.cat(parts)[: options.show] for parts in zip(*shown, strict=True)]
-    save_png(side_by_side(rows, size), out)
+    save_png(side_by_side([signal.pictures(row) for row in rows]), out)
     write_json(report_file, report)
     for name, value in report.items():
         if name == "refinement":
@@ -187,15 +175,15 @@ def reconstruct(options: argparse.Namespace) -> None:
                 psnr = key.replace("raised", "psnr")
                 print(f"raised: {psnr} of {value[key]} of {len(value[psnr])} images")
         elif name == "source_images":
-            print(f"{name}: {value['num_images']} of {count} images are {size[0]}×{size[1]} pixels or larger")
+            print(f"{name}: {value['num_images']} of {count} images are {'×'.join(map(str, size))} pixels or larger")
         else:
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     print(f"picture: {out}\nreport: {report_file}")
 
 
-def size_suffix(shape: tuple[int, int]) -> str:
-    """What a report's key ends in for renders of another size than the images': _64, _48x64."""
-    return f"_{shape[0]}" if shape[0] == shape[1] else f"_{shape[0]}x{shape[1]}"
+def size_suffix(shape: tuple[int, ...]) -> str:
+    """What a report's key ends in for renders of another size than the signals': _64, _48x64."""
+    return f"_{shape[0]}" if len(set(shape)) == 1 else f"_{'x'.join(map(str, shape))}"
 
 
 def main() -> None:

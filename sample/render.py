@@ -11,38 +11,29 @@ import argparse
 import re
 
 from genrep.errors import InputError
-from genrep.pipelines.options import add_device_options, numbers
+from genrep.options import add_device_options, parse_region, parse_size
 from genrep.training.config import run_script
 
 
 def render(options: argparse.Namespace) -> None:
+    from genrep.coords import grid_shape
     from genrep.devices import DTYPES, choose_device
     from genrep.files import check_writable
-    from genrep.metrics.reconstruction import frames
     from genrep.models.field import NeuralField
     from genrep.pictures import save_png
-    from genrep.render import to_uint8
     from genrep.training.folders import model_folder
 
     out = check_writable(options.out)
     field = NeuralField.from_pretrained(model_folder(options.run)).to(
         choose_device(options.device), DTYPES[options.dtype]
     )
-    num_axes, size, region = len(field.shape), None, None
-    if options.size is not None:
-        given = (
-            tuple(int(part) for part in re.split("[x,]", options.size))
-            if re.fullmatch(r"[0-9]+([x,][0-9]+)*", options.size)
-            else ()
+    num_axes, size, region = len(field.shape), parse_size(options.size), parse_region(options.region)
+    if size is not None and (num_axes > 2 if isinstance(size, int) else len(size) != num_axes):
+        raise InputError(
+            f"--size {options.size!r}: give {num_axes} positive numbers, as in {'x'.join(map(str, field.shape))}"
         )
-        size = given * 2 if len(given) == 1 and num_axes == 2 else given
-        if len(size) != num_axes or 0 in size:
-            raise InputError(
-                f"--size {options.size!r}: give {num_axes} positive numbers, as in {'x'.join(map(str, field.shape))}"
-            )
-    if options.region is not None:
-        region = numbers(options.region, 2 * num_axes, "--region")
-    pictures = frames(to_uint8(field.render(size, region)).cpu())
+    size = None if size is None else grid_shape(size, num_axes)
+    pictures = field.signal.frames(field.signal.keep(field.render(size, region).cpu()))
     if len(pictures) == 1:
         print(f"picture: {save_png(pictures[0], out)}")
         return

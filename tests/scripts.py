@@ -20,7 +20,7 @@ AUTOENCODER = [
 
 DIFFUSION = [
     "configs/digits/diffusion.yaml", *SMALL_DENOISER, "--run.batch", 16, "--run.report_every", 1,
-    "--run.evaluate_images", 20, "--sampling.steps", 2,
+    "--run.evaluate_images", 20, "--sampling.num_inference_steps", 2,
 ]  # fmt: skip
 
 LOCALITY = ["--autoencoder.encoder.dim", 16, "--autoencoder.encoder.mlp_dim", 16, "--run.batch", 16]

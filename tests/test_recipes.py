@@ -50,7 +50,7 @@ def test_the_papers_generator_is_exact_and_has_458_million_parameters():
     assert len(levels.log_snr) == 1000 and 1 - levels.alphas_cumprod[0] == pytest.approx(1e-4)
     torch.testing.assert_close(betas, torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)[1:])
     assert make_scheduler(run.sampling.scheduler, levels).config.prediction_type == "sample"  # x0
-    assert (run.sampling.scheduler, run.sampling.steps, run.sampling.guidance_scale) == ("ddim", 250, 2.5)
+    assert (run.sampling.scheduler, run.sampling.num_inference_steps, run.sampling.guidance_scale) == ("ddim", 250, 2.5)
     assert run.diffusion.label_dropout == 0.1 and run.diffusion.loss == "latents"
     optimizer = run.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.schedule, optimizer.warmup_steps) == ("adamw", 1e-4, "constant", 0)
@@ -63,7 +63,7 @@ def test_ours_samples_with_dpm_solver_and_guides_within_an_interval():
     sampling = diffusion_run("imagenet/diffusion_ours.yaml").sampling
     scheduler = make_scheduler(sampling.scheduler, NoiseLevels(NoiseSpec(), (4, 8)))
     assert (type(scheduler).__name__, scheduler.config.solver_order) == ("DPMSolverMultistepScheduler", 2)
-    assert scheduler.config.algorithm_type == "dpmsolver++" and 30 <= sampling.steps <= 50
+    assert scheduler.config.algorithm_type == "dpmsolver++" and 30 <= sampling.num_inference_steps <= 50
     assert 0 < sampling.guidance_interval[0] < sampling.guidance_interval[1] < 1
 
 

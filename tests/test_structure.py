@@ -1,6 +1,7 @@
 """The house's rules: imports run one way, importing is light, every shipped config builds."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from genrep.models.classifier import ImageClassifier
 from genrep.models.denoiser import LatentDenoiser
 from genrep.models.field import NeuralField
 from genrep.models.generator import CoordinateGenerator
+from genrep.pipelines import DiffusionSamplingSpec, GANSamplingSpec
 from genrep.specs import validate
 from genrep.training.config import read_config
 from genrep.training.folders import describe_autoencoder
@@ -23,13 +25,12 @@ PROJECT = Path(__file__).parent.parent
 # Each may import what stands before it, and its own. `specs` files and packages' tables are typed descriptions without
 # torch; they may be read from anywhere above them.
 ORDER = [
-    ["errors"], ["files", "devices", "arguments"], ["lock"], ["randomness", "specs"], ["coords"], ["nn"], ["encoders", "decoders"], ["fields"], ["models"], ["render"], ["refine"],
-    ["pictures", "plots"], ["diffusion", "gan"], ["pipelines"], ["data"], ["metrics"], ["training"],
+    ["errors"], ["files", "devices", "arguments", "options"], ["lock"], ["randomness", "specs"], ["coords"], ["nn"], ["encoders", "decoders"], ["fields"], ["models"], ["render"], ["refine"],
+    ["pictures", "plots"], ["diffusion", "gan"], ["pipelines"], ["data"], ["metrics"], ["training"], ["sampling"],
 ]  # fmt: skip
 ALLOWED = {
     ("models.autoencoder", "render"),  # `autoencoder.render` is the one function that turns latents into pixels
     ("models.field", "render"),
-    ("pipelines.options", "training"),  # the options' defaults come from a run's config
 }
 
 
@@ -55,6 +56,13 @@ def test_imports_run_one_way():
             if rank(imported) > rank(module) and (module, imported.split(".")[0]) not in ALLOWED:
                 wrong.append(f"{module} imports {imported}")
     assert wrong == []
+
+
+def test_a_pipeline_needs_no_training_code():
+    """Nor do the scripts' command lines, which are above both: a copied pipeline draws without either."""
+    paths = (PROJECT / "genrep" / "pipelines").glob("*.py")
+    above = [f"{path.name}: {name}" for path in paths for name in imports(path) if rank(name) > rank("pipelines")]
+    assert above == []
 
 
 def test_nouns_never_import_verbs():
@@ -86,6 +94,17 @@ def test_public_names_exist_and_unknown_ones_say_so():
         genrep.Nothing  # noqa: B018
 
 
+OF_DIFFUSION, OF_GAN = (tuple(kind.model_fields) for kind in (DiffusionSamplingSpec, GANSamplingSpec))
+SAMPLING_KEYS = {
+    **dict.fromkeys(["sample/generate.py", "sample/evaluate.py", "sample/pattern.py"], (*OF_DIFFUSION, *OF_GAN)),
+    "sample/interpolate.py": OF_GAN,
+    "train/diffusion.py": OF_DIFFUSION,
+    "train/latents.py": OF_DIFFUSION,
+    "train/gan.py": OF_GAN,
+}
+"""Keys of `sampling` that a script's --help explains."""
+
+
 @pytest.mark.parametrize(
     "script",
     sorted(str(p.relative_to(PROJECT)) for folder in ("train", "sample") for p in (PROJECT / folder).glob("*.py")),
@@ -101,6 +120,11 @@ def test_help_teaches_and_loads_no_torch(script):
     shown = python(code)
     assert f"python {script}" in shown, "an example to copy"
     assert len(shown) > 300
+    keys = SAMPLING_KEYS.get(script, ())
+    assert re.findall(r"^  --sampling\.(\w+)", shown, re.MULTILINE) == list(keys)
+    for kind in (DiffusionSamplingSpec, GANSamplingSpec):
+        for name in kind.model_fields.keys() & set(keys):
+            assert kind.model_fields[name].description in shown, "what it means"
 
 
 STAGE = {

@@ -39,7 +39,9 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     shape = config.image_shape
     data, held_out = (config.data.open(split, shape, config.channels) for split in ("train", "held_out"))
     if data.labels is None:
-        raise InputError(f"{data.name}: a classifier needs labels, and there are none; see the keys of data that name them")
+        raise InputError(
+            f"{data.name}: a classifier needs labels, and there are none; see the keys of data that name them"
+        )
 
     # run
     settings = config.run

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from genrep.errors import InputError
 from genrep.files import make_folder, write_json, write_text
-from genrep.pipelines.options import non_negative, positive
+from genrep.options import non_negative, positive
 from genrep.training.comparison import (
     PUBLISHED_EXAMPLE,
     TrainedRun,
@@ -34,7 +34,7 @@ from genrep.training.comparison import (
 )
 from genrep.training.config import STOPPED, parse_command_line, run_script, split_overrides
 from genrep.training.interrupts import run_child
-from genrep.training.measurements import IMAGES, common_kind, kind_of, refuse_different_data
+from genrep.training.measurements import AUTOENCODERS, common_kind, kind_of, refuse_different_data
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--num-images", type=positive, default=1000, help="held-out images to measure (default 1000)")
     parser.add_argument("--device", help="of that measurement: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     first = next((word for word in sys.argv[1:] if word.endswith(".yaml")), None)
-    rest, overrides = split_overrides((IMAGES if first is None else kind_of(first)).config, sys.argv[1:])
+    rest, overrides = split_overrides((AUTOENCODERS if first is None else kind_of(first)).config, sys.argv[1:])
     for key, option in (("run.folder", "--folder"), ("run.seed", "--seeds")):
         if key in dict(overrides):
             raise InputError(f"--{key}: every run has its own; give {option}")

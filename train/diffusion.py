@@ -58,7 +58,8 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     two_terms = config.diffusion.loss == "two_term"  # it compares values; without it a whole cache is enough
     check_decoded_points(config.diffusion, autoencoder)
     data, held_out = (
-        open_split(config.data, config.latents, autoencoder, split, signals=two_terms) for split in ("train", "held_out")
+        open_split(config.data, config.latents, autoencoder, split, signals=two_terms)
+        for split in ("train", "held_out")
     )
     identity = {"autoencoder": autoencoder_hash(autoencoder), "data": data.fingerprint()}
     class_names, latent_shape = data.class_names, autoencoder.latent_shape
@@ -93,11 +94,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         normalizer,
         make_scheduler(sampling.scheduler, levels),
         id2label=dict(enumerate(class_names)) or None,
-        sampling={
-            "num_inference_steps": sampling.steps,
-            "guidance_scale": sampling.guidance_scale,
-            "guidance_interval": list(sampling.guidance_interval),
-        },
+        sampling=sampling.model_dump(exclude={"scheduler"}),  # which is a component, above
     )
     pipeline.set_progress_bar_config(disable=True)
 
@@ -110,14 +107,16 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
 
     def denoising_loss(model, sets, signals, labels, positions, noise, stream_name):
         """The objective for signals at `positions`, which key its randomness."""
-        latents, mask = (None if part is None else part.to(run.device, non_blocking=True) for part in sets)
+        latents, mask = sets
+        latents = latents.to(run.device, non_blocking=True).float()
+        mask = None if mask is None else mask.to(run.device, non_blocking=True)
         points = None
         if two_terms:
             generator = stream_generator(settings.seed, f"{stream_name} coords", positions[0])
             points = decoded_points(config.diffusion, autoencoder, signals.to(run.device), generator)
         draws = uniform_at(positions, (2,), settings.seed, f"{stream_name} levels")
         noise = noise.to(run.device, non_blocking=True)
-        return objective(model, latents.float(), labels, noise, draws, mask, points)
+        return objective(model, latents, labels, noise, draws, mask, points)
 
     def evaluate() -> None:
         """The objective on held-out signals, with the same noise every time."""

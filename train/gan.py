@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from genrep.training.targets import TargetSizes
 
 
-def build(
-    config: GANRun, sizes: "TargetSizes", num_classes: int
-) -> tuple["CoordinateGenerator", "Discriminators"]:
+def build(config: GANRun, sizes: "TargetSizes", num_classes: int) -> tuple["CoordinateGenerator", "Discriminators"]:
     """The two networks of a run."""
     from genrep.models.discriminator import Discriminators
     from genrep.models.generator import CoordinateGenerator
@@ -65,9 +63,8 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
 
     # models
     torch.manual_seed(settings.seed)
-    generator, discriminators = (
-        network.to(run.device) for network in build(config, target.sizes, len(class_names))
-    )
+    generator, discriminators = build(config, target.sizes, len(class_names))
+    generator, discriminators = generator.to(run.device), discriminators.to(run.device)
     # The last convolutions have one output, an axis whose stride means nothing; torch warns of it with several processes
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     generate, judge = run.accelerator.prepare(generator), run.accelerator.prepare(discriminators)
@@ -78,7 +75,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         generator,
         **target.pipeline_parts(),
         id2label=dict(enumerate(class_names)) or None,
-        sampling={"truncation": config.sampling.truncation},
+        sampling=config.sampling.model_dump(),
     )
     points = generator.prepare(target.places(run.device), settings.batch // run.process[1])
 
@@ -180,7 +177,9 @@ def dry_run(config: GANRun, config_path: str) -> None:
 
     autoencoder = None if config.autoencoder is None else describe_autoencoder(config.autoencoder, config_path)
     sizes = target_sizes(config, autoencoder)
-    shape, channels = (sizes.grid, sizes.channels) if autoencoder is None else (autoencoder.image_shape, autoencoder.channels)
+    shape, channels = (
+        (sizes.grid, sizes.channels) if autoencoder is None else (autoencoder.image_shape, autoencoder.channels)
+    )
     num_classes = len(check_data(config.data, shape, channels).class_names) if config.gan.conditional else 0
     generator, discriminators = on_meta(lambda: build(config, sizes, num_classes))
     print_parts("generator", generator)

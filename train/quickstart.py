@@ -102,14 +102,12 @@ def picture_beside_real(folder: Path) -> None:
     import torch
     from PIL import Image
 
-    from genrep.data.images import ImageData
     from genrep.metrics.reconstruction import enlarge
     from genrep.pictures import picture_grid, save_png
     from genrep.render import from_uint8, to_uint8
-    from genrep.training.folders import run_config
-    from genrep.training.specs import DiffusionRun
+    from genrep.training.folders import run_data
 
-    held_out = ImageData(run_config(folder / "diffusion", DiffusionRun).data, "held_out", (8, 8), channels=1)
+    held_out = run_data(folder / "diffusion").open("held_out", (8, 8), channels=1)
     assert held_out.labels is not None
     chosen = [index for label in range(10) for index in (held_out.labels == label).nonzero()[:8, 0].tolist()]
     real = picture_grid(to_uint8(enlarge(from_uint8(held_out.read(chosen)), 64)), columns=8)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from genrep.specs import MAY_CHANGE, FiniteFloat, Fraction, NonNegativeInt, PositiveInt, Size, Spec
+from genrep.specs import MAY_CHANGE, FiniteFloat, Fraction, NonNegativeInt, PositiveInt, Size, Spec, validate
 
 if TYPE_CHECKING:
     from genrep.data.signals import SignalData
@@ -50,6 +50,10 @@ class BaseDataSpec(Spec):
     def largest_size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The largest grid that targets are taken from, for signals that the encoder sees on `shape`."""
         return shape
+
+    def with_source(self, size: tuple[int, ...], shape: tuple[int, ...]) -> Self:
+        """The same with the signals at a larger size too, for kinds that have them (`SignalData.at_source_size`)."""
+        return self
 
     def open(self, split: str, shape: tuple[int, ...], channels: int) -> "SignalData":
         """The signals of a split, `train` or `held_out`, on a grid of `shape`. InputError if they do not fit it."""
@@ -118,6 +122,12 @@ class ImageDataSpec(BaseDataSpec):
     def largest_size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape if self.source_size is None else (self.source_size,) * len(shape)
 
+    def with_source(self, size: tuple[int, ...], shape: tuple[int, ...]) -> Self:
+        larger = (
+            max(size) > max(shape) and size[0] * shape[1] == size[1] * shape[0]
+        )  # other proportions are other crops
+        return self.model_copy(update={"source_size": max(size) if larger else None})
+
     def open(self, split: str, shape: tuple[int, ...], channels: int) -> "SignalData":
         from genrep.data.images import ImageData
 
@@ -179,10 +189,20 @@ def _kind(default: str) -> Any:
     return Discriminator(tag)
 
 
-DataSpec = Annotated[
-    Annotated[ImageDataSpec, Tag("images")] | Annotated[ArrayDataSpec, Tag("arrays")], _kind("images")
-]
+DataSpec = Annotated[Annotated[ImageDataSpec, Tag("images")] | Annotated[ArrayDataSpec, Tag("arrays")], _kind("images")]
 """Every kind of data set there is: a union, told apart by `type`, images where that is not given."""
+
+
+def all_of(signal_type: str, **keys: Any) -> "ImageDataSpec | ArrayDataSpec":
+    """A data set of a kind of signals, all of it in the training split, without labels; keys that the kind lacks are left out."""
+    kind: Any = {"image": ImageDataSpec, "array": ArrayDataSpec}[signal_type]
+    given = {
+        **keys,
+        "type": kind.model_fields["type"].annotation.__args__[0],
+        "held_out_fraction": 0.0,
+        "label_column": None,
+    }
+    return validate(kind, {key: value for key, value in given.items() if key in kind.model_fields})
 
 
 class PictureSourceSpec(Spec):

@@ -115,14 +115,20 @@ class ArrayData(SignalData):
             except (OSError, ValueError) as error:
                 raise InputError(f"{self._row_name(row)} cannot be read ({error}): fix or remove it") from error
             if array.shape != (self.channels, *self.shape):
-                raise InputError(f"{self._row_name(row)} has shape {array.shape}, others {(self.channels, *self.shape)}")
+                raise InputError(
+                    f"{self._row_name(row)} has shape {array.shape}, others {(self.channels, *self.shape)}"
+                )
             arrays.append(np.asarray(array, dtype=np.float32))
         kept = torch.from_numpy(np.stack(arrays))
         bad = kept.isinf() if self.may_miss else ~kept.isfinite()
         if bool(bad.any()):
             row = int(rows[int(bad.flatten(1).any(1).nonzero()[0])])
             number = float(kept[bad][0])
-            how = "" if self.may_miss else "; where NaN is a missing value set data.missing: keep and autoencoder.missing: true"
+            how = (
+                ""
+                if self.may_miss
+                else "; where NaN is a missing value set data.missing: keep and autoencoder.missing: true"
+            )
             raise InputError(f"{self._row_name(row)} has {number:g}, and values must be finite{how}")
         return kept
 

@@ -21,6 +21,8 @@ from genrep.randomness import uniform_at
 from genrep.signals import ImageSignalSpec
 
 FINGERPRINT_ROWS = 256
+
+
 class ImageData(SignalData):
     """One split of a data set: uint8 images `[C, H, W]` of one size, and labels if it has any.
 
@@ -95,6 +97,13 @@ class ImageData(SignalData):
         originals = [self._open(row, index) for row, index in zip(rows, indices, strict=True)]
         return [(original.height, original.width) for original in originals]
 
+    def at_source_size(self, indices: Sequence[int]) -> tuple[list[int], Tensor | None]:
+        if self.source_shape is None:
+            return [], None
+        height, width = self.source_shape
+        rows = [row for row, (h, w) in enumerate(self.original_sizes(indices)) if h >= height and w >= width]
+        return rows, self.read([indices[row] for row in rows], source=True) if rows else None
+
     def read_training(
         self, indices: Sequence[int], positions: Sequence[int], seed: int
     ) -> UInt8[Tensor, "batch channels height width"]:
@@ -117,7 +126,9 @@ class ImageData(SignalData):
             "resize": "short side, PIL bicubic",
             "crop": "centre",
         }
-        if self.spec.background != ImageDataSpec.model_fields["background"].default:  # caches older than the key have none
+        if (
+            self.spec.background != ImageDataSpec.model_fields["background"].default
+        ):  # caches older than the key have none
             transform["background"] = self.spec.background
         return transform
 

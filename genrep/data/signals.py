@@ -1,9 +1,9 @@
 """The seam between kinds of signals and everything that trains, encodes or measures: a split of a data set.
 
-    data.read(indices)                  what the loader's workers fetch, `[B, C, *shape]`, in the kind's own type
-    data.signal.values(kept)            what `encode` takes: floats in about [-1, 1], NaN where a value is missing
-    data.points(kept, generator, ...)   what the loss compares: coordinates, values there, and their weights
-    data.signal.pictures, .measure      what people look at, and how near a render comes
+data.read(indices)                  what the loader's workers fetch, `[B, C, *shape]`, in the kind's own type
+data.signal.values(kept)            what `encode` takes: floats in about [-1, 1], NaN where a value is missing
+data.points(kept, generator, ...)   what the loss compares: coordinates, values there, and their weights
+data.signal.pictures, .measure      what people look at, and how near a render comes
 """
 
 from collections.abc import Sequence
@@ -71,6 +71,10 @@ class SignalData(Dataset):
     def read(self, indices: Sequence[int], source: bool = False) -> Shaped[Tensor, "batch channels *shape"]:
         """Signals by index, as they are kept; with `source` at the larger size. InputError names one that cannot be read."""
         raise NotImplementedError
+
+    def at_source_size(self, indices: Sequence[int]) -> tuple[list[int], Tensor | None]:
+        """Which of these signals are that large themselves, and those at the larger size; none where there is no such source."""
+        return [], None
 
     def read_training(
         self, indices: Sequence[int], positions: Sequence[int], seed: int

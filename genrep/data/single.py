@@ -44,8 +44,14 @@ def open_array(spec: ArraySourceSpec) -> SingleSignal:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"signal.source {spec.source!r}: cannot be read as a .npy file ({error})") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim < 1 + (spec.channel_axis != "none"):
-        raise InputError(f"signal.source {path}: must be one array of numbers; got {getattr(array, 'shape', 'a .npz file')}")
+    if (
+        not isinstance(array, np.ndarray)
+        or array.dtype.kind not in "fiu"
+        or array.ndim < 1 + (spec.channel_axis != "none")
+    ):
+        raise InputError(
+            f"signal.source {path}: must be one array of numbers; got {getattr(array, 'shape', 'a .npz file')}"
+        )
     kept = torch.from_numpy(np.array(channels_first(array, spec.channel_axis), dtype=np.float32))
     if not bool(kept.isfinite().all()):
         raise InputError(f"signal.source {path}: values must be finite; got NaN or infinite ones")

@@ -66,7 +66,9 @@ class DenoisingObjective:
         timesteps = self.levels.timesteps(draws[:, 0])
         if class_labels is not None:  # label num_classes is "no class"
             dropped = draws[:, 1] < self.spec.label_dropout
-            class_labels = torch.where(dropped.to(class_labels.device), self.num_classes, class_labels).to(latents.device)
+            class_labels = torch.where(dropped.to(class_labels.device), self.num_classes, class_labels).to(
+                latents.device
+            )
         noisy = self.levels.add_noise(clean, noise, timesteps)
         options = {} if mask is None else {"mask": mask}
         predicted = denoiser(noisy, timesteps.to(latents.device), class_labels, **options)

@@ -24,7 +24,9 @@ class BaseEncoderSpec(Spec):
     def check(self, num_axes: int) -> None:
         """ValueError if the encoder does not fit signals of so many axes."""
         if isinstance(self.patch_size, list) and len(self.patch_size) != num_axes:
-            raise ValueError(f"patch_size has {len(self.patch_size)} numbers for {num_axes} axes: give one, or one per axis")
+            raise ValueError(
+                f"patch_size has {len(self.patch_size)} numbers for {num_axes} axes: give one, or one per axis"
+            )
 
 
 class CrossAttentionSpec(BaseEncoderSpec):

@@ -27,23 +27,30 @@ FEW_IMAGES = 10_000
 """With fewer images a Fréchet distance is biased upwards so far that it compares only with its own kind."""
 
 
-class Pixels(Dataset):
-    """uint8 images `[C, H, W]` as torch-fidelity wants them: `[3, H, W]`.
+class Chosen(Dataset):
+    """Some of a sequence of signals, as they are kept.
 
     Args:
-        images: a tensor, or any data set that gives uint8 images by index.
+        signals: a tensor, or any data set that gives signals by index.
         indices: which of them; None is all.
     """
 
-    def __init__(self, images: Any, indices: Sequence[int] | None = None):
-        self.images = images
-        self.indices = range(len(images)) if indices is None else indices
+    def __init__(self, signals: Any, indices: Sequence[int] | None = None):
+        self.signals = signals
+        self.indices = range(len(signals)) if indices is None else indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
+    def __getitem__(self, index: int) -> Shaped[Tensor, "channels *shape"]:
+        return self.signals[self.indices[index]]
+
+
+class Pixels(Chosen):
+    """uint8 images `[C, H, W]` as torch-fidelity wants them: `[3, H, W]`."""
+
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 height width"]:
-        image = self.images[self.indices[index]]
+        image = super().__getitem__(index)
         return image.expand(3, -1, -1) if image.shape[0] == 1 else image
 
 

@@ -16,7 +16,7 @@ def token_differences(
     latents: Float[Tensor, "batch num_tokens latent"],
     tokens: Sequence[int],
     size: int | Sequence[int],
-) -> Float[Tensor, "batch chosen height width"]:
+) -> Float[Tensor, "batch chosen *size"]:
     """|render(latents) - render(latents with token k zeroed)|, the mean over channels, for every chosen token.
 
     Args:
@@ -42,8 +42,11 @@ def token_differences(
     return torch.stack(differences, dim=1)
 
 
-def spread(differences: Float[Tensor, "*pictures height width"]) -> Float[Tensor, "*pictures"]:
-    """Share of the image that a difference d >= 0 covers: (Σd)² / (N Σd²), 1/N for one pixel, 1 for all alike, 0 for none."""
-    flat = differences.flatten(-2)
+def spread(differences: Float[Tensor, "..."], num_axes: int = 2) -> Float[Tensor, "..."]:
+    """Share of the signal that a difference d >= 0 covers: (Σd)² / (N Σd²), 1/N for one pixel, 1 for all alike, 0 for none.
+
+    Differences `[..., *shape]` with `num_axes` axes to shares `[...]`.
+    """
+    flat = differences.flatten(-num_axes)
     total = flat.shape[-1] * flat.square().sum(-1)
     return flat.sum(-1).square() / total.clamp_min(torch.finfo(flat.dtype).tiny)

@@ -24,7 +24,9 @@ def reconstructions(
     batch: int = 64,
 ) -> Shaped[Tensor, "signals channels *size"]:
     """Signals of a data set, encoded and rendered at `size` (their own when None), as they are kept."""
-    return torch.cat([data.signal.keep(render).cpu() for render, _ in _renders(autoencoder, data, indices, size, batch)])
+    return torch.cat(
+        [data.signal.keep(render).cpu() for render, _ in _renders(autoencoder, data, indices, size, batch)]
+    )
 
 
 def reconstruction_psnr(

@@ -80,9 +80,7 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     # loops and looks at no number. Offloading to the CPU hooks `forward` alone: `apply_forward_hook` calls its hook for these.
 
     @apply_forward_hook
-    def encode(
-        self, images: Float[Tensor, "batch channels *shape"] | Any
-    ) -> Float[Tensor, "batch tokens latent"]:
+    def encode(self, images: Float[Tensor, "batch channels *shape"] | Any) -> Float[Tensor, "batch tokens latent"]:
         """Images in [-1, 1], or other signals of the grid the encoder was built for -> latents `[B, R, D]`.
 
         InputError for signals of another shape or of whole numbers (`genrep.render.from_uint8` converts those), for an empty

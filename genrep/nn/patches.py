@@ -38,7 +38,9 @@ class PatchTokenizer(nn.Module):
             missing = count * edge - length
             self.padding += [missing // 2, missing - missing // 2]
         self.num_patches, numbers = math.prod(counts), channels * math.prod(self.patch)
-        names = AXES[: len(self.shape)]  # "b c (a A) (b B) -> ...": a patch's place, and a place in it, along every axis
+        names = AXES[
+            : len(self.shape)
+        ]  # "b c (a A) (b B) -> ...": a patch's place, and a place in it, along every axis
         before = " ".join(f"({name} {name.upper()})" for name in names)
         self.cut = f"batch channel {before} -> batch ({' '.join(names)}) (channel {' '.join(names.upper())})"
         self.project = nn.Linear(numbers, dim)

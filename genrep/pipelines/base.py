@@ -18,7 +18,8 @@ from genrep.models.loading import refuse_missing_pipeline
 from genrep.randomness import image_generators
 from genrep.signals.base import Signal
 
-OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
+OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "kept", "latent")
+"""Pictures, arrays and tensors as `Signal.output` makes them; "kept" is what data sets keep, "latent" is not rendered."""
 
 PART_PIXELS = 2**22
 """Pixels that are rendered before they go to the CPU, unless one image has more."""
@@ -38,7 +39,7 @@ class SignalPipeline(DiffusionPipeline):
     _exclude_from_cpu_offload = ["normalizer"]  # noqa: RUF012 diffusers' own declaration
     autoencoder: Any
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
-    """Settings of a pipeline that was saved without any, as earlier versions did."""
+    """Settings of a pipeline that was made without any."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -132,9 +133,7 @@ class SignalPipeline(DiffusionPipeline):
         check_finite(noise, "latents")
         return noise
 
-    def _pixels(
-        self, count: int, size: Sequence[int], output_type: str
-    ) -> Shaped[Tensor, "count channels *size"]:
+    def _pixels(self, count: int, size: Sequence[int], output_type: str) -> Shaped[Tensor, "count channels *size"]:
         """Room for the result. InputError for an unknown type of output, or for more than the machine holds."""
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type {shown(output_type)} is not one of {', '.join(OUTPUT_TYPES)}")
@@ -178,7 +177,7 @@ class SignalPipeline(DiffusionPipeline):
 
     def _output(self, images: Any, output_type: str, return_dict: bool) -> ImagePipelineOutput | tuple:
         """What is kept of the signals, or latents for "latent", as `output_type` says."""
-        if output_type != "latent":
+        if output_type not in ("latent", "kept"):
             images = self.signal.output(images, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -17,6 +17,7 @@ from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.denoiser import LatentDenoiser
 from genrep.models.normalizer import LatentNormalizer
+from genrep.pipelines import PIPELINES
 from genrep.pipelines.base import SignalPipeline, check_arguments, check_normalizer, generators_of
 
 
@@ -37,9 +38,7 @@ class LatentDiffusionPipeline(SignalPipeline):
         InputError: parts that do not fit each other, or an invalid setting.
     """
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {
-        "num_inference_steps": 50, "guidance_scale": 1.0, "guidance_interval": (0.0, 1.0),
-    }  # fmt: skip
+    DEFAULTS: ClassVar[Mapping[str, Any]] = PIPELINES["LatentDiffusionPipeline"].defaults
     model_cpu_offload_seq = "denoiser->autoencoder"
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012 diffusers' own declaration
     autoencoder: Any
@@ -189,7 +188,10 @@ class LatentDiffusionPipeline(SignalPipeline):
             if output_type == "latent":
                 results.append(sampled.cpu())
                 continue
-            self._fill(pixels[part], functools.partial(self._decode, sampled, size, region, None if mask is None else mask[part]))
+            self._fill(
+                pixels[part],
+                functools.partial(self._decode, sampled, size, region, None if mask is None else mask[part]),
+            )
         return self._output(torch.cat(results) if results else pixels, output_type, return_dict)
 
     def _check_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -264,13 +266,20 @@ class LatentDiffusionPipeline(SignalPipeline):
         if num_tokens is None:
             return None
         if not self.autoencoder.position_dim:
-            raise InputError("num_tokens is of tokens with positions; the tokens of this model have slots: leave it out")
+            raise InputError(
+                "num_tokens is of tokens with positions; the tokens of this model have slots: leave it out"
+            )
         most = self.denoiser.latent_shape[0]
         numbers = as_integers(num_tokens, "num_tokens", 1, most)
         numbers = numbers * count if len(numbers) == 1 else numbers
         if len(numbers) != count:
-            raise InputError(f"num_tokens must be one number, or one for each of the {count} samples; got {len(numbers)}")
-        return torch.arange(most, device=self._execution_device) < torch.tensor(numbers, device=self._execution_device)[:, None]
+            raise InputError(
+                f"num_tokens must be one number, or one for each of the {count} samples; got {len(numbers)}"
+            )
+        return (
+            torch.arange(most, device=self._execution_device)
+            < torch.tensor(numbers, device=self._execution_device)[:, None]
+        )
 
     def _predict(
         self, noisy: Tensor, timestep: Tensor, condition: Tensor | None, scale: float, mask: Tensor | None

@@ -16,6 +16,7 @@ from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.generator import CoordinateGenerator
 from genrep.models.normalizer import LatentNormalizer
+from genrep.pipelines import PIPELINES
 from genrep.pipelines.base import SignalPipeline, check_arguments, check_normalizer, generators_of
 from genrep.render import render_values
 from genrep.signals import SignalSpec
@@ -45,7 +46,7 @@ class GANPipeline(SignalPipeline):
         InputError: parts that do not fit each other, or an invalid setting.
     """
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {"truncation": 1.0}
+    DEFAULTS: ClassVar[Mapping[str, Any]] = PIPELINES["GANPipeline"].defaults
     model_cpu_offload_seq = "generator_model->autoencoder"
     _optional_components = ["autoencoder", "normalizer"]  # noqa: RUF012 diffusers' own declaration
     generator_model: Any
@@ -67,8 +68,10 @@ class GANPipeline(SignalPipeline):
             raise InputError(
                 "a GAN of latents needs autoencoder and normalizer, one of pixels needs sample_size: give one or the other"
             )
-        wanted = (1, autoencoder.latent_shape[1]) if autoencoder is not None else (
-            len(image_shape(sample_size)) if sample_size is not None else 2, generator_model.config["channels"]
+        wanted = (
+            (1, autoencoder.latent_shape[1])
+            if autoencoder is not None
+            else (len(image_shape(sample_size)) if sample_size is not None else 2, generator_model.config["channels"])
         )
         if (generator_model.num_axes, generator_model.config["channels"]) != wanted:
             raise InputError(
@@ -106,7 +109,9 @@ class GANPipeline(SignalPipeline):
     def signal(self) -> Signal:
         if self.autoencoder is not None:
             return self.autoencoder.signal
-        return validate(_SignalOf, {"signal": self.config.get("signal") or {"type": "image"}}, where="signal").signal.build()
+        return validate(
+            _SignalOf, {"signal": self.config.get("signal") or {"type": "image"}}, where="signal"
+        ).signal.build()
 
     @torch.no_grad()
     def __call__(

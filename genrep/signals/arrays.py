@@ -43,6 +43,9 @@ class ArraySignal(Signal):
         chosen = torch.linspace(0, slices.shape[2] - 1, count).round().long()
         return strip(colour_map(slices[:, :, chosen].flatten(1, 2)))
 
+    def frames(self, kept: Float[Tensor, "channels *shape"]) -> UInt8[Tensor, "1 3 height width"]:
+        return self.pictures(kept[None])
+
     def measure(
         self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
     ) -> dict[str, Float[Tensor, " batch"]]:

@@ -36,6 +36,10 @@ class Signal(ABC):
         """A picture of each signal, for people: grey or RGB, all of one size."""
 
     @abstractmethod
+    def frames(self, kept: Shaped[Tensor, "channels *shape"]) -> UInt8[Tensor, "frames colours height width"]:
+        """All pictures of one signal: one, or a video's frames."""
+
+    @abstractmethod
     def measure(
         self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
     ) -> dict[str, Float[Tensor, " batch"]]:
@@ -46,6 +50,12 @@ class Signal(ABC):
         self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
     ) -> Float[Tensor, " batch"]:
         """The one that is cheap, in dB: what training watches."""
+
+    def measure_kept(
+        self, kept: Shaped[Tensor, "batch channels *shape"], reference: Shaped[Tensor, "batch channels *shape"]
+    ) -> dict[str, Float[Tensor, " batch"]]:
+        """What is measured of signals as they are kept, where that is less exact than their values."""
+        return {}
 
     @abstractmethod
     def resize(

@@ -10,7 +10,7 @@ from torch import Tensor
 from genrep.pictures import from_uint8, picture, to_uint8
 from genrep.signals import ImageSignalSpec
 from genrep.signals.base import Signal
-from genrep.signals.quality import enlarge, frames, psnr, quality
+from genrep.signals.quality import enlarge, frames, psnr, psnr_8bit, quality
 
 
 class ImageSignal(Signal):
@@ -34,6 +34,9 @@ class ImageSignal(Signal):
         clips = [frames(clip) for clip in kept]
         return torch.stack([clip[len(clip) // 2] for clip in clips])
 
+    def frames(self, kept: UInt8[Tensor, "channels *shape"]) -> UInt8[Tensor, "frames channels height width"]:
+        return frames(kept)
+
     def measure(
         self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
     ) -> dict[str, Float[Tensor, " batch"]]:
@@ -51,6 +54,11 @@ class ImageSignal(Signal):
         self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
     ) -> Float[Tensor, " batch"]:
         return psnr(values, reference)
+
+    def measure_kept(
+        self, kept: UInt8[Tensor, "batch channels *shape"], reference: UInt8[Tensor, "batch channels *shape"]
+    ) -> dict[str, Float[Tensor, " batch"]]:
+        return {"psnr_8bit": psnr_8bit(kept, reference)}
 
     def resize(
         self, values: Float[Tensor, "batch channels *shape"], size: Sequence[int]

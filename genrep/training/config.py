@@ -1,4 +1,7 @@
-"""YAML with includes, dotted overrides on the command line, and `--help` from the specs. Light: no torch here."""
+"""YAML with includes, dotted overrides on the command line (of train/ and of sample/), and `--help` from the specs.
+
+Does not import torch, so that `--help` stays fast.
+"""
 
 import argparse
 import io
@@ -8,6 +11,7 @@ import runpy
 import shlex
 import sys
 import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -24,6 +28,9 @@ from genrep.lock import release_all
 from genrep.specs import Spec, validate, variants
 
 S = TypeVar("S", bound=Spec)
+
+FORMER_KEYS = {"sampling.steps": "num_inference_steps"}
+"""Keys of earlier versions, dotted, and what the key in the same section is called now."""
 
 
 class _Constructor(SafeConstructor):
@@ -114,6 +121,12 @@ def merge(
         path = f"{at}.{key}" if at else str(key)
         if not isinstance(key, str):
             raise InputError(f"{origin or 'command line'}: {path}: a key must be a name; got {key!r}")
+        if path in FORMER_KEYS:
+            former, key = path, FORMER_KEYS[path]
+            path = f"{at}.{key}"
+            if key in new:
+                raise InputError(f"{origin or 'command line'}: {former} is the former name of {path}: give one of them")
+            warnings.warn(f"{origin or 'command line'}: {former} is now {path}", FutureWarning, stacklevel=2)
         if isinstance(value, Mapping):
             if not isinstance(into.get(key), dict):
                 into[key] = {}
@@ -149,11 +162,37 @@ def parse_command_line(
     add_options(parser)
     parser.epilog = "keys of the config (type, default, meaning):\n\n" + "\n".join(describe(kind))
     rest, overrides = split_overrides(kind, sys.argv[1:] if argv is None else argv)
-    options, unknown = parser.parse_known_args(rest)
-    if unknown:
-        raise InputError(f"{unknown[0]}: unknown option; config keys are written --section.key VALUE, see --help")
+    options = parse_options(parser, rest)
     origins: dict[str, str] = {}
     content = read_config(options.config, origins)
+    return override(kind, content, overrides, str(options.config), origins), options
+
+
+def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a script that are no config keys. InputError names one that there is not."""
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise InputError(f"{unknown[0]}: unknown option; config keys are written --section.key VALUE, see --help")
+    return options
+
+
+def override(
+    kind: type[S],
+    content: dict[str, Any],
+    overrides: Sequence[tuple[str, str]],
+    where: str,
+    origins: dict[str, str] | None = None,
+) -> S:
+    """A config with what the command line says laid over it, validated.
+
+    Args:
+        kind: the spec of the config.
+        content: the config as plain data; it is changed.
+        overrides: (dotted key, value as YAML).
+        where: the file that `content` is from, for errors.
+        origins: dotted key -> the file that set it, where that is another one.
+    """
+    origins = {} if origins is None else origins
     given: dict[str, Any] = {}
     for name, value in overrides:
         nested: Any = parse_yaml(value, f"--{name}")
@@ -161,7 +200,7 @@ def parse_command_line(
             nested = {key: nested}
         merge(given, nested)
     merge(content, given, "command line", origins)
-    return validate(kind, content, where=str(options.config), origins=origins), options
+    return validate(kind, content, where=where, origins=origins)
 
 
 def split_overrides(kind: type[Spec], argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -173,8 +212,7 @@ def split_overrides(kind: type[Spec], argv: Sequence[str]) -> tuple[list[str], l
         name, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and ("." in name or name in kind.model_fields):
             if not equals:
-                following = arguments[0].removeprefix("--").partition("=")[0] if arguments else ""
-                if not arguments or (arguments[0].startswith("--") and following.split(".")[0] in kind.model_fields):
+                if not arguments or arguments[0].startswith("--"):
                     raise InputError(f"{argument}: a value must follow, as in {argument} VALUE")
                 value = arguments.pop(0)
             overrides.append((name, value))
@@ -196,24 +234,23 @@ def dump_config(config: Spec, path: Path) -> None:
     write_text(path, dump_yaml(config.model_dump(mode="json")))
 
 
-def describe(kind: type[Spec], at: str = "") -> list[str]:
-    """Lines of `--help`: every key with its type, default and meaning."""
+def describe(kind: type[Spec], at: str = "", defaults: bool = True) -> list[str]:
+    """Lines of `--help`: every key with its type, default (where it is the spec's) and meaning."""
     lines = []
     for name, info in kind.model_fields.items():
         path = f"{at}.{name}" if at else name
         choices = variants(info.annotation)
         if not choices:
             if name != "type" or not _is_tag(info):
-                lines.append(
-                    f"  --{path} {_type_name(info.annotation)}{_default(info)}\n        {info.description or ''}"
-                )
+                default = _default(info) if defaults else ""
+                lines.append(f"  --{path} {_type_name(info.annotation)}{default}\n        {info.description or ''}")
             continue
         optional = " (or null)" if type(None) in get_args(info.annotation) else ""
         lines.append(f"{path}: {info.description or ''}{optional}")
         for tag, choice in choices.items():
             if "type" in choice.model_fields and _is_tag(choice.model_fields["type"]):
                 lines.append(f"  --{path}.type {tag}\n        {(choice.__doc__ or '').splitlines()[0]}")
-            lines += describe(choice, path)
+            lines += describe(choice, path, defaults)
     return lines
 
 

@@ -101,7 +101,11 @@ def open_split(
         try:
             return open_for(autoencoder, data, split)
         except MissingSource as error:
-            why = "this run needs the signals too" if signals else "it has no held-out latents, which train/latents.py adds"
+            why = (
+                "this run needs the signals too"
+                if signals
+                else "it has no held-out latents, which train/latents.py adds"
+            )
             raise MissingSource(f"{error}. The latent cache {latents.folder} alone does not do: {why}") from error
     cache = LatentCache(latents.folder, cache_settings(autoencoder, latents), split=split)
     try:

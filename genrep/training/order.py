@@ -86,7 +86,7 @@ class TrainingBatch:
     positions: list[int]
     indices: list[int]
     mirrored: Tensor
-    signals: Tensor | None
+    signals: Any
     source_signals: Tensor | None
     labels: Tensor | None
     latents: Tensor | None = None
@@ -141,7 +141,9 @@ class SignalStream(Dataset):
             indices=indices,
             mirrored=mirrored,
             signals=self._read(indices, positions, mirrored) if self.wants_signals else None,
-            source_signals=self._mirror(self._signals.read(indices, source=True), mirrored) if self.wants_source else None,
+            source_signals=self._mirror(self._signals.read(indices, source=True), mirrored)
+            if self.wants_source
+            else None,
             labels=self.data.labels_of(indices),
             latents=None if self.cache is None else self.cache.stored(indices, mirrored.long().tolist()),
             mask=None if self.cache is None else self.cache.masks(indices, mirrored.long().tolist()),

@@ -21,7 +21,9 @@ from genrep.training.specs import AutoencoderRun, ReconstructionSpec
 def check_model(config: AutoencoderRun, data: SignalData) -> None:
     """InputError for a model that does not fit what the data say of their values."""
     if data.may_miss and not config.autoencoder.missing:
-        raise InputError("data.missing is keep, but the encoder is not told where values are missing: set autoencoder.missing: true")
+        raise InputError(
+            "data.missing is keep, but the encoder is not told where values are missing: set autoencoder.missing: true"
+        )
     given = config.autoencoder.signal
     if given is not None and given != data.signal.spec:
         raise InputError(f"autoencoder.signal is {given}, but the data are {data.signal.spec}: leave it out")
@@ -39,17 +41,25 @@ def training_points(
     """
     assert batch.signals is not None
     generator = stream_generator(seed, "coords", step)
-    shape = tuple(batch.signals.shape[2:]) if spec.target_size is None else grid_shape(spec.target_size, batch.signals.ndim - 2)
+    shape = (
+        tuple(batch.signals.shape[2:])
+        if spec.target_size is None
+        else grid_shape(spec.target_size, batch.signals.ndim - 2)
+    )
     kept, resized_to = batch.signals, None
     if batch.source_signals is not None:
         kept, largest = batch.source_signals, batch.source_signals.shape[2:]
         share = torch.rand((), generator=generator).item()
         shape = tuple(round(low + share * (high - low)) for low, high in zip(shape, largest, strict=True))
         resized_to = shape
-    each = [stream_generator(seed, "image coords", position) for position in batch.positions] if spec.per_image else None
+    each = (
+        [stream_generator(seed, "image coords", position) for position in batch.positions] if spec.per_image else None
+    )
     how = {"num_coords": spec.num_coords, "coords": spec.coords, "targets": spec.targets}
     jitter = {"jitter_std": spec.jitter_std, "jitter_clip": spec.jitter_clip}
-    return data.points(kept.to(device, non_blocking=True), each or generator, resized_to=resized_to, size=shape, **how, **jitter)
+    return data.points(
+        kept.to(device, non_blocking=True), each or generator, resized_to=resized_to, size=shape, **how, **jitter
+    )
 
 
 def refinement_objective(place: Path | str) -> dict[str, Any]:

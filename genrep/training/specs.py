@@ -13,6 +13,7 @@ from genrep.diffusion import DiffusionSpec
 from genrep.fields import FieldSpec
 from genrep.gan import GANSpec
 from genrep.models.specs import AutoencoderSpec, DenoiserArchitecture, DiscriminatorArchitecture, GeneratorArchitecture
+from genrep.pipelines import DiffusionSamplingSpec, GANSamplingSpec
 from genrep.specs import (
     MAY_CHANGE,
     Fraction,
@@ -131,25 +132,6 @@ class ReconstructionSpec(Spec):
     """Noise on the latents that the decoder gets, in a channel's deviations between images; an image's level: |N(0, this²)|."""
 
 
-class SamplingSpec(Spec):
-    """How samples are drawn, for previews and as the default of sample/generate.py and sample/evaluate.py."""
-
-    scheduler: Literal["ddpm", "ddim", "dpm_solver", "euler", "heun"] = "dpm_solver"
-    """A diffusers scheduler."""
-    steps: PositiveInt = 30
-    """Sampling steps."""
-    guidance_scale: NonNegativeFloat = 1.5
-    """Classifier-free guidance: 1 is none."""
-    guidance_interval: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
-    """Share of the noise levels that is guided, 0 the clean end, 1 the noisy one."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "SamplingSpec":
-        if self.guidance_interval[0] > self.guidance_interval[1]:
-            raise ValueError(f"guidance_interval {self.guidance_interval} runs backwards: give the lower end first")
-        return self
-
-
 class AutoencoderRun(Spec):
     """Stage 1."""
 
@@ -251,8 +233,8 @@ class DiffusionRun(Spec):
     """The model."""
     diffusion: DiffusionSpec = DiffusionSpec()
     """The objective."""
-    sampling: Annotated[SamplingSpec, MAY_CHANGE] = SamplingSpec()
-    """How samples are drawn."""
+    sampling: Annotated[DiffusionSamplingSpec, MAY_CHANGE] = DiffusionSamplingSpec()
+    """How samples are drawn, in previews and by the pipeline unless it is told otherwise."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer."""
     ema: EMASpec | None = EMASpec()
@@ -263,16 +245,12 @@ class DiffusionRun(Spec):
     @model_validator(mode="after")
     def _flips_are_latents(self) -> "DiffusionRun":
         self.data.check_encoded_once()
-        if self.sampling.steps > self.diffusion.noise.num_timesteps:
-            raise ValueError(f"sampling.steps {self.sampling.steps} is more than the noise levels")
+        num_steps, num_levels = self.sampling.num_inference_steps, self.diffusion.noise.num_timesteps
+        if num_steps > num_levels:
+            raise ValueError(
+                f"sampling.num_inference_steps must be at most diffusion.noise.num_timesteps, {num_levels}; got {num_steps}"
+            )
         return self
-
-
-class GANSamplingSpec(Spec):
-    """How a GAN's samples are drawn, for previews and as the default of sample/generate.py and sample/evaluate.py."""
-
-    truncation: NonNegativeFloat = 1.0
-    """Factor on the noise: below 1 samples are more alike; 1 is none."""
 
 
 class GANRun(Spec):
@@ -295,7 +273,7 @@ class GANRun(Spec):
     gan: GANSpec = GANSpec()
     """The objective."""
     sampling: Annotated[GANSamplingSpec, MAY_CHANGE] = GANSamplingSpec()
-    """How samples are drawn."""
+    """How samples are drawn, in previews and by the pipeline unless it is told otherwise."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer, of generator and discriminators."""
     ema: EMASpec | None = None

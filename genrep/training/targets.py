@@ -173,4 +173,3 @@ class LatentTarget(Target):
 def open_target(config: GANRun, config_path: str) -> Target:
     """The target that `gan.target` names, its data opened. InputError for what `open_split` and `load_autoencoder` refuse."""
     return SignalTarget(config) if config.gan.target == "images" else LatentTarget(config, config_path)
-

@@ -37,7 +37,9 @@ SHARDS = [f"latents-{number:05d}-of-00004.safetensors" for number in range(4)]
 
 
 def digits(split: str = f"train[:{COUNT}]", **options) -> ImageData:
-    return ImageData(ImageDataSpec(train_split=split, held_out_fraction=0.0, in_memory=True, **options), "train", (8, 8), 1)
+    return ImageData(
+        ImageDataSpec(train_split=split, held_out_fraction=0.0, in_memory=True, **options), "train", (8, 8), 1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -511,7 +513,9 @@ def test_an_interrupted_call_goes_on_with_its_own_held_out_split(autoencoder, al
 
 @pytest.mark.parametrize("change", [{"held_out": False}, {"held_out": True, "fraction": 0.0}])
 def test_no_held_out_split_is_encoded_where_none_is_wanted(autoencoder, table, tmp_path, change):
-    data = ImageData(ImageDataSpec(source=str(table), held_out_fraction=change.get("fraction", 0.2)), "train", (8, 8), 1)
+    data = ImageData(
+        ImageDataSpec(source=str(table), held_out_fraction=change.get("fraction", 0.2)), "train", (8, 8), 1
+    )
     spec = LatentsSpec(folder=str(tmp_path / "cache"), held_out=change["held_out"])
     open_latents(autoencoder, data, spec, (0, 1), lambda: None)
     assert has_cache(spec.folder) and not has_cache(spec.folder, "held_out")

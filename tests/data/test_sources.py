@@ -326,6 +326,8 @@ def test_plain_labels_count_over_every_split(tmp_path):
 
 
 def test_the_photographs_come_with_the_packages():
-    data = ImageData(ImageDataSpec(source="photographs", label_column=None, held_out_fraction=0.15), "train", (32, 48), 3)
+    data = ImageData(
+        ImageDataSpec(source="photographs", label_column=None, held_out_fraction=0.15), "train", (32, 48), 3
+    )
     assert len(data) == 6 and data[0].shape == (3, 32, 48)
     assert data.crops([0, 5], torch.rand(2, 2)).shape == (2, 3, 32, 48)

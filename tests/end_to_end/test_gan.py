@@ -41,7 +41,7 @@ def trained(stage1, tmp_path_factory):
 def test_a_gan_is_sampled_and_evaluated_like_a_diffusion_model(trained, classifier, target, tmp_path):
     folder = trained / target
     run(
-        "sample/generate.py", folder, "--classes", "0-2", "--per-class", 2, "--size", 24, "--truncation", 0.7,
+        "sample/generate.py", folder, "--classes", "0-2", "--per-class", 2, "--size", 24, "--sampling.truncation", 0.7,
         "--out", tmp_path / "g.png",
     )  # fmt: skip
     measure = [
@@ -230,10 +230,10 @@ def test_mistakes_with_gans(trained, stage1, tmp_path, capsys):
     ]  # fmt: skip
     run("train/gan.py", *seen, expect=2)
     assert "gan.augment is of images, and gan.sees latents has none" in capsys.readouterr().err
-    run("sample/generate.py", trained / "images", "--steps", 5, expect=2)
-    assert "--steps is an option of diffusion" in capsys.readouterr().err
-    run("sample/generate.py", trained / "images", "--truncation", -1, expect=2)
-    assert "sampling: truncation: got -1.0" in capsys.readouterr().err
+    run("sample/generate.py", trained / "images", "--sampling.num_inference_steps", 5, expect=2)
+    assert "sampling.num_inference_steps: unknown key; allowed here: truncation" in capsys.readouterr().err
+    run("sample/generate.py", trained / "images", "--sampling.truncation", -1, expect=2)
+    assert "sampling.truncation: got -1; input should be greater than or equal to 0" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
@@ -245,9 +245,10 @@ def test_the_dry_run_prints_sizes(config, capsys, tmp_path):
 
 
 def test_a_walk_begins_and_ends_at_the_samples_of_its_seed(trained, stage2, tmp_path, capsys):
-    options = ["--rows", 2, "--steps", 3, "--classes", "1,4", "--size", 8, "--seed", 3, "--out", tmp_path / "walk.png"]
-    run("sample/interpolate.py", trained / "images", *options)
-    run("sample/generate.py", trained / "images", "--classes", "1,1,4,4", "--per-class", 1, "--seed", 3, "--images", tmp_path / "all",
+    shared = ["--seed", 3, "--sampling.truncation", 0.6]
+    options = ["--rows", 2, "--steps", 3, "--classes", "1,4", "--size", 8, "--out", tmp_path / "walk.png"]
+    run("sample/interpolate.py", trained / "images", *options, *shared)
+    run("sample/generate.py", trained / "images", "--classes", "1,1,4,4", "--per-class", 1, "--images", tmp_path / "all", *shared,
         "--out", tmp_path / "g.png")  # fmt: skip
     with Image.open(tmp_path / "walk.png") as walk:
         assert walk.size == (3 * 8 + 4 * 2, 2 * 8 + 3 * 2)
@@ -256,7 +257,7 @@ def test_a_walk_begins_and_ends_at_the_samples_of_its_seed(trained, stage2, tmp_
             shown = np.asarray(walk.crop((*place, place[0] + 8, place[1] + 8)), dtype=int)
             assert np.abs(shown - np.asarray(Image.open(sample), dtype=int)).max() <= 1
     run("sample/interpolate.py", stage2, expect=2)
-    assert "holds no GAN" in capsys.readouterr().err
+    assert "holds a LatentDiffusionPipeline; this script takes a GANPipeline" in capsys.readouterr().err
 
 
 def test_the_pattern_of_all_samples(trained, stage2, tmp_path, capsys):

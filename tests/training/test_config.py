@@ -228,6 +228,41 @@ def test_a_whole_section_may_be_switched_off_and_on_again(write):
     assert read_config(write("a.yaml", "base: [off.yaml, on.yaml]\n")) == {"ema": {"decay": 0.5}}
 
 
+def test_a_former_key_has_a_warning_and_its_place_among_the_layers(write):
+    """Where an earlier file says `steps`, a later one may say either name, and the later one counts."""
+    write("former.yaml", "sampling: {steps: 5, guidance_scale: 2}\n")
+    write("now.yaml", "sampling: {num_inference_steps: 7}\n")
+    former = r"former.yaml: sampling.steps is now sampling.num_inference_steps$"
+    for order, expected in (("[former.yaml, now.yaml]", 7), ("[now.yaml, former.yaml]", 5)):
+        origins = {}
+        with pytest.warns(FutureWarning, match=former):
+            content = read_config(write("a.yaml", f"base: {order}\n"), origins)
+        assert content == {"sampling": {"num_inference_steps": expected, "guidance_scale": 2}}
+        assert "now" in origins["sampling.num_inference_steps"] or expected == 5
+    with pytest.raises(
+        InputError, match="b.yaml: sampling.steps is the former name of sampling.num_inference_steps: give one of them$"
+    ):
+        read_config(write("b.yaml", "sampling: {steps: 5, num_inference_steps: 7}\n"))
+
+
+def test_a_former_key_on_the_command_line(write):
+    path = write(
+        "run.yaml", "autoencoder: runs/a\nsampling: {num_inference_steps: 9}\nrun: {folder: r, batch: 4, steps: 5}\n"
+    )
+    with pytest.warns(FutureWarning, match="^command line: sampling.steps is now sampling.num_inference_steps$"):
+        config = parse_command_line(DiffusionRun, "help", [str(path), "--sampling.steps", "4"])[0]
+    assert config.sampling.num_inference_steps == 4
+    with (
+        pytest.warns(FutureWarning),
+        pytest.raises(InputError, match="^command line: sampling.num_inference_steps: got 0; .*greater than 0"),
+    ):
+        parse_command_line(DiffusionRun, "help", [str(path), "--sampling.steps=0"])
+    with pytest.raises(
+        InputError, match="sampling.num_inference_steps must be at most diffusion.noise.num_timesteps, 1000; got 1001$"
+    ):
+        parse_command_line(DiffusionRun, "help", [str(path), "--sampling.num_inference_steps=1001"])
+
+
 # command line
 
 
@@ -289,6 +324,8 @@ def test_text_that_looks_like_a_number_survives_the_run_folder(parse, tmp_path):
 def test_another_option_is_no_value(parse):
     with pytest.raises(InputError, match=r"^--optimizer.lr: a value must follow"):
         parse("--optimizer.lr", "--run.steps", "5")
+    with pytest.raises(InputError, match=r"^--optimizer.lr: a value must follow"):
+        parse("--optimizer.lr", "--dry-run")  # of the script, not of the config
 
 
 def test_a_value_must_follow_an_option(parse):
@@ -394,6 +431,7 @@ def test_a_dumped_config_reads_back_equal(parse, tmp_path):
 @pytest.mark.parametrize(
     "path", sorted((PROJECT / "configs").glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_shipped_configs_are_valid(path):
     content = read_config(path)
     if "run" not in content:

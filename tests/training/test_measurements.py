@@ -47,7 +47,9 @@ def test_sizes_stand_in_columns_of_their_kind():
 def test_a_yaml_tells_what_it_trains():
     assert kind_of(CAMERA) is FIELDS and kind_of(DIGITS) is IMAGES
     assert common_kind([str(CAMERA), str(CAMERA)]) is FIELDS
-    with pytest.raises(InputError, match=r"pe_mlp\.yaml and .*anr\.yaml must both be of autoencoders, or both of fields"):
+    with pytest.raises(
+        InputError, match=r"pe_mlp\.yaml and .*anr\.yaml must both be of autoencoders, or both of fields"
+    ):
         common_kind([str(CAMERA), str(DIGITS)])
 
 

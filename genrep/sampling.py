@@ -1,0 +1,207 @@
+"""What the scripts that draw samples are told: settings of the pipeline, as `--sampling.key VALUE`, and flags of their own.
+
+    python sample/generate.py RUN --sampling.num_inference_steps 20 --sampling.guidance_interval "[0.1,0.8]" --size 64
+
+Settings are those that the pipeline was saved with, as in Python, unless the command line overrides them, by the same keys,
+parser and messages as train/ overrides a config. Does not import torch, so that `--help` stays fast.
+"""
+
+import argparse
+import dataclasses
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from genrep.errors import InputError
+from genrep.options import add_device_options, non_negative, parse_region, parse_size, positive
+from genrep.pipelines import PIPELINES, SamplingSpec, index_file, load_pipeline, pipeline_name, pipeline_sampling
+from genrep.specs import Spec
+from genrep.training.config import describe, override, parse_options, read_config, split_overrides
+
+S = TypeVar("S", bound=SamplingSpec)
+
+
+class SamplingConfig(Spec, Generic[S]):
+    """The part of a run's config that the scripts in sample/ take overrides of."""
+
+    sampling: S
+    """How samples are drawn."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a script draws samples, from any pipeline.
+
+    Attributes:
+        settings: of the sampler, as in the pipeline.
+        seed: image i depends on (seed, i).
+        size: one length per axis, or one for all, as (height, width); None is what the model was trained at.
+        region: (y0, x0, y1, x1), or None for the whole image.
+        batch_size: images at a time.
+    """
+
+    settings: SamplingSpec
+    seed: int
+    size: int | tuple[int, ...] | None
+    region: tuple[float, ...] | None
+    batch_size: int
+
+    def load_pipeline(self, place: str | Path) -> Any:
+        """The pipeline of a run or pipeline folder, silent, with the scheduler of the settings."""
+        pipeline = load_pipeline(place)
+        pipeline.set_progress_bar_config(disable=True)
+        scheduler = getattr(self.settings, "scheduler", None)
+        if scheduler is not None and "scheduler" in self.settings.model_fields_set:  # else the pipeline keeps its own
+            from genrep.diffusion.schedulers import scheduler_name, swap_scheduler
+
+            if scheduler_name(pipeline.scheduler) != scheduler:
+                pipeline.scheduler = swap_scheduler(scheduler, pipeline.scheduler)
+        return pipeline
+
+    def grid(self, pipeline: Any) -> tuple[int, ...]:
+        """The size of the samples, one length per axis. InputError for another number of axes than the pipeline's."""
+        from genrep.coords import grid_shape
+
+        own = tuple(pipeline.image_shape)
+        return own if self.size is None else grid_shape(self.size, len(own))
+
+    def images(
+        self, pipeline: Any, indices: Sequence[int], labels: Sequence[int] | None, output_type: str = "uint8"
+    ) -> Any:
+        """Pictures, uint8 `[N, C, H, W]`, of the given indices and, for a conditional model, labels; or another output."""
+        from genrep.randomness import image_generators
+
+        return pipeline(
+            class_labels=labels,
+            num_images=None if labels is not None else len(indices),
+            size=self.size,
+            region=self.region,
+            generator=image_generators(self.seed, indices),
+            batch_size=self.batch_size,
+            output_type=output_type,
+            **self.settings.model_dump(exclude={"scheduler"}),
+        ).images
+
+    def record(self, pipeline: Any) -> dict[str, Any]:
+        """All that the images of a pipeline from `load_pipeline` depend on besides the pipeline, as plain data."""
+        record = {**self.settings.model_dump(), "seed": self.seed, "region": self.region}
+        record["size"] = None if self.size is None else self.grid(pipeline)
+        if "scheduler" in record:
+            from genrep.diffusion.schedulers import scheduler_name
+
+            record["scheduler"] = scheduler_name(pipeline.scheduler)
+        return record
+
+
+def parse_sampling(
+    description: str,
+    add_options: Callable[[argparse.ArgumentParser], None],
+    argv: Sequence[str] | None = None,
+    pipelines: Iterable[str] = tuple(PIPELINES),
+    former_flags: bool = True,
+) -> tuple[Sampling, argparse.Namespace]:
+    """`script.py RUN --sampling.key VALUE --flag`: how to draw samples from RUN, and the script's own options.
+
+    Args:
+        description: what `--help` begins with.
+        add_options: adds options of the script besides those of every script that draws, `run` among them.
+        argv: arguments; None is the process's own.
+        pipelines: classes that the script can draw from.
+        former_flags: whether the script had flags in place of `--sampling.key` in earlier versions.
+
+    Raises:
+        InputError: what is wrong with the options, or no pipeline in RUN that the script can draw from.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.usage = "%(prog)s RUN [--sampling.key VALUE ...] [options]"
+    add_options(parser)
+    _add_flags(parser)
+    if former_flags:
+        for flag, key in FORMER_FLAGS.items():
+            parser.add_argument(
+                flag, dest=f"sampling.{key}", action=_FormerFlag, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+            )
+    parser.epilog = "\n".join(_help_on_keys(pipelines))
+    rest, overrides = split_overrides(SamplingConfig, sys.argv[1:] if argv is None else argv)
+    options = parse_options(parser, rest)
+    former = [(name, value) for name, value in vars(options).items() if name.startswith("sampling.")]
+
+    pipeline = pipeline_name(options.run)
+    if pipeline not in pipelines:
+        raise InputError(f"{options.run} holds a {pipeline}; this script takes a {' or a '.join(pipelines)}")
+    saved, where = saved_settings(options.run)
+    kind: Any = SamplingConfig[PIPELINES[pipeline].sampling]  # type: ignore[misc] # which one is known at run time
+    settings = override(kind, {"sampling": saved}, [*former, *overrides], where).sampling
+    return Sampling(
+        settings=settings,
+        seed=options.seed,
+        size=parse_size(options.size),
+        region=parse_region(options.region),
+        batch_size=options.batch_size,
+    ), options
+
+
+def saved_settings(place: str | Path) -> tuple[Any, str]:
+    """How the pipeline of a run or pipeline folder draws unless told otherwise, not yet validated; and the file it is from.
+
+    Versions that saved a pipeline without settings drew by the config of its run or, of a pipeline elsewhere, by the spec's
+    defaults.
+    """
+    settings = pipeline_sampling(place)
+    if settings is not None:
+        return settings, str(index_file(place))
+    for config in (Path(place) / "config.yaml", Path(place).parent / "config.yaml"):
+        if config.is_file():
+            return read_config(config).get("sampling", {}), str(config)
+    return {}, str(index_file(place))
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    """What every script that draws is told besides the settings of the sampler."""
+    group = parser.add_argument_group("drawing")
+    group.add_argument("--seed", type=non_negative, default=0, help="image i depends on (seed, i) alone (default 0)")
+    group.add_argument(
+        "--size",
+        help="N or HEIGHTxWIDTH in pixels, or one length per axis (default: the size the model was trained at)",
+    )
+    group.add_argument("--region", help="Y0,X0,Y1,X1 in [-1, 1]: the part of the image to render (default: all)")
+    parser._negative_number_matcher = re.compile(r"^-[0-9.]+(,-?[0-9.]+)*$")  # --region -1,-1,0,0: a value, no option
+    group.add_argument(
+        "--batch-size", type=positive, default=64, help="images at a time; changes memory, not images (default 64)"
+    )
+    add_device_options(group)
+
+
+FORMER_FLAGS = {
+    "--scheduler": "scheduler",
+    "--steps": "num_inference_steps",
+    "--guidance-scale": "guidance_scale",
+    "--guidance-interval": "guidance_interval",
+    "--truncation": "truncation",
+}
+"""Flags of earlier versions, and the keys of `sampling` that took their place."""
+
+
+class _FormerFlag(argparse.Action):
+    """A flag that is a key now: says so, and keeps its value for that key, as YAML."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        value = f"[{values}]" if self.dest == "sampling.guidance_interval" else values  # it was 0.1,0.8
+        replacement = f"--{self.dest} {shlex.quote(value)}"
+        warnings.warn(f"{option_string} {values} is now {replacement}", FutureWarning, stacklevel=2)
+        setattr(namespace, self.dest, value)
+
+
+def _help_on_keys(pipelines: Iterable[str]) -> list[str]:
+    lines = [
+        "keys of the sampler (type, meaning); a pipeline's own, which it was saved with, hold where none is given:"
+    ]
+    for name in pipelines:
+        lines += ["", f"of a {name}:", *describe(PIPELINES[name].sampling, "sampling", defaults=False)]
+    return lines

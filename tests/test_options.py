@@ -1,0 +1,100 @@
+"""Options that scripts share: what is meant, and a message for what cannot be."""
+
+import argparse
+
+import pytest
+
+from genrep.devices import DTYPES
+from genrep.errors import InputError
+from genrep.options import add_device_options, parse_classes, parse_size
+
+ANIMALS = {0: "cat", 1: "dog", 2: "sea lion", 3: "4-5"}
+DIGITS = {label: str(label) for label in range(10)}
+
+
+# classes
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("0-9", list(range(10))),
+        ("3,5,7", [3, 5, 7]),
+        ("7, 3 ,3", [7, 3, 3]),
+        ("1-3,9,2-2", [1, 2, 3, 9, 2]),
+    ],
+)
+def test_labels_and_ranges_in_the_order_given(text, labels):
+    assert parse_classes(text, DIGITS) == labels
+
+
+def test_names_of_classes():
+    assert parse_classes("dog,cat,sea lion,2,0-1", ANIMALS) == [1, 0, 2, 2, 0, 1]
+    assert parse_classes("4-5", ANIMALS) == [3]  # a name that looks like a range
+    assert parse_classes("1", {0: "1", 1: "0"}) == [1]  # a number is a label, whatever the names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("10", "--classes: class 10 does not exist; this model has 0 to 9"),
+        ("8-12", "--classes: class 10 does not exist; this model has 0 to 9"),
+        ("5-3", "--classes: '5-3' is no class; give labels, ranges or names, as in 0-9 or 3,5"),
+        ("-1", "--classes: '-1' is no class"),
+        ("", "--classes: '' is no class"),
+        ("1,,2", "--classes: '' is no class"),
+        ("1.5", r"--classes: '1.5' is no class"),
+    ],
+)
+def test_classes_that_are_not_there_are_refused(text, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        parse_classes(text, DIGITS)
+
+
+def test_a_misspelt_class_names_the_nearest():
+    with pytest.raises(InputError, match=r"'sea loin' is no class; .*; did you mean 'sea lion'\?$"):
+        parse_classes("sea loin", ANIMALS)
+
+
+def test_a_model_without_classes_takes_none():
+    with pytest.raises(
+        InputError, match=r"^--classes '3': this model was trained without classes; leave it out and give --num-images$"
+    ):
+        parse_classes("3", {})
+
+
+def test_a_superscript_is_no_label():
+    with pytest.raises(InputError, match="'²' is no class"):
+        parse_classes("²", DIGITS)
+
+
+# sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [(None, None), ("64", (64, 64)), ("48x64", (48, 64)), ("48×64", (48, 64)), ("48,64", (48, 64)), ("1", (1, 1))],
+)
+def test_a_size_is_height_then_width(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "0x8", "8x0", "-8", "8x", "x8", "8x8x8", "8.5", "big", "8 x 8"])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(
+        InputError, match=f"^--size '{text}': give one positive number, or HEIGHTxWIDTH, as in 64 or 48x64$"
+    ):
+        parse_size(text)
+
+
+# devices
+
+
+def test_number_types_have_the_names_of_devices():
+    parser = argparse.ArgumentParser()
+    add_device_options(parser)
+    assert parser.parse_args([]).dtype == "fp32"
+    for name in DTYPES:
+        assert parser.parse_args(["--dtype", name]).dtype == name
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--dtype", "fp8"])
