@@ -14,7 +14,16 @@ def test_the_whole_road_with_locality_aware_latents(locality, tmp_path):
     stage2 = ["configs/digits/diffusion_locality.yaml", *SMALL_DENOISER, "--autoencoder", locality]
     stage2 += ["--latents.folder", tmp_path / "latents", "--run.folder", tmp_path / "diffusion", "--run.batch", 16]
     run("train/latents.py", *stage2)
-    run("train/diffusion.py", *stage2, "--run.steps", 2, "--run.evaluate_images", 20, "--sampling.num_inference_steps", 2)
+    run(
+        "train/diffusion.py",
+        *stage2,
+        "--run.steps",
+        2,
+        "--run.evaluate_images",
+        20,
+        "--sampling.num_inference_steps",
+        2,
+    )
     run("sample/generate.py", tmp_path / "diffusion", "--classes", "0-2", "--per-class", 2, "--size", 24,
         "--out", tmp_path / "grid.png")  # fmt: skip
     assert (tmp_path / "grid.png").exists()
