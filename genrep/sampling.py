@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -101,7 +101,7 @@ def parse_sampling(
     description: str,
     add_options: Callable[[argparse.ArgumentParser], None],
     argv: Sequence[str] | None = None,
-    pipelines: Iterable[str] = tuple(PIPELINES),
+    pipelines: Sequence[str] = tuple(PIPELINES),
     former_flags: bool = True,
 ) -> tuple[Sampling, argparse.Namespace]:
     """`script.py RUN --sampling.key VALUE --flag`: how to draw samples from RUN, and the script's own options.
@@ -123,14 +123,18 @@ def parse_sampling(
     add_options(parser)
     _add_flags(parser)
     if former_flags:
-        for flag, key in FORMER_FLAGS.items():
-            parser.add_argument(
-                flag, dest=f"sampling.{key}", action=_FormerFlag, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-            )
+        for flag in FORMER_FLAGS:
+            parser.add_argument(flag, dest=flag, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.epilog = "\n".join(_help_on_keys(pipelines))
     rest, overrides = split_overrides(SamplingConfig, sys.argv[1:] if argv is None else argv)
     options = parse_options(parser, rest)
-    former = [(name, value) for name, value in vars(options).items() if name.startswith("sampling.")]
+    former: list[tuple[str, str]] = []
+    for flag in [flag for flag in FORMER_FLAGS if hasattr(options, flag)]:
+        text = getattr(options, flag)
+        value = f"[{text}]" if flag == "--guidance-interval" else text  # it was 0.1,0.8
+        former.append((f"sampling.{FORMER_FLAGS[flag]}", value))
+        replacement = f"--sampling.{FORMER_FLAGS[flag]} {shlex.quote(value)}"
+        warnings.warn(f"{flag} {text} is now {replacement}", FutureWarning, stacklevel=2)
 
     pipeline = pipeline_name(options.run)
     if pipeline not in pipelines:
@@ -188,17 +192,7 @@ FORMER_FLAGS = {
 """Flags of earlier versions, and the keys of `sampling` that took their place."""
 
 
-class _FormerFlag(argparse.Action):
-    """A flag that is a key now: says so, and keeps its value for that key, as YAML."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        value = f"[{values}]" if self.dest == "sampling.guidance_interval" else values  # it was 0.1,0.8
-        replacement = f"--{self.dest} {shlex.quote(value)}"
-        warnings.warn(f"{option_string} {values} is now {replacement}", FutureWarning, stacklevel=2)
-        setattr(namespace, self.dest, value)
-
-
-def _help_on_keys(pipelines: Iterable[str]) -> list[str]:
+def _help_on_keys(pipelines: Sequence[str]) -> list[str]:
     lines = [
         "keys of the sampler (type, meaning); a pipeline's own, which it was saved with, hold where none is given:"
     ]

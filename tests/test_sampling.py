@@ -211,6 +211,11 @@ def test_former_flags_are_overrides_with_a_warning(run, gan):
     ]
     assert in_short(drawn(run, *former)) == (9, 0.0, [0.0, 0.5], "heun")
     assert in_short(drawn(run, *former, "--sampling.num_inference_steps", "3"))[0] == 3, "the key goes first"
+    now = [
+        "--sampling={num_inference_steps: 9, scheduler: heun, guidance_scale: 0, guidance_interval: [0, 0.5]}",
+        "--seed=4",
+    ]
+    assert drawn(run, *former) == sampling(run, *now)
     assert drawn(gan, "--truncation=0.7").settings.truncation == 0.7
     with pytest.warns(FutureWarning, match=r"^--steps 9 is now --sampling.num_inference_steps 9$"):
         sampling(run, "--steps", "9")

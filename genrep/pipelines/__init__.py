@@ -68,11 +68,6 @@ PIPELINES = {
 }
 
 
-def has_pipeline(place: str | Path) -> bool:
-    """Whether a pipeline lies in a run folder's `pipeline/`, or in this folder."""
-    return index_file(place).is_file()
-
-
 def pipeline_name(place: str | Path) -> str:
     """The class of the pipeline in a run folder's `pipeline/`, or in a folder that `save_pretrained` wrote.
 

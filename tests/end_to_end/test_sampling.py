@@ -21,7 +21,8 @@ from genrep.pictures import picture_grid, save_png
 from genrep.pipelines.diffusion import LatentDiffusionPipeline
 from genrep.randomness import image_generators
 from genrep.render import from_uint8
-from tests.scripts import run
+from genrep.training.config import read_config
+from tests.scripts import diffusion, run
 
 
 def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path):
@@ -170,6 +171,25 @@ def test_a_copied_pipeline_draws_what_its_run_draws(stage2, tmp_path):
     images = pipeline([0, 0, 1, 1], generator=image_generators(3, range(4)), output_type="uint8").images
     save_png(picture_grid(images, 2), tmp_path / "grid.png")
     assert (tmp_path / "grid.png").read_bytes() == grids[0]
+
+
+def test_a_run_of_an_earlier_version_samples_and_resumes(stage1, stage2, tmp_path):
+    """Its config says sampling.steps, and its pipeline was saved without settings."""
+    earlier = shutil.copytree(stage2, tmp_path / "diffusion")
+    shutil.copytree(stage2.parent / "latents", tmp_path / "latents")
+    config, index = earlier / "config.yaml", earlier / "pipeline" / "model_index.json"
+    config.write_text(config.read_text().replace("num_inference_steps: 2", "steps: 2"))
+    index.write_text(
+        json.dumps({key: value for key, value in json.loads(index.read_text()).items() if key != "sampling"})
+    )
+    former = r"config.yaml: sampling.steps is now sampling.num_inference_steps$"
+    generate = ["--classes", "0-1", "--per-class", 2, "--out", tmp_path / "grid.png"]
+    with pytest.warns(FutureWarning, match=former):
+        run("sample/generate.py", earlier, *generate)
+    with pytest.warns(FutureWarning, match=former):
+        run("train/diffusion.py", *diffusion(stage1, tmp_path), "--run.steps", 3)
+    assert read_config(config)["sampling"]["num_inference_steps"] == 2
+    assert json.loads(index.read_text())["sampling"]["num_inference_steps"] == 2
 
 
 def test_scripts_compute_in_bf16(stage1, stage2, tmp_path):
