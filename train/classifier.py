@@ -82,6 +82,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     for step, parts in run.training_steps(stream, config.data.num_workers):
         for batch in parts:
             torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
+            assert batch.labels is not None
             with run.accelerator.accumulate(forward):
                 signals = shifted(data.signal.values(batch.signals.to(run.device)), batch.positions)
                 run.backward(F.cross_entropy(forward(signals), batch.labels.to(run.device)))

@@ -3,7 +3,7 @@
 What the values of a signal mean, how they are shown and measured, is in `genrep/signals`. Does not import torch.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -31,7 +31,7 @@ class BaseDataSpec(Spec):
     num_workers: Annotated[NonNegativeInt, MAY_CHANGE] = 0
     """Processes that read signals and cached latents and draw noise ahead of training, on each GPU; 0 is none."""
 
-    def light(self) -> Self:
+    def light(self) -> "BaseDataSpec":
         """The same without reading or checking everything ahead: for a look at some of it."""
         return self.model_copy(update={"in_memory": False})
 
@@ -51,7 +51,7 @@ class BaseDataSpec(Spec):
         """The largest grid that targets are taken from, for signals that the encoder sees on `shape`."""
         return shape
 
-    def with_source(self, size: tuple[int, ...], shape: tuple[int, ...]) -> Self:
+    def with_source(self, size: tuple[int, ...], shape: tuple[int, ...]) -> "BaseDataSpec":
         """The same with the signals at a larger size too, for kinds that have them (`SignalData.at_source_size`)."""
         return self
 
@@ -102,7 +102,7 @@ class ImageDataSpec(BaseDataSpec):
             )
         return self
 
-    def light(self) -> Self:
+    def light(self) -> "ImageDataSpec":
         return self.model_copy(update={"in_memory": False, "on_bad_image": "stop"})
 
     @property
@@ -122,7 +122,7 @@ class ImageDataSpec(BaseDataSpec):
     def largest_size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape if self.source_size is None else (self.source_size,) * len(shape)
 
-    def with_source(self, size: tuple[int, ...], shape: tuple[int, ...]) -> Self:
+    def with_source(self, size: tuple[int, ...], shape: tuple[int, ...]) -> "ImageDataSpec":
         larger = (
             max(size) > max(shape) and size[0] * shape[1] == size[1] * shape[0]
         )  # other proportions are other crops
