@@ -1,4 +1,7 @@
-"""Typed, validated descriptions: of what a model is, and of how a run goes. Light: no torch here."""
+"""What a spec is: a typed, validated description of what a model is, or of how a run goes. Does not import torch.
+
+The specs themselves are in the packages that they describe, such as `genrep/models/specs.py`.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin

@@ -16,13 +16,14 @@ from genrep.training.config import run_script
 
 
 def generate(sampling: Sampling, options: argparse.Namespace) -> None:
+    import numpy as np
     import torch
     from accelerate.utils import gather_object
     from tqdm.auto import tqdm
 
     from genrep.devices import DTYPES
     from genrep.errors import InputError
-    from genrep.files import check_writable
+    from genrep.files import check_writable, replacing
     from genrep.pictures import picture_grid, save_png
     from genrep.training.accelerator import make_accelerator
 
@@ -43,6 +44,8 @@ def generate(sampling: Sampling, options: argparse.Namespace) -> None:
     check_writable(options.out)
     if options.images is not None:
         check_writable(Path(options.images) / "0.png")
+    if options.values is not None:
+        check_writable(options.values)
 
     # sample and render; every process its share of the batches
     rank, num_processes = accelerator.process_index, accelerator.num_processes
@@ -50,23 +53,27 @@ def generate(sampling: Sampling, options: argparse.Namespace) -> None:
     with tqdm(total=count, desc="generating", unit=" images", disable=rank > 0) as bar:
         for start in list(range(0, count, sampling.batch_size))[rank::num_processes]:
             indices = range(start, min(start + sampling.batch_size, count))
-            parts[start] = sampling.images(
-                pipeline, indices, labels[start : indices.stop] if labels is not None else None
-            )
+            of_these = None if labels is None else labels[start : indices.stop]
+            parts[start] = sampling.images(pipeline, indices, of_these, "kept")
             bar.update(len(indices) * num_processes)
     parts = {start: images for made in gather_object([parts]) for start, images in made.items()}
     if not accelerator.is_main_process:
         return
-    images = torch.cat([parts[start] for start in sorted(parts)])
+    kept = torch.cat([parts[start] for start in sorted(parts)])
+    pictures = pipeline.signal.pictures(kept)
 
     # write
     columns = options.columns or (options.per_class if labels is not None else round(count**0.5))
-    print(f"grid: {save_png(picture_grid(images, columns), options.out)}")
+    print(f"grid: {save_png(picture_grid(pictures, columns), options.out)}")
     if options.images is not None:
-        for index, image in enumerate(tqdm(images, desc="writing", unit=" images")):
+        for index, image in enumerate(tqdm(pictures, desc="writing", unit=" images")):
             label = f"-{names[labels[index]]}" if labels is not None else ""
             save_png(image, Path(options.images) / f"{index:06d}{label}.png")
         print(f"images: {options.images}")
+    if options.values is not None:
+        with replacing(options.values) as partial, partial.open("wb") as file:
+            np.save(file, kept.numpy())
+        print(f"values: {options.values}: {kept.dtype} {list(kept.shape)}")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +87,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", default="grid.png", help="PNG of the grid (default grid.png)")
     parser.add_argument("--columns", type=positive, help="images a row of the grid (default: --per-class)")
-    parser.add_argument("--images", help="folder for every image as a PNG of its own")
+    parser.add_argument("--images", help="folder for every sample's picture as a PNG of its own")
+    parser.add_argument(
+        "--values", help="NumPy file for the values [N, C, *size]: 0 to 255 of images, in their own unit of arrays"
+    )
 
 
 def main() -> None:

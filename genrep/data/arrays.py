@@ -1,4 +1,4 @@
-"""Arrays on a grid of any number of axes, from NumPy files."""
+"""Arrays on a grid of any number of axes, from NumPy files. What their values mean is in `genrep/signals/arrays.py`."""
 
 import hashlib
 import json

@@ -1,4 +1,7 @@
-"""Images from any source that `datasets` reads, as uint8 pixels of one size: the same pixels for training and metrics."""
+"""Images from any source that `datasets` reads, as uint8 pixels of one size: the same pixels for training and metrics.
+
+What the values of images mean is in `genrep/signals/images.py`.
+"""
 
 import hashlib
 import io

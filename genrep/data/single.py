@@ -15,6 +15,7 @@ from genrep.data.images import opaque, resize_and_crop, sixteen_bits, unit_float
 from genrep.errors import InputError
 from genrep.signals import ArraySignalSpec, ImageSignalSpec
 from genrep.signals.base import Signal
+from genrep.specs import grid_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
@@ -120,7 +121,7 @@ def _pixels(frame: Any, spec: PictureSourceSpec, number: int) -> UInt8[Tensor, "
     except (OSError, ValueError) as error:
         raise InputError(f"signal.source {spec.source}: picture {number} cannot be read ({error})") from error
     if spec.size is not None:
-        height, width = [spec.size] * 2 if isinstance(spec.size, int) else spec.size
+        height, width = grid_of(spec.size)
         return resize_and_crop(frame, (height, width))
     array = torch.from_numpy(np.array(frame))
     return array[None] if grey else array.permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Losses of a denoiser that predicts the clean latents."""
+"""Losses of a denoiser that predicts the clean latents. Those of GANs are in `genrep/gan/losses.py`."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,7 @@
-"""The Fourier-feature network of one signal (Tancik et al., 2020), what the locality-aware paper's figure 7 compares with."""
+"""The Fourier-feature network of one signal (Tancik et al., 2020), what the locality-aware paper's figure 7 compares with.
+
+Fourier features themselves are in `genrep/nn/fourier.py`.
+"""
 
 import itertools
 import math

@@ -1,4 +1,7 @@
-"""Adversarial losses, as functions of logits: those of each discriminator `[B, logits]`, which all weigh the same."""
+"""Adversarial losses, as functions of logits: those of each discriminator `[B, logits]`, which all weigh the same.
+
+Those of a denoiser are in `genrep/diffusion/losses.py`.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""Reconstructions of a data set's signals, and how near they come."""
+"""Reconstructions of a data set's signals, and how near they come.
+
+Not what training asks for: that is in `genrep/training/reconstruction.py`.
+"""
 
 from collections.abc import Iterator, Sequence
 

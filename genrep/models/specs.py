@@ -1,4 +1,7 @@
-"""What each model is made of, typed: the arguments of the constructors in this folder. Light: no torch here."""
+"""What each model is made of, typed: the arguments of the constructors in this folder. Does not import torch.
+
+Not how a run goes: that is in `genrep/training/specs.py`; what specs are is in `genrep/specs.py`.
+"""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Fourier features of coordinates and of noise levels."""
+"""Fourier features of coordinates and of noise levels. The network of one signal on them is in `genrep/fields/fourier.py`."""
 
 import functools
 import math

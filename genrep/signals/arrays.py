@@ -1,4 +1,7 @@
-"""Numbers on a grid of any number of axes: a stated range, curves and colour maps."""
+"""Numbers on a grid of any number of axes: a stated range, curves and colour maps.
+
+Where they come from is in `genrep/data/arrays.py`.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pictures: 8-bit pixels, PSNR and SSIM."""
+"""Pictures: 8-bit pixels, PSNR and SSIM. Where they come from is in `genrep/data/images.py`."""
 
 from collections.abc import Sequence
 from typing import Any

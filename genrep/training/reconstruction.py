@@ -1,4 +1,7 @@
-"""Stage 1's objective: at which coordinates a signal is asked for, and what should be there."""
+"""Stage 1's objective: at which coordinates a signal is asked for, and what should be there.
+
+Not what measures reconstructions: that is in `genrep/metrics/reconstruction.py`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
