@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genrep.arguments import Integer, Number, as_floats, as_integer, as_rate
-from genrep.coords import draw_targets, image_shape
+from genrep.coords import draw_targets, grid_shape
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 
@@ -20,7 +20,7 @@ NUM_COORDS = 2048
 
 def refine(
     autoencoder: INRAutoencoder,
-    images: Float[Tensor, "batch channels height width"] | Any,
+    images: Float[Tensor, "batch channels *shape"] | Any,
     steps: Integer,
     *,
     lr: Number = 0.05,
@@ -33,7 +33,7 @@ def refine(
     jitter_std: float = 0.15,
     jitter_clip: float = 0.25,
 ) -> tuple[INRAutoencoder, Float[Tensor, "batch tokens latent"]]:
-    """Latents of `images` after `steps` of Adam on the squared error, and the autoencoder whose decoder they belong to.
+    """Latents of `images`, or other signals, after `steps` of Adam on the squared error, and the autoencoder whose decoder they belong to.
 
     Images do not influence each other, unless the decoder is refined too: it then comes back as a copy that belongs to
     this batch, so give one image at a time for a decoder of its own.
@@ -44,7 +44,7 @@ def refine(
 
     Args:
         autoencoder: encoder and decoder; it is not changed.
-        images: in [-1, 1], of the encoder's size.
+        images: in [-1, 1], of the encoder's size; NaN is a missing value where the model knows of them.
         steps: optimizer steps; the rate falls to 0 along half a cosine.
         lr: Adam's rate for the latents, in units of the deviation of the image's predicted latents.
         decoder_lr: Adam's rate for the decoder's weights; None leaves the decoder as it is.
@@ -77,7 +77,7 @@ def refine(
 
 def refinements(
     autoencoder: INRAutoencoder,
-    images: Float[Tensor, "batch channels height width"] | Any,
+    images: Float[Tensor, "batch channels *shape"] | Any,
     steps: Integer,
     *,
     lr: Number = 0.05,
@@ -98,7 +98,7 @@ def refinements(
     dtype = torch.promote_types(autoencoder.dtype, torch.float32)  # Adam's steps are too small for bf16
     images = as_floats(images, "images", "[batch, channels, height, width]", dtype)
     steps, seed = as_integer(steps, "steps", low=0), as_integer(seed, "seed", low=0)
-    size = images.shape[-2:] if target_size is None else image_shape(target_size)
+    size = tuple(images.shape[2:]) if target_size is None else grid_shape(target_size, images.ndim - 2)
     num_pixels = math.prod(size)
     count = as_integer(min(NUM_COORDS, num_pixels) if num_coords is None else num_coords, "num_coords", 1, num_pixels)
     lr = as_rate(lr, "lr")
@@ -106,7 +106,8 @@ def refinements(
     generator = torch.Generator().manual_seed(seed)
     training = autoencoder.training
     with torch.no_grad():
-        predicted = autoencoder.eval().encode(images).to(dtype)  # the start is without dropout's noise
+        predicted, mask = autoencoder.eval().encode_set(images)  # the start is without dropout's noise
+        predicted = predicted.to(dtype)
     autoencoder.train(training)
     unit = predicted.std(dim=(1, 2), keepdim=True, correction=0)  # each image's own
     offset = torch.zeros_like(predicted, requires_grad=True)
@@ -135,7 +136,9 @@ def refinements(
             jitter_clip=jitter_clip,
         )
         with torch.enable_grad():
-            values = autoencoder.decode(predicted + unit * offset, points)
+            values = autoencoder.decode(predicted + unit * offset, points, mask)
+            if autoencoder.missing:  # a missing value asks for what is there already
+                expected = torch.where(expected.isfinite(), expected, values.detach())
             loss = (values - expected).square().mean(dim=(1, 2)).sum()  # each image's own mean
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
