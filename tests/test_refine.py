@@ -227,7 +227,7 @@ def test_the_grid_of_coordinates_may_have_another_size():
     images = make_images(autoencoder)
     asked = []
     decode = autoencoder.decode
-    autoencoder.decode = lambda latents, coords: asked.append(coords) or decode(latents, coords)
+    autoencoder.decode = lambda latents, coords, mask=None: asked.append(coords) or decode(latents, coords, mask)
     refine(autoencoder, images, 1, target_size=11, coords="grid")
     refine(autoencoder, images, 1, target_size=(50, 60), coords="grid")
     assert [len(coords) for coords in asked] == [121, 2048]

@@ -140,8 +140,7 @@ class ArrayDataSpec(BaseDataSpec):
     type: Literal["arrays"]
     """A kind of signals."""
     source: Annotated[str, MAY_CHANGE]
-    """A .npy file `[N, ...]`, a .npz file, a folder of .npy files, one signal each (in subfolders that name its class, if they
-    have any), or `sines` or `blobs`, which are made up."""
+    """A .npy file `[N, ...]`, a .npz file, a folder of .npy files (or of one for each class), or made up: `sines`, `blobs`."""
     values_key: str = "values"
     """Name of the arrays in a .npz file."""
     labels_key: str | None = "labels"

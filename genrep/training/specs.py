@@ -122,8 +122,7 @@ class ReconstructionSpec(Spec):
     targets: Literal["pixel", "bicubic"] = "bicubic"
     """Value to match at a shifted coordinate: its pixel's own (ANR), or the image interpolated there."""
     target_size: GridSize | None = None
-    """The grid of target coordinates, one number or one per axis; null is the image size. Between it and data.source_size
-    sizes are random."""
+    """Grid of target coordinates, one number or one per axis; null is the image size. Up to data.source_size it is random."""
     num_coords: PositiveInt | None = None
     """Coordinates a step, a random subset; null is all."""
     per_image: bool = False
