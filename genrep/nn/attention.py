@@ -111,7 +111,9 @@ class Attention(nn.Module):
         """Queries `[#B, N, dim]` to `layer(self(queries, context))` of every layer, for many queries of one context.
 
         What depends on the context alone is done once. The output projection and each layer after it are two Linears in
-        a row, so they are one, `layer.weight @ to_out.weight`, made once as well: a product less per query.
+        a row, so they are one, `layer.weight @ to_out.weight`, made once as well: a product less per query. The
+        projections of queries and values stay apart: folded into the tokens they are made for every context anew, which
+        made renders of 8×8 pixels from 64 tokens twice as slow, and 1.4 times as fast at best, with 8 tokens.
         """
         key, value = self.keys_values(context)
         after = [linear_after(self.to_out, layer) for layer in layers]
