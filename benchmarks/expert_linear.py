@@ -4,7 +4,7 @@
     python benchmarks/expert_linear.py --channels 256 --tiles 2 --points grid --device cuda
 
 A stack of layers, each of a finer grid (quad tree), on a square grid of points or on random ones; forward, and forward
-with backward. Ours: `ExpertLinear` and `Arrangement` as a field uses them, the activations in the layers' orders. The plan
+with backward. Ours: `ExpertLinear` and `PointOrder` as a field uses them, the activations in the layers' orders. The plan
 of the order is made once for a grid; for random points, which are new in every step, every call of ours makes it anew.
 `gather` fetches a matrix for every point; `loop` takes each tile's points by a mask. Both run at fewer points (a matrix for
 each of 512² points would be 274 GB at 512 channels), which is said, and their ratio is to dense at as many. Times are
@@ -23,7 +23,8 @@ from torch import nn
 
 from genrep.coords import grid
 from genrep.devices import choose_device
-from genrep.nn.expert_linear import Arrangement, ExpertLinear
+from genrep.nn.expert_linear import ExpertLinear
+from genrep.nn.point_order import PointOrder
 from genrep.nn.tiling import layout
 from genrep.options import positive
 from genrep.training.config import run_script
@@ -35,9 +36,9 @@ def dense(layers, values):
     return values
 
 
-def expert(layers, values, arrangement):
-    for layer, place in zip(layers, arrangement.places, strict=True):
-        values = layer(place.enter(values), place)
+def expert(layers, values, order):
+    for layer, layer_order in zip(layers, order.layers, strict=True):
+        values = layer(layer_order.to_input_order(values), layer_order)
     return values
 
 
@@ -107,10 +108,10 @@ def measure(channels, tile, points, options):
         return torch.randn(side * side, 1, channels, device=options.device, requires_grad=True)
 
     coords = coords_of(options.side)
-    planned = Arrangement(coords, tilings)
+    planned = PointOrder(coords, tilings)
 
     def ours(values):
-        return expert(experts, values, planned if points == "grid" else Arrangement(coords, tilings))
+        return expert(experts, values, planned if points == "grid" else PointOrder(coords, tilings))
 
     large = timed({"dense": lambda x: dense(linear, x), "ours": ours}, values_of(options.side), options.runs)
     ratios = {"ours": [a / b for a, b in zip(large["ours"], large["dense"], strict=True)]}
@@ -125,7 +126,7 @@ def measure(channels, tile, points, options):
     print(
         f"{channels:4} channels, {depth} layers of {tile}×{tile} tiles, {points:6}: dense {forward * 1e3:6.0f} ({both * 1e3:6.0f}) ms, "
         f"{rate:5.0f} GFLOP/s   × dense: {shown}   "
-        f"{sum(place.move is not None for place in planned.places)} moves",
+        f"{sum(layer.permutation is not None for layer in planned.layers)} moves",
         flush=True,
     )
 

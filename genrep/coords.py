@@ -4,6 +4,8 @@ Index i among N along an axis sits at -1 + (2i + 1) / N, so neighbours are 2 / N
 covers [-1, 1] from edge to edge. A region `(y0, x0, y1, x1)` is the rectangle that a grid covers instead.
 """
 
+import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -114,6 +116,61 @@ def points_at(centres: Sequence[Float[Tensor, "_"]], index: Int[Tensor, " points
         columns.append(centre.index_select(0, index % len(centre)))
         index = index // len(centre)
     return torch.stack(columns[::-1], dim=-1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GridChunk:
+    """Points `start` to `stop - 1`, in row-major order, of the grid with these `centres` along its axes.
+
+    `render` decodes a grid in chunks, and hands them on as what they are: whoever needs coordinates takes `points`, and
+    what is a sum over axes can be computed once per row and column (`axes`). Nothing has to be searched for, so a GPU is
+    never waited for. A chunk may begin and end within a row; points 2 to 8 of a 3×4 grid have three centres along y
+    and four along x:
+
+        .  .  2  3        axes[0]: y₀ y₁ y₂,     index 0 0 1 1 1 1 2
+        4  5  6  7        axes[1]: x₀ x₁ x₂ x₃,  index 2 3 0 1 2 3 0
+        8  .  .  .
+    """
+
+    centres: tuple[Float[Tensor, "_"], ...]
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of `points`."""
+        return self.stop - self.start, len(self.centres)
+
+    @functools.cached_property
+    def points(self) -> Float[Tensor, "points axes"]:
+        return points_at(self.centres, self._numbers())
+
+    @functools.cached_property
+    def axes(self) -> tuple[tuple[Float[Tensor, "_"], Int[Tensor, " points"]], ...]:
+        """For each axis, the centres that occur in this chunk, and which of them each point has."""
+        numbers, stride, axes = self._numbers(), 1, []
+        for centres in reversed(self.centres):
+            # The axis's position as if it were never reset: all the rows of a volume, say, counted through.
+            first, last = self.start // stride, (self.stop - 1) // stride
+            if last - first + 1 < len(centres):
+                occurring = torch.arange(first, last + 1, device=centres.device) % len(centres)
+                axes.append((centres.index_select(0, occurring), numbers // stride - first))
+            else:
+                axes.append((centres, numbers // stride % len(centres)))
+            stride *= len(centres)
+        return tuple(axes[::-1])
+
+    def _numbers(self) -> Int[Tensor, " points"]:
+        return torch.arange(self.start, self.stop, device=self.centres[0].device)
+
+
+Coords = Tensor | GridChunk
+"""Where to decode: any coordinates `[..., axes]`, or a chunk of a grid."""
+
+
+def as_points(coords: Coords) -> Float[Tensor, "*points axes"]:
+    """The coordinates as a tensor."""
+    return coords.points if isinstance(coords, GridChunk) else coords
 
 
 def pitch(size: Integer | Sequence[Integer], region: Region | None = None) -> tuple[float, ...]:

@@ -1,6 +1,5 @@
 """Latents to pixels at any size and region, in bounded memory: the one way from latents to images."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from genrep.arguments import Integer, as_floats, as_integer
-from genrep.coords import Region, axis_centres, image_shape, points_at
+from genrep.coords import Coords, GridChunk, Region, axis_centres, image_shape
 from genrep.devices import check_memory
 from genrep.errors import InputError
 from genrep.pictures import from_uint8, to_uint8
@@ -30,9 +29,12 @@ class Decodes(Protocol):
 
 @runtime_checkable
 class Prepares(Protocol):
-    """What can do for all coordinates at once what depends on the latents alone, such as keys and values."""
+    """What can do for all coordinates at once what depends on the latents alone, such as keys and values.
 
-    def decoding(self, latents: Tensor) -> Callable[[Tensor], Tensor]: ...
+    `render` gives the returned function chunks of a grid; `genrep.coords.as_points` makes a tensor of any coordinates.
+    """
+
+    def decoding(self, latents: Tensor) -> Callable[[Coords], Tensor]: ...
 
 
 def render(
@@ -43,7 +45,7 @@ def render(
     chunk: Integer | None = None,
     gradients: bool = False,
     as_uint8: bool = False,
-) -> Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"]:
+) -> Float[Tensor, "batch channels *size"] | UInt8[Tensor, "batch channels *size"]:
     """Render latents at any size and region, `[B, C, H, W]`, in [-1, 1] up to the model's error.
 
     Beside the result only the work of one chunk is held, so memory does not grow with the size.
@@ -70,7 +72,12 @@ def render(
         chunk = CHUNK if latents.device.type == "cpu" else 128 * CHUNK
     chunk = max(1, as_integer(chunk, "chunk", low=1) // len(latents))
     with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
-        decode = model.decoding(latents) if isinstance(model, Prepares) else functools.partial(model.decode, latents)
+        if isinstance(model, Prepares):
+            return _render_chunks(model.decoding(latents), shape, region, chunk, latents.device, gradients, as_uint8)
+
+        def decode(coords: Tensor) -> Tensor:
+            return model.decode(latents, coords)
+
         return render_values(decode, shape, region, chunk, latents.device, gradients, as_uint8)
 
 
@@ -84,15 +91,27 @@ def render_values(
     as_uint8: bool = False,
 ) -> Float[Tensor, "batch channels *size"] | UInt8[Tensor, "batch channels *size"]:
     """What `render` does, for any function of coordinates `[N, axes]` to values `[B, N, C]`, on a grid of any axes."""
+    return _render_chunks(lambda grid: values(grid.points), size, region, chunk, device, gradients, as_uint8)
+
+
+def _render_chunks(
+    values: Callable[[GridChunk], Tensor],
+    size: Integer | Sequence[Integer],
+    region: Region | None,
+    chunk: int,
+    device: torch.device,
+    gradients: bool,
+    as_uint8: bool,
+) -> Float[Tensor, "batch channels *size"] | UInt8[Tensor, "batch channels *size"]:
+    """`render_values`, of a function that takes the chunks of the grid themselves."""
     if gradients and as_uint8:
         raise InputError("as_uint8 rounds, which has no gradient: leave out gradients or as_uint8")
     shape = image_shape(size)
-    centres = axis_centres(shape, region, device=device)
+    centres = tuple(axis_centres(shape, region, device=device))
     total = math.prod(shape)
 
     def part(start: int) -> Tensor:
-        index = torch.arange(start, min(start + chunk, total), device=device)
-        return values(points_at(centres, index)).transpose(1, 2)
+        return values(GridChunk(centres, start, min(start + chunk, total))).transpose(1, 2)
 
     first = part(0)
     dtype = torch.uint8 if as_uint8 else first.dtype

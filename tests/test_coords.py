@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from genrep.coords import (
+    GridChunk,
+    as_points,
+    axis_centres,
     grid,
     grid_at,
     image_region,
@@ -30,6 +33,20 @@ def test_rows_come_first():
     assert (coords[0, :, 0] == coords[0, 0, 0]).all(), "a row shares y"
     assert (coords[1, :, 0] > coords[0, :, 0]).all(), "y grows downwards"
     assert (coords[:, 1, 1] > coords[:, 0, 1]).all(), "x grows to the right"
+
+
+@pytest.mark.parametrize("size", [(7,), (3, 4), (2, 3, 4)])
+def test_a_chunk_of_a_grid_is_its_points_wherever_it_begins_and_ends(size):
+    """Every chunk there is, in a region: its points, and its axes put together; no centre is given that does not occur."""
+    region = [*(-0.3 for _ in size), *(0.9 for _ in size)]
+    whole, centres = grid(size, region), tuple(axis_centres(size, region))
+    for start in range(len(whole)):
+        for stop in range(start + 1, len(whole) + 1):
+            chunk = GridChunk(centres, start, stop)
+            assert chunk.shape == chunk.points.shape and torch.equal(as_points(chunk), whole[start:stop])
+            assert torch.equal(torch.stack([values[index] for values, index in chunk.axes], dim=-1), chunk.points)
+            occurring = [len(chunk.points[:, axis].unique()) for axis in range(len(size))]
+            assert [len(values) for values, _ in chunk.axes] == occurring
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])

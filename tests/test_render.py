@@ -1,12 +1,14 @@
 """Rendering: chunked equals whole, any size and region, bounded memory, one rounding."""
 
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from genrep.coords import grid
+from genrep.coords import GridChunk, grid
+from genrep.decoders import MultiBandSpec
 from genrep.errors import InputError
 from genrep.render import from_uint8, render, to_uint8
 from tests.tiny import tiny_autoencoder
@@ -75,6 +77,34 @@ def test_impossible_renders_are_refused():
         autoencoder.render(latents, size=4, region=(0, 0, -1, 1))
     with pytest.raises(InputError, match="chunk must be an integer from 1; got 0"):
         autoencoder.render(latents, size=4, chunk=0)
+
+
+class Volume:
+    """A decoder of any number of axes as `render` takes it."""
+
+    def __init__(self, num_axes):
+        torch.manual_seed(0)
+        tiny = {"hidden_dim": 8, "num_features": 24, "bandwidths": [5.0, 3.0], "query_bandwidth": 2.0}
+        spec = MultiBandSpec.model_validate({"type": "multiband", "num_axes": num_axes, **tiny})
+        self.decoder, self.asked = spec.build((8, 8), 3, 4, 6), []
+
+    def decode(self, latents, coords):
+        return self.decoder(coords, latents)
+
+    def decoding(self, latents):
+        decode = self.decoder.decoding(latents)
+        return lambda coords: self.asked.append(coords) or decode(coords)
+
+
+@pytest.mark.parametrize("size", [(40,), (11, 9), (4, 5, 6)])
+@pytest.mark.parametrize("chunk", [7, 32, 1000])
+def test_decoders_are_given_chunks_of_the_grid_of_any_axes(size, chunk):
+    """Cut within rows; equal to decoding the grid's points."""
+    model, latents = Volume(len(size)), torch.randn(2, 4, 6)
+    found = render(model, latents, size, chunk=2 * chunk)
+    assert [type(coords) for coords in model.asked] == [GridChunk] * -(-math.prod(size) // chunk)
+    expected = model.decode(latents, grid(size)).transpose(1, 2).unflatten(2, size)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 MEMORY = """

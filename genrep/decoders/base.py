@@ -5,6 +5,8 @@ from collections.abc import Callable
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from genrep.coords import Coords
+
 
 class Decoder(nn.Module):
     """A decoder writes `decoding`; the rest of the project calls either.
@@ -28,15 +30,22 @@ class Decoder(nn.Module):
         """Values at coordinates that the batch shares `[N, axes]`, or at each signal's own `[B, N, axes]`."""
         return self.masked_decoding(latents, mask)(coords)
 
-    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
+    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Coords], Tensor]:
         """Coordinates to values, for these latents: what depends on them alone is done here, once.
 
-        Where tokens have positions it also takes a `mask`, True where a token is there and None where all are.
+        Where tokens have positions it also takes a `mask`, True where a token is there and None where all are. The function
+        takes what `forward` takes, and a `GridChunk`, which a render gives it: `FourierFeatures.projected` makes use of one,
+        for everything else `as_points` makes coordinates of it.
         """
         raise NotImplementedError
 
     def masked_decoding(
         self, latents: Float[Tensor, "batch tokens latent"], mask: Bool[Tensor, "batch tokens"] | None
-    ) -> Callable[[Tensor], Tensor]:
+    ) -> Callable[[Coords], Tensor]:
         """`decoding`, with the mask where there is one."""
         return self.decoding(latents) if mask is None else self.decoding(latents, mask)  # type: ignore[call-arg]
+
+
+def with_batch(values: Float[Tensor, "*batch points dim"]) -> Float[Tensor, "#batch points dim"]:
+    """Values at points that the batch shares, `[N, dim]`, as `[1, N, dim]`; those at each signal's own as they are."""
+    return values if values.ndim == 3 else values[None]

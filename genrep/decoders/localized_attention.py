@@ -6,9 +6,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genrep.decoders.base import Decoder
+from genrep.coords import Coords
+from genrep.decoders.base import Decoder, with_batch
 from genrep.nn.attention import localized_attention
-from genrep.nn.fourier import FourierFeatures, Points
+from genrep.nn.fourier import FourierFeatures
 from genrep.nn.linear import linear_after
 
 
@@ -48,17 +49,17 @@ class LocalizedAttentionDecoder(Decoder):
             layers += [nn.Linear(hidden_dim, hidden_dim), nn.ReLU(inplace=True)]
         self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, channels))
 
-    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
+    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Coords], Tensor]:
         key = rearrange(self.to_key(latents), "b r (h d) -> b h r d", h=self.num_heads)
         value = rearrange(self.to_value(latents), "b r (h d) -> b h r d", h=self.num_heads)
         first_of_mlp = self.mlp[0]
         assert isinstance(first_of_mlp, nn.Linear)
         first = linear_after(self.to_out, first_of_mlp)
 
-        def values(coords: Tensor) -> Tensor:
+        def values(coords: Coords) -> Tensor:
             # Coordinates [N, axes] that the batch shares are encoded once, and stay [1, ...] until they meet the tokens.
-            points = Points(coords if coords.ndim == 3 else coords[None])
-            query = rearrange(self.encoding.projected(self.to_query, points), "b n (h d) -> b h n d", h=self.num_heads)
+            query = with_batch(self.encoding.projected(self.to_query, coords))
+            query = rearrange(query, "b n (h d) -> b h n d", h=self.num_heads)
             mixed = rearrange(localized_attention(query, key, value, self.threshold), "b h n d -> b n (h d)")
             return self.mlp[1:](first(mixed))
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genrep.decoders.base import Decoder
+from genrep.coords import Coords, as_points
+from genrep.decoders.base import Decoder, with_batch
 from genrep.nn.fourier import FourierFeatures, frequencies_of
 
 
@@ -79,11 +80,11 @@ class IPCDecoder(Decoder):
         self.composed = ComposedLinear(num_tokens, hidden_dim, widths[1])
         self.rest = nn.ModuleList(UnitLinear(hidden_dim, width) for width in widths[2:])
 
-    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
+    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Coords], Tensor]:
         composed = self.composed.layer(latents)
 
-        def values(coords: Tensor) -> Tensor:
-            features = self.encoding(coords if coords.ndim == 3 else coords[None]).to(latents.dtype)
+        def values(coords: Coords) -> Tensor:
+            features = with_batch(self.encoding(as_points(coords))).to(latents.dtype)
             hidden = composed(self.first(features).relu_())  # the first layer once for all images
             for layer in self.rest:
                 hidden = layer(hidden.relu_())
@@ -127,11 +128,11 @@ class TransINRDecoder(Decoder):
             weights.append(unit_columns(layer.weight * factors))
         return weights
 
-    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
+    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Coords], Tensor]:
         weights = self.weights(latents)
 
-        def values(coords: Tensor) -> Tensor:
-            hidden = self.encoding(coords if coords.ndim == 3 else coords[None]).to(latents.dtype)
+        def values(coords: Coords) -> Tensor:
+            hidden = with_batch(self.encoding(as_points(coords))).to(latents.dtype)
             for number, (layer, weight) in enumerate(zip(self.layers, weights, strict=True)):
                 assert isinstance(layer, UnitLinear)
                 hidden = instance_linear(hidden.relu_() if number else hidden, weight, layer.bias)

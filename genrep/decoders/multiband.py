@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genrep.decoders.base import Decoder
+from genrep.coords import Coords
+from genrep.decoders.base import Decoder, with_batch
 from genrep.decoders.modulated_mlp import ComposedLinear
 from genrep.nn.attention import Attention
-from genrep.nn.fourier import FrequencyFeatures, Points
+from genrep.nn.fourier import FrequencyFeatures
 
 
 class MultiBandDecoder(Decoder):
@@ -60,7 +61,7 @@ class MultiBandDecoder(Decoder):
         self.layers = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in bandwidths[1:])
         self.to_values = nn.ModuleList(nn.Linear(hidden_dim, channels) for _ in bandwidths)
 
-    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Tensor], Tensor]:
+    def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Coords], Tensor]:
         first = self.mlp[:1] if self.mlp is not None else self.modulate
         layers = [layer for layer in first if isinstance(layer, nn.Linear)]
         if isinstance(self.aggregate, Attention):
@@ -72,15 +73,15 @@ class MultiBandDecoder(Decoder):
                 vector = composed(query).relu_()
                 return [layer(vector) for layer in layers]
 
-        def values(coords: Tensor) -> Tensor:
-            points = Points(coords if coords.ndim == 3 else coords[None])  # shared ones stay [1, N, c]
-            modulations = read(self.query(points))  # W_m m_v of every level, eq. 5 and part of 7
+        def values(coords: Coords) -> Tensor:
+            query = with_batch(self.query(coords))  # [1, N, d] where the batch shares the coordinates
+            modulations = read(query)  # W_m m_v of every level, eq. 5 and part of 7
             if self.mlp is not None:
                 return self.mlp[1:](modulations[0])
             hidden: Tensor | None = None
             total: Tensor | None = None
             for level, (band, to_values) in enumerate(zip(self.bands, self.to_values, strict=True)):
-                modulation = modulations[level].add_(band(points)).relu_()  # eq. 7
+                modulation = modulations[level].add_(with_batch(band(coords))).relu_()  # eq. 7
                 hidden = modulation if hidden is None else self.layers[level - 1](modulation + hidden).relu_()  # eq. 8
                 part = to_values(hidden)
                 total = part if total is None else total.add_(part)  # eq. 9

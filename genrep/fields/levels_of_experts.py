@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genrep.fields.base import Field
-from genrep.nn.expert_linear import Arrangement, ExpertLinear
+from genrep.nn.expert_linear import ExpertLinear
 from genrep.nn.fourier import PositionalEncoding
+from genrep.nn.point_order import PointOrder
 from genrep.nn.tiling import grid_tiling
 from genrep.nn.tiling import layout as make_layout
 
@@ -19,7 +20,7 @@ from genrep.nn.tiling import layout as make_layout
 class Prepared(NamedTuple):
     """Points in the order of the layers, and the network's input there."""
 
-    arrangement: Arrangement
+    order: PointOrder
     inputs: Tensor
 
 
@@ -69,14 +70,14 @@ class LevelsOfExpertsField(Field):
         nn.init.zeros_(self.to_values.bias)
 
     def prepare(self, coords: Float[Tensor, "points axes"]) -> Prepared:
-        arrangement = Arrangement(coords, self.tilings)
+        order = PointOrder(coords, self.tilings)
         with torch.no_grad():
-            inputs = self.encoding(arrangement.coords) if self.encoding else torch.ones_like(coords[:, :1])
-        return Prepared(arrangement, inputs[:, None])
+            inputs = self.encoding(order.coords) if self.encoding else torch.ones_like(coords[:, :1])
+        return Prepared(order, inputs[:, None])
 
     def values(self, prepared: Prepared) -> Float[Tensor, "points channels"]:
-        arrangement, inputs = prepared
+        order, inputs = prepared
         hidden = inputs.to(self.to_values.weight.dtype)
-        for layer, place in zip(self.layers, arrangement.places, strict=True):
-            hidden = F.leaky_relu_(layer(place.enter(hidden), place), 0.2)
-        return arrangement.leave(self.to_values(hidden))[:, 0]
+        for layer, layer_order in zip(self.layers, order.layers, strict=True):
+            hidden = F.leaky_relu_(layer(layer_order.to_input_order(hidden), layer_order), 0.2)
+        return order.restore(self.to_values(hidden))[:, 0]

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from genrep.arguments import Integer, as_floats, check_finite, in_training, shown
-from genrep.coords import Region, image_shape
+from genrep.coords import Coords, Region, image_shape
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import AutoencoderSpec
@@ -135,15 +135,17 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     @apply_forward_hook
     def decoding(
         self, latents: Float[Tensor, "batch tokens latent"] | Any, mask: Bool[Tensor, "batch tokens"] | None = None
-    ) -> Callable[[Tensor], Tensor]:
+    ) -> Callable[[Coords], Tensor]:
         """`decode` for these latents and many sets of coordinates: what depends on the latents alone is done once.
+
+        The function takes the coordinates that `decode` takes, and chunks of a grid (`GridChunk`), which are faster.
 
         InputError for latents that `decode` refuses; of the coordinates only the shape is looked at.
         """
         latents = self._latents(latents, mask)
         values = self.decoder.masked_decoding(latents, mask)
 
-        def checked(coords: Tensor) -> Tensor:
+        def checked(coords: Coords) -> Tensor:
             self._check_coords(coords, len(latents))
             return values(coords)
 
@@ -165,11 +167,11 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
                 f"latents of shape {tuple(latents.shape)} do not fit: this decoder takes [batch, {self.latent_shape[0]}, {self.latent_shape[1]}]"
             )
 
-    def _check_coords(self, coords: Tensor, batch: int) -> None:
-        axes = self.decoder.num_axes
-        if coords.ndim not in (2, 3) or coords.shape[-1] != axes or (coords.ndim == 3 and len(coords) != batch):
+    def _check_coords(self, coords: Coords, batch: int) -> None:
+        axes, shape = self.decoder.num_axes, tuple(coords.shape)
+        if len(shape) not in (2, 3) or shape[-1] != axes or (len(shape) == 3 and shape[0] != batch):
             raise InputError(
-                f"coordinates of shape {tuple(coords.shape)} do not fit: give [points, {axes}], or [{batch}, points, {axes}] for "
+                f"coordinates of shape {shape} do not fit: give [points, {axes}], or [{batch}, points, {axes}] for "
                 f"latents of batch {batch}"
             )
 
@@ -235,5 +237,5 @@ class _Masked:
     def decode(self, latents: Tensor, coords: Tensor) -> Tensor:
         return self.autoencoder.decode(latents, coords, self.mask)
 
-    def decoding(self, latents: Tensor) -> Callable[[Tensor], Tensor]:
+    def decoding(self, latents: Tensor) -> Callable[[Coords], Tensor]:
         return self.autoencoder.decoding(latents, self.mask)

@@ -14,8 +14,9 @@ from genrep.arguments import as_floats
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import GeneratorSpec
-from genrep.nn.expert_linear import Arrangement, ExpertLinear, Place
+from genrep.nn.expert_linear import ExpertLinear
 from genrep.nn.fourier import CoordinateEmbedding, PositionalEncoding
+from genrep.nn.point_order import LayerOrder, PointOrder
 from genrep.nn.tiling import Tiling, grid_tiling
 from genrep.specs import from_arguments
 
@@ -23,7 +24,7 @@ from genrep.specs import from_arguments
 class Prepared(NamedTuple):
     """Points in the order of the layers, and what is fed to the first layer there."""
 
-    arrangement: Arrangement
+    order: PointOrder
     encoding: Tensor
 
 
@@ -47,11 +48,11 @@ class ExpertBlock(nn.Module):
             nn.init.kaiming_uniform_(self.skip.weight, a=1)
 
     def forward(
-        self, values: Float[Tensor, "points batch inputs"], place: Place
+        self, values: Float[Tensor, "points batch inputs"], order: LayerOrder
     ) -> Float[Tensor, "points batch outputs"]:
-        values = place.enter(values)
-        hidden = self.first(F.leaky_relu(values, 0.2), place)
-        return place.beside(self.skip(values)) + self.second(F.leaky_relu_(hidden, 0.2))
+        values = order.to_input_order(values)
+        hidden = self.first(F.leaky_relu(values, 0.2), order)
+        return order.to_output_order(self.skip(values)) + self.second(F.leaky_relu_(hidden, 0.2))
 
 
 class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
@@ -119,9 +120,9 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
 
     def prepare(self, coords: Float[Tensor, "points axes"], batch: int = 1) -> Prepared:
         """What depends on the coordinates alone, to give to `forward` again and again in their place."""
-        arrangement = Arrangement(coords, self.tilings, batch)
+        order = PointOrder(coords, self.tilings, batch)
         with torch.no_grad():
-            return Prepared(arrangement, self.encoding(arrangement.coords))
+            return Prepared(order, self.encoding(order.coords))
 
     def forward(
         self,
@@ -134,20 +135,20 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
         if (class_labels is None) != (self.of_class is None):
             needs = "a class label for every sample" if self.num_classes else "no class labels"
             raise InputError(f"this generator has {self.num_classes} classes: give {needs}")
-        arrangement, encoding = self.prepare(coords, len(noise)) if isinstance(coords, Tensor) else coords
-        if noise.shape[-1] != self.noise_dim or arrangement.coords.shape[-1] != self.num_axes:
+        order, encoding = self.prepare(coords, len(noise)) if isinstance(coords, Tensor) else coords
+        if noise.shape[-1] != self.noise_dim or order.coords.shape[-1] != self.num_axes:
             raise InputError(
-                f"coordinates with {arrangement.coords.shape[-1]} axes and noise of {noise.shape[-1]} numbers do not fit: this "
+                f"coordinates with {order.coords.shape[-1]} axes and noise of {noise.shape[-1]} numbers do not fit: this "
                 f"generator takes {self.num_axes} and {self.noise_dim}"
             )
         encoding = encoding.to(self.of_place.weight.dtype)
         if self.embedding is not None:
-            encoding = torch.cat([encoding, self.embedding(arrangement.coords)], dim=-1)
+            encoding = torch.cat([encoding, self.embedding(order.coords)], dim=-1)
         sample = self.of_noise(noise)
         if self.of_class is not None:
             sample = sample + self.of_class(class_labels)
         hidden = self.of_place(encoding)[:, None] + sample
-        for block, place in zip(self.blocks, arrangement.places, strict=True):
-            hidden = block(hidden, place)
+        for block, layer_order in zip(self.blocks, order.layers, strict=True):
+            hidden = block(hidden, layer_order)
         values = self.to_values(F.leaky_relu(hidden, 0.2))
-        return arrangement.leave(values).transpose(0, 1)
+        return order.restore(values).transpose(0, 1)

@@ -1,214 +1,41 @@
-"""The expert linear layer of Levels-of-Experts, and the order of points in which it costs what a Linear costs.
+"""The expert linear layer of Levels-of-Experts: a Linear whose weight depends on where a point lies (LoE, eqs. 3 to 5).
 
-`ExpertLinear` multiplies every point with the weight matrix of its tile. Points of one tile must meet one product, so they
-are brought together: an `Arrangement` plans, once for the points and for all layers, an order of the points for each
-layer. Points sorted by the tiles of one layer, and among these by the tiles of the next, are in an order that serves both:
-a tile of the second layer is then many short segments. On a regular grid these are an axis of a reshaped array. When the
-segments get too short for a product another order begins; on a grid it is the old one with its axes swapped, which the
-first layer of the new order brings about by reading with strides. So nothing is moved between the layers on grids that the
-tiles divide, and little elsewhere.
+`plain_expert_linear` is the definition. It holds a matrix for every point: 274 GB for 512×512 points of 512 channels.
+`ExpertLinear` computes the same with one product per tile, on points in the order that `PointOrder` plans.
 """
 
-import copy
-from collections.abc import Sequence
-
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from genrep.devices import float64_device
+from genrep.nn.point_order import BlendedSegments, EqualSegments, LayerOrder, Segments, permute
 from genrep.nn.tiling import Tiling
 
-ROWS = 256
-"""Rows below which segments are too short for a product and a new order begins."""
+SMALL_MATRIX = 2**14
+"""Numbers of a weight matrix up to which the gradients of a tile's segments are computed together, then summed."""
 
-ROWS_OF_LAUNCHES = 2**14
-"""The same where every segment is a launch of its own: segments of different length, on an accelerator."""
-
-SMALL = 2**14
-"""Numbers of a weight matrix up to which the parts of its gradient are computed together and then summed."""
-
-Part = tuple[int, Tensor]
-"""A tile, and some of its points `[products, rows, dim]`, a view."""
-
-Move = tuple[Tensor, Tensor] | None
-"""Where values come from, and where they go to when gradients return; None where everything stays."""
+GROUPED_MM_DTYPES: dict[str, tuple[torch.dtype, ...]] = {"cuda": (torch.bfloat16,)}
+"""Of every kind of device, the number types for which torch's `grouped_mm` is one kernel; see `_uses_grouped_mm`."""
 
 
-class Place:
-    """Where a layer's tiles lie among the points: `layer(place.enter(values), place)`."""
+def plain_expert_linear(
+    values: Float[Tensor, "points batch inputs"],
+    coords: Float[Tensor, "points axes"],
+    weight: Float[Tensor, "tiles outputs inputs"],
+    bias: Float[Tensor, " outputs"],
+    tiling: Tiling,
+) -> Float[Tensor, "points batch outputs"]:
+    """y = W(p) x + bias, written out: what `ExpertLinear` must equal, in values and gradients.
 
-    move: Move = None
-
-    def enter(self, values: Float[Tensor, "points batch dim"]) -> Float[Tensor, "points batch dim"]:
-        """Values as the layer before left them, in the order that this layer reads."""
-        return moved(values, self.move)
-
-    def beside(self, values: Float[Tensor, "points batch dim"]) -> Float[Tensor, "points batch dim"]:
-        """Values in the order that the layer reads, in the one that it writes: for a shortcut around it."""
-        return values
-
-
-class Axis(Place):
-    """Tiles that are an axis: `[before, tiles, after]` is the points' axis, reshaped.
-
-    `tiles` are the numbers of those that the points use. With `turn` the points are read as `[turn, tiles, after / turn]` and
-    written as `[tiles, after / turn, turn]`: what an earlier group of layers sorted by first is sorted by last from here on.
+    W(p) is the matrix of the point's tile (eq. 5) or, with linear blending, the sum of those around it (eq. 4).
     """
-
-    def __init__(self, before: int, tiles: list[int], after: int, turn: int = 1):
-        self.before, self.tiles, self.after, self.turn = before, tiles, after, turn
-
-    def read(self, values: Float[Tensor, "points batch dim"]) -> list[Part]:
-        if self.turn == 1:
-            return self.written(values)
-        parts = values.unflatten(0, (self.turn, len(self.tiles), -1))
-        return self._turned(parts.permute(1, 2, 3, 0, 4))
-
-    def written(self, values: Float[Tensor, "points batch dim"]) -> list[Part]:
-        if self.turn == 1:
-            parts = values.view(self.before, len(self.tiles), self.after * values.shape[1], values.shape[2])
-            return list(zip(self.tiles, parts.unbind(1), strict=True))
-        parts = values.unflatten(0, (len(self.tiles), -1, self.turn))
-        return self._turned(parts.transpose(2, 3))
-
-    def _turned(self, parts: Float[Tensor, "tiles after batch turn dim"]) -> list[Part]:
-        """Products of `turn` rows; strides can say only one of the other two axes at once, the longer one."""
-        shorter = 1 if parts.shape[2] < parts.shape[1] else 0
-        return [(tile, one) for tile, part in zip(self.tiles, parts, strict=True) for one in part.unbind(shorter)]
-
-    def beside(self, values: Float[Tensor, "points batch dim"]) -> Float[Tensor, "points batch dim"]:
-        return values if self.turn == 1 else values.unflatten(0, (self.turn, -1)).transpose(0, 1).flatten(0, 1)
-
-
-class Runs(Place):
-    """Tiles that are segments: `counts` points of each of `tiles`, one after another; a tile may come again."""
-
-    def __init__(self, tiles: list[int], counts: list[int]):
-        self.tiles, self.counts = tiles, counts
-
-    def read(self, values: Float[Tensor, "points batch dim"]) -> list[Part]:
-        return [
-            (tile, part.flatten(0, 1)[None]) for tile, part in zip(self.tiles, values.split(self.counts), strict=True)
-        ]
-
-    written = read
-
-
-class Blend(Place):
-    """2^axes tiles that are blended: for each corner, the way to points sorted by it, its runs, and its weights."""
-
-    def __init__(self, corners: list[tuple[Move, Runs, Tensor]]):
-        self.corners = corners
-
-
-class Group:
-    """Layers that share an order: each splits the segments that the ones before it have left.
-
-    Attributes:
-        key: of every point, the number of its segment.
-        regular: so far every layer has cut every segment into equal parts, one for each of its tiles.
-    """
-
-    def __init__(self, num_points: int, batch: int, device: torch.device):
-        self.num_points, self.batch = num_points, batch
-        self.key = torch.zeros(num_points, dtype=torch.long, device=device)
-        self.segments, self.regular = 1, True
-        self.places: dict[Tiling, Axis | Runs] = {}
-
-    def split(self, tiling: Tiling, index: Int[Tensor, " points"]) -> Axis | Runs | None:
-        """The place of a layer in this order, given every point's tile; None if the products would have too few rows."""
-        if tiling in self.places:
-            return self.places[tiling]
-        tiles = torch.bincount(index, minlength=tiling.num_tiles).nonzero().flatten()
-        if len(tiles) <= 1:  # a plain linear layer, in any order, or no points
-            return Axis(1, tiles.tolist() or [0], self.num_points)
-        key = self.key * tiling.num_tiles + index
-        counts = torch.bincount(key, minlength=self.segments * tiling.num_tiles)
-        used = counts.nonzero().flatten()
-        segments = len(used)
-        per_segment = self.num_points // segments
-        regular = self.regular and segments == self.segments * len(tiles) and bool((counts[used] == per_segment).all())
-        needed = ROWS_OF_LAUNCHES if key.is_cuda and not regular else ROWS
-        if self.places and per_segment * self.batch < needed:
-            return None
-        if regular:
-            place: Axis | Runs = Axis(self.segments, tiles.tolist(), per_segment)
-        else:
-            place = Runs((used % tiling.num_tiles).tolist(), counts[used].tolist())
-        self.key, self.segments, self.regular = (counts.bool().cumsum(0) - 1).index_select(0, key), segments, regular
-        self.places[tiling] = place
-        return place
-
-
-class Arrangement:
-    """The order of some points in each of a stack of expert layers.
-
-    Values that start in the order of `coords` walk through the layers by `layer(place.enter(values), place)` with the
-    `places`, one for each layer, and come back to the order that was given by `leave(values)`. What is computed at every
-    point, like activations and sums, may be done anywhere on the way. Values are `[points, batch, dim]`: the points of a
-    tile are then whole blocks.
-
-    Args:
-        coords: the points, in [-1, 1].
-        tilings: of every layer, first to last.
-        batch: signals that share the points, so many rows a point has.
-    """
-
-    def __init__(self, coords: Float[Tensor, "points axes"], tilings: Sequence[Tiling], batch: int = 1):
-        coords = coords.detach()
-        exact = coords.to(float64_device(coords.device)).double()
-        num_points, device = len(coords), coords.device
-        nearest = [tiling for tiling in dict.fromkeys(tilings) if tiling.blending == "nearest"]
-        index = {tiling: tiling.index(exact).to(device) for tiling in nearest}
-        groups = [Group(num_points, batch, device)]
-        planned: list[tuple[int, Axis | Runs | None]] = []
-        for tiling in tilings:
-            place = groups[-1].split(tiling, index[tiling]) if tiling in index else None
-            if tiling in index and place is None:
-                groups.append(Group(num_points, batch, device))
-                place = groups[-1].split(tiling, index[tiling])
-            planned.append((len(groups) - 1, place))
-
-        orders: list[Tensor] = []  # of the last group first: an order is sorted by the keys of later groups as well
-        order = torch.arange(num_points, device=device)
-        for group in reversed(groups):
-            if group.segments > 1:
-                key = group.key.index_select(0, order).int()
-                order = order.index_select(0, torch.argsort(key, stable=True))
-            orders.insert(0, order)
-
-        self.places: list[Place] = []
-        now, order = 0, orders[0]
-        for (number, place), tiling in zip(planned, tilings, strict=True):
-            if place is None:
-                corners = tiling.corners(coords.index_select(0, order))
-                self.places.append(Blend([(*_sorted(tiles, tiling), share) for tiles, share in corners]))
-                continue
-            if number != now:
-                turned = _turned(order, groups[now], groups[number], place)
-                if turned is None:
-                    place = copy.copy(place)
-                    place.move, order = _move(order, orders[number]), orders[number]
-                else:
-                    place, order = turned
-                now = number
-            self.places.append(place)
-        self.coords = coords.index_select(0, orders[0])
-        self.back = _move(order, torch.arange(num_points, device=device))
-
-    def leave(self, values: Float[Tensor, "points batch dim"]) -> Float[Tensor, "points batch dim"]:
-        """Values as the last layer left them, in the order of the points that were given."""
-        return moved(values, self.back)
-
-
-def _turned(order: Int[Tensor, " points"], old: Group, new: Group, place: Axis | Runs) -> tuple[Axis, Tensor] | None:
-    """The first place of a new group and its order, if that is the old order with its segments' axis put last."""
-    if not (old.regular and isinstance(place, Axis)) or len(order) % (old.segments * len(place.tiles)):
-        return None
-    order = order.view(old.segments, -1).T.flatten()
-    key = new.key.index_select(0, order)
-    return (Axis(1, place.tiles, place.after, old.segments), order) if bool((key[1:] >= key[:-1]).all()) else None
+    if tiling.blending == "nearest":
+        matrices = weight[tiling.index(coords)]
+    else:
+        corners = [weight[tile] * share[:, None, None] for tile, share in tiling.corners(coords)]
+        matrices = torch.stack(corners).sum(0)
+    return torch.einsum("noi,nbi->nbo", matrices, values) + bias
 
 
 class ExpertLinear(nn.Module):
@@ -230,100 +57,123 @@ class ExpertLinear(nn.Module):
                 self.weight.copy_(self.weight[:1].clone())
 
     def forward(
-        self, values: Float[Tensor, "points batch inputs"], place: Place
+        self, values: Float[Tensor, "points batch inputs"], order: LayerOrder
     ) -> Float[Tensor, "points batch outputs"]:
-        """The layer at points in the order of `place`, which is the `Arrangement`'s for this layer."""
+        """The layer at points in `order`, which is the `PointOrder`'s for this layer."""
         weight: Tensor = self.weight
         bias: Tensor = self.bias
         if torch.is_autocast_enabled(values.device.type) and values.dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(values.device.type)
+            dtype = torch.get_autocast_dtype(values.device.type)  # autocast does not see into an autograd.Function
             values, weight, bias = values.to(dtype), weight.to(dtype), bias.to(dtype)
-        if not isinstance(place, Blend):
-            return _GroupedProduct.apply(values, weight, bias, place)
+        if not isinstance(order, BlendedSegments):
+            return _TileProducts.apply(values, weight, bias, order)
+        # Eq. 4 by linearity: (Σ_j B_j W_j) x = Σ_j W_j (B_j x), a layer of nearest tiles for each corner j.
         total: Tensor = bias
-        for move, runs, share in place.corners:
-            part = _GroupedProduct.apply(
-                moved(values * share[:, None, None].to(values.dtype), move), weight, None, runs
-            )
-            total = total + moved(part, move and (move[1], move[0]))
+        for permutation, segments, share in order.corners:
+            weighted = permute(values * share[:, None, None].to(values.dtype), permutation)
+            product = _TileProducts.apply(weighted, weight, None, segments)
+            total = total + permute(product, permutation.inverse)
         return total
 
 
-class _GroupedProduct(torch.autograd.Function):
-    """Each part of the points with the matrix of its tile, written where it belongs: nothing is copied."""
+class _TileProducts(torch.autograd.Function):
+    """Every block of points times the matrix of its tile, written where it belongs: no values are copied.
+
+    The gradients are written by hand because autograd's of a view per tile would each be an array of all points.
+    """
 
     @staticmethod
-    def forward(ctx, values, weight, bias, place):
+    def forward(ctx, values, weight, bias, order):
         values = values.contiguous()
         ctx.save_for_backward(values, weight)
-        ctx.place, ctx.has_bias = place, bias is not None
+        ctx.order, ctx.has_bias = order, bias is not None
+        if _uses_grouped_mm(values, weight, order):
+            tiles, ends = order.segments
+            matrices = weight.index_select(0, tiles).transpose(1, 2)
+            out = F.grouped_mm(values.flatten(0, 1), matrices, offs=ends * values.shape[1])
+            out = out if bias is None else out.add_(bias)
+            return out.unflatten(0, values.shape[:2])
         out = values.new_empty(*values.shape[:2], weight.shape[1])
-        for (tile, part), (_, result) in zip(place.read(values), place.written(out), strict=True):
-            matrices = weight[tile].T.expand(len(part), -1, -1)
+        for (tile, block), (_, result) in zip(order.input_blocks(values), order.output_blocks(out), strict=True):
+            matrices = weight[tile].T.expand(len(block), -1, -1)
             if bias is None:
-                torch.bmm(part, matrices, out=result)
+                torch.bmm(block, matrices, out=result)
             else:
-                torch.baddbmm(bias, part, matrices, out=result)
+                torch.baddbmm(bias, block, matrices, out=result)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         values, weight = ctx.saved_tensors
-        gradient, place = gradient.contiguous(), ctx.place
-        to_values = to_weight = to_bias = None
-        if ctx.needs_input_grad[0]:
-            to_values = torch.empty_like(values)
-            for (tile, upstream), (_, result) in zip(place.written(gradient), place.read(to_values), strict=True):
-                torch.bmm(upstream, weight[tile].expand(len(upstream), -1, -1), out=result)
-        if ctx.needs_input_grad[1]:
-            to_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-            for (tile, part), (_, upstream) in zip(place.read(values), place.written(gradient), strict=True):
-                result = to_weight[tile]
-                if part.is_cuda or (len(part) > 1 and result.numel() <= SMALL):
-                    result += torch.bmm(upstream.transpose(1, 2), part).sum(0, dtype=result.dtype)
-                    continue
-                for rows, upstream_rows in zip(part, upstream, strict=True):
-                    result.addmm_(upstream_rows.T.to(result.dtype), rows.to(result.dtype))
-            to_weight = to_weight.to(weight.dtype)
-        if ctx.has_bias and ctx.needs_input_grad[2]:
-            to_bias = gradient.sum((0, 1))
+        gradient, order = gradient.contiguous(), ctx.order
+        products = _grouped_gradients if _uses_grouped_mm(values, weight, order) else _looped_gradients
+        to_values, to_weight = products(values, weight, gradient, order, *ctx.needs_input_grad[:2])
+        to_bias = gradient.sum((0, 1)) if ctx.has_bias and ctx.needs_input_grad[2] else None
         return to_values, to_weight, to_bias, None
 
 
-class _Moved(torch.autograd.Function):
-    """Points in another order; the gradient returns by the inverse order, which is no scattered sum."""
-
-    @staticmethod
-    def forward(ctx, values, source, target):
-        ctx.save_for_backward(target)
-        return values.index_select(0, source)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        (target,) = ctx.saved_tensors
-        return gradient.index_select(0, target), None, None
-
-
-def moved(values: Float[Tensor, "points batch dim"], move: Move) -> Float[Tensor, "points batch dim"]:
-    return values if move is None else _Moved.apply(values, *move)
-
-
-def _inverse(order: Int[Tensor, " points"]) -> Int[Tensor, " points"]:
-    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-
-
-def _move(old: Int[Tensor, " points"], new: Int[Tensor, " points"]) -> Move:
-    return None if torch.equal(old, new) else (_inverse(old).index_select(0, new), _inverse(new).index_select(0, old))
+def _looped_gradients(values, weight, gradient, order, of_values: bool, of_weight: bool):
+    """The gradients of values and weight, a tile at a time."""
+    to_values = to_weight = None
+    if of_values:
+        to_values = torch.empty_like(values)
+        for (tile, upstream), (_, result) in zip(
+            order.output_blocks(gradient), order.input_blocks(to_values), strict=True
+        ):
+            torch.bmm(upstream, weight[tile].expand(len(upstream), -1, -1), out=result)
+    if of_weight:
+        # Summed in float32 or better: a tile's points are thousands of products.
+        to_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+        for (tile, block), (_, upstream) in zip(order.input_blocks(values), order.output_blocks(gradient), strict=True):
+            result = to_weight[tile]
+            # One batched product, and the sum of its matrices: a single launch on a GPU, and less overhead while these
+            # matrices stay in a CPU's cache. Large ones are added up in place, a segment at a time.
+            if block.is_cuda or (len(block) > 1 and result.numel() <= SMALL_MATRIX):
+                result += torch.bmm(upstream.transpose(1, 2), block).sum(0, dtype=result.dtype)
+                continue
+            for rows, upstream_rows in zip(block, upstream, strict=True):
+                result.addmm_(upstream_rows.T.to(result.dtype), rows.to(result.dtype))
+        to_weight = to_weight.to(weight.dtype)
+    return to_values, to_weight
 
 
-def _runs(index: Int[Tensor, " points"], tiling: Tiling) -> Runs:
-    counts = torch.bincount(index, minlength=tiling.num_tiles)
-    tiles = counts.nonzero().flatten()
-    return Runs(tiles.tolist(), counts[tiles].tolist())
+def _uses_grouped_mm(
+    values: Float[Tensor, "points batch inputs"], weight: Float[Tensor, "tiles outputs inputs"], order: LayerOrder
+) -> bool:
+    """Whether `grouped_mm` does the products of all tiles in one launch; else each tile is a launch of its own.
+
+    What it needs, from torch 2.11 on: bfloat16, and an NVIDIA GPU of compute capability 9 or 10 (elsewhere torch itself
+    loops, and waits for the GPU to read the offsets: worse than our loop); rows in multiples of 16 bytes, so 8 channels in
+    bfloat16; below 1,024 groups; segments that are read and written in one order.
+
+    It wants a matrix per segment, so the tiles' matrices are copied for every segment they come again in. That is done
+    while the copies are no more than a quarter of the numbers that are read and written anyway.
+    """
+    rows, (_, outputs, inputs) = values.shape[0] * values.shape[1], weight.shape
+    if rows == 0 or values.dtype not in GROUPED_MM_DTYPES.get(values.device.type, ()):
+        return False
+    if values.is_cuda and (
+        torch.version.cuda is None or torch.cuda.get_device_capability(values.device)[0] not in (9, 10)
+    ):
+        return False
+    if inputs * values.itemsize % 16 or outputs * values.itemsize % 16:
+        return False
+    if not isinstance(order, EqualSegments | Segments) or order.segments is None:
+        return False
+    num_segments = len(order.segments[0])
+    return num_segments < 1024 and 4 * num_segments * inputs * outputs <= rows * (inputs + outputs)
 
 
-def _sorted(index: Int[Tensor, " points"], tiling: Tiling) -> tuple[Move, Runs]:
-    order = torch.argsort(index, stable=True)
-    return (order, _inverse(order)), _runs(index, tiling)
+def _grouped_gradients(values, weight, gradient, order, of_values: bool, of_weight: bool):
+    """The gradients of values and weight, all segments at once."""
+    tiles, ends = order.segments
+    ends, gradient_rows = ends * values.shape[1], gradient.flatten(0, 1)
+    to_values = to_weight = None
+    if of_values:
+        to_values = F.grouped_mm(gradient_rows, weight.index_select(0, tiles), offs=ends).view_as(values)
+    if of_weight:
+        of_segments = F.grouped_mm(gradient_rows.T, values.flatten(0, 1), offs=ends)
+        total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+        to_weight = total.index_add_(0, tiles, of_segments.to(total.dtype)).to(weight.dtype)
+    return to_values, to_weight

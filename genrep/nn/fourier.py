@@ -1,6 +1,5 @@
 """Fourier features of coordinates and of noise levels. The network of one signal on them is in `genrep/fields/fourier.py`."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from genrep.coords import Coords, GridChunk, as_points
 from genrep.errors import InputError
 
 
@@ -47,46 +47,36 @@ class FourierFeatures(nn.Module):
         angles = (coords.float().unsqueeze(-1) * (math.pi * self.frequencies.float())).flatten(-2)
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
-    def projected(self, linear: nn.Linear, points: "Points") -> Float[Tensor, "*points out"]:
-        """`linear` of the features at `points`; where coordinates repeat along an axis, once for each different value.
+    def projected(self, linear: nn.Linear, coords: Coords) -> Float[Tensor, "*points out"]:
+        """`linear` of the features at the coordinates; `[N, out]` for a chunk of a grid, whose axes are used.
 
-        A Linear of the features is a sum over axes, W γ(c) = Σ_a W_a γ(c_a): for all points of an H×W grid it takes H + W
-        products and H·W additions.
+        A Linear of the features is a sum over axes, W γ(c) = Σ_a W_a γ(c_a): all points of an H×W grid take H + W
+        products and H·W additions in place of H·W products.
         """
         weight, bias = linear.weight, linear.bias
-        learns = torch.is_grad_enabled() and (weight.requires_grad or points.coords.requires_grad)
-        if learns or points.axes is None:
-            return linear(self(points.coords).to(weight.dtype))
+        if not isinstance(coords, GridChunk) or not _axes_repeat(coords):
+            return linear(self(as_points(coords)).to(weight.dtype))
         columns = weight.unflatten(1, (2, self.num_axes, -1))  # [out, cos and sin, axes, frequencies]
         total: Tensor | None = None
-        for axis, (values, index) in enumerate(points.axes):
-            angles = values.float()[:, None] * (math.pi * self.frequencies.float())
+        for axis, (centres, index) in enumerate(coords.axes):
+            angles = centres.float()[:, None] * (math.pi * self.frequencies.float())
             features = torch.cat([angles.cos(), angles.sin()], dim=-1).to(weight.dtype)
-            part = F.linear(features, columns[:, :, axis].flatten(1), bias if axis == 0 else None).index_select(
-                0, index
-            )
-            total = part if total is None else total.add_(part)
+            part = F.linear(features, columns[:, :, axis].flatten(1), bias if axis == 0 else None)
+            at_points = part.index_select(0, index)
+            total = at_points if total is None else total.add_(at_points)
         assert total is not None
-        return total.unflatten(0, points.coords.shape[:-1])
+        return total
+
+
+def _axes_repeat(chunk: GridChunk) -> bool:
+    """Whether axis by axis is less work: a gather and an addition at every point are to be paid for by fewer products."""
+    num_points, num_axes = chunk.shape
+    return sum(len(centres) for centres, _ in chunk.axes) < 0.3 * num_axes * num_points
 
 
 def frequencies_of(num_features: int, num_axes: int) -> int:
     """n = ⌊d_f / (2 d_in)⌋ frequencies an axis: for 6 axes and 256 there are 252 features."""
     return num_features // (2 * num_axes)
-
-
-class Points:
-    """Coordinates `[..., c]` that several encodings share."""
-
-    def __init__(self, coords: Float[Tensor, "*points axes"]):
-        self.coords = coords
-
-    @functools.cached_property
-    def axes(self) -> list[tuple[Tensor, Tensor]] | None:
-        """For every axis, its different values and which of them each point has; None where there are few repeats."""
-        flat = self.coords.flatten(0, -2)
-        found = [torch.unique(flat[:, axis], return_inverse=True) for axis in range(flat.shape[1])]
-        return found if sum(len(values) for values, _ in found) < 0.3 * flat.numel() else None
 
 
 class PositionalEncoding(FourierFeatures):
@@ -147,8 +137,8 @@ class FrequencyFeatures(nn.Module):
         self.encoding = FourierFeatures(num_axes, frequencies_of(num_features, num_axes), bandwidth)
         self.linear = nn.Linear(self.encoding.num_features, dim)
 
-    def forward(self, points: Points) -> Float[Tensor, "*points dim"]:
-        return self.encoding.projected(self.linear, points).relu_()
+    def forward(self, coords: Coords) -> Float[Tensor, "*points dim"]:
+        return self.encoding.projected(self.linear, coords).relu_()
 
 
 def timestep_features(

@@ -1,15 +1,15 @@
 """The multi-band decoder against its equations, point by point: values and gradients; what each half's stand-in changes."""
 
 import itertools
+import math
 
 import pytest
 import torch
 
-from genrep.coords import grid
+from genrep.coords import GridChunk, axis_centres, grid
 from genrep.decoders import IPCSpec, MultiBandSpec
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
-from genrep.nn.fourier import Points
 from genrep.nn.linear import linear_after
 from tests.nn.test_frequency_features import GRIDS, plain_features
 
@@ -196,14 +196,18 @@ def test_a_point_has_the_same_value_alone_and_among_many(options):
 
 @every_kind
 @pytest.mark.parametrize("size", GRIDS.values(), ids=GRIDS)
-def test_a_grid_without_gradients_equals_the_plain_path(size, options):
+def test_chunks_of_a_grid_equal_its_points(size, options):
+    """Values, and gradients to latents and weights; a chunk may begin and end within a row."""
     spec = make_spec(num_axes=len(size), **options)
-    decoder, latents, coords = make_decoder(spec), make_latents(spec), grid(size)
-    assert Points(coords).axes is not None
-    for points in (coords, torch.stack([coords, 0.5 * coords])):
-        plain = decoder(points, latents)
-        with torch.no_grad():
-            torch.testing.assert_close(decoder(points, latents), plain, atol=1e-5, rtol=1e-5)
+    decoder, latents = make_decoder(spec), make_latents(spec)
+    decode, centres, total = decoder.decoding(latents), tuple(axis_centres(size)), math.prod(size)
+    for start, stop in ((0, total), (1, total - 1), (total // 3, total // 2 + 1)):
+        found, plain = decode(GridChunk(centres, start, stop)), decoder(grid(size)[start:stop], latents)
+        torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
+        learning, upstream = [latents, *decoder.parameters()], torch.randn_like(plain)
+        gradients = torch.autograd.grad(found, learning, upstream, retain_graph=True)
+        for one, other in zip(gradients, torch.autograd.grad(plain, learning, upstream), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 @every_kind
@@ -394,24 +398,3 @@ def test_bandwidths_of_one_and_as_many_features_as_axes_need_are_accepted():
     decoder, latents = make_decoder(spec), make_latents(spec)
     assert decoder.query.encoding.frequencies.tolist() == [1.0, 1.0]
     assert decoder(grid(3), latents).isfinite().all()
-
-
-@pytest.mark.parametrize("num_heads", [1, 2, 4])
-@pytest.mark.parametrize("modulation", ["multiband", "mlp"])
-def test_rendering_folds_projections_into_tokens_where_it_saves_work(num_heads, modulation, monkeypatch):
-    """The values are those of the unfolded way, torch's fused kernel, which gradients take."""
-    spec = make_spec(num_heads=num_heads, modulation=modulation)
-    decoder, latents, coords = make_decoder(spec), make_latents(spec), torch.rand(50, 2).double() * 2 - 1
-    calls = []
-    fused = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(
-        torch.nn.functional, "scaled_dot_product_attention", lambda *parts: calls.append(1) or fused(*parts)
-    )
-    with_gradients = decoder(coords, latents)
-    assert calls == [1]
-    with torch.no_grad():
-        without = decoder(coords, latents)
-    torch.testing.assert_close(without, with_gradients.detach())
-    columns, outputs = num_heads * TOKENS, HIDDEN * (len(spec.bandwidths) if modulation == "multiband" else 1)
-    less = columns * (HIDDEN + outputs) < HIDDEN * HIDDEN + 2 * TOKENS * HIDDEN + HIDDEN * outputs
-    assert (len(calls) == 1) == less

@@ -4,26 +4,22 @@ import pytest
 import torch
 
 from genrep.coords import grid
-from genrep.nn.expert_linear import ROWS, Arrangement, Axis, Blend, ExpertLinear, Runs
+from genrep.nn.expert_linear import ExpertLinear, plain_expert_linear
+from genrep.nn.point_order import MIN_ROWS, BlendedSegments, EqualSegments, PointOrder, Segments
 from genrep.nn.tiling import Tiling, layout
 
 LAYOUTS = ["quad_tree", "fine_to_coarse", "gray_code", "random_permutation", "random_affine", "interleaved", "chunked"]
 
 
 def plain(layer: ExpertLinear, values, coords):
-    """y = (Σ_j B_j W_j) x + bias, the weight of every point written out (eqs. 3 to 5)."""
-    if layer.tiling.blending == "nearest":
-        weights = layer.weight[layer.tiling.index(coords)]
-    else:
-        weights = sum(layer.weight[index] * share[:, None, None] for index, share in layer.tiling.corners(coords))
-    return torch.einsum("noi,nbi->nbo", weights, values) + layer.bias
+    return plain_expert_linear(values, coords, layer.weight, layer.bias, layer.tiling)
 
 
-def through(layers, arrangement, values):
-    """Values in the order of `arrangement.coords`, through all layers with a tanh after each; in the points' own order."""
-    for layer, place in zip(layers, arrangement.places, strict=True):
-        values = layer(place.enter(values), place).tanh()
-    return arrangement.leave(values)
+def through(layers, order, values):
+    """Values in the order of `order.coords`, through all layers with a tanh after each; in the points' own order."""
+    for layer, layer_order in zip(layers, order.layers, strict=True):
+        values = layer(layer_order.to_input_order(values), layer_order).tanh()
+    return order.restore(values)
 
 
 def stack(tilings, dims=(5, 6, 4, 3)):
@@ -34,15 +30,15 @@ def stack(tilings, dims=(5, 6, 4, 3)):
     return [layer.double() for layer in layers]
 
 
-def moves(arrangement):
-    return [place.move is not None for place in arrangement.places]
+def moves(order):
+    return [layer_order.permutation is not None for layer_order in order.layers]
 
 
 def assert_equals_the_definition(coords, tilings, batch=2, dims=(5, 6, 4, 3)):
-    layers, arrangement = stack(tilings, dims), Arrangement(coords, tilings, batch)
+    layers, order = stack(tilings, dims), PointOrder(coords, tilings, batch)
     values = torch.randn(len(coords), batch, 5, dtype=torch.float64, requires_grad=True)
-    order = torch.cdist(arrangement.coords.double(), coords.double()).argmin(1)
-    found, expected = through(layers, arrangement, values[order]), values
+    nearest = torch.cdist(order.coords.double(), coords.double()).argmin(1)
+    found, expected = through(layers, order, values[nearest]), values
     for layer in layers:
         expected = plain(layer, expected, coords).tanh()
     torch.testing.assert_close(found, expected)
@@ -52,7 +48,7 @@ def assert_equals_the_definition(coords, tilings, batch=2, dims=(5, 6, 4, 3)):
         torch.autograd.grad(found, parameters, towards), torch.autograd.grad(expected, parameters, towards), strict=True
     ):
         torch.testing.assert_close(one, other)
-    return arrangement
+    return order
 
 
 @pytest.mark.parametrize("blending", ["nearest", "linear"])
@@ -78,7 +74,7 @@ def test_any_tiles_and_axes_equal_the_definition(tiles, num_axes):
 
 
 def test_a_blended_layer_finds_the_order_that_was_turned_before_it(monkeypatch):
-    monkeypatch.setattr("genrep.nn.expert_linear.ROWS", 8)
+    monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 8)
     a, b, c, d = layout("quad_tree", [(2, 2)] * 4)
     blended = layout("quad_tree", [(2, 2)] * 4, blending="linear")
     for coords in (grid(16), torch.rand(100, 2) * 2 - 1):
@@ -96,10 +92,34 @@ def test_layers_of_different_kinds_in_one_stack():
         assert_equals_the_definition(grid(16), mixed)
 
 
+def test_the_worked_example_of_the_docstring(monkeypatch):
+    """4×4 points, two layers of 2×2 tiles: one order for both or, where segments are to have 4 rows, two."""
+    numbers, tilings = torch.arange(16.0)[:, None, None], layout("quad_tree", [(2, 2)] * 2)
+
+    def numbers_in(coords):
+        return torch.cdist(coords, grid(4)).argmin(1)
+
+    def blocks(layer, values):
+        return [block.flatten().int().tolist() for _, block in layer.output_blocks(values)]
+
+    monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 1)
+    order = PointOrder(grid(4), tilings)
+    values = numbers[numbers_in(order.coords)]
+    assert values.flatten().tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+    assert blocks(order.layers[0], values) == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert blocks(order.layers[1], values) == [[0, 2, 8, 10], [1, 3, 9, 11], [4, 6, 12, 14], [5, 7, 13, 15]]
+    monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 4)
+    second = PointOrder(grid(4), tilings).layers[1]
+    assert (second.transposed, second.permutation) == (4, None)
+    written = second.to_output_order(values)
+    assert written.flatten().tolist() == [0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15]
+    assert blocks(second, written) == [[0, 2, 8, 10], [1, 3, 9, 11], [4, 6, 12, 14], [5, 7, 13, 15]]
+
+
 def test_a_grid_needs_no_move_between_layers_that_subdivide_each_other():
-    arrangement = Arrangement(grid(128), layout("quad_tree", [(2, 2)] * 3))
-    assert all(isinstance(place, Axis) for place in arrangement.places) and not any(moves(arrangement))
-    assert [(place.before, len(place.tiles), place.after) for place in arrangement.places] == [
+    order = PointOrder(grid(128), layout("quad_tree", [(2, 2)] * 3))
+    assert all(isinstance(layer_order, EqualSegments) for layer_order in order.layers) and not any(moves(order))
+    assert [(layer_order.before, len(layer_order.tiles), layer_order.after) for layer_order in order.layers] == [
         (1, 4, 4096), (4, 4, 1024), (16, 4, 256),
     ]  # fmt: skip
 
@@ -107,8 +127,8 @@ def test_a_grid_needs_no_move_between_layers_that_subdivide_each_other():
 def test_no_points_and_no_signals_have_no_values():
     tilings = layout("quad_tree", [(2, 2)] * 3)
     for coords, batch in ((torch.zeros(0, 2), 2), (grid(8), 0), (torch.rand(9, 2), 0)):
-        layers, arrangement = stack(tilings), Arrangement(coords, tilings, batch)
-        assert through(layers, arrangement, torch.zeros(len(coords), batch, 5).double()).shape == (
+        layers, order = stack(tilings), PointOrder(coords, tilings, batch)
+        assert through(layers, order, torch.zeros(len(coords), batch, 5).double()).shape == (
             len(coords),
             batch,
             3,
@@ -118,41 +138,44 @@ def test_no_points_and_no_signals_have_no_values():
 def test_on_a_grid_the_next_order_is_the_old_one_with_its_axes_swapped():
     """512×512 in nine levels: five in one order, four in the next, which its first layer writes; nothing is moved."""
     tilings = layout("quad_tree", [(2, 2)] * 9)
-    arrangement = Arrangement(grid(512), tilings)
-    assert not any(moves(arrangement)) and arrangement.back is not None
-    found = [(place.before, place.after, place.turn) for place in arrangement.places]
+    order = PointOrder(grid(512), tilings)
+    assert not any(moves(order)) and order.back is not None
+    found = [(layer_order.before, layer_order.after, layer_order.transposed) for layer_order in order.layers]
     first = [(4**level, 4 ** (8 - level), 1) for level in range(5)]
     assert found == [*first, (1, 4**8, 4**5), *((4**level, 4 ** (8 - level), 1) for level in range(1, 4))]
-    assert all(place.after >= ROWS for place in arrangement.places)
-    batched = Arrangement(grid(512), tilings, batch=ROWS)
-    assert not any(moves(batched)) and batched.places[-1].after == 1
+    assert all(layer_order.after >= MIN_ROWS for layer_order in order.layers)
+    batched = PointOrder(grid(512), tilings, batch=MIN_ROWS)
+    assert not any(moves(batched)) and batched.layers[-1].after == 1
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", ["quad_tree", "fine_to_coarse", "random_permutation", "gray_code", "interleaved"])
 def test_orders_that_change_equal_the_definition(name, batch, monkeypatch):
     """With products of four rows already, several orders follow one another, on a grid and on points."""
-    monkeypatch.setattr("genrep.nn.expert_linear.ROWS", 4 * batch)
+    monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 4 * batch)
     tilings = layout(name, [(2, 2)] * 4)
     dims = (5, 4, 3, 4, 5)
-    arrangement = assert_equals_the_definition(grid(16), tilings, batch, dims)
+    order = assert_equals_the_definition(grid(16), tilings, batch, dims)
     if name in ("quad_tree", "fine_to_coarse", "random_permutation"):
-        assert not any(moves(arrangement)) and [place.turn for place in arrangement.places] == [1, 1, 1, 64]
-    arrangement = assert_equals_the_definition(torch.rand(100, 2) * 2 - 1, tilings, batch, dims)
-    assert name == "interleaved" or any(moves(arrangement))
+        assert not any(moves(order)) and [layer_order.transposed for layer_order in order.layers] == [1, 1, 1, 64]
+    order = assert_equals_the_definition(torch.rand(100, 2) * 2 - 1, tilings, batch, dims)
+    assert name == "interleaved" or any(moves(order))
 
 
 @pytest.mark.parametrize(("batch", "products"), [(1, 4), (2, 8), (64, 16)])
 def test_a_layer_that_turns_takes_few_products(batch, products, monkeypatch):
     """16×16 points in three levels: the last reads 16 rows at a time, four times or once a signal, whichever is less."""
-    monkeypatch.setattr("genrep.nn.expert_linear.ROWS", 16 * batch)
-    place = Arrangement(grid(16), layout("quad_tree", [(2, 2)] * 3), batch).places[2]
+    monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 16 * batch)
+    layer_order = PointOrder(grid(16), layout("quad_tree", [(2, 2)] * 3), batch).layers[2]
     values = torch.randn(256, batch, 5)
-    assert place.turn == 16 and len(place.read(values)) == len(place.written(values)) == products
+    assert (
+        layer_order.transposed == 16
+        and len(layer_order.input_blocks(values)) == len(layer_order.output_blocks(values)) == products
+    )
 
 
 def test_a_layer_that_comes_again_finds_its_tiles_again(monkeypatch):
-    monkeypatch.setattr("genrep.nn.expert_linear.ROWS", 8)
+    monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 8)
     a, b, c = layout("quad_tree", [(2, 2)] * 3)
     for tilings in ([a, b, a, b], [a, c, c, a], [c, b, a, a]):
         assert_equals_the_definition(grid(8), tilings, 1, (5, 4, 3, 4, 5))
@@ -160,36 +183,38 @@ def test_a_layer_that_comes_again_finds_its_tiles_again(monkeypatch):
 
 
 def test_a_shortcut_around_a_layer_is_in_the_order_that_the_layer_writes(monkeypatch):
-    monkeypatch.setattr("genrep.nn.expert_linear.ROWS", 8)
+    monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 8)
     coords, tilings = grid(16), layout("quad_tree", [(2, 2)] * 4)
-    arrangement, layers = Arrangement(coords, tilings, 2), stack(tilings, (3, 3, 3, 3, 3))
+    order, layers = PointOrder(coords, tilings, 2), stack(tilings, (3, 3, 3, 3, 3))
     values = torch.randn(256, 2, 3, dtype=torch.float64)
-    found = values[torch.cdist(arrangement.coords.double(), coords.double()).argmin(1)]
-    for layer, place in zip(layers, arrangement.places, strict=True):
-        found = place.enter(found)
-        found = layer(found, place).tanh() + place.beside(found)
+    found = values[torch.cdist(order.coords.double(), coords.double()).argmin(1)]
+    for layer, layer_order in zip(layers, order.layers, strict=True):
+        found = layer_order.to_input_order(found)
+        found = layer(found, layer_order).tanh() + layer_order.to_output_order(found)
         values = plain(layer, values, coords).tanh() + values
-    assert any(place.turn > 1 for place in arrangement.places)
-    torch.testing.assert_close(arrangement.leave(found), values)
+    assert any(layer_order.transposed > 1 for layer_order in order.layers)
+    torch.testing.assert_close(order.restore(found), values)
 
 
 def test_points_are_sorted_once_for_all_layers_of_one_layout():
-    arrangement = Arrangement(torch.rand(1000, 2) * 2 - 1, layout("chunked", [(2, 2)] * 4))
-    assert all(isinstance(place, Runs) for place in arrangement.places) and not any(moves(arrangement))
-    assert sum(arrangement.places[0].counts) == 1000
+    order = PointOrder(torch.rand(1000, 2) * 2 - 1, layout("chunked", [(2, 2)] * 4))
+    assert all(isinstance(layer_order, Segments) for layer_order in order.layers) and not any(moves(order))
+    assert sum(order.layers[0].counts) == 1000
 
 
 def test_blended_layers_stay_in_the_order_that_they_find():
-    arrangement = Arrangement(grid(8), layout("quad_tree", [(2, 2)] * 2, blending="linear"))
-    assert all(isinstance(place, Blend) and len(place.corners) == 4 for place in arrangement.places)
-    assert not any(moves(arrangement)) and arrangement.back is None
+    order = PointOrder(grid(8), layout("quad_tree", [(2, 2)] * 2, blending="linear"))
+    assert all(
+        isinstance(layer_order, BlendedSegments) and len(layer_order.corners) == 4 for layer_order in order.layers
+    )
+    assert not any(moves(order)) and order.back is None
 
 
 def test_tiles_without_points_have_zero_gradients():
     (tiling,) = layout("chunked", [(4, 4)])
     coords = torch.full((10, 2), -0.9)
-    layer, arrangement = ExpertLinear(3, 2, tiling), Arrangement(coords, [tiling])
-    layer(torch.randn(10, 1, 3), arrangement.places[0]).sum().backward()
+    layer, order = ExpertLinear(3, 2, tiling), PointOrder(coords, [tiling])
+    layer(torch.randn(10, 1, 3), order.layers[0]).sum().backward()
     assert (layer.weight.grad.flatten(1).abs().sum(1) > 0).tolist() == [True] + [False] * 15
 
 
@@ -197,9 +222,9 @@ def test_large_weights_take_the_other_way_to_the_same_gradient():
     (tiling,) = layout("chunked", [(2, 2)])
     coords, values = grid(16), torch.randn(256, 1, 140, dtype=torch.float64)
     layer = ExpertLinear(140, 150, tiling).double()
-    arrangement = Arrangement(coords, [tiling])
-    order = torch.cdist(arrangement.coords.double(), coords.double()).argmin(1)
-    found = arrangement.leave(layer(values[order], arrangement.places[0]))
+    order = PointOrder(coords, [tiling])
+    nearest = torch.cdist(order.coords.double(), coords.double()).argmin(1)
+    found = order.restore(layer(values[nearest], order.layers[0]))
     (one,) = torch.autograd.grad(found.square().sum(), layer.weight)
     (other,) = torch.autograd.grad(plain(layer, values, coords).square().sum(), layer.weight)
     torch.testing.assert_close(one, other)
@@ -216,11 +241,11 @@ def test_weights_start_from_kaimings_distribution_and_biases_from_zero():
 @pytest.mark.parametrize("width", [4, 140])  # small and large weights
 def test_autocast_runs_in_its_precision_and_sums_gradients_in_float32(width):
     tilings = layout("quad_tree", [(2, 2)] * 3)
-    layer, arrangement = ExpertLinear(width, width, tilings[2]), Arrangement(grid(64), tilings)
+    layer, order = ExpertLinear(width, width, tilings[2]), PointOrder(grid(64), tilings)
     values = torch.randn(4096, 1, width)
-    (exact,) = torch.autograd.grad(layer(values, arrangement.places[2]).square().sum(), layer.weight)
+    (exact,) = torch.autograd.grad(layer(values, order.layers[2]).square().sum(), layer.weight)
     with torch.autocast("cpu", torch.bfloat16):
-        found = layer(values, arrangement.places[2])
+        found = layer(values, order.layers[2])
     (rounded,) = torch.autograd.grad(found.float().square().sum(), layer.weight)
     assert found.dtype == torch.bfloat16 and rounded.dtype == torch.float32
     assert (rounded - exact).norm() < 0.006 * exact.norm()
@@ -229,19 +254,19 @@ def test_autocast_runs_in_its_precision_and_sums_gradients_in_float32(width):
 def test_a_tiling_of_one_matrix_is_a_linear_layer():
     tiling = Tiling((1, 1), ((3.0, 0.0), (0.0, 3.0)), (0.0, 0.0))
     layer, coords = ExpertLinear(4, 3, tiling), torch.rand(20, 2)
-    arrangement, values = Arrangement(coords, [tiling]), torch.randn(20, 2, 4)
+    order, values = PointOrder(coords, [tiling]), torch.randn(20, 2, 4)
     torch.testing.assert_close(
-        layer(values, arrangement.places[0]), torch.nn.functional.linear(values, layer.weight[0], layer.bias)
+        layer(values, order.layers[0]), torch.nn.functional.linear(values, layer.weight[0], layer.bias)
     )
 
 
 def test_a_block_of_a_grid_has_an_order_of_the_tiles_that_it_uses():
     """Rows 16 to 31 of a 64×64 grid: the coarse levels have one row of tiles, and nothing moves."""
     tilings = layout("quad_tree", [(2, 2)] * 3)
-    arrangement = Arrangement(grid(64, start=16 * 64, stop=32 * 64), tilings)
-    assert not any(moves(arrangement)) and all(isinstance(place, Axis) for place in arrangement.places)
-    assert [place.tiles for place in arrangement.places] == [[0, 1], [2, 3], [0, 1, 2, 3]]
-    (only,) = Arrangement(grid(64, start=0, stop=20), tilings[:1]).places
+    order = PointOrder(grid(64, start=16 * 64, stop=32 * 64), tilings)
+    assert not any(moves(order)) and all(isinstance(layer_order, EqualSegments) for layer_order in order.layers)
+    assert [layer_order.tiles for layer_order in order.layers] == [[0, 1], [2, 3], [0, 1, 2, 3]]
+    (only,) = PointOrder(grid(64, start=0, stop=20), tilings[:1]).layers
     assert (only.before, only.tiles, only.after) == (1, [0], 20)
 
 
@@ -252,16 +277,67 @@ def test_pieces_of_a_grid_equal_the_definition(name):
         assert_equals_the_definition(grid(16, start=start, stop=stop), tilings)
 
 
+def grouped_and_looped(monkeypatch, coords, tilings, width, batch, dtype):
+    """Values and gradients of a stack by `grouped_mm` (on the CPU torch loops itself) and by our loop; how many calls."""
+    calls, grouped_mm = [], torch.nn.functional.grouped_mm
+    monkeypatch.setattr(
+        torch.nn.functional, "grouped_mm", lambda *args, **options: calls.append(1) or grouped_mm(*args, **options)
+    )
+    layers = [layer.to(coords.device, dtype) for layer in stack(tilings, [width] * (len(tilings) + 1))]
+    order = PointOrder(coords, tilings, batch)
+    torch.manual_seed(1)
+    values, found = torch.randn(len(coords), batch, width).to(coords.device, dtype).requires_grad_(), []
+    for dtypes in ({coords.device.type: (dtype,)}, {}):
+        monkeypatch.setattr("genrep.nn.expert_linear.GROUPED_MM_DTYPES", dtypes)
+        out = through(layers, order, values)
+        parameters = [values, *(parameter for layer in layers for parameter in layer.parameters())]
+        found.append([out, *torch.autograd.grad(out.float().square().sum(), parameters)])
+    return *found, len(calls)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize("blending", ["nearest", "linear"])
+@pytest.mark.parametrize("points", ["grid", "random"])
+def test_grouped_products_equal_a_product_per_tile(points, blending, dtype, tolerance, monkeypatch):
+    coords = grid(32) if points == "grid" else torch.rand(700, 2) * 2 - 1
+    tilings = layout("chunked", [(2, 2)] * 3, blending=blending)
+    grouped, looped, calls = grouped_and_looped(monkeypatch, coords, tilings, 8, 3, dtype)
+    assert calls == 3 * (1 if blending == "nearest" else 4) * 3  # forward, to the values, to the weights
+    for one, other in zip(grouped, looped, strict=True):
+        assert one.dtype == other.dtype and (one - other).norm() <= tolerance * other.norm()
+
+
+def test_grouped_products_add_up_the_segments_of_a_tile(monkeypatch):
+    """A quad tree on 64×64 points: 4 and 16 segments of 4 tiles; the third layer's 64 would take too many copies of them."""
+    monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 1)
+    tilings = layout("quad_tree", [(2, 2)] * 3)
+    grouped, looped, calls = grouped_and_looped(monkeypatch, grid(64), tilings, 64, 1, torch.float32)
+    assert calls == 2 * 3
+    for one, other in zip(grouped, looped, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_grouped_products_are_for_what_torch_can_group(monkeypatch):
+    """Widths that are no multiple of 16 bytes, layers that swap axes, and number types that a device does not group: loops."""
+    (tiling,) = layout("chunked", [(2, 2)])
+    assert grouped_and_looped(monkeypatch, grid(16), [tiling], 6, 1, torch.float32)[2] == 0
+    assert grouped_and_looped(monkeypatch, grid(16), [tiling], 4, 1, torch.bfloat16)[2] == 0
+    assert grouped_and_looped(monkeypatch, grid(16)[:0], [tiling], 8, 1, torch.float32)[2] == 0
+    monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 256)
+    tilings = layout("quad_tree", [(2, 2)] * 2)
+    assert grouped_and_looped(monkeypatch, grid(16), tilings, 8, 1, torch.float32)[2] == 3
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_gpu_gives_what_the_definition_gives(name):
     tilings = layout(name, [(2, 2)] * 3)
     for coords in (grid(16), torch.rand(70, 2) * 2 - 1):
         layers = [layer.cuda() for layer in stack(tilings)]
-        arrangement = Arrangement(coords.cuda(), tilings, 2)
+        order = PointOrder(coords.cuda(), tilings, 2)
         values = torch.randn(len(coords), 2, 5, dtype=torch.float64, device="cuda")
-        order = torch.cdist(arrangement.coords.double(), coords.double().cuda()).argmin(1)
-        found, expected = through(layers, arrangement, values[order]), values
+        nearest = torch.cdist(order.coords.double(), coords.double().cuda()).argmin(1)
+        found, expected = through(layers, order, values[nearest]), values
         for layer in layers:
             expected = plain(layer, expected, coords.cuda()).tanh()
         parameters = [parameter for layer in layers for parameter in layer.parameters()]
@@ -269,3 +345,16 @@ def test_a_gpu_gives_what_the_definition_gives(name):
         torch.testing.assert_close(
             torch.autograd.grad(found.sum(), parameters), torch.autograd.grad(expected.sum(), parameters)
         )
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] not in (9, 10),
+    reason="needs a Hopper or newer",
+)
+def test_a_gpu_groups_products_in_bfloat16(monkeypatch):
+    for coords in (grid(64), torch.rand(5000, 2) * 2 - 1):
+        tilings = layout("chunked", [(4, 4)] * 3)
+        grouped, looped, calls = grouped_and_looped(monkeypatch, coords.cuda(), tilings, 64, 4, torch.bfloat16)
+        assert calls == 3 * 3
+        for one, other in zip(grouped, looped, strict=True):
+            assert (one - other).norm() <= 0.02 * other.norm()

@@ -6,11 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from genrep.coords import grid
-from genrep.nn.fourier import FourierFeatures, FrequencyFeatures, Points
+from genrep.coords import GridChunk, axis_centres, grid
+from genrep.nn.fourier import FourierFeatures, FrequencyFeatures
 
-GRIDS = {"2 axes": (6, 5), "3 axes": (4, 3, 5), "6 axes": (2, 3, 2, 2, 3, 2)}
+GRIDS = {"1 axis": (9,), "2 axes": (6, 5), "3 axes": (4, 3, 5), "6 axes": (2, 3, 2, 2, 3, 2)}
 on_grids = pytest.mark.parametrize("size", GRIDS.values(), ids=GRIDS)
+
+
+def whole(size):
+    return GridChunk(tuple(axis_centres(size)), 0, math.prod(size))
 
 
 def plain_features(point, num_features, sigma):
@@ -47,41 +51,45 @@ def test_frequency_features_in_closed_form(axes):
         for point in coords.flatten(0, 1)
     ]
     assert 0.1 < float((torch.stack(expected) == 0).float().mean()) < 0.9, "both sides of the ReLU"
-    torch.testing.assert_close(layer(Points(coords)), torch.stack(expected).reshape(2, 4, 7), atol=1e-5, rtol=1e-4)
-
-
-@on_grids
-def test_points_of_a_grid_are_their_axes(size):
-    coords = grid(size)[torch.randperm(math.prod(size))]
-    axes = Points(coords).axes
-    assert axes is not None and [len(values) for values, _ in axes] == list(size)
-    assert torch.equal(torch.stack([values[index] for values, index in axes], dim=-1), coords)
-
-
-@pytest.mark.parametrize("axes", [2, 3, 6])
-def test_points_without_repeats_have_no_axes(axes):
-    assert Points(torch.rand(50, axes)).axes is None
+    torch.testing.assert_close(layer(coords), torch.stack(expected).reshape(2, 4, 7), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @on_grids
-def test_a_grid_projected_axis_by_axis_equals_the_linear_of_its_features(size, bias):
+def test_a_projected_grid_equals_the_linear_of_its_features(size, bias):
+    """The whole grid, and pieces that begin and end within a row: axis by axis and, where few coordinates repeat, not."""
     encoding, linear = FourierFeatures(len(size), 5, 6.0), nn.Linear(10 * len(size), 7, bias=bias)
-    shared, own = grid(size)[None], torch.stack([grid(size), 0.5 * grid(size)])
-    for coords in (shared, own, shared[0]):
-        points = Points(coords)
-        assert points.axes is not None
-        plain = linear(encoding(coords))
-        torch.testing.assert_close(encoding.projected(linear, points), plain)
-        with torch.no_grad():
-            torch.testing.assert_close(encoding.projected(linear, points), plain, atol=1e-5, rtol=1e-4)
+    centres, total = tuple(axis_centres(size)), math.prod(size)
+    for start, stop in ((0, total), (1, total - 1), (total // 3, total // 2 + 1), (total - 1, total)):
+        plain = linear(encoding(grid(size)[start:stop]))
+        found = encoding.projected(linear, GridChunk(centres, start, stop))
+        torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-4)
+    coords = torch.rand(2, 3, len(size))
+    torch.testing.assert_close(encoding.projected(linear, coords), linear(encoding(coords)))
+
+
+def test_a_grid_costs_a_product_per_row_and_column():
+    """A 64×48 grid, and nine whole rows and two parts: 64 + 48 and 11 + 48 rows of the product, not one per point."""
+    encoding, linear, rows = FourierFeatures(2, 5, 6.0), nn.Linear(20, 7), []
+
+    class CountRows(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is nn.functional.linear:
+                rows.append(len(args[0]))
+            return function(*args, **(kwargs or {}))
+
+    centres = tuple(axis_centres((64, 48)))
+    with CountRows():
+        for chunk in (GridChunk(centres, 0, 64 * 48), GridChunk(centres, 100, 620)):
+            encoding.projected(linear, chunk)
+    assert rows == [64, 48, 11, 48]
 
 
 @on_grids
 def test_weights_that_learn_get_their_gradients_on_a_grid(size):
     encoding, linear, coords = FourierFeatures(len(size), 4, 3.0), nn.Linear(8 * len(size), 5), grid(size)
     upstream = torch.randn(len(coords), 5)
-    ours = torch.autograd.grad(encoding.projected(linear, Points(coords)), list(linear.parameters()), upstream)
+    ours = torch.autograd.grad(encoding.projected(linear, whole(size)), list(linear.parameters()), upstream)
     torch.testing.assert_close(ours[0], upstream.T @ encoding(coords), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(ours[1], upstream.sum(0), atol=1e-4, rtol=1e-4)
 
@@ -92,7 +100,7 @@ def test_a_grid_has_derivatives_with_respect_to_its_coordinates(frozen):
     layer = FrequencyFeatures(2, 4, 2.0, dim=1).requires_grad_(not frozen)  # one frequency: 1
     layer.linear.bias.data.fill_(10.0)  # above the ReLU
     coords = grid(6).requires_grad_()
-    (slope,) = torch.autograd.grad(layer(Points(coords)).sum(), coords)
+    (slope,) = torch.autograd.grad(layer(coords).sum(), coords)
     cosine, sine = layer.linear.weight[0].unflatten(0, (2, 2))
     expected = math.pi * (sine * torch.cos(math.pi * coords) - cosine * torch.sin(math.pi * coords))
     torch.testing.assert_close(slope, expected, atol=1e-4, rtol=1e-4)
@@ -111,10 +119,10 @@ def test_frequencies_stay_exact_in_half_precision(dtype):
 def test_autocast_rounds_features_and_not_their_angles(frozen):
     """At 1024 periods a rounded angle is any angle; features and product in bfloat16 leave half a percent."""
     torch.manual_seed(0)
-    encoding, points = FourierFeatures(2, 32, 1024.0), Points(grid(16))
+    encoding, points = FourierFeatures(2, 32, 1024.0), whole((16, 16))
     linear = torch.nn.Linear(encoding.num_features, 16).requires_grad_(not frozen)
-    features, expected = encoding(points.coords), encoding.projected(linear, points)
+    features, expected = encoding(points.points), encoding.projected(linear, points)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(encoding(points.coords), features, rtol=0, atol=0)
+        torch.testing.assert_close(encoding(points.points), features, rtol=0, atol=0)
         projected = encoding.projected(linear, points)
     assert (projected - expected).norm() < 0.005 * expected.norm()
