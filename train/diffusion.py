@@ -42,13 +42,13 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     from genrep.diffusion.schedulers import make_scheduler
     from genrep.files import replacing
     from genrep.models.normalizer import LatentNormalizer
-    from genrep.pictures import legible, picture_grid, save_png
     from genrep.pipelines.diffusion import LatentDiffusionPipeline
-    from genrep.randomness import image_generators, normal_at, stream_generator, uniform_at
+    from genrep.randomness import normal_at, stream_generator, uniform_at
     from genrep.training.folders import load_autoencoder
     from genrep.training.latents import check_decoded_points, decoded_points, encode_batch, open_latents, open_split
     from genrep.training.optimizer import learning_rate
     from genrep.training.order import SignalStream
+    from genrep.training.previews import save_samples
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
 
@@ -140,18 +140,10 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     def preview() -> None:
         """Eight samples of each of up to ten classes, the same noise every time."""
         if run.is_main:
-            labels = [label for label in range(min(10, len(class_names))) for _ in range(8)] or None
-            count = len(labels or range(32))
+            path = run.folder / "samples" / f"step-{run.step:08d}.png"
             with average.applied():
-                pictures = pipeline(
-                    labels,
-                    num_images=count,
-                    generator=image_generators(settings.seed, range(count)),
-                    batch_size=config.latents.batch,
-                    output_type="uint8",
-                ).images
+                save_samples(pipeline, len(class_names), settings.seed, config.latents.batch, path)
             denoiser.train()
-            save_png(picture_grid(legible(pictures), columns=8), run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
     denoiser.train()

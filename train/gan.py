@@ -44,10 +44,10 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     from genrep.files import replacing
     from genrep.gan.augment import NUM_DRAWS, augment
     from genrep.gan.losses import hinge_discriminator_loss, hinge_generator_loss, r1_penalty, share_above_zero
-    from genrep.pictures import legible, picture_grid, save_png
     from genrep.pipelines.gan import GANPipeline
-    from genrep.randomness import image_generators, normal_at, uniform_at
+    from genrep.randomness import normal_at, uniform_at
     from genrep.training.optimizer import learning_rate
+    from genrep.training.previews import save_samples
     from genrep.training.run import Run
     from genrep.training.state import AdversarialState, TrainingState
     from genrep.training.targets import open_target
@@ -104,17 +104,9 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     def preview() -> None:
         """Eight samples of each of up to ten classes, the same noise every time."""
         if run.is_main:
-            labels = [label for label in range(min(10, len(class_names))) for _ in range(8)] or None
-            count = len(labels or range(32))
+            path = run.folder / "samples" / f"step-{run.step:08d}.png"
             with average.applied():
-                pictures = pipeline(
-                    labels,
-                    num_images=count,
-                    generator=image_generators(settings.seed, range(count)),
-                    batch_size=config.latents.batch,
-                    output_type="uint8",
-                ).images
-            save_png(picture_grid(legible(pictures), columns=8), run.folder / "samples" / f"step-{run.step:08d}.png")
+                save_samples(pipeline, len(class_names), settings.seed, config.latents.batch, path)
 
     # loop
     for step, parts in run.training_steps(stream, config.data.num_workers):
