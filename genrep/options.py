@@ -64,9 +64,20 @@ def parse_size(text: str | None) -> int | tuple[int, ...] | None:
     return lengths[0] if len(lengths) == 1 else tuple(lengths)
 
 
-def parse_region(text: str | None) -> tuple[float, ...] | None:
-    """`Y0,X0,Y1,X1`: starts, then ends, of every axis."""
-    return None if text is None else numbers(text, max(2, 2 * ((text.count(",") + 1) // 2)), "--region")
+def parse_region(text: str | None, num_axes: int | None = None) -> tuple[float, ...] | None:
+    """`Y0,X0,Y1,X1`: starts, then ends, of every axis; of `num_axes` axes where their number is known."""
+    if text is None:
+        return None
+    if num_axes is not None:
+        return numbers(text, 2 * num_axes, "--region")
+    count = text.count(",") + 1
+    try:
+        return numbers(text, count + count % 2, "--region")
+    except InputError:
+        raise InputError(
+            f"--region {text!r}: give a start for each axis, then an end for each, with commas between them, "
+            "as in -1,-1,0,0 of images"
+        ) from None
 
 
 def parse_classes(text: str, names: Mapping[int, str]) -> list[int]:

@@ -27,7 +27,8 @@ def render(options: argparse.Namespace) -> None:
     field = NeuralField.from_pretrained(model_folder(options.run)).to(
         choose_device(options.device), DTYPES[options.dtype]
     )
-    num_axes, size, region = len(field.shape), parse_size(options.size), parse_region(options.region)
+    num_axes, size = len(field.shape), parse_size(options.size)
+    region = parse_region(options.region, num_axes)
     if size is not None and (num_axes > 2 if isinstance(size, int) else len(size) != num_axes):
         raise InputError(
             f"--size {options.size!r}: give {num_axes} positive numbers, as in {'x'.join(map(str, field.shape))}"

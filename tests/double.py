@@ -10,16 +10,18 @@ from pathlib import Path
 
 import torch
 
+import genrep.pictures
 import genrep.randomness
-import genrep.render
-import genrep.training.folders
 
 torch.set_default_dtype(torch.float64)
 torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
-genrep.render.from_uint8 = lambda pixels: pixels.double().mul_(2 / 255).sub_(1)
+genrep.pictures.from_uint8 = lambda pixels: pixels.double().mul_(2 / 255).sub_(1)
 for name in ("normal_at", "uniform_at"):
     draw = getattr(genrep.randomness, name)
     setattr(genrep.randomness, name, lambda *arguments, draw=draw: draw(*arguments).double())
+
+import genrep.training.folders  # noqa: E402 what it imports must find the functions above
+
 load = genrep.training.folders.load_autoencoder
 genrep.training.folders.load_autoencoder = lambda *arguments: load(*arguments).double()
 

@@ -4,9 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from genrep.coords import axis_centres, grid, grid_at
+from genrep.data import ImageDataSpec
+from genrep.data.images import ImageData
 from genrep.data.latents import LatentStatistics
 from genrep.devices import float64_device
 from genrep.diffusion import NoiseSpec
@@ -22,10 +23,12 @@ from genrep.models.field import NeuralField
 from genrep.models.generator import CoordinateGenerator
 from genrep.models.normalizer import LatentNormalizer
 from genrep.nn.tiling import Tiling, grid_tiling
+from genrep.pictures import from_uint8
 from genrep.pipelines.diffusion import LatentDiffusionPipeline
 from genrep.pipelines.gan import GANPipeline
 from genrep.refine import refine
-from genrep.training.reconstruction import coords_and_targets
+from genrep.training.order import TrainingBatch
+from genrep.training.reconstruction import training_points
 from genrep.training.run import Run
 from genrep.training.specs import AutoencoderRun, EMASpec, OptimizerSpec, ReconstructionSpec
 from genrep.training.state import TrainingState
@@ -35,6 +38,7 @@ from tests.models.test_denoiser import woken
 from tests.tiny import AUTOENCODER, tiny_autoencoder
 
 CPU = torch.device("cpu")
+DIGITS = ImageData(ImageDataSpec(train_split="train[:3]", held_out_fraction=0.0), "train", (8, 8), 1)
 GENERATOR = {"noise_dim": 5, "widths": [8, 8, 8], "tile": [2, 3], "cells": [2, 4], "num_frequencies": 2}
 FIELDS = {
     "nearest": {"type": "levels_of_experts", "widths": [8, 8], "num_frequencies": 2},
@@ -55,11 +59,19 @@ def same(gpu, work, atol=1e-5):
     torch.testing.assert_close(work(gpu).cpu(), work(CPU), atol=atol, rtol=1e-4)
 
 
+def batch_of(kept, sources=None):
+    """A batch of the training stream that holds these images."""
+    positions = list(range(len(kept)))
+    return TrainingBatch(positions, positions, torch.zeros(len(kept), dtype=torch.bool), kept, sources, labels=None)
+
+
 def step(model, loss):
     """One of every kind of optimizer step: the weights after it, in one row."""
-    state = TrainingState(model, OptimizerSpec(type="muon", lr=1e-3), EMASpec(), 10)
+    state = TrainingState(model, OptimizerSpec(type="muon", lr=1e-3), EMASpec())
     loss.backward()
-    state.update(0)
+    state.optimizer.clip_gradients()
+    state.optimizer.step(1e-3)
+    state.average.update(1)
     with state.average.applied():
         return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
@@ -124,14 +136,13 @@ def test_a_field_is_fitted_and_rendered(gpu, name):
 def test_an_autoencoder_is_trained(gpu, name):
     decoder, num_tokens = DECODERS[name]
     options = {"image_size": 8, "channels": 1, "num_tokens": num_tokens, "latent_dim": 8}
-    images = torch.rand(3, 1, 8, 8)
+    kept = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
 
     def trained(device):
         torch.manual_seed(0)
         autoencoder = INRAutoencoder(ENCODER, decoder, **options).to(device)
-        spec = ReconstructionSpec(coords="uniform")
-        coords, targets = coords_and_targets(spec, images.to(device), None, 0, 0, [0, 1, 2])
-        return step(autoencoder, F.mse_loss(autoencoder(images.to(device), coords), targets))
+        points = training_points(ReconstructionSpec(), DIGITS, batch_of(kept), device, 0, 0)
+        return step(autoencoder, points.loss(autoencoder(from_uint8(kept).to(device), points.coords)))
 
     same(gpu, trained, atol=2e-4)  # Muon's iterations are in bfloat16
 
@@ -153,12 +164,10 @@ def test_images_are_encoded_rendered_and_refined(gpu):
 @pytest.mark.parametrize("coords", ["grid", "gaussian", "uniform"])
 @pytest.mark.parametrize("targets", ["pixel", "bicubic"])
 def test_coordinates_and_targets(gpu, coords, targets):
-    spec, images, source = ReconstructionSpec(coords=coords, targets=targets, num_coords=9), *torch.rand(2, 2, 1, 8, 8)
+    spec = ReconstructionSpec(coords=coords, targets=targets, num_coords=9)
+    batch = batch_of(*torch.randint(0, 256, (2, 2, 1, 8, 8), dtype=torch.uint8))
     for number in (0, 1):
-        found = lambda device, number=number: coords_and_targets(  # noqa: E731
-            spec, images.to(device), source.to(device), 0, 0, range(len(images))
-        )[number]
-        same(gpu, found)
+        same(gpu, lambda device, number=number: training_points(spec, DIGITS, batch, device, 0, 0)[number])
 
 
 def test_a_denoiser_is_trained(gpu):
@@ -225,9 +234,10 @@ def test_a_gan_is_trained(gpu):
         fake = generator(prepared, noise.to(device), labels).transpose(1, 2).unflatten(2, (8, 8))
         sets = tokens.to(device).requires_grad_()
         seen = augment(pixels.to(device), KINDS, draws).requires_grad_()
-        of_real, of_fake = judge(seen, sets, labels), judge(augment(fake.detach(), KINDS, draws), sets, labels)
+        of_real = judge([seen, sets], labels)
+        of_fake = judge([augment(fake.detach(), KINDS, draws), sets], labels)
         loss = hinge_discriminator_loss(of_real, of_fake) + r1_penalty(of_real, [seen, sets])
-        return torch.cat([step(judge, loss), step(generator, hinge_generator_loss(judge(fake, sets, labels)))])
+        return torch.cat([step(judge, loss), step(generator, hinge_generator_loss(judge([fake, sets], labels)))])
 
     same(gpu, trained, atol=5e-4)
 

@@ -6,7 +6,7 @@ import pytest
 
 from genrep.devices import DTYPES
 from genrep.errors import InputError
-from genrep.options import add_device_options, parse_classes, parse_size
+from genrep.options import add_device_options, parse_classes, parse_region, parse_size
 
 ANIMALS = {0: "cat", 1: "dog", 2: "sea lion", 3: "4-5"}
 DIGITS = {label: str(label) for label in range(10)}
@@ -73,18 +73,40 @@ def test_a_superscript_is_no_label():
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [(None, None), ("64", (64, 64)), ("48x64", (48, 64)), ("48×64", (48, 64)), ("48,64", (48, 64)), ("1", (1, 1))],
+    [(None, None), ("64", 64), ("48x64", (48, 64)), ("48×64", (48, 64)), ("48,64", (48, 64)), ("8x16x12", (8, 16, 12))],
 )
-def test_a_size_is_height_then_width(text, size):
+def test_a_size_is_one_number_or_one_per_axis(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "0x8", "8x0", "-8", "8x", "x8", "8x8x8", "8.5", "big", "8 x 8"])
+@pytest.mark.parametrize("text", ["", "0", "0x8", "8x0", "-8", "8x", "x8", "8x8x0", "8.5", "big", "8 x 8"])
 def test_other_sizes_are_refused(text):
     with pytest.raises(
         InputError, match=f"^--size '{text}': give one positive number, or HEIGHTxWIDTH, as in 64 or 48x64$"
     ):
         parse_size(text)
+
+
+# regions
+
+
+def test_a_region_is_starts_then_ends():
+    assert parse_region(None) is None
+    assert parse_region("-1,0,0.5,1") == (-1, 0, 0.5, 1)
+    assert parse_region("0,1") == (0, 1) and parse_region("0,0,0,1,1,1", num_axes=3) == (0, 0, 0, 1, 1, 1)
+
+
+@pytest.mark.parametrize("text", ["0,0,1", "0,0,1,x", "", "0", "0;0;1;1"])
+def test_other_regions_are_refused(text):
+    general = "give a start for each axis, then an end for each, with commas between them, as in -1,-1,0,0 of images"
+    for num_axes, advice in ((None, general), (2, "give 4 numbers with commas between them")):
+        with pytest.raises(InputError, match=f"^--region '{text}': {advice}$"):
+            parse_region(text, num_axes)
+
+
+def test_a_region_is_of_the_axes_that_are_there():
+    with pytest.raises(InputError, match="^--region '0,0,1,1': give 6 numbers with commas between them$"):
+        parse_region("0,0,1,1", num_axes=3)
 
 
 # devices

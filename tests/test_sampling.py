@@ -154,9 +154,9 @@ def test_a_region_may_begin_with_a_minus(run):
         ("--sampling.guidance_scale=[", r"--sampling.guidance_scale: not valid YAML: line 1"),
         ("--data.source=digits", r"command line: data: unknown key; allowed here: sampling$"),
         ("--guidance=3", r"--guidance=3: unknown option; config keys are written --section.key VALUE, see --help"),
-        ("--region=0,0,1", r"--region '0,0,1': give 4 numbers with commas between them"),
-        ("--region=0,0,1,x", r"--region '0,0,1,x': give 4 numbers with commas between them"),
-        ("--region=", r"--region '': give 4 numbers with commas between them"),
+        ("--region=0,0,1", r"--region '0,0,1': give a start for each axis, then an end for each, with commas"),
+        ("--region=0,0,1,x", r"--region '0,0,1,x': give a start for each axis, then an end for each, with commas"),
+        ("--region=", r"--region '': give a start for each axis, then an end for each, with commas"),
         ("--size=0", r"--size '0': give one positive number"),
     ],
 )

@@ -7,7 +7,7 @@ import pydantic
 import pytest
 from pydantic import Field
 
-from genrep.data import ImageDataSpec
+from genrep.data import ArrayDataSpec, DataSpec, ImageDataSpec
 from genrep.diffusion import NoiseSpec
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
@@ -178,7 +178,8 @@ def test_a_rule_over_several_keys_speaks_for_the_whole():
 
 def test_variants_are_found_by_tag():
     assert variants(Paint.model_fields["colour"].annotation) == {"named": Named, "mixed": Mixed}
-    assert variants(ImageDataSpec | None) == {"ImageDataSpec": ImageDataSpec}
+    assert variants(DataSpec) == {"images": ImageDataSpec, "arrays": ArrayDataSpec}
+    assert variants(NoiseSpec | None) == {"NoiseSpec": NoiseSpec}
     assert variants(int | None) == {}
 
 

@@ -4,7 +4,6 @@ import datasets
 import pytest
 
 from genrep.data import ImageDataSpec
-from genrep.data.images import open_images
 from tests.data.pictures import SIZES, random_image
 
 
@@ -44,4 +43,4 @@ def table(pictures):
 
 @pytest.fixture(scope="module")
 def digits():
-    return open_images(ImageDataSpec(), (8, 8), 1)
+    return tuple(ImageDataSpec().open(split, (8, 8), 1) for split in ("train", "held_out"))

@@ -44,21 +44,21 @@ def test_an_image_smaller_than_the_crop_is_resized_to_cover_it(numbered):
 
 def test_the_stream_crops_by_position_and_held_out_images_are_centred(numbered):
     data = ImageData(numbered, "train", (4, 4), 1)
-    stream = SignalStream(data, seed=3, flip=False)
-    first, again = stream.__getitems__([0, 1, 2, 3]).pixels, stream.__getitems__([3, 2, 1, 0]).pixels
+    stream = SignalStream(data, seed=3, flips=False)
+    first, again = stream.__getitems__([0, 1, 2, 3]).signals, stream.__getitems__([3, 2, 1, 0]).signals
     assert torch.equal(first, again.flip(0))
-    assert not torch.equal(first, stream.__getitems__([4, 5, 6, 7]).pixels)
+    assert not torch.equal(first, stream.__getitems__([4, 5, 6, 7]).signals)
     at = DataOrder(len(data), 3).indices([0, 1, 2, 3])
     assert torch.equal(first, data.crops(at, uniform_at([0, 1, 2, 3], (2,), 3, "crop")))
     centred = ImageData(numbered.model_copy(update={"crop": "centre"}), "train", (4, 4), 1)
-    assert torch.equal(SignalStream(centred, seed=3, flip=False).__getitems__([0, 1]).pixels, centred.read(at[:2]))
+    assert torch.equal(SignalStream(centred, seed=3, flips=False).__getitems__([0, 1]).signals, centred.read(at[:2]))
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_workers_crop_and_mirror_as_one_process_does(numbered, in_memory):
     data = ImageData(numbered.model_copy(update={"in_memory": in_memory}), "train", (3, 3), 1)
-    stream, batches = SignalStream(data, seed=5, flip=True), PositionBatches(4, 1, (0, 1), 0, 3)
-    alone, working = (torch.cat([part.pixels for part in training_loader(stream, batches, n)]) for n in (0, 2))
+    stream, batches = SignalStream(data, seed=5, flips=True), PositionBatches(4, 1, (0, 1), 0, 3)
+    alone, working = (torch.cat([part.signals for part in training_loader(stream, batches, n)]) for n in (0, 2))
     assert torch.equal(alone, working)
     mirrored = uniform_at(range(12), (), 5, "flip") < 0.5
     places, at = uniform_at(range(12), (2,), 5, "crop"), DataOrder(len(data), 5).indices(list(range(12)))

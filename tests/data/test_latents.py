@@ -67,6 +67,13 @@ def folder(written, tmp_path):
     return tmp_path / "cache"
 
 
+def views(autoencoder, data, indices, flips: bool) -> torch.Tensor:
+    """`[B, views, R, D]`; sets of slots have no mask."""
+    latents, mask = encode_views(autoencoder, data, data.read(indices), flips)
+    assert mask is None
+    return latents
+
+
 def encoded(autoencoder, data, spec=SPEC) -> torch.Tensor:
     """`[N, views, R, D]`, encoded in the batches that a cache is encoded in."""
     batches = [
@@ -74,7 +81,7 @@ def encoded(autoencoder, data, spec=SPEC) -> torch.Tensor:
         for start in range(0, len(data), spec.shard_size)
         for first in range(start, min(start + spec.shard_size, len(data)), spec.batch)
     ]
-    return torch.cat([encode_views(autoencoder, data.read(indices), spec.flips) for indices in batches])
+    return torch.cat([views(autoencoder, data, indices, spec.flips) for indices in batches])
 
 
 def every(cache: LatentCache, view: int = 0) -> torch.Tensor:
@@ -219,7 +226,7 @@ def test_shards_that_no_manifest_vouches_for_are_made_again(folder, data):
     (folder / "manifest.json").unlink()
     other = tiny_autoencoder(seed=9)
     write_cache(other, data, SPEC, folder)
-    assert torch.equal(LatentCache(folder).latents([3], [0]), encode_views(other, data.read([3]), flips=False)[:, 0])
+    assert torch.equal(LatentCache(folder).latents([3], [0]), views(other, data, [3], flips=False)[:, 0])
 
 
 # damage
@@ -474,7 +481,7 @@ def test_a_cache_holds_the_held_out_split_too(autoencoder, alone):
     images = ImageData(spec, "held_out", (8, 8), 1)
     cache = open_split(spec, latents, autoencoder, "held_out")
     assert isinstance(cache, LatentCache) and len(cache) == len(images) == 12
-    direct = encode_views(autoencoder, images.read(range(12)), flips=False)[:, 0]
+    direct = views(autoencoder, images, range(12), flips=False)[:, 0]
     torch.testing.assert_close(cache.latents(range(12)), direct, atol=1e-5, rtol=1e-5)
     assert torch.equal(cache.labels, images.labels) and cache.class_names == images.class_names
     assert cache.fingerprint() == images.fingerprint() and cache.name == images.name
@@ -560,12 +567,12 @@ def test_what_needs_images_says_so_where_they_are_missing(autoencoder, alone):
     spec, latents = alone
     change_manifest(Path(latents.folder), lambda manifest: manifest.pop("held_out"))
     assert isinstance(open_split(spec, latents, autoencoder, "held_out"), ImageData)
-    assert isinstance(open_split(spec, latents, autoencoder, "train", pixels=True), ImageData)
+    assert isinstance(open_split(spec, latents, autoencoder, "train", signals=True), ImageData)
     Path(spec.source).unlink()
     with pytest.raises(
-        MissingSource, match=r"does not exist.*The latent cache .* does not do: this run needs pixels too"
+        MissingSource, match=r"does not exist.*The latent cache .* does not do: this run needs the signals too"
     ):
-        open_split(spec, latents, autoencoder, "train", pixels=True)
+        open_split(spec, latents, autoencoder, "train", signals=True)
     with pytest.raises(MissingSource, match=r"does not do: it has no held-out latents, which train/latents.py adds"):
         open_split(spec, latents, autoencoder, "held_out")
 
@@ -583,7 +590,7 @@ def test_where_the_images_are_there_the_cache_is_held_against_them(autoencoder, 
 
 @pytest.fixture
 def batch(data, written):
-    batch = SignalStream(data, seed=0, flip=True, cache=LatentCache(written)).__getitems__(list(range(40)))
+    batch = SignalStream(data, seed=0, flips=True, cache=LatentCache(written)).__getitems__(list(range(40)))
     assert 5 < batch.mirrored.sum() < 35
     return batch
 
@@ -593,16 +600,18 @@ def test_latents_encoded_on_the_fly_equal_cached_ones(written, autoencoder, data
     encoding = open_latents(autoencoder, data, SPEC, (0, 1), lambda: None)
     assert isinstance(cached, CachedLatents) and isinstance(encoding, EncodedLatents)
     assert cached.flips and encoding.flips and encoding.wants_signals and not cached.wants_signals
-    torch.testing.assert_close(cached.latents(batch), encoding.latents(batch), atol=1e-5, rtol=1e-5)
+    (latents, mask), (directly, no_mask) = cached.sets(batch), encoding.sets(batch)
+    torch.testing.assert_close(latents, directly, atol=1e-5, rtol=1e-5)
+    assert mask is None and no_mask is None
     torch.testing.assert_close(cached.mean, encoding.mean, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(cached.std, encoding.std, atol=1e-6, rtol=1e-5)
 
 
 def test_the_stream_reads_latents_and_labels_without_images(written, data):
     cache = LatentCache(written)
-    with_images = SignalStream(data, seed=3, flip=True, cache=cache).__getitems__(list(range(70)))
-    batch = SignalStream(cache, seed=3, flip=True, wants_signals=False, cache=cache).__getitems__(list(range(70)))
-    assert batch.pixels is None and batch.indices == with_images.indices
+    with_images = SignalStream(data, seed=3, flips=True, cache=cache).__getitems__(list(range(70)))
+    batch = SignalStream(cache, seed=3, flips=True, wants_signals=False, cache=cache).__getitems__(list(range(70)))
+    assert batch.signals is None and batch.indices == with_images.indices
     assert torch.equal(batch.labels, with_images.labels) and torch.equal(batch.latents, with_images.latents)
     for row, (index, mirrored) in enumerate(zip(batch.indices, batch.mirrored.long().tolist(), strict=True)):
         assert torch.equal(batch.latents[row], cache.latents([index], [mirrored])[0])
@@ -612,7 +621,7 @@ def test_the_stream_keeps_the_number_type_of_the_cache(autoencoder, data, tmp_pa
     """Half the bytes to hand over; float32 is made of it where it is used."""
     write_cache(autoencoder, data, SPEC.model_copy(update={"dtype": "float16"}), tmp_path)
     cache = LatentCache(tmp_path)
-    batch = SignalStream(data, seed=0, flip=True, cache=cache).__getitems__([0, 30, 49])
+    batch = SignalStream(data, seed=0, flips=True, cache=cache).__getitems__([0, 30, 49])
     assert batch.latents.dtype == torch.float16
     assert torch.equal(batch.latents.float(), cache.latents(batch.indices, batch.mirrored.long().tolist()))
 
@@ -620,7 +629,7 @@ def test_the_stream_keeps_the_number_type_of_the_cache(autoencoder, data, tmp_pa
 def test_a_cache_goes_to_a_worker_as_a_name(written):
     """Where processes are spawned the stream is pickled: latents and labels must not travel."""
     cache = LatentCache(written)
-    stream = SignalStream(cache, seed=0, flip=True, wants_signals=False, cache=cache, noise={"noise": (4, 8)})
+    stream = SignalStream(cache, seed=0, flips=True, wants_signals=False, cache=cache, noise={"noise": (4, 8)})
     here = stream.__getitems__(list(range(40)))
     sent = pickle.dumps(stream)
     assert len(sent) < 2000
@@ -634,7 +643,7 @@ def test_a_cache_goes_to_a_worker_as_a_name(written):
 
 def test_workers_read_what_one_process_reads(written):
     cache = LatentCache(written)
-    stream = SignalStream(cache, seed=0, flip=True, wants_signals=False, cache=cache, noise={"noise": (4, 8)})
+    stream = SignalStream(cache, seed=0, flips=True, wants_signals=False, cache=cache, noise={"noise": (4, 8)})
     batches = PositionBatches(12, 1, (0, 1), 0, 6)
     for one, two in zip(*(training_loader(stream, batches, workers) for workers in (0, 2)), strict=True):
         assert one.positions == two.positions and torch.equal(one.latents, two.latents)
@@ -644,7 +653,7 @@ def test_workers_read_what_one_process_reads(written):
 def test_without_a_cache_statistics_are_of_evenly_spaced_images(autoencoder, data):
     spec = LatentsSpec(statistics_images=8, batch=3)
     encoding = EncodedLatents(autoencoder, data, spec)
-    rows = encode_views(autoencoder, data.read([0, 6, 12, 18, 25, 31, 37, 43]), flips=False)[:, 0]
+    rows = views(autoencoder, data, [0, 6, 12, 18, 25, 31, 37, 43], flips=False)[:, 0]
     torch.testing.assert_close(encoding.mean, rows.mean(0), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(encoding.std, rows.std(0, correction=0), atol=1e-6, rtol=1e-5)
     assert not encoding.flips
@@ -658,4 +667,4 @@ def test_opening_writes_the_cache_if_it_is_missing(autoencoder, data, written, t
 
 
 def test_no_gradient_flows_into_the_autoencoder(autoencoder, data):
-    assert not encode_views(tiny_autoencoder().requires_grad_(True), data.read([0]), flips=True).requires_grad
+    assert not views(tiny_autoencoder().requires_grad_(True), data, [0], flips=True).requires_grad

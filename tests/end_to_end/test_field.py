@@ -7,8 +7,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from genrep import NeuralField
-from genrep.data import SignalSpec
-from genrep.data.signals import open_signal
+from genrep.data import PictureSourceSpec
+from genrep.data.single import open_pictures
 from genrep.metrics.reconstruction import frames, quality
 from genrep.render import from_uint8
 from tests.scripts import PROJECT, launch, lines, run
@@ -83,7 +83,7 @@ def test_a_field_renders_at_any_size_and_region(fitted, tmp_path, capsys):
     with Image.open(tmp_path / "whole.png") as whole, Image.open(tmp_path / "part.png") as part:
         assert whole.size == (64, 64) and part.size == (16, 32)
     for option, value, message in (
-        ("--size", "0", "--size '0': give 2 positive numbers, as in 32x32"),
+        ("--size", "0", "--size '0': give one positive number, or HEIGHTxWIDTH, as in 64 or 48x64"),
         ("--size", "4x4x4", "give 2 positive numbers"),
         ("--region", "0,0,1", "--region '0,0,1': give 4 numbers"),
         ("--region", "1,1,0,0", "is empty"),
@@ -102,9 +102,8 @@ def test_a_video_is_fitted_and_rendered_as_frames(tmp_path):
     run("train/field.py", *SMALL, *options, "--run.steps", 2)
     field = NeuralField.from_pretrained(tmp_path / "run" / "model")
     assert field.shape == (3, 12, 14)
-    by_frame = quality(
-        frames(field.render()), from_uint8(frames(open_signal(SignalSpec(source=str(tmp_path / "frames")))))
-    )
+    video = open_pictures(PictureSourceSpec(source=str(tmp_path / "frames"))).kept
+    by_frame = quality(frames(field.render()), from_uint8(frames(video)))
     (line,) = (row for row in lines(tmp_path / "run") if "psnr" in row)
     for name, values in by_frame.items():
         assert line[name] == pytest.approx(float(np.mean(values.tolist())), rel=1e-4)
@@ -124,5 +123,5 @@ def test_a_field_does_not_go_on_at_another_size(fitted, capsys):
 def test_the_dry_run_says_what_it_costs(capsys, tmp_path):
     run("train/field.py", "configs/camera/quad_tree.yaml", "--dry-run", "--run.folder", tmp_path / "none")
     shown = capsys.readouterr().out
-    assert "140,417 parameters, 35,008 multiply-adds a point" in shown and "262,144 points" in shown
+    assert "140,417 parameters, 35,008 multiply-adds per point" in shown and "262,144 points" in shown
     assert not (tmp_path / "none").exists()

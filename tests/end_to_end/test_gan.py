@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import genrep.training.folders
+import genrep.training.targets
 from genrep import GANPipeline
 from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
@@ -61,13 +61,13 @@ def test_a_gan_is_sampled_and_evaluated_like_a_diffusion_model(trained, classifi
 
 def test_of_latents_leaves_the_autoencoder_as_it_was(stage1, trained, tmp_path, monkeypatch):
     """Its weights stay, and no gradient is kept for them although gradients pass through it."""
-    seen, load = [], genrep.training.folders.load_autoencoder
+    seen, load = [], genrep.training.targets.load_autoencoder
 
     def remember(*arguments):
         seen.append(load(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(genrep.training.folders, "load_autoencoder", remember)
+    monkeypatch.setattr(genrep.training.targets, "load_autoencoder", remember)
     run("train/gan.py", *latents(stage1, tmp_path), "--run.steps", 1, "--run.folder", tmp_path / "run")
     assert all(not weight.requires_grad and weight.grad is None for weight in seen[0].parameters())
     before = load_file(stage1 / "model" / "diffusion_pytorch_model.safetensors")
@@ -199,7 +199,7 @@ def test_a_gan_of_latents_trains_on_the_cache_alone(stage1, tmp_path, capsys):
         assert [key for key in one if not torch.equal(one[key], two[key])] == []
         assert lines(tmp_path / f"there-{sees}") == lines(tmp_path / f"alone-{sees}")
     run("train/gan.py", *options, "--gan.real", "images", "--run.folder", tmp_path / "pixels", expect=2)
-    assert "this run needs pixels too" in capsys.readouterr().err
+    assert "this run needs the signals too" in capsys.readouterr().err
 
 
 def test_a_gan_needs_no_held_out_split(tmp_path):

@@ -13,10 +13,11 @@ from PIL import Image
 
 from genrep import INRAutoencoder
 from genrep.data import ImageDataSpec
-from genrep.data.images import ImageData
-from genrep.data.signals import evenly, resize_and_crop
-from genrep.metrics.fidelity import Pixels, classifier_distance
+from genrep.data.images import ImageData, resize_and_crop
+from genrep.data.signals import evenly
+from genrep.metrics.fidelity import Chosen, classifier_distance
 from genrep.metrics.reconstruction import enlarge, psnr, reconstruction_psnr
+from genrep.models.classifier import ImageClassifier
 from genrep.pictures import picture_grid, save_png
 from genrep.pipelines.diffusion import LatentDiffusionPipeline
 from genrep.randomness import image_generators
@@ -130,8 +131,9 @@ def test_the_floor_is_of_as_many_images_as_were_generated(stage2, classifier, tm
         assert report["floor"]["fewer_than_generated"] == (count == 400)
         floors[count] = report["metrics"]["fd_floor"]
     train, held_out = (ImageData(ImageDataSpec(), split, (8, 8), 1) for split in ("train", "held_out"))
-    pixels = (Pixels(data, evenly(len(data), count)) for data, count in ((held_out, 100), (train, 50)))
-    assert floors[100] == pytest.approx(classifier_distance(classifier / "model", *pixels), rel=1e-4)
+    chosen = (Chosen(data, evenly(len(data), count)) for data, count in ((held_out, 100), (train, 50)))
+    network = ImageClassifier.from_pretrained(classifier / "model")
+    assert floors[100] == pytest.approx(classifier_distance(network, held_out.signal, *chosen), rel=1e-4)
     assert floors[100] != pytest.approx(floors[400], rel=1e-3)
     assert (tmp_path / "images").is_dir() and not (tmp_path / "evaluation").exists()
 

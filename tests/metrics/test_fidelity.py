@@ -13,6 +13,7 @@ from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError
 from genrep.metrics.fidelity import (
+    Chosen,
     Pixels,
     classifier_accuracy,
     classifier_distance,
@@ -22,6 +23,7 @@ from genrep.metrics.fidelity import (
 from genrep.metrics.generated import CHUNK_IMAGES, GeneratedImages
 from genrep.models.classifier import ImageClassifier
 from genrep.render import from_uint8
+from genrep.signals import ImageSignalSpec
 
 
 def plain_frechet(one: np.ndarray, two: np.ndarray) -> float:
@@ -33,11 +35,12 @@ def plain_frechet(one: np.ndarray, two: np.ndarray) -> float:
     )
 
 
+IMAGE = ImageSignalSpec().build()
+
+
 @pytest.fixture
-def classifier(tmp_path):
-    classifier = ImageClassifier(8, 1, 10, width=16).eval()
-    classifier.save_pretrained(tmp_path / "classifier")
-    return classifier, tmp_path / "classifier"
+def classifier():
+    return ImageClassifier(8, 1, 10, width=16).eval()
 
 
 @pytest.fixture
@@ -48,27 +51,26 @@ def images():
 
 
 def test_frechet_distance_equals_the_plain_formula(classifier, images):
-    network, folder = classifier
     with torch.no_grad():
-        features = [network.features(from_uint8(part)).double().numpy() for part in images]
-    ours = classifier_distance(folder, Pixels(images[0]), Pixels(images[1]), batch=64)
+        features = [classifier.features(from_uint8(part)).double().numpy() for part in images]
+    ours = classifier_distance(classifier, IMAGE, images[0], images[1], batch=64)
     assert ours == pytest.approx(plain_frechet(*features), rel=1e-6)
-    assert classifier_distance(folder, Pixels(images[0]), Pixels(images[0])) == pytest.approx(0, abs=1e-6)
+    assert classifier_distance(classifier, IMAGE, images[0], images[0]) == pytest.approx(0, abs=1e-6)
+    chosen = [Chosen(part, range(0, len(part), 2)) for part in images]
+    half = plain_frechet(*(part[::2] for part in features))
+    assert classifier_distance(classifier, IMAGE, *chosen) == pytest.approx(half, rel=1e-6)
 
 
 def test_distance_does_not_depend_on_the_batch(classifier, images):
-    _, folder = classifier
-    one, two = (classifier_distance(folder, Pixels(images[0]), Pixels(images[1]), batch=batch) for batch in (7, 200))
+    one, two = (classifier_distance(classifier, IMAGE, *images, batch=batch) for batch in (7, 200))
     assert one == pytest.approx(two, rel=1e-4)
 
 
-def test_another_classifier_of_one_name_is_not_taken_for_the_first(classifier, images, tmp_path):
-    _, folder = classifier
-    first = classifier_distance(folder, Pixels(images[0]), Pixels(images[1]))
-    ImageClassifier(8, 1, 10, width=24).save_pretrained(tmp_path / "other")
-    other = classifier_distance(tmp_path / "other", Pixels(images[0]), Pixels(images[1]))
+def test_another_classifier_is_not_taken_for_the_first(classifier, images):
+    first = classifier_distance(classifier, IMAGE, *images)
+    other = classifier_distance(ImageClassifier(8, 1, 10, width=24).eval(), IMAGE, *images)
     assert other != pytest.approx(first, rel=1e-3)
-    assert classifier_distance(folder, Pixels(images[0]), Pixels(images[1])) == pytest.approx(first, rel=1e-6)
+    assert classifier_distance(classifier, IMAGE, *images) == pytest.approx(first, rel=1e-6)
 
 
 def test_grey_images_get_three_equal_channels(images):
@@ -78,12 +80,11 @@ def test_grey_images_get_three_equal_channels(images):
 
 
 def test_predicted_labels_and_accuracy(classifier):
-    network, _ = classifier
     data = ImageData(ImageDataSpec(), "held_out", (8, 8), 1)
-    predicted = predicted_labels(network, data.read(range(len(data))), batch=100)
+    predicted = predicted_labels(classifier, IMAGE, data.read(range(len(data))), batch=100)
     with torch.no_grad():
-        assert torch.equal(predicted, network(from_uint8(data.read(range(len(data))))).argmax(-1))
-    assert classifier_accuracy(network, data, batch=50) == pytest.approx(
+        assert torch.equal(predicted, classifier(from_uint8(data.read(range(len(data))))).argmax(-1))
+    assert classifier_accuracy(classifier, data, batch=50) == pytest.approx(
         float((predicted == data.labels).float().mean())
     )
 
@@ -160,7 +161,7 @@ def test_files_that_are_not_weights_are_refused(images, tmp_path):
 
 def test_a_single_image_has_no_distance(classifier, images):
     with pytest.raises(InputError, match="at least 2 images on both sides, got 1 generated and 200 reference"):
-        classifier_distance(classifier[1], Pixels(images[0], [0]), Pixels(images[1]))
+        classifier_distance(classifier, IMAGE, Chosen(images[0], [0]), images[1])
 
 
 def test_generated_images_go_on_where_they_stopped(tmp_path):

@@ -229,7 +229,7 @@ def test_spectral_norms_are_at_most_one():
     torch.manual_seed(0)
     judge = Discriminators(3, (4, 6), 5, width=8, depth=3, scales=2, token_width=16, token_depth=3)
     for _ in range(30):  # the power iteration runs in training
-        judge(torch.randn(2, 3, 16, 16), torch.randn(2, 4, 6), torch.tensor([0, 4]))
+        judge([torch.randn(2, 3, 16, 16), torch.randn(2, 4, 6)], torch.tensor([0, 4]))
     normed = [module for module in judge.modules() if hasattr(module, "parametrizations")]
     assert len(normed) == 2 * (3 + 1) + 3 + 1  # layers and class embedding of each
     for module in normed:

@@ -20,6 +20,7 @@ from genrep.training.accelerator import make_accelerator
 from genrep.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from genrep.training.config import read_config
 from genrep.training.log import RunLog
+from genrep.training.optimizer import learning_rate
 from genrep.training.order import SignalStream
 from genrep.training.run import Run
 from genrep.training.specs import ClassifierRun, EMASpec, OptimizerSpec
@@ -192,7 +193,7 @@ def start(config: ClassifierRun, restart: bool = False) -> Run:
 
 def tiny_state(run: Run) -> TrainingState:
     torch.manual_seed(0)
-    return TrainingState(nn.Linear(64, 1), OptimizerSpec(), EMASpec(), run.num_steps)
+    return TrainingState(nn.Linear(64, 1), OptimizerSpec(), EMASpec())
 
 
 def save_at(run: Run, *steps: int) -> None:
@@ -246,7 +247,7 @@ def test_another_config_is_refused_by_key(config):
         "Give its config to go on, another run.folder to keep both, or --restart to begin anew."
     )
     assert [line.strip() for line in lines] == [
-        "optimizer.betas: was '[0.9, 0.999]', is now '[0.8, 0.9]'",
+        "optimizer.betas: was [0.9, 0.999], is now [0.8, 0.9]",
         "optimizer.lr: was 0.0001, is now 0.5",
         "run.batch: was 4, is now 8",
         "run.seed: was 0, is now 1",
@@ -329,7 +330,16 @@ def test_restart_works_where_the_config_was_lost(config):
 @pytest.fixture(scope="module")
 def stream():
     spec = ImageDataSpec(train_split="train[:20]", held_out_fraction=0.0, in_memory=True)
-    return SignalStream(ImageData(spec, "train", (8, 8), 1), seed=0, flip=False)
+    return SignalStream(ImageData(spec, "train", (8, 8), 1), seed=0, flips=False)
+
+
+def end_step(run: Run, state: TrainingState, step: int) -> None:
+    """What every loop in train/ does when the gradients of a step are there."""
+    rate = learning_rate(state.optimizer.spec, step, run.num_steps)
+    gradient_norm = state.optimizer.clip_gradients()
+    state.optimizer.step(rate)
+    state.average.update(step + 1)
+    run.end_step(state, lr=rate, gradient_norm=gradient_norm)
 
 
 def train(run: Run, stream: SignalStream, stop: int | None = None, scale: float = 1.0) -> list[float]:
@@ -337,16 +347,17 @@ def train(run: Run, stream: SignalStream, stop: int | None = None, scale: float 
     state, losses = tiny_state(run), []
     state.restore(run.checkpoint)
     forward = run.accelerator.prepare(state.model)
-    for batch in run.training_batches(stream, num_workers=0):
-        with run.accelerator.accumulate(forward):
-            loss = scale * forward(from_uint8(batch.pixels).flatten(1)).square().mean()
-            losses.append(float(loss.detach()))
-            run.backward(loss)
-        if run.finish_step(state):
-            if run.due(run.settings.save_every):
-                run.save(state)
-            if run.step == stop:
-                break
+    for step, parts in run.training_steps(stream, num_workers=0):
+        for batch in parts:
+            with run.accelerator.accumulate(forward):
+                loss = scale * forward(from_uint8(batch.signals).flatten(1)).square().mean()
+                losses.append(float(loss.detach()))
+                run.backward(loss)
+        end_step(run, state, step)
+        if run.due(run.settings.save_every):
+            run.save(state)
+        if run.step == stop:
+            break
     return losses
 
 
@@ -494,12 +505,12 @@ def test_a_signal_in_a_step_ends_the_run_after_it(config, stream, number):
     run = start(config(save_every=50))
     state = tiny_state(run)
     with pytest.raises(Stopped) as stopped:
-        for batch in run.training_batches(stream, num_workers=0):
+        for step, (batch,) in run.training_steps(stream, num_workers=0):
             if run.step == 3:
                 signal.raise_signal(number)
                 assert signal.getsignal(number) == before  # a second one ends at once
-            run.backward(state.model(from_uint8(batch.pixels).flatten(1)).square().mean())
-            run.finish_step(state)
+            run.backward(state.model(from_uint8(batch.signals).flatten(1)).square().mean())
+            end_step(run, state, step)
     assert re.match(r"stopped after step 4 of 50; .* the same command goes on from it", stopped.value.save())
     assert list_checkpoints(run.folder / "checkpoints")[-1].name == "step-00000004"
     assert signal.getsignal(number) == before
@@ -509,9 +520,10 @@ def test_a_signal_between_steps_ends_the_run_there(config, stream):
     run = start(config(save_every=50))
     state = tiny_state(run)
     with pytest.raises(Stopped) as stopped:
-        for batch in run.training_batches(stream, num_workers=0):
-            run.backward(state.model(from_uint8(batch.pixels).flatten(1)).square().mean())
-            if run.finish_step(state) and run.step == 2:
+        for step, (batch,) in run.training_steps(stream, num_workers=0):
+            run.backward(state.model(from_uint8(batch.signals).flatten(1)).square().mean())
+            end_step(run, state, step)
+            if run.step == 2:
                 with state.average.applied():
                     signal.raise_signal(signal.SIGTERM)
                     raise AssertionError("an evaluation goes on after a signal")

@@ -10,8 +10,8 @@ from genrep.models.field import NeuralField
 from genrep.specs import validate
 from genrep.training.config import read_config
 from genrep.training.measurements import (
+    AUTOENCODERS,
     FIELDS,
-    IMAGES,
     AutoencoderMeasurements,
     FieldMeasurements,
     common_kind,
@@ -45,7 +45,7 @@ def test_sizes_stand_in_columns_of_their_kind():
 
 
 def test_a_yaml_tells_what_it_trains():
-    assert kind_of(CAMERA) is FIELDS and kind_of(DIGITS) is IMAGES
+    assert kind_of(CAMERA) is FIELDS and kind_of(DIGITS) is AUTOENCODERS
     assert common_kind([str(CAMERA), str(CAMERA)]) is FIELDS
     with pytest.raises(
         InputError, match=r"pe_mlp\.yaml and .*anr\.yaml must both be of autoencoders, or both of fields"
@@ -58,9 +58,9 @@ def test_a_yaml_tells_what_it_trains():
     [
         (FIELDS, CAMERA, "signal", {"size": 64}, "signal"),
         (FIELDS, CAMERA, "run", {"steps": 7}, "run.steps"),
-        (IMAGES, DIGITS, "run", {"evaluate_images": 7}, "run.evaluate_images"),
-        (IMAGES, DIGITS, "autoencoder", {"image_size": 16}, "autoencoder.image_size"),
-        (IMAGES, DIGITS, "data", {"flip": True}, "data"),
+        (AUTOENCODERS, DIGITS, "run", {"evaluate_images": 7}, "run.evaluate_images"),
+        (AUTOENCODERS, DIGITS, "autoencoder", {"image_size": 16}, "autoencoder.image_size"),
+        (AUTOENCODERS, DIGITS, "data", {"flip": True}, "data"),
     ],
 )
 def test_configs_of_different_data_are_refused(kind, config, section, change, key):

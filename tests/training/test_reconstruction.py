@@ -5,9 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from genrep.coords import grid, values_at
+from genrep.data import ImageDataSpec
+from genrep.data.images import ImageData
 from genrep.errors import InputError
+from genrep.pictures import from_uint8
 from genrep.randomness import stream_generator
-from genrep.training.reconstruction import coords_and_targets, latent_noise, refinement_objective
+from genrep.training.order import TrainingBatch
+from genrep.training.reconstruction import latent_noise, refinement_objective, training_points
 from genrep.training.specs import ReconstructionSpec
 from tests.scripts import AUTOENCODER, PROJECT, lines, run
 from tests.tiny import tiny_autoencoder
@@ -37,9 +41,26 @@ def test_noise_comes_in_units_of_each_channels_deviation_between_images():
     torch.testing.assert_close(model(images, coords, torch.zeros(3, 4, 8)), model(images, coords))
 
 
-def per_image(images, positions, step=0, sources=None, **options):
-    spec = ReconstructionSpec(per_image=True, **options)
-    return coords_and_targets(spec, images, sources, 7, step, positions)
+@pytest.fixture(scope="module")
+def data():
+    return ImageData(ImageDataSpec(train_split="train[:2]", held_out_fraction=0.0), "train", (8, 8), 1)
+
+
+def pixels(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+def drawn(data, spec, kept, positions, step=0, sources=None):
+    """Coordinates and targets of a batch of images at these positions."""
+    unmirrored = torch.zeros(len(kept), dtype=torch.bool)
+    batch = TrainingBatch(list(positions), [0] * len(kept), unmirrored, kept, sources, labels=None)
+    points = training_points(spec, data, batch, torch.device("cpu"), 7, step)
+    assert points.weights is None, "no pixel is missing"
+    return points.coords, points.values
+
+
+def per_image(data, kept, positions, step=0, sources=None, **options):
+    return drawn(data, ReconstructionSpec(per_image=True, **options), kept, positions, step, sources)
 
 
 OBJECTIVES = [
@@ -51,9 +72,9 @@ OBJECTIVES = [
 
 
 @pytest.mark.parametrize("options", OBJECTIVES)
-def test_coordinates_of_each_image_equal_a_plain_loop(options):
-    images, positions = torch.rand(3, 2, 8, 8) * 2 - 1, [40, 7, 19]
-    coords, targets = per_image(images, positions, **options)
+def test_coordinates_of_each_image_equal_a_plain_loop(data, options):
+    kept, positions = pixels(3, 2, 8, 8), [40, 7, 19]
+    coords, targets = per_image(data, kept, positions, **options)
     side, count = options.get("target_size", 8), options.get("num_coords")
     assert coords.shape == (3, count or side**2, 2) and targets.shape == (3, count or side**2, 2)
     for number, position in enumerate(positions):
@@ -67,36 +88,37 @@ def test_coordinates_of_each_image_equal_a_plain_loop(options):
             expected = centres + (noise * 0.15).clamp(-0.25, 0.25) * 2 / side
         torch.testing.assert_close(coords[number], expected)
         way = (centres, "nearest") if options["targets"] == "pixel" else (expected, "bicubic")
-        torch.testing.assert_close(targets[number], values_at(images[[number]], *way)[0])
+        torch.testing.assert_close(targets[number], values_at(from_uint8(kept[[number]]), *way)[0])
 
 
 @pytest.mark.parametrize("options", OBJECTIVES)
-def test_an_images_own_coordinates_do_not_depend_on_the_batch(options):
-    images = torch.rand(4, 1, 8, 8) * 2 - 1
-    coords, targets = per_image(images, [3, 4, 5, 6], **options)
+def test_an_images_own_coordinates_do_not_depend_on_the_batch(data, options):
+    kept = pixels(4, 1, 8, 8)
+    coords, targets = per_image(data, kept, [3, 4, 5, 6], **options)
     for part, step in ((slice(0, 1), 0), (slice(1, 4), 9)):
-        alone = per_image(images[part], list(range(3, 7))[part], step, **options)
+        alone = per_image(data, kept[part], list(range(3, 7))[part], step, **options)
         torch.testing.assert_close(alone, (coords[part], targets[part]), rtol=0, atol=0)
     assert not torch.equal(coords[0], coords[1])
 
 
-def test_a_shared_draw_is_the_steps_and_not_the_images():
-    spec, images = ReconstructionSpec(num_coords=6), torch.rand(2, 1, 8, 8)
+def test_a_shared_draw_is_the_steps_and_not_the_images(data):
+    spec, kept = ReconstructionSpec(num_coords=6), pixels(2, 1, 8, 8)
     (one, _), (same, _), (other, _) = (
-        coords_and_targets(spec, images, None, 7, step, positions)
-        for step, positions in ((1, [0, 1]), (1, [2, 3]), (2, [0, 1]))
+        drawn(data, spec, kept, positions, step) for step, positions in ((1, [0, 1]), (1, [2, 3]), (2, [0, 1]))
     )
     assert one.shape == (6, 2) and torch.equal(one, same) and not torch.equal(one, other)
 
 
-def test_a_step_has_one_random_target_size_for_all_images():
+def test_a_step_has_one_random_target_size_for_all_images(data):
     """Between 8 and 16 pixels; the targets are those of the resized source."""
-    sources = torch.rand(2, 1, 16, 16)
-    images, counts = torch.rand(2, 1, 8, 8), set()
+    kept, sources, counts = pixels(2, 1, 8, 8), pixels(2, 1, 16, 16), set()
     for step in range(12):
-        coords, targets = per_image(images, [2 * step, 2 * step + 1], step, sources, coords="grid", targets="pixel")
+        positions = [2 * step, 2 * step + 1]
+        coords, targets = per_image(data, kept, positions, step, sources, coords="grid", targets="pixel")
         side = round(coords.shape[1] ** 0.5)
-        resized = F.interpolate(sources, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
+        resized = F.interpolate(
+            from_uint8(sources), size=(side, side), mode="bicubic", align_corners=False, antialias=True
+        )
         torch.testing.assert_close(targets, resized.flatten(2).transpose(1, 2))
         counts.add(side)
     assert len(counts) > 3 and counts <= set(range(8, 17))
