@@ -252,7 +252,8 @@ def _interpolate(
     neighbours = []  # of every axis: (index, weight) of each neighbour, [..., N]
     for axis, length in enumerate(shape):
         place = ((coords[..., axis].to(signals.dtype) + 1) * length - 1) / 2
-        place = place.clamp(0, length - 1)
+        if interpolation != "bicubic":  # whose neighbours alone are clamped, as torch does
+            place = place.clamp(0, length - 1)
         if interpolation == "nearest":
             neighbours.append([(place.round().long(), torch.ones_like(place))])
             continue

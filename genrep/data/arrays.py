@@ -21,6 +21,8 @@ from genrep.signals import ArraySignalSpec
 
 ROWS = 256
 """Arrays read at a time where all are looked at."""
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
+"""What `np.load` raises for files that are not NumPy's, or not whole."""
 
 
 class ArrayData(SignalData):
@@ -86,7 +88,7 @@ class ArrayData(SignalData):
         return train, held_out
 
     def _check_shape(self) -> None:
-        found = tuple(channels_first(np.asarray(self._arrays[int(self.rows[0])]), self.spec.channel_axis).shape)
+        found = tuple(self._array(int(self.rows[0])).shape)
         if found != (self.channels, *self.shape):
             raise InputError(
                 f"{self.name}: arrays of {' × '.join(map(str, found[1:]))} with {found[0]} channels do not fit the model's "
@@ -110,10 +112,7 @@ class ArrayData(SignalData):
     def _read(self, rows: np.ndarray) -> Float[Tensor, "batch channels *shape"]:
         arrays = []
         for row in rows.tolist():
-            try:
-                array = channels_first(np.asarray(self._arrays[row]), self.spec.channel_axis)
-            except (OSError, ValueError) as error:
-                raise InputError(f"{self._row_name(row)} cannot be read ({error}): fix or remove it") from error
+            array = self._array(row)
             if array.shape != (self.channels, *self.shape):
                 raise InputError(
                     f"{self._row_name(row)} has shape {array.shape}, others {(self.channels, *self.shape)}"
@@ -132,8 +131,19 @@ class ArrayData(SignalData):
             raise InputError(f"{self._row_name(row)} has {number:g}, and values must be finite{how}")
         return kept
 
+    def _array(self, row: int) -> np.ndarray:
+        """An array of the source, `[C, *shape]`. InputError if it cannot be read, or is not numbers on a grid."""
+        try:
+            array = self._arrays[row]
+        except UNREADABLE as error:
+            raise InputError(f"{self._row_name(row)} cannot be read ({error}): fix or remove it") from error
+        if not is_on_a_grid(array, self.spec.channel_axis):
+            found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "a .npz file"
+            raise InputError(f"{self._row_name(row)} must hold numbers on a grid; got {found}")
+        return channels_first(np.asarray(array), self.spec.channel_axis)
+
     def _row_name(self, row: int) -> str:
-        return f"array {row} of {self.spec.source}"
+        return str(self._arrays.paths[row]) if isinstance(self._arrays, Files) else f"array {row} of {self.spec.source}"
 
 
 class Files(Sequence):
@@ -179,34 +189,44 @@ def _of_folder(place: Path) -> tuple[Any, np.ndarray | None, list[str]]:
 
 
 def _of_file(path: Path, spec: ArrayDataSpec) -> tuple[Any, np.ndarray | None, list[str]]:
-    labels: np.ndarray | None = None
-    names: list[str] = []
     try:
         opened = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(opened, np.lib.npyio.NpzFile):
             with opened:
-                if spec.values_key not in opened.files:
-                    near = did_you_mean(spec.values_key, opened.files)
-                    raise InputError(f"{path}: no {spec.values_key!r} in it; it has {', '.join(opened.files)}{near}")
-                arrays = opened[spec.values_key]
-                if spec.labels_key is not None and spec.labels_key in opened.files:
-                    labels, names = _checked_labels(opened[spec.labels_key], len(arrays), path, spec.labels_key)
+                parts = {key: opened[key] for key in (spec.values_key, spec.labels_key) if key in opened.files}
+            keys = opened.files
         else:
-            arrays = opened
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            parts, keys = {spec.values_key: opened}, [spec.values_key]
+    except UNREADABLE as error:
         raise InputError(f"data.source {path}: cannot be read as a NumPy file ({error})") from error
+    wanted = [spec.values_key]
+    if spec.labels_key not in (None, "labels") and path.suffix != ".npy":  # "labels" only where there are some
+        wanted.append(spec.labels_key)
+    for key in wanted:
+        if key not in parts:
+            raise InputError(f"{path}: no {key!r} in it; it has {', '.join(keys)}{did_you_mean(key, keys)}")
+    arrays = parts[spec.values_key]
     if arrays.ndim < 2 or len(arrays) == 0 or arrays.dtype.kind not in "fiu":
         raise InputError(f"{path}: must hold numbers [signals, ...]; got {arrays.dtype} {list(arrays.shape)}")
-    return arrays, labels, names
+    if spec.labels_key not in parts:
+        return arrays, None, []
+    return arrays, *_checked_labels(parts[spec.labels_key], len(arrays), path, spec.labels_key)
 
 
 def _checked_labels(labels: np.ndarray, count: int, path: Path, key: str) -> tuple[np.ndarray, list[str]]:
-    if labels.shape != (count,) or labels.dtype.kind not in "iu" or int(labels.min()) < 0 or int(labels.max()) >= count:
+    are_numbers = labels.dtype.kind in "fiu" and labels.size > 0
+    span = f", {labels.min()} to {labels.max()}" if are_numbers else ""
+    if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= count:
         raise InputError(
-            f"{path}: {key} must be whole numbers from 0, one for each of the {count} arrays and fewer classes than those; got "
-            f"{labels.dtype} {list(labels.shape)}, {labels.min()} to {labels.max()}"
+            f"{path}: {key} must be whole numbers from 0, one for each of the {count} arrays, and fewer classes than arrays; "
+            f"got {labels.dtype} {list(labels.shape)}{span}"
         )
     return labels.astype(np.int64), [str(number) for number in range(int(labels.max()) + 1)]
+
+
+def is_on_a_grid(array: Any, channel_axis: str) -> bool:
+    """Whether an array is real numbers on a grid of one axis or more, besides that of its channels."""
+    return isinstance(array, np.ndarray) and array.dtype.kind in "fiu" and array.ndim >= 1 + (channel_axis != "none")
 
 
 def channels_first(array: np.ndarray, channel_axis: str) -> Shaped[np.ndarray, "channels *shape"]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from genrep.data import ArraySourceSpec, PictureSourceSpec
-from genrep.data.arrays import channels_first
+from genrep.data.arrays import UNREADABLE, channels_first, is_on_a_grid
 from genrep.data.images import opaque, resize_and_crop, sixteen_bits, unit_floats
 from genrep.errors import InputError
 from genrep.signals import ArraySignalSpec, ImageSignalSpec
@@ -43,13 +43,9 @@ def open_array(spec: ArraySourceSpec) -> SingleSignal:
     path = Path(spec.source).expanduser()
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise InputError(f"signal.source {spec.source!r}: cannot be read as a .npy file ({error})") from error
-    if (
-        not isinstance(array, np.ndarray)
-        or array.dtype.kind not in "fiu"
-        or array.ndim < 1 + (spec.channel_axis != "none")
-    ):
+    if not is_on_a_grid(array, spec.channel_axis):
         raise InputError(
             f"signal.source {path}: must be one array of numbers; got {getattr(array, 'shape', 'a .npz file')}"
         )

@@ -104,7 +104,7 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         if images.shape[:1] == (0,):
             raise InputError("there are no images to encode: give a batch of one or more")
         if not in_training(self, images):
-            check_finite(images.nan_to_num() if self.missing else images, "images")
+            check_finite(images.masked_fill(images.isnan(), 0) if self.missing else images, "images")
         return self._encoded(images), None
 
     def _encoded(self, values: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         self.spec = spec = from_arguments(DenoiserSpec, locals(), where=type(self).__name__)
         self.embed = nn.Linear(latent_dim, dim)
         if position_dim:
-            self.encode_position = FourierFeatures(position_dim, POSITION_FREQUENCIES, POSITION_FREQUENCIES)
+            self.encode_position = FourierFeatures(position_dim, POSITION_FREQUENCIES, float(POSITION_FREQUENCIES))
             self.embed_position = nn.Linear(self.encode_position.num_features, dim)
         else:
             self.slots = nn.Parameter(0.02 * torch.randn(num_tokens, dim))

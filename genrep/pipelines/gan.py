@@ -79,6 +79,11 @@ class GANPipeline(SignalPipeline):
                 f"this needs {wanted[0]} and {wanted[1]}"
             )
         if autoencoder is not None and normalizer is not None:
+            if autoencoder.position_dim:
+                raise InputError(
+                    "a GAN of latents maps the place of a token in the set to its values, and the tokens of this autoencoder "
+                    "have positions in place of slots: give it to LatentDiffusionPipeline"
+                )
             check_normalizer(normalizer, autoencoder)
         self.register_modules(generator_model=generator_model, autoencoder=autoencoder, normalizer=normalizer)
         self.register_to_config(
