@@ -46,23 +46,29 @@ class TargetSizes(NamedTuple):
 
 
 def target_sizes(config: GANRun, autoencoder: AutoencoderSpec | None) -> TargetSizes:
-    """The sizes that follow from a config and, of target latents, from stage 1."""
+    """The sizes that follow from a config and, of target latents, from stage 1. InputError if they do not fit the objective."""
     if autoencoder is None:
         assert config.channels is not None
-        return TargetSizes(config.image_shape, config.channels, config.image_shape, config.channels, None)
-    if autoencoder.decoder.position_dim:
+        sizes = TargetSizes(config.image_shape, config.channels, config.image_shape, config.channels, None)
+    elif autoencoder.decoder.position_dim:
         raise InputError(
             "gan.target latents maps the place of a token in the set to its values, and the tokens of this autoencoder "
             "have positions in place of slots: train a diffusion model on them"
         )
-    sees_signals, sees_latents = config.gan.sees != "latents", config.gan.sees != "images"
-    return TargetSizes(
-        (autoencoder.num_tokens,),
-        autoencoder.latent_dim,
-        autoencoder.image_shape if sees_signals else None,
-        autoencoder.channels if sees_signals else None,
-        (autoencoder.num_tokens, autoencoder.latent_dim) if sees_latents else None,
-    )
+    else:
+        sees_signals, sees_latents = config.gan.sees != "latents", config.gan.sees != "images"
+        sizes = TargetSizes(
+            (autoencoder.num_tokens,),
+            autoencoder.latent_dim,
+            autoencoder.image_shape if sees_signals else None,
+            autoencoder.channels if sees_signals else None,
+            (autoencoder.num_tokens, autoencoder.latent_dim) if sees_latents else None,
+        )
+    if config.gan.augment and len(sizes.signal_shape or ()) != 2:
+        raise InputError(
+            f"gan.augment is of images, and these signals have {len(sizes.signal_shape or ())} axes: leave it out"
+        )
+    return sizes
 
 
 class Target(ABC):
