@@ -43,7 +43,7 @@ def render(
     chunk: Integer | None = None,
     gradients: bool = False,
     as_uint8: bool = False,
-) -> Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"]:
+) -> Float[Tensor, "batch channels *size"] | UInt8[Tensor, "batch channels *size"]:
     """Render latents at any size and region, `[B, C, H, W]`, in [-1, 1] up to the model's error.
 
     Beside the result only the work of one chunk is held, so memory does not grow with the size.
