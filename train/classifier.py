@@ -26,6 +26,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     import torch
     import torch.nn.functional as F
 
+    from genrep.data.signals import check_whole
     from genrep.errors import InputError
     from genrep.files import replacing
     from genrep.metrics.fidelity import classifier_accuracy
@@ -42,6 +43,8 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
         raise InputError(
             f"{data.name}: a classifier needs labels, and there are none; see the keys of data that name them"
         )
+
+    check_whole(data, "a classifier")
 
     # run
     settings = config.run

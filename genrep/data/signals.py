@@ -138,6 +138,12 @@ def evenly(count: int, wanted: int | None) -> list[int]:
     return [index * count // wanted for index in range(wanted)]
 
 
+def check_whole(data: SignalData, what: str) -> None:
+    """InputError if values may be missing where `what` needs all of them."""
+    if data.may_miss:
+        raise InputError(f"{data.name}: {what} needs every value, and data.missing is keep: set it to refuse")
+
+
 def check_signal(model: Any, data: SignalData) -> None:
     """InputError if a model's values mean something else than a data set's; `model` has `signal`."""
     own, other = model.signal.spec, data.signal.spec

@@ -1,4 +1,4 @@
-"""Generated images on disk: the same N images for any batch size, number of processes or restart."""
+"""Generated signals on disk, as they are kept: the same N for any batch size, number of processes or restart."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -41,7 +41,7 @@ class GeneratedImages(Dataset):
     def __len__(self) -> int:
         return self.num_images
 
-    def __getitem__(self, index: int) -> UInt8[Tensor, "channels height width"]:
+    def __getitem__(self, index: int) -> Shaped[Tensor, "channels *shape"]:
         number = index // CHUNK_IMAGES
         if number not in self._chunks:
             self._chunks[number] = self._read(number)
@@ -56,7 +56,7 @@ class GeneratedImages(Dataset):
         """Make the chunks that are missing; each of the processes makes its own.
 
         Args:
-            draw: (indices, labels) => uint8 images `[n, C, H, W]`.
+            draw: (indices, labels) => images, or other signals as they are kept, `[n, C, *shape]`.
             process: (rank, number of processes).
         """
         rank, num_processes = process

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genrep.coords import grid
 from genrep.data.latents import LatentCache, autoencoder_hash
-from genrep.data.signals import SignalData
+from genrep.data.signals import SignalData, check_whole
 from genrep.errors import InputError
 from genrep.models.normalizer import LatentNormalizer
 from genrep.models.specs import AutoencoderSpec
@@ -111,6 +111,7 @@ class SignalTarget(Target):
     def __init__(self, config: GANRun):
         self.config, self.sizes = config, target_sizes(config, None)
         self.data: SignalData = config.data.open("train", self.sizes.grid, self.sizes.channels)
+        check_whole(self.data, "a GAN of signals")
         self.identity = {"data": self.data.fingerprint()}
 
     def open(self, run: Run) -> SignalStream:
@@ -140,6 +141,8 @@ class LatentTarget(Target):
         self.sees_reconstructions = self.sees_signals and objective.real == "reconstructions"
         self.wants_signals = self.sees_signals and not self.sees_reconstructions
         self.data = open_split(config.data, config.latents, self.autoencoder, "train", signals=self.wants_signals)
+        if self.wants_signals and isinstance(self.data, SignalData):
+            check_whole(self.data, "a discriminator that sees the signals themselves (gan.real images)")
         self.identity = {"data": self.data.fingerprint(), "autoencoder": autoencoder_hash(self.autoencoder)}
 
     def open(self, run: Run) -> SignalStream:
