@@ -743,7 +743,7 @@ PYTHON = [
     Call("a height of 0", "pipe(height=0)", "size must be a positive integer"),
     Call("a width of NaN", "pipe(width=nan)", "size must be a positive integer"),
     Call("a batch of half an image", "pipe(batch_size=0.5)", "batch_size must be an integer from 1; got 0.5"),
-    Call("an unknown type of output", "pipe(output_type='jpeg')", "output_type 'jpeg' is not one of pil, np, pt, uint8, latent"),
+    Call("an unknown type of output", "pipe(output_type='jpeg')", "output_type 'jpeg' is not one of pil, np, pt, uint8, kept, latent"),
     Call("more images than memory", "pipe(num_images=10, height=10**6, width=10**6)", "10 images of 1000000 × 1000000 pixels would take"),
     Call("two generators for three images", "pipe(num_images=3, generator=[torch.Generator()] * 2)", "2 generators for 3 images"),
     Call("a seed for a generator", "pipe(generator=3)", "generator must be a torch.Generator, or one an image; got .3"),

@@ -16,6 +16,12 @@ class BaseDecoderSpec(Spec):
     def check(self, channels: int, num_tokens: int, latent_dim: int, num_axes: int) -> None:
         """ValueError if the decoder does not fit such latents, values, and signals of so many axes."""
 
+    def with_axes(self, num_axes: int) -> "BaseDecoderSpec":
+        """The same with its own number of axes set, where it has one and leaves it to the signal."""
+        if getattr(self, "num_axes", num_axes) is not None:
+            return self
+        return self.model_copy(update={"num_axes": num_axes})
+
     @property
     def position_dim(self) -> int:
         """0: tokens have slots, the k-th of every set means the same. Else their first so many channels are their position."""
@@ -184,7 +190,7 @@ class TransINRSpec(ModulatedMLPSpec):
 def _enough_features(num_features: int, num_axes: int) -> None:
     if num_features < 4 * num_axes:
         raise ValueError(
-            f"num_features {num_features} is too few: cosine and sine of two frequencies on {num_axes} axes are {4 * num_axes}"
+            f"decoder.num_features {num_features} is too few: cosine and sine of two frequencies on {num_axes} axes are {4 * num_axes}"
         )
 
 

@@ -38,7 +38,8 @@ class AutoencoderSpec(Spec):
     def _parts_fit(self) -> "AutoencoderSpec":
         self.encoder.check(len(self.image_shape))
         self.decoder.check(self.channels, self.num_tokens, self.latent_dim, len(self.image_shape))
-        return self
+        # written out, as earlier versions did: their runs go on, and an equal model has an equal config
+        return self.model_copy(update={"decoder": self.decoder.with_axes(len(self.image_shape))})
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -81,7 +81,7 @@ def assert_equals(plain_value, spec, num_tokens, width, shared):
     for parameter in decoder.parameters():
         nn.init.normal_(parameter)
     latents = torch.randn(2, num_tokens, width, dtype=torch.float64, requires_grad=True)
-    coords = torch.rand(1 if shared else 2, 5, spec.num_axes, dtype=torch.float64) * 2 - 1
+    coords = torch.rand(1 if shared else 2, 5, decoder.num_axes, dtype=torch.float64) * 2 - 1
     ours = decoder(coords[0] if shared else coords, latents)
     plain = torch.stack(
         [
@@ -212,8 +212,9 @@ def test_the_papers_parameter_counts():
 def test_the_defaults_are_the_papers(kind, bandwidth):
     spec = kind(type=kind.model_fields["type"].annotation.__args__[0])
     assert (spec.hidden_dim, spec.depth, spec.num_features, spec.bandwidth, spec.num_axes) == (
-        256, 5, 256, bandwidth, 2,
+        256, 5, 256, bandwidth, None,
     )  # fmt: skip
+    assert spec.with_axes(2).num_axes == 2 and spec.with_axes(2).with_axes(3).num_axes == 2
 
 
 # refusals

@@ -38,7 +38,8 @@ def make_latents(spec: MultiBandSpec, batch=2):
 
 
 def make_coords(spec: MultiBandSpec, count, batch=2):
-    return torch.rand(batch, count, spec.num_axes, dtype=torch.float64) * 2 - 1
+    axes = spec.num_axes or 2  # as the grid of `make_decoder` has
+    return torch.rand(batch, count, axes, dtype=torch.float64) * 2 - 1
 
 
 # the equations, one point at a time
@@ -313,7 +314,8 @@ def test_the_papers_parameter_count(axes, features, levels):
 def test_the_defaults_are_the_papers():
     spec = MultiBandSpec(type="multiband")
     assert (spec.hidden_dim, spec.num_features, spec.bandwidths, spec.query_bandwidth) == (256, 256, [128, 32], 16)
-    assert (spec.num_heads, spec.num_axes, spec.aggregation, spec.modulation) == (2, 2, "attention", "multiband")
+    assert (spec.num_heads, spec.num_axes, spec.aggregation, spec.modulation) == (2, None, "attention", "multiband")
+    assert spec.build((8, 8), 3, 4, 8).num_axes == 2
 
 
 def test_an_ablation_changes_the_parameters_of_its_half_only():
@@ -369,7 +371,7 @@ def test_the_full_decoder_keeps_its_values_when_the_mlps_depth_is_named():
         ({"num_heads": 3}, r"decoder: hidden_dim 8 cannot be cut into 3 equal heads"),
         (
             {"num_features": 3},
-            r"decoder: num_features 3 is too few: cosine and sine of two frequencies on 2 axes are 8",
+            r"decoder.num_features 3 is too few: cosine and sine of two frequencies on 2 axes are 8",
         ),
         (
             {"num_features": 11, "num_axes": 6},

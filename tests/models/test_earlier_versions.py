@@ -14,6 +14,9 @@ from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.generator import CoordinateGenerator
 from genrep.pipelines.diffusion import LatentDiffusionPipeline
 from genrep.training.checkpoint import load_checkpoint, save_checkpoint
+from genrep.training.config import read_config
+from genrep.training.run import Run
+from genrep.training.specs import AutoencoderRun
 from tests.scripts import PROJECT, run
 
 EARLIER = PROJECT / "tests" / "fixtures" / "earlier_run"
@@ -39,14 +42,27 @@ def test_an_earlier_run_goes_on_to_where_a_new_one_comes(tmp_path, monkeypatch):
     torch.testing.assert_close(went_on, straight)
 
 
+@pytest.mark.parametrize("kind", ["multiband", "ipc"])
+def test_axes_that_follow_from_the_signal_are_written_out(tmp_path, kind):
+    """Earlier versions wrote the default of 2: their runs go on, and the hash of an equal model is the same."""
+    decoder = {"type": kind, "hidden_dim": 4, "num_features": 8}
+    content = read_config(CONFIG)
+    content["run"]["folder"] = str(tmp_path)
+    runs = [
+        AutoencoderRun.model_validate(
+            {**content, "autoencoder": {**content["autoencoder"], "decoder": {**decoder, **axes}}}
+        )
+        for axes in ({}, {"num_axes": 2})
+    ]
+    assert runs[0] == runs[1] and runs[0].autoencoder.decoder.num_axes == 2
+    curves = {**content["autoencoder"], "image_size": [8], "encoder": {"type": "joint_attention"}, "decoder": decoder}
+    assert AutoencoderRun.model_validate({**content, "autoencoder": curves}).autoencoder.decoder.num_axes == 1
+
+
 def test_a_key_with_another_value_than_its_default_is_still_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(PROJECT)
     shutil.copytree(EARLIER, tmp_path / "earlier")
     with pytest.raises(InputError, match="reconstruction.latent_noise: was 0.0, is now 0.5"):
-        from genrep.training.config import read_config
-        from genrep.training.run import Run
-        from genrep.training.specs import AutoencoderRun
-
         content = read_config(CONFIG)
         content["reconstruction"]["latent_noise"] = 0.5
         content["run"]["folder"] = str(tmp_path / "earlier")

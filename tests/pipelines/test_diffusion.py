@@ -60,7 +60,7 @@ def test_guidance_is_the_formula_in_one_batch(pipeline):
     noisy, labels = torch.randn(2, 4, 8), torch.tensor([0, 2])
     calls = []
     pipeline.denoiser.register_forward_pre_hook(lambda module, arguments: calls.append(len(arguments[0])))
-    guided = pipeline._predict(noisy, torch.tensor(500), labels, 2.5)
+    guided = pipeline._predict(noisy, torch.tensor(500), labels, 2.5, None)
     assert calls == [4]
     conditional = pipeline.denoiser(noisy, torch.full((2,), 500), labels)
     unconditional = pipeline.denoiser(noisy, torch.full((2,), 500), None)
@@ -181,7 +181,7 @@ INVALID = [
     ({"class_labels": [0], "guidance_scale": True}, "guidance_scale must be a finite number; got True"),
     ({"class_labels": [0], "num_inference_steps": 0}, "num_inference_steps must be an integer from 1 to 1000; got 0"),
     ({"class_labels": [0], "num_inference_steps": 2.5}, "num_inference_steps must be an integer .* got 2.5"),
-    ({"class_labels": [0], "output_type": "jpg"}, "output_type 'jpg' is not one of pil, np, pt, uint8, latent"),
+    ({"class_labels": [0], "output_type": "jpg"}, "output_type 'jpg' is not one of pil, np, pt, uint8, kept, latent"),
     ({"class_labels": [0], "height": 0}, "size must be a positive integer, .* got .0, 8."),
     ({"class_labels": [0], "width": 8.0}, "size must be a positive integer, .* got .8, 8.0."),
     ({"class_labels": [0], "region": (1, 1, 0, 0)}, "is empty"),
