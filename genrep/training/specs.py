@@ -296,8 +296,6 @@ class GANRun(Spec):
             self.data.check_encoded_once()
         if self.gan.augment and self.gan.sees == "latents":
             raise ValueError("gan.augment is of images, and gan.sees latents has none: leave it out")
-        if self.gan.augment and self.data.type != "images":
-            raise ValueError(f"gan.augment is of images; got data.type {self.data.type}: leave it out")
         if self.run.accumulation != 1:
             raise ValueError("run.accumulation is not for a GAN, whose two networks move in turn: set 1")
         return self

@@ -273,9 +273,3 @@ def test_the_pattern_of_all_samples(trained, stage2, tmp_path, capsys):
             assert picture.size == (4 * 96 + 5 * 2, 96 + 2 * 2)
     run("sample/pattern.py", trained / "images" / "pipeline", expect=2)
     assert "no config.yaml, which says what the real images are" in capsys.readouterr().err
-
-
-def test_augmentation_is_of_images(tmp_path, capsys):
-    options = ["--data.type", "arrays", "--data.source", "sines", "--image_size", "[256]", "--gan.augment", "[cutout]"]
-    run("train/gan.py", "configs/digits/gan.yaml", *options, "--run.folder", tmp_path / "none", expect=2)
-    assert "gan.augment is of images, and these signals have 1 axes: leave it out" in capsys.readouterr().err

@@ -284,4 +284,4 @@ def test_what_needs_every_value_refuses_missing_ones(tmp_path, capsys):
         run(f"train/{script}.py", stages[script], *options, expect=2)
         assert "needs every value, and data.missing is keep" in capsys.readouterr().err
     run("train/gan.py", stages["gan"], "--gan.augment", "[translation]", expect=2)
-    assert "gan.augment is of images; got data.type arrays: leave it out" in capsys.readouterr().err
+    assert "gan.augment is of images, and these signals have 1 axes: leave it out" in capsys.readouterr().err
