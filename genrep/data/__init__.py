@@ -64,7 +64,6 @@ class ImageDataSpec(BaseDataSpec):
     """Images: where they come from and how they are split and read."""
 
     type: Literal["images"] = "images"
-    """A kind of signals."""
     source: Annotated[str, MAY_CHANGE] = "digits"
     """`digits` or `photographs` (scikit-learn's and scikit-image's), an image folder, a folder or glob of parquet or Arrow files, or a Hub id."""
     train_split: str = "train"
@@ -138,7 +137,6 @@ class ArrayDataSpec(BaseDataSpec):
     """Arrays on a grid of any number of axes, from NumPy files: curves, fields, clips."""
 
     type: Literal["arrays"]
-    """A kind of signals."""
     source: Annotated[str, MAY_CHANGE]
     """A .npy file `[N, ...]`, a .npz file, a folder of .npy files (or of one for each class), or made up: `sines`, `blobs`."""
     values_key: str = "values"
@@ -208,7 +206,6 @@ class PictureSourceSpec(Spec):
     """One image or video, for a field."""
 
     type: Literal["pictures"] = "pictures"
-    """A kind of signal."""
     source: str
     """An image, an animated file, a folder of frames, or `camera`, scikit-image's photograph."""
     size: Size | None = None
@@ -228,7 +225,6 @@ class ArraySourceSpec(Spec):
     """One array, for a field."""
 
     type: Literal["array"]
-    """A kind of signal."""
     source: str
     """A .npy file."""
     channel_axis: Literal["none", "first", "last"] = "none"

@@ -216,6 +216,15 @@ def test_rows_keep_the_bytes_of_the_file(folder):
     assert np.array_equal(np.array(Image.open(io.BytesIO(content))), data[0][0].numpy())
 
 
+@pytest.mark.parametrize(("shape", "channels"), [((8, 8, 8), 1), ((64,), 3), ((8, 8), 2)])
+def test_a_grid_that_images_do_not_have_is_refused(shape, channels):
+    message = (
+        f"2 axes and 1 or 3 channels; got {len(shape)} axes .image_size. and {channels} channels: .*data.type: arrays"
+    )
+    with pytest.raises(InputError, match=message):
+        ImageDataSpec().open("train", shape, channels)
+
+
 def test_evenly_spaced_indices_reach_every_class_of_sorted_data():
     assert evenly(10, None) == evenly(10, 99) == list(range(10))
     labels = [index // 100 for index in range(1000)]

@@ -74,7 +74,7 @@ def test_what_does_not_compare_is_not_compared(stage2, classifier, tmp_path, cap
     metrics = ["--metrics", "fd_classifier", "--classifier", classifier, "--num-images", 4]
     for arguments, message in (
         (["--region", "-1,-1,0,0"], "a part of an image cannot be compared with whole ones"),
-        (["--size", "16"], "its image_size is 8, the samples have 16"),
+        (["--size", "16"], "its image_size is 8×8, the samples have 16×16"),
     ):
         run("sample/evaluate.py", stage2, *metrics, *arguments, expect=2)
         assert message in capsys.readouterr().err

@@ -372,10 +372,14 @@ def test_an_unknown_key_names_the_nearest(parse):
         ("--data.held_out_fraction=1", r"data.held_out_fraction: got 1; input should be less than 1"),
         ("--ema.decay=2", r"ema.decay: got 2; input should be less than 1"),
         (
-            "--autoencoder.image_size=[8,8,8]",
-            r"autoencoder.image_size: got \[8, 8, 8\]; give one number, or two: \[height, width\]",
+            "--autoencoder.image_size=[8,0]",
+            r"autoencoder.image_size: got \[8, 0\]; .*\n.*autoencoder.image_size: got 0; input should be greater than 0",
         ),
-        ("--autoencoder.channels=2", r"autoencoder.channels: got 2; input should be 1 or 3"),
+        (
+            "--autoencoder.image_size=[]",
+            r"autoencoder.image_size: got \[\]; .*\n.*autoencoder.image_size: got \[\]; .*at least 1 item",
+        ),
+        ("--autoencoder.channels=0", r"autoencoder.channels: got 0; input should be greater than 0"),
         (
             "--autoencoder.encoder.type=cros_attention",
             r"autoencoder.encoder.type: got 'cros_attention'; .*did you mean 'cross_attention'\?",
