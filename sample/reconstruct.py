@@ -74,7 +74,7 @@ def reconstruct(options: argparse.Namespace) -> None:
         spec: BaseDataSpec = all_of(signal.spec.type, source=options.source, image_column=options.image_column)
         split = "train"
     else:
-        spec, split = run_data(options.run), options.split
+        spec, split = run_data(options.run, ", or say which with --source"), options.split
     data = open_for(autoencoder, spec.light().with_source(size, own), split)
     chosen = evenly(len(data), options.num_images)
     count = len(chosen)

@@ -62,11 +62,11 @@ def run_config(folder: Path | str, kind: type[S]) -> S:
     return validate(kind, read_config(path), where=str(path))
 
 
-def run_data(folder: Path | str) -> BaseDataSpec:
-    """The `data` part of any run's config. InputError if the folder is no run's."""
+def run_data(folder: Path | str, instead: str = "") -> BaseDataSpec:
+    """The `data` part of any run's config. InputError if the folder is no run's; `instead` is what else may be given."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise InputError(f"{folder} is a model folder without a run's config.yaml: say which signals with --source")
+        raise InputError(f"{folder}: no config.yaml, which says what the real signals are; give a run folder{instead}")
     return validate(_WithData, {"data": read_config(path).get("data", {})}, where=str(path)).data
 
 

@@ -272,4 +272,4 @@ def test_the_pattern_of_all_samples(trained, stage2, tmp_path, capsys):
         with Image.open(out) as picture:
             assert picture.size == (4 * 96 + 5 * 2, 96 + 2 * 2)
     run("sample/pattern.py", trained / "images" / "pipeline", expect=2)
-    assert "no config.yaml, which says what the real images are" in capsys.readouterr().err
+    assert "no config.yaml, which says what the real signals are; give a run folder\n" in capsys.readouterr().err
