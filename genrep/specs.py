@@ -120,7 +120,9 @@ def _explain(kind: type[Spec], problem: Any, where: str, origins: Mapping[str, s
         return f"{where}: {path}: this key is required and was not given" if where else f"{path}: this key is required"
     if fault in ("union_tag_invalid", "union_tag_not_found"):
         tags = sorted(variants_at(owner, keys[-1]))
-        got = given.get("type") if isinstance(given, Mapping) else given
+        if not isinstance(given, Mapping):
+            return f"{head}: must be a mapping of keys (type, ...); got {given!r}"
+        got = given.get("type")
         return f"{head}.type: got {got!r}; allowed: {', '.join(tags)}{did_you_mean(got, tags)}"
     if fault in ("model_type", "model_attributes_type"):
         nested = variants_at(owner, keys[-1]) if keys else {kind.__name__: kind}
