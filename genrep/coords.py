@@ -40,6 +40,12 @@ def image_shape(size: Integer | Sequence[Integer]) -> tuple[int, ...]:
     return shape
 
 
+def size_of(size: Integer | Sequence[Integer], num_axes: int) -> tuple[int, ...]:
+    """The lengths of a size; a number stands for a square of two axes, or for one. Whoever calls checks how many there are."""
+    lengths = image_shape(size)
+    return lengths[:1] if num_axes == 1 and not hasattr(size, "__len__") else lengths
+
+
 def grid_shape(size: Integer | Sequence[Integer], num_axes: int) -> tuple[int, ...]:
     """One length for every axis: a number stands for all of them. InputError for another number of lengths."""
     shape = image_shape(size)
@@ -216,20 +222,30 @@ def values_at(
     signals: Float[Tensor, "batch channels *shape"],
     coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
     interpolation: str = "bicubic",
+    missing: bool = False,
 ) -> Float[Tensor, "batch points channels"]:
     """Values of signals on a grid of any number of axes at coordinates, `[B, N, C]`; beyond the border the edge value goes on.
 
-    NaN passes on to every point whose interpolation touches it.
+    NaN passes on to every point whose interpolation touches it. With `missing` it is a value that is not there: a point
+    whose cubic interpolation touches one is interpolated linearly between those that are there, and is NaN itself only
+    where they have less than half of the weight.
 
     Args:
         signals: `[B, C, *shape]`, such as images `[B, C, H, W]`.
         coords: `[N, axes]`, which the batch shares, or `[B, N, axes]`, each signal's own.
         interpolation: "nearest", "bilinear" or "bicubic" (a = -0.75), along every axis, as in
             `torch.nn.functional.interpolate`.
+        missing: NaN stands for values that are not there.
     """
     if interpolation not in INTERPOLATIONS:
         near = did_you_mean(interpolation, INTERPOLATIONS)
         raise InputError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}; got {interpolation!r}{near}")
+    if missing and interpolation != "nearest":
+        whole = values_at(signals, coords, interpolation)
+        there = signals.isfinite().to(signals.dtype)
+        weight = values_at(there, coords, "bilinear")
+        partial = values_at(signals.nan_to_num() * there, coords, "bilinear") / weight.clamp_min(0.5)
+        return torch.where(whole.isfinite(), whole, torch.where(weight >= 0.5, partial, torch.nan))
     batch, channels = signals.shape[:2]
     if coords.shape[-1] > 2:  # grid_sample has no cubic interpolation for these
         return _interpolate(signals, coords, interpolation)
@@ -302,6 +318,7 @@ def draw_targets(
     targets: str = "bicubic",
     jitter_std: float = 0.15,
     jitter_clip: float = 0.25,
+    missing: bool = False,
 ) -> tuple[Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"], Float[Tensor, "batch points channels"]]:
     """Coordinates at which to ask a decoder for signals, drawn at random, and what it should say there.
 
@@ -317,6 +334,7 @@ def draw_targets(
         coords: "grid" (pixel centres), "gaussian" (`jitter_gaussian`) or "uniform" (`jitter_uniform`).
         targets: "pixel", the value at the pixel's centre, or "bicubic", the image interpolated at the coordinate.
         jitter_std, jitter_clip: of Gaussian shifts, in pixels.
+        missing: NaN stands for values that are not there, see `values_at`.
 
     Raises:
         InputError: more coordinates than there are pixels, or an unknown kind of coordinates or targets.
@@ -343,4 +361,4 @@ def draw_targets(
     points = centres + shifts.to(signals.device)
     if targets == "pixel":
         return points, values_at(signals, centres, "nearest")
-    return points, values_at(signals, points, "bicubic")
+    return points, values_at(signals, points, "bicubic", missing)

@@ -1,5 +1,6 @@
 """Tensors to picture files."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,10 @@ def error_map(
 
 
 def enlarged(shape: Sequence[int], factor: int = 4, limit: int = 1024) -> tuple[int, ...]:
-    """The size to show a signal at: `factor` times its own, as long as that stays within `limit` along every axis."""
-    times = max(1, min(factor, limit // max(shape)))
+    """The size to show a signal at: `factor` times its own, as long as it has `limit` points an axis and `limit`² in all."""
+    per_axis = limit // max(shape)
+    in_all = int((limit**2 / math.prod(shape)) ** (1 / len(shape)) + 1e-9)
+    times = max(1, min(factor, per_axis, in_all))
     return tuple(times * length for length in shape)
 
 

@@ -69,6 +69,11 @@ class Sampling:
         own = tuple(pipeline.image_shape)
         return own if self.size is None else grid_shape(self.size, len(own))
 
+    def refuse_resizing(self, pipeline: Any, data: Any) -> None:
+        """InputError where samples are to be compared at another size than that of data which are not resized."""
+        if not data.resizes and self.grid(pipeline) != tuple(pipeline.image_shape):
+            raise InputError("--size: these signals come at one size, which samples are compared at: leave it out")
+
     def images(
         self, pipeline: Any, indices: Sequence[int], labels: Sequence[int] | None, output_type: str = "uint8"
     ) -> Any:

@@ -31,7 +31,7 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
 
     import torch
 
-    from genrep.data.signals import evenly
+    from genrep.data.signals import check_signal, evenly
     from genrep.data.sources import MissingSource
     from genrep.devices import DTYPES
     from genrep.files import check_writable, file_hash, folder_hash, write_json
@@ -94,12 +94,15 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
     if "agreement" in metrics and not pipeline.num_classes:
         raise InputError("agreement: this model was trained without classes; leave it out of --metrics")
     data = config.data
+    sampling.refuse_resizing(pipeline, data)
     other = "train" if options.reference == "held_out" else "held_out"
     try:
         splits = {split: data.open(split, shape, channels) for split in (options.reference, other)}
     except MissingSource as error:  # a cache of latents, which training can do with, is not enough here
         raise InputError(f"{options.run}: its samples are measured against the images themselves: {error}") from error
     reference, counterpart = splits[options.reference], splits[other]
+    for model in (pipeline, *([classifier] if classifier is not None else [])):
+        check_signal(model, reference)
     reference_indices = evenly(len(reference), options.reference_images)
     if set(metrics) != {"agreement"}:
         check_enough(options.num_images, len(reference_indices))

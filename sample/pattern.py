@@ -34,6 +34,7 @@ def show(sampling: Sampling, options: argparse.Namespace) -> None:
         raise InputError("--region: a part of an image cannot be compared with whole ones; leave it out")
     out, report_file = picture_and_report(options.out or Path(options.run) / "pattern.png")
     pipeline = sampling.load_pipeline(options.run).to(choose_device(options.device), DTYPES[options.dtype])
+    sampling.refuse_resizing(pipeline, run_data(options.run))
     data = run_data(options.run).light().open("train", sampling.grid(pipeline), pipeline.channels)
 
     def samples():

@@ -71,7 +71,13 @@ def reconstruct(options: argparse.Namespace) -> None:
     num_bytes = 4 * autoencoder.config["channels"] * math.prod(size)
     check_memory(num_bytes, torch.device("cpu"), f"one render of {' × '.join(map(str, size))}")
     if options.source is not None:
-        spec: BaseDataSpec = all_of(signal.spec.type, source=options.source, image_column=options.image_column)
+        spec: BaseDataSpec = all_of(
+            signal.spec.type,
+            source=options.source,
+            image_column=options.image_column,
+            value_range=list(signal.spec.scale()),
+            missing="keep" if autoencoder.missing else "refuse",
+        )
         split = "train"
     else:
         spec, split = run_data(options.run, ", or say which with --source"), options.split

@@ -557,7 +557,7 @@ SAMPLES = [
            damaged("diffusion", "pipeline/model_index.json", with_sampling({"steps": 9}))),
     Script("a number for an earlier run's sampling", "sample/generate.py damaged", "config.yaml: sampling: must be a mapping of keys .*; got 3",
            both(damaged("diffusion", "pipeline/model_index.json", with_sampling()), text("damaged/config.yaml", "sampling: 3"))),
-    Script("a list for a run's data", "sample/reconstruct.py damaged --out x.png", "config.yaml: must be a mapping of keys .*; got .1.", damaged("anr", "config.yaml", to("data: [1]"))),
+    Script("a list for a run's data", "sample/reconstruct.py damaged --out x.png", "config.yaml: data: must be a mapping of keys .*; got .1.", damaged("anr", "config.yaml", to("data: [1]"))),
     Script("refinement's options without steps", f"{RECONSTRUCT} --refine-lr 0.1", "say for how many steps with --refine-steps"),
     Script("a rate of a decoder that stays", f"{REFINE} --refine-decoder-lr 0.1", "give --refine-decoder too"),
     Script("a decoder for a batch", f"{REFINE} --refine-decoder --batch-size 2", "every image has a decoder of its own"),

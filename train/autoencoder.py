@@ -118,6 +118,7 @@ def dry_run(config: AutoencoderRun) -> None:
 
     from genrep.training.describe import check_data, on_meta, print_memory, print_parts
     from genrep.training.memory import training_memory
+    from genrep.training.reconstruction import check_model
 
     spec = config.autoencoder
     print_parts("autoencoder", on_meta(lambda: build(config, {"type": "image"})))
@@ -137,7 +138,7 @@ def dry_run(config: AutoencoderRun) -> None:
     memory = training_memory(lambda: build(config, {"type": "image"}), loss, config.optimizer, config.ema)
     print_memory(part, *memory)
     print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals, {num_coords:,} coordinates each")
-    check_data(config.data, spec.image_shape, spec.channels)
+    check_model(config, check_data(config.data, spec.image_shape, spec.channels))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ The run folder gets config.yaml, metrics.jsonl, checkpoints/ and model/, which s
 the command resumes from the latest checkpoint.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genrep.training.config import add_training_options, parse_command_line, run_script
 from genrep.training.specs import ClassifierRun
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from genrep.models.classifier import ImageClassifier
 
 
-def build(config: ClassifierRun, num_classes: int) -> "ImageClassifier":
-    """The model of a run."""
+def build(config: ClassifierRun, num_classes: int, signal: dict[str, Any] | None = None) -> "ImageClassifier":
+    """The model of a run, for signals of a kind (the plain data of its spec; None is images)."""
     from genrep.models.classifier import ImageClassifier
 
-    return ImageClassifier(config.image_size, config.channels, num_classes, **config.classifier.model_dump())
+    return ImageClassifier(
+        config.image_size, config.channels, num_classes, **config.classifier.model_dump(), signal=signal
+    )
 
 
 def train(config: ClassifierRun, restart: bool = False) -> None:
@@ -53,7 +55,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
 
     # models
     torch.manual_seed(settings.seed)
-    classifier = build(config, len(data.class_names)).to(run.device)
+    classifier = build(config, len(data.class_names), data.signal.spec.model_dump()).to(run.device)
     forward = run.accelerator.prepare(classifier)
     if settings.compile:
         forward = torch.compile(forward)

@@ -36,7 +36,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     import torch
 
     from genrep.data.latents import LatentCache, autoencoder_hash
-    from genrep.data.signals import SignalData
+    from genrep.data.signals import SignalData, check_whole
     from genrep.diffusion.noise_levels import NoiseLevels
     from genrep.diffusion.objective import DenoisingObjective
     from genrep.diffusion.schedulers import make_scheduler
@@ -61,6 +61,8 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         open_split(config.data, config.latents, autoencoder, split, signals=two_terms)
         for split in ("train", "held_out")
     )
+    if two_terms:
+        check_whole(data, "diffusion.loss two_term")
     identity = {"autoencoder": autoencoder_hash(autoencoder), "data": data.fingerprint()}
     class_names, latent_shape = data.class_names, autoencoder.latent_shape
     levels = NoiseLevels(config.diffusion.noise, latent_shape)

@@ -36,6 +36,11 @@ class BaseDataSpec(Spec):
         return self.model_copy(update={"in_memory": False})
 
     @property
+    def resizes(self) -> bool:
+        """Whether signals are brought to any size that is asked for."""
+        return False
+
+    @property
     def holds_out(self) -> bool:
         """Whether there is a held-out split."""
         return self.held_out_fraction > 0
@@ -103,6 +108,10 @@ class ImageDataSpec(BaseDataSpec):
 
     def light(self) -> "ImageDataSpec":
         return self.model_copy(update={"in_memory": False, "on_bad_image": "stop"})
+
+    @property
+    def resizes(self) -> bool:
+        return True
 
     @property
     def holds_out(self) -> bool:

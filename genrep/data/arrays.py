@@ -58,6 +58,13 @@ class ArrayData(SignalData):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __getstate__(self) -> dict[str, Any]:  # a memory-mapped file would be sent to workers as all its numbers
+        return {**self.__dict__, "_arrays": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._arrays = open_arrays(self.spec)[0]
+
     def read(self, indices: Sequence[int], source: bool = False) -> Float[Tensor, "batch channels *shape"]:
         if self._kept is not None:
             return self._kept[torch.as_tensor(indices, dtype=torch.long)]
@@ -120,6 +127,9 @@ class ArrayData(SignalData):
             arrays.append(np.asarray(array, dtype=np.float32))
         kept = torch.from_numpy(np.stack(arrays))
         bad = kept.isinf() if self.may_miss else ~kept.isfinite()
+        empty = kept.isnan().flatten(1).all(1)
+        if bool(empty.any()):
+            raise InputError(f"{self._row_name(int(rows[int(empty.nonzero()[0])]))} has no value at all: leave it out")
         if bool(bad.any()):
             row = int(rows[int(bad.flatten(1).any(1).nonzero()[0])])
             number = float(kept[bad][0])

@@ -104,10 +104,10 @@ class SignalData(Dataset):
         signals = self.signal.values(kept)
         if resized_to is not None:
             signals = self.signal.resize(signals, resized_to)
-        coords, values = draw_targets(signals, generator, **how)
+        coords, values = draw_targets(signals, generator, missing=self.may_miss, **how)
         if not self.may_miss:
             return Points(coords, values)
-        there = values.isfinite()  # interpolation passes a missing value on to all that it touches
+        there = values.isfinite()
         return Points(coords, values.nan_to_num(), there.to(values.dtype))
 
     def labels_of(self, indices: Sequence[int]) -> Int[Tensor, " batch"] | None:

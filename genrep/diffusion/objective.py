@@ -10,6 +10,7 @@ from torch import Tensor
 from genrep.diffusion import DiffusionSpec
 from genrep.diffusion.losses import latent_loss, two_term_loss
 from genrep.diffusion.noise_levels import NoiseLevels
+from genrep.errors import InputError
 from genrep.models.normalizer import LatentNormalizer
 
 
@@ -62,6 +63,10 @@ class DenoisingObjective:
             mask: which tokens are there; None is all.
             points: `coords` and `values` of the signals, for the two-term loss.
         """
+        if mask is not None and self.spec.loss != "latents":
+            raise InputError(
+                "diffusion.loss two_term is of tokens with slots; sets that differ in size take loss latents"
+            )
         clean = self.normalizer.standardize(latents)
         timesteps = self.levels.timesteps(draws[:, 0])
         if class_labels is not None:  # label num_classes is "no class"

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from genrep.arguments import Integer, as_floats, check_finite, in_training, shown
-from genrep.coords import Coords, Region, image_shape
+from genrep.coords import Coords, Region, size_of
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import AutoencoderSpec
@@ -60,6 +60,9 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         observed = channels + missing
         self.encoder = spec.encoder.build(self.image_shape, observed, num_tokens, latent_dim, groups)
         self.decoder = spec.decoder.build(self.image_shape, channels, num_tokens, latent_dim)
+        assert self.decoder.position_dim == spec.decoder.position_dim, (
+            "a decoder and its spec say the same of their tokens"
+        )
 
     @property
     def position_dim(self) -> int:
@@ -105,10 +108,11 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
             raise InputError("there are no images to encode: give a batch of one or more")
         if not in_training(self, images):
             check_finite(images.masked_fill(images.isnan(), 0) if self.missing else images, "images")
-        return self._encoded(images), None
+        encoded = self._encoded(images)
+        return encoded if isinstance(encoded, tuple) else (encoded, None)
 
-    def _encoded(self, values: Tensor) -> Tensor:
-        """What the encoder makes of values; of those that may be missing it also sees which are there."""
+    def _encoded(self, values: Tensor) -> Any:
+        """What the encoder makes of values, latents or (latents, mask); of those that may be missing it sees which are there."""
         if not self.missing:
             return self.encoder(values)
         there = values.isfinite().all(dim=1, keepdim=True)
@@ -190,7 +194,7 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
 
         InputError for latents that `decode` refuses, and what `genrep.render.render` refuses.
         """
-        shape = self.image_shape if size is None else image_shape(size)
+        shape = self.image_shape if size is None else size_of(size, self.decoder.num_axes)
         model = self if mask is None else _Masked(self, mask)
         if len(shape) != self.decoder.num_axes:
             raise InputError(

@@ -1,6 +1,7 @@
 """A small convolutional classifier: the feature network behind `fd_classifier`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from genrep.coords import image_shape
 from genrep.models.loading import StrictLoading
 from genrep.nn.convolution import average_pool_of, convolution_of
+from genrep.signals import SignalOf
+from genrep.specs import validate
 
 
 class ResidualBlock(nn.Module):
@@ -49,6 +52,7 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         width: channels of the first stage, a multiple of 8; they double with every halving of the image.
         stages: resolutions.
         dropout: before the last layer.
+        signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None is images.
     """
 
     @register_to_config
@@ -60,8 +64,12 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         width: int = 64,
         stages: int = 2,
         dropout: float = 0.1,
+        signal: Mapping[str, Any] | Any | None = None,
     ):
         super().__init__()
+        self.signal = validate(
+            SignalOf, {"signal": dict(signal or {"type": "image"})}, where=type(self).__name__
+        ).signal.build()
         self.image_shape = image_shape(image_size)
         num_axes = len(self.image_shape)
         self.stem = convolution_of(num_axes)(channels, width, 3, padding=1)

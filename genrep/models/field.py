@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genrep.arguments import Integer, as_floats, as_integer, check_finite, in_training, shown
-from genrep.coords import Region, image_shape
+from genrep.coords import Region, size_of
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import FieldModelSpec
@@ -78,7 +78,7 @@ class NeuralField(StrictLoading, ModelMixin, ConfigMixin):
         Raises:
             InputError: an invalid size or region, or a result that the device cannot hold.
         """
-        shape = self.shape if size is None else image_shape(size)
+        shape = self.shape if size is None else size_of(size, len(self.shape))
         if len(shape) != len(self.shape):
             raise InputError(f"size {shown(size)}: this field has {len(self.shape)} axes, give a number for each")
         chunk = as_integer(chunk, "chunk", low=1)

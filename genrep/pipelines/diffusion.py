@@ -136,7 +136,8 @@ class LatentDiffusionPipeline(SignalPipeline):
             generator: one an image, or one for all: then image i depends on that generator's next number and i alone.
             batch_size: images denoised at a time; all when None. It changes nothing but memory.
             output_type: "pil", "np" ([N, H, W, C] float in [0, 1]), "pt" ([N, C, H, W] float in [0, 1]), "uint8" ([N, C, H, W]
-                in 0..255), all of the same 8-bit pixels, or "latent" ([N, R, D]).
+                in 0..255), all of the same 8-bit pixels, or "latent" ([N, R, D]). Of arrays "np" and "pt" are [N, C, *size] in
+                their own unit, "pil" and "uint8" pictures of them. "kept" is what data sets keep: 8 bits, or that array.
             return_dict: an ImagePipelineOutput, or a tuple.
             latents: noise from N(0, 1) to start from, `[N, R, D]`; the generator then serves schedulers that draw noise alone.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) after each step of each batch; latents

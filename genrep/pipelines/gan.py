@@ -19,16 +19,11 @@ from genrep.models.normalizer import LatentNormalizer
 from genrep.pipelines import PIPELINES
 from genrep.pipelines.base import SignalPipeline, check_arguments, check_normalizer, generators_of
 from genrep.render import render_values
-from genrep.signals import SignalSpec
 from genrep.signals.base import Signal
-from genrep.specs import Spec, validate
+from genrep.specs import validate
 
 CHUNK = 65_536
 """Coordinates × images that a generator of pixels computes at a time."""
-
-
-class _SignalOf(Spec):
-    signal: SignalSpec
 
 
 class GANPipeline(SignalPipeline):
@@ -146,7 +141,8 @@ class GANPipeline(SignalPipeline):
             generator: one an image, or one for all: then image i depends on that generator's next number and i alone.
             batch_size: images made at a time; all when None. It changes nothing but memory.
             output_type: "pil", "np" ([N, H, W, C] float in [0, 1]), "pt" ([N, C, H, W] float in [0, 1]), "uint8" ([N, C, H, W]
-                in 0..255), all of the same 8-bit pixels, or, of a GAN of latents, "latent" ([N, R, D]).
+                in 0..255), all of the same 8-bit pixels, or, of a GAN of latents, "latent" ([N, R, D]). Of arrays "np" and "pt"
+                are [N, C, *size] in their own unit, "pil" and "uint8" pictures of them. "kept" is what data sets keep.
             return_dict: an ImagePipelineOutput, or a tuple.
             latents: noise vectors from N(0, 1), `[N, noise_dim]`; the generator is then not used.
             size: in place of height and width, for signals of any number of axes: one length per axis, or one for all.
@@ -182,7 +178,7 @@ class GANPipeline(SignalPipeline):
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple:
         """Images of given noise `[N, noise_dim]` and labels (any where there are no classes), as `__call__` makes them."""
-        model, results, size = self.generator_model, [], image_shape(size)
+        model, results, size = self.generator_model, [], self._size(None, None, size)
         noise = self._check_noise(noise, (model.noise_dim,))
         if self.num_classes:
             if labels is None:

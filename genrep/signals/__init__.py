@@ -60,3 +60,10 @@ class ArraySignalSpec(Spec):
 
 SignalSpec = Annotated[ImageSignalSpec | ArraySignalSpec, Field(discriminator="type")]
 """Every kind there is: a union, told apart by `type`."""
+
+
+class SignalOf(Spec):
+    """What has a signal and nothing else to validate."""
+
+    signal: SignalSpec
+    """What the values mean."""

@@ -65,8 +65,11 @@ class ArraySignal(Signal):
     def resize(
         self, values: Float[Tensor, "batch channels *shape"], size: Sequence[int]
     ) -> Float[Tensor, "batch channels *size"]:
-        """Cubic interpolation at the centres of the other grid."""
-        return values_at(values, grid(size, device=values.device)).transpose(1, 2).unflatten(2, tuple(size))
+        """Cubic interpolation at the centres of the other grid, without antialiasing; missing values are left out."""
+        if tuple(size) == tuple(values.shape[2:]):
+            return values
+        resized = values_at(values, grid(size, device=values.device), missing=bool(values.isnan().any()))
+        return resized.transpose(1, 2).unflatten(2, tuple(size))
 
     def output(self, kept: Float[Tensor, "batch channels *shape"], output_type: str) -> Any:
         """ "np" and "pt" in the array's own unit, `[N, C, *shape]`; "pil" and "uint8" are pictures of them."""

@@ -67,7 +67,7 @@ class ImageSignal(Signal):
 
     def output(self, kept: UInt8[Tensor, "batch channels height width"], output_type: str) -> Any:
         if output_type == "np":
-            return kept.permute(0, 2, 3, 1).numpy().astype("float32") / 255
+            return kept.movedim(1, -1).numpy().astype("float32") / 255
         if output_type == "pt":
             return kept.float().div_(255)
-        return [picture(image) for image in kept] if output_type == "pil" else kept
+        return [picture(image) for image in self.pictures(kept)] if output_type == "pil" else kept

@@ -164,6 +164,15 @@ class AutoencoderRun(Spec):
         return self
 
     @model_validator(mode="after")
+    def _target_axes(self) -> "AutoencoderRun":
+        size, axes = self.reconstruction.target_size, len(self.autoencoder.image_shape)
+        if isinstance(size, list) and len(size) != axes:
+            raise ValueError(
+                f"reconstruction.target_size has {len(size)} numbers for {axes} axes: give one, or one per axis"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _axes_fit(self) -> "AutoencoderRun":
         axes = getattr(self.autoencoder.decoder, "num_axes", None)
         if axes not in (None, len(self.autoencoder.image_shape)):
