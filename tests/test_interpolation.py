@@ -154,3 +154,19 @@ def test_one_size_stands_for_every_axis():
 def test_an_unknown_interpolation_is_refused():
     with pytest.raises(InputError, match=r"interpolation must be one of .*; got 'cubic'.*bicubic"):
         values_at(torch.randn(1, 1, 4), torch.zeros(1, 1), "cubic")
+
+
+def test_missing_values_are_interpolated_around():
+    """Half of a plane is missing at random: what is left gives linear values, and most points have one."""
+    generator = torch.Generator().manual_seed(0)
+    signals = torch.full((1, 1, 12, 12), 0.7, dtype=torch.float64)
+    there = torch.rand(12, 12, generator=generator) < 0.6
+    signals[0, 0, ~there] = torch.nan
+    coords = torch.rand(400, 2, generator=generator, dtype=torch.float64) * 2 - 1
+    values = values_at(signals, coords, "bicubic", missing=True)
+    known = values.isfinite()
+    assert 0.5 < float(known.double().mean()) < 0.9
+    torch.testing.assert_close(values[known], torch.full_like(values[known], 0.7))
+    assert float(values_at(signals, coords, "bicubic").isfinite().double().mean()) < 0.01
+    whole = torch.rand(1, 1, 12, 12, generator=generator, dtype=torch.float64)
+    assert torch.equal(values_at(whole, coords, "bicubic", missing=True), values_at(whole, coords, "bicubic"))

@@ -61,7 +61,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         open_split(config.data, config.latents, autoencoder, split, signals=two_terms)
         for split in ("train", "held_out")
     )
-    if two_terms:
+    if two_terms and isinstance(data, SignalData):  # always, since it asked for the signals
         check_whole(data, "diffusion.loss two_term")
     identity = {"autoencoder": autoencoder_hash(autoencoder), "data": data.fingerprint()}
     class_names, latent_shape = data.class_names, autoencoder.latent_shape

@@ -69,6 +69,7 @@ class ImageDataSpec(BaseDataSpec):
     """Images: where they come from and how they are split and read."""
 
     type: Literal["images"] = "images"
+    """A kind of signals."""
     source: Annotated[str, MAY_CHANGE] = "digits"
     """`digits` or `photographs` (scikit-learn's and scikit-image's), an image folder, a folder or glob of parquet or Arrow files, or a Hub id."""
     train_split: str = "train"

@@ -110,7 +110,7 @@ class GANPipeline(SignalPipeline):
         if self.autoencoder is not None:
             return self.autoencoder.signal
         return validate(
-            _SignalOf, {"signal": self.config.get("signal") or {"type": "image"}}, where="signal"
+            SignalOf, {"signal": self.config.get("signal") or {"type": "image"}}, where="signal"
         ).signal.build()
 
     @torch.no_grad()

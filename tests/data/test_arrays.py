@@ -238,7 +238,8 @@ def test_missing_values_are_kept_and_weigh_nothing(with_hole):
     predicted = torch.zeros(2, 30, 1)
     assert float(points.loss(predicted)) == pytest.approx(float((points.values**2).sum() / 60))
     shifted = data.points(data.read([2, 3]), torch.Generator(), coords="uniform", targets="bicubic")
-    assert (shifted.weights[0] == 1).all() and 1 < int((shifted.weights[1] == 0).sum()) <= 25  # 5 × 5 pixels at most
+    # interpolated between the values that are there, but for the missing pixel itself
+    assert (shifted.weights[0] == 1).all() and int((shifted.weights[1] == 0).sum()) <= 1
     assert whole.points(whole.read([2]), torch.Generator()).weights is None
 
 
@@ -334,7 +335,7 @@ def test_arrays_of_another_grid_are_refused_with_the_keys_to_set(file):
 def test_arrays_of_one_value_have_no_range(tmp_path):
     with pytest.raises(InputError, match=r"arrays need values that differ; got the one value 3: set data.value_range"):
         opened(save(tmp_path / "a.npy", np.full((10, *SHAPE), 3.0)))
-    with pytest.raises(InputError, match=r"got no finite values: set data.value_range"):
+    with pytest.raises(InputError, match="array 0 of .* has no value at all: leave it out"):
         opened(save(tmp_path / "a.npy", np.full((10, *SHAPE), math.nan)), missing="keep")
     assert opened(save(tmp_path / "a.npy", np.full((10, *SHAPE), 3.0)), value_range=[0.0, 4.0]).signal.spec.low == 0
 

@@ -222,3 +222,13 @@ def test_output_is_in_the_arrays_own_unit():
     shown = of.output(kept, "uint8")
     assert torch.equal(shown, of.pictures(kept))
     assert [np.array(image).tolist() for image in of.output(kept, "pil")] == shown.permute(0, 2, 3, 1).tolist()
+
+
+def test_quality_with_missing_values_is_that_of_the_values_that_are_there():
+    signal = ArraySignalSpec(type="array", low=-1, high=1).build()
+    values = torch.full((1, 1, 8, 8), 0.5)
+    values[..., ::2] = torch.nan
+    assert torch.equal(signal.resize(values, (8, 8)).nan_to_num(), values.nan_to_num())
+    torch.testing.assert_close(
+        signal.psnr(torch.zeros(1, 1, 8, 8), signal.resize(values, (8, 8))), torch.tensor([12.0412])
+    )
