@@ -19,6 +19,7 @@ from genrep.models.normalizer import LatentNormalizer
 from genrep.pipelines import PIPELINES
 from genrep.pipelines.base import SignalPipeline, check_arguments, check_normalizer, generators_of
 from genrep.render import render_values
+from genrep.signals import SignalOf
 from genrep.signals.base import Signal
 from genrep.specs import validate
 
