@@ -268,7 +268,7 @@ def test_dry_run_prints_sizes_and_writes_nothing(script, tmp_path, monkeypatch, 
     ]
     run(f"train/{script}.py", f"configs/digits/{config}.yaml", "--run.folder", tmp_path / "run", "--dry-run")
     shown = capsys.readouterr().out
-    assert "data: digits (held_out): 359 images as 1 × 8 × 8, 10 classes" in shown
+    assert "data: digits (held_out): 359 of 1 × 8 × 8, 10 classes" in shown
     assert script == "latents" or "parameters" in shown
     assert script == "classifier" or "8 tokens of 16" in shown
     assert not (tmp_path / "run").exists()
