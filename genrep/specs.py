@@ -118,13 +118,10 @@ def _explain(kind: type[Spec], problem: Any, where: str, origins: Mapping[str, s
         return f"{head}: unknown key{did_you_mean(keys[-1], allowed) or ';'} allowed here: {', '.join(allowed)}"
     if fault == "missing":
         return f"{where}: {path}: this key is required and was not given" if where else f"{path}: this key is required"
-    if fault in ("union_tag_invalid", "union_tag_not_found"):
-        tags = sorted(variants_at(owner, keys[-1]))
-        if not isinstance(given, Mapping):
-            return f"{head}: must be a mapping of keys (type, ...); got {given!r}"
-        got = given.get("type")
+    if fault in ("union_tag_invalid", "union_tag_not_found") and isinstance(given, Mapping):
+        tags, got = sorted(variants_at(owner, keys[-1])), given.get("type")
         return f"{head}.type: got {got!r}; allowed: {', '.join(tags)}{did_you_mean(got, tags)}"
-    if fault in ("model_type", "model_attributes_type"):
+    if fault in ("model_type", "model_attributes_type", "union_tag_invalid", "union_tag_not_found"):
         nested = variants_at(owner, keys[-1]) if keys else {kind.__name__: kind}
         names = sorted(nested.popitem()[1].model_fields) if len(nested) == 1 else ["type", "..."]
         return f"{head}: must be a mapping of keys ({', '.join(names)}); got {given!r}"

@@ -15,7 +15,7 @@ from genrep.models.classifier import ImageClassifier
 from genrep.models.denoiser import LatentDenoiser
 from genrep.models.specs import AutoencoderSpec, DenoiserSpec
 from genrep.specs import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Size, Spec, validate, variants
-from genrep.training.specs import ClassifierArchitecture
+from genrep.training.specs import ClassifierArchitecture, DiffusionRun
 
 
 class Named(Spec):
@@ -176,6 +176,15 @@ def test_a_rule_over_several_keys_speaks_for_the_whole():
         validate(NoiseSpec, {"beta_start": 0.5, "beta_end": 0.1}, where="NoiseSpec")
 
 
+@pytest.mark.parametrize("given", [[1], None, 3, "digits"])
+def test_what_is_no_mapping_has_no_type(given):
+    run = {"autoencoder": "anr", "run": {"folder": "run", "batch": 1, "steps": 1}}
+    for kind, key, rest in ((Paint, "colour", {}), (DiffusionRun, "data", run)):
+        with pytest.raises(InputError) as error:
+            validate(kind, {**rest, key: given})
+        assert str(error.value) == f"{key}: must be a mapping of keys (type, ...); got {given!r}"
+
+
 def test_variants_are_found_by_tag():
     assert variants(Paint.model_fields["colour"].annotation) == {"named": Named, "mixed": Mixed}
     assert variants(DataSpec) == {"images": ImageDataSpec, "arrays": ArrayDataSpec}
@@ -209,4 +218,6 @@ def test_a_spec_and_its_constructor_have_the_same_arguments_and_defaults(spec, m
 
 @pytest.mark.parametrize("spec", [AutoencoderSpec, DenoiserSpec, ClassifierArchitecture, ImageDataSpec])
 def test_a_string_below_a_field_is_its_help(spec):
-    assert [name for name, info in spec.model_fields.items() if not info.description] == []
+    """Of a tag, which --help shows too, the spec's own docstring."""
+    assert spec.__doc__
+    assert [name for name, info in spec.model_fields.items() if not info.description and name != "type"] == []
