@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genrep.errors import InputError
+from genrep.training.muon import Muon
 from genrep.training.specs import OptimizerSpec
 
 
@@ -27,9 +28,7 @@ class Optimizer:
         rest = [parameter for parameter in self.parameters if id(parameter) not in chosen]
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(
-                torch.optim.Muon(matrices, lr=spec.lr, weight_decay=spec.weight_decay, adjust_lr_fn="match_rms_adamw")
-            )
+            self.parts.append(Muon(matrices, lr=spec.lr, weight_decay=spec.weight_decay))
         if rest:
             self.parts.append(
                 torch.optim.AdamW(

@@ -1,0 +1,70 @@
+"""Muon on a CPU: the published iteration, torch's state, no bfloat16."""
+
+import math
+
+import pytest
+import torch
+
+from genrep.training.muon import Muon, orthogonalized
+
+COEFFICIENTS = (3.4445, -4.775, 2.0315)
+
+
+def weights(*shapes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8), (1, 5)])
+def test_singular_values_follow_the_polynomial(shape):
+    """p(s) = a s + b s³ + c s⁵, applied five times to the singular values of the matrix over its norm; U and V stay."""
+    matrix = weights(shape)[0].detach().double()
+    u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+    s = s / s.norm()
+    for _ in range(5):
+        s = COEFFICIENTS[0] * s + COEFFICIENTS[1] * s**3 + COEFFICIENTS[2] * s**5
+    torch.testing.assert_close(orthogonalized(matrix, COEFFICIENTS, 5, 1e-7), u @ torch.diag(s) @ vt)
+    assert orthogonalized(matrix.float(), COEFFICIENTS, 5, 1e-7).dtype == torch.float32
+
+
+def test_steps_are_torchs_up_to_its_rounding():
+    shapes = [(16, 24), (24, 16)]
+    ours, theirs = weights(*shapes), weights(*shapes)
+    optimizers = [Muon(ours, lr=0.02, weight_decay=0.1)]
+    optimizers.append(torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
+    start = [weight.detach().clone() for weight in ours]
+    for step in range(5):
+        for number, gradient in enumerate(weights(*shapes, seed=1 + step)):
+            ours[number].grad, theirs[number].grad = gradient.detach().clone(), gradient.detach().clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for begun, one, other in zip(start, ours, theirs, strict=True):
+        assert float((one - other).norm() / (one - begun).norm()) < 0.02  # bfloat16 has 8 bits
+    for one, other in zip(ours, theirs, strict=True):
+        buffers = [
+            optimizer.state[weight]["momentum_buffer"]
+            for optimizer, weight in zip(optimizers, (one, other), strict=True)
+        ]
+        assert torch.equal(*buffers)
+
+
+def test_a_checkpoint_of_torchs_goes_on(tmp_path):
+    (one,), (other,) = weights((8, 12)), weights((8, 12))
+    first = torch.optim.Muon([one], lr=0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    one.grad = torch.ones(8, 12)
+    first.step()
+    second = Muon([other], lr=0.1, weight_decay=0.0)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.state[other]["momentum_buffer"], first.state[one]["momentum_buffer"])
+    other.grad = torch.ones(8, 12)
+    second.step()
+
+
+def test_an_update_has_the_size_of_adamws():
+    """Root mean square of 0.2 times the rate, up to the singular values' spread around 1."""
+    (weight,) = weights((32, 64))
+    start, weight.grad = weight.detach().clone(), weights((32, 64), seed=3)[0].detach()
+    Muon([weight], lr=0.1, weight_decay=0.0).step()
+    rms = float((weight - start).square().mean().sqrt())
+    # √32 singular values of about 1 over √(32 · 64) entries, times 0.2 √64
+    assert rms == pytest.approx(0.1 * 0.2 * math.sqrt(64) * math.sqrt(32 / (32 * 64)), rel=0.25)
