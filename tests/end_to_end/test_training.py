@@ -236,7 +236,11 @@ def test_stage_2_trains_on_the_cache_alone_bit_for_bit(stage1, movable, tmp_path
     capsys.readouterr()
     for script, options, message in (
         ("sample/evaluate.py", [tmp_path / "alone", "--num-images", 2], "measured against the images themselves"),
-        ("train/diffusion.py", [*arguments("pixels"), "--diffusion.loss", "two_term"], "this run needs the signals too"),
+        (
+            "train/diffusion.py",
+            [*arguments("pixels"), "--diffusion.loss", "two_term"],
+            "this run needs the signals too",
+        ),
     ):
         run(script, *options, expect=2)
         shown = capsys.readouterr().err
