@@ -23,7 +23,7 @@ class Muon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move the weights by their orthogonalised Nesterov momentum."""
-        if any(parameter.device.type != "cpu" for group in self.param_groups for parameter in group["params"]):
+        if any(weight.device.type == "cuda" for group in self.param_groups for weight in group["params"]):
             return super().step(closure)
         loss = None
         if closure is not None:

@@ -39,7 +39,8 @@ def test_an_earlier_run_goes_on_to_where_a_new_one_comes(tmp_path, monkeypatch):
         load_file(tmp_path / name / "checkpoints" / "step-00000003" / "model.safetensors")
         for name in ("earlier", "new")
     )
-    torch.testing.assert_close(went_on, straight)
+    # the earlier steps were orthogonalised in bfloat16, which has 8 bits; a wrong rate or state would be off by 1e-3
+    torch.testing.assert_close(went_on, straight, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["multiband", "ipc"])
