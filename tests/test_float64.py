@@ -144,7 +144,7 @@ def test_an_autoencoder_is_trained(gpu, name):
         points = training_points(ReconstructionSpec(), DIGITS, batch_of(kept), device, 0, 0)
         return step(autoencoder, points.loss(autoencoder(from_uint8(kept).to(device), points.coords)))
 
-    same(gpu, trained, atol=1e-5)
+    same(gpu, trained, atol=1e-4)  # AdamW divides by gradients, some of them rounding alone
 
 
 def test_images_are_encoded_rendered_and_refined(gpu):
