@@ -593,7 +593,7 @@ SAMPLES = [
     Script("an image's size for a video's", f"{RENDER} --size 8x8x8", "--size '8x8x8': give 2 positive numbers"),
     Script("a render of size 0", f"{RENDER} --size 0", "--size '0': give one positive number"),
     Script("a render that no machine holds", f"{RENDER} --size 1000000", "1000000 × 1000000 would take"),
-    Script("a render of three bounds", f"{RENDER} --region 0,0,1", "--region '0,0,1': give a start for each axis, then an end for each"),
+    Script("a render of three bounds", f"{RENDER} --region 0,0,1", "--region '0,0,1': give 4 numbers with commas between them"),
     Script("a render of an empty region", f"{RENDER} --region 0,0,0,1", "is empty"),
     Script("an autoencoder to render", "sample/render.py runs/anr", "NeuralField has no argument"),
     Script("a GAN to render", "sample/render.py runs/gan", "runs/gan: no NeuralField here"),
