@@ -59,7 +59,7 @@ def reconstruct(options: argparse.Namespace) -> None:
         raise InputError("--refine-decoder-lr is the rate of the decoder: give --refine-decoder too, or leave it out")
     if options.refine_decoder and options.batch_size not in (None, 1):
         raise InputError(
-            f"--batch-size {options.batch_size} cannot be: with --refine-decoder every image has a decoder of its own"
+            f"--batch-size must be 1 with --refine-decoder, which gives every image a decoder of its own; got {options.batch_size}"
         )
     lr = LR if options.refine_lr is None else options.refine_lr
     decoder_lr = DECODER_LR if options.refine_decoder_lr is None else options.refine_decoder_lr

@@ -32,7 +32,7 @@ def train(config: FieldRun, restart: bool = False) -> None:
 
     from genrep.coords import grid_at
     from genrep.files import replacing
-    from genrep.pictures import error_map, legible, picture_grid, save_png
+    from genrep.pictures import save_png, side_by_side
     from genrep.randomness import stream_generator
     from genrep.training.optimizer import learning_rate
     from genrep.training.run import Run
@@ -82,9 +82,9 @@ def train(config: FieldRun, restart: bool = False) -> None:
         if run.is_main:
             with average.applied():
                 rendered = signal.keep(field.render().cpu())
-            render, original = (signal.pictures(part[None])[0] for part in (rendered, single.kept))
-            picture = picture_grid(legible(torch.stack([render, original, error_map(render, original)])), columns=3)
-            save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
+            render, original = rendered[None], single.kept[None]
+            parts = [signal.pictures(render), signal.pictures(original), signal.errors(render, original)]
+            save_png(side_by_side([torch.cat(parts)]), run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
     every_point, num_points = None, config.fitting.num_coords or len(kept)

@@ -36,9 +36,11 @@ def quickstart(folder: Path, representation: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--folder {folder} is a file: give a new folder")
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
-        raise InputError(f"--folder {folder} holds other things, and the quickstart begins anew: give a new folder")
+        raise InputError(
+            f"--folder {folder} holds other things, and the quickstart deletes its folder to start over: give a new one"
+        )
     shutil.rmtree(folder, ignore_errors=True)
-    write_text(marker, "The quickstart made this folder and deletes it when it begins anew.\n")
+    write_text(marker, "The quickstart made this folder and deletes it when it starts over.\n")
     autoencoder, latents, classifier, diffusion = stages.values()
     stage2 = (
         CONFIGS / DIFFUSION[representation],

@@ -78,8 +78,6 @@ class ImageDataSpec(BaseDataSpec):
     """Split to measure on: test, train[-5000:]. Null: a part of the training split, see held_out_fraction."""
     held_out_fraction: Fraction = 0.2
     """Share of the training split that is held out, drawn by split_seed, where held_out_split is null."""
-    split_seed: NonNegativeInt = 0
-    """Seed of that draw."""
     image_column: str = "image"
     """Column that holds the images."""
     label_column: str | None = "label"
@@ -163,14 +161,6 @@ class ArrayDataSpec(BaseDataSpec):
     """Unit of the values, for pictures and reports."""
     axes: list[str] = Field(default_factory=list)
     """Names of the axes, for pictures."""
-    held_out_fraction: Fraction = 0.2
-    """Share that is held out, drawn by split_seed."""
-    split_seed: NonNegativeInt = 0
-    """Seed of that draw."""
-    in_memory: Annotated[bool, MAY_CHANGE] = False
-    """Read everything once and keep it in memory."""
-    num_workers: Annotated[NonNegativeInt, MAY_CHANGE] = 0
-    """Processes that read arrays and cached latents and draw noise ahead of training, on each GPU; 0 is none."""
 
     @model_validator(mode="after")
     def _rising(self) -> "ArrayDataSpec":

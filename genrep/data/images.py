@@ -164,7 +164,7 @@ class ImageData(SignalData):
     def _bad(self, row: Any, index: int, error: Exception) -> InputError:
         return InputError(
             f"{_with_path(row, self.row_name(index))} of {self.spec.source} cannot be decoded as an image ({error}): "
-            "mend or remove it, or set data.on_bad_image: skip"
+            "fix or remove it, or set data.on_bad_image: skip"
         )
 
     def _leave_out_bad(self) -> None:

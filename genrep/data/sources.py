@@ -176,7 +176,7 @@ def _select(tables: Any, name: str, spec: ImageDataSpec, key: str) -> tuple[Any,
         (part,) = datasets.ReadInstruction.from_spec(name).to_absolute(lengths)
     except (ValueError, AssertionError) as error:
         raise InputError(
-            f"split {name!r} cannot be ({error}); write it like train, train[:-5000] or test[:10%]; there is {known}"
+            f"split {name!r} cannot be read ({error}); write it like train, train[:-5000] or test[:10%]; there is {known}"
         ) from error
     source_rows = np.arange(part.from_ or 0, lengths[base] if part.to is None else part.to)
     if len(source_rows) == 0:

@@ -9,11 +9,11 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genrep.coords import image_shape
 from genrep.models.loading import StrictLoading
+from genrep.models.specs import ClassifierSpec
 from genrep.nn.convolution import average_pool_of, convolution_of
-from genrep.signals import SignalOf
-from genrep.specs import validate
+from genrep.signals import ImageSignalSpec
+from genrep.specs import from_arguments, grid_of
 
 
 class ResidualBlock(nn.Module):
@@ -53,6 +53,9 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         stages: resolutions.
         dropout: before the last layer.
         signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None is images.
+
+    Raises:
+        InputError: an unknown key, a wrong type, an impossible value, or signals of more than three axes.
     """
 
     @register_to_config
@@ -67,10 +70,9 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         signal: Mapping[str, Any] | Any | None = None,
     ):
         super().__init__()
-        self.signal = validate(
-            SignalOf, {"signal": dict(signal or {"type": "image"})}, where=type(self).__name__
-        ).signal.build()
-        self.image_shape = image_shape(image_size)
+        spec = from_arguments(ClassifierSpec, locals(), where=type(self).__name__)
+        self.signal = (spec.signal or ImageSignalSpec()).build()
+        self.image_shape = grid_of(spec.image_size)
         num_axes = len(self.image_shape)
         self.stem = convolution_of(num_axes)(channels, width, 3, padding=1)
         layers: list[nn.Module] = []

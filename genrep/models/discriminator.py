@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from genrep.models.loading import StrictLoading
+from genrep.models.specs import ImageDiscriminatorSpec, TokenDiscriminatorSpec
 from genrep.nn.convolution import average_pool_of, convolution_of
+from genrep.specs import from_arguments
 
 
 def _started(layer: Any, normalize: bool) -> nn.Module:
@@ -89,6 +91,7 @@ class ImageDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
         num_axes: int = 2,
     ):
         super().__init__()
+        from_arguments(ImageDiscriminatorSpec, locals(), where=type(self).__name__)
         self.pool = average_pool_of(num_axes)
         self.scales = nn.ModuleList(
             PatchDiscriminator(channels, num_classes, width, depth, spectral_norm, num_axes) for _ in range(scales)
@@ -128,6 +131,7 @@ class TokenDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
         spectral_norm: bool = True,
     ):
         super().__init__()
+        from_arguments(TokenDiscriminatorSpec, locals(), where=type(self).__name__)
         widths = [num_tokens * latent_dim, *[width] * (depth - 1)]
         self.layers = nn.ModuleList(_started(nn.Linear(a, b), spectral_norm) for a, b in itertools.pairwise(widths))
         self.head = Projection(width, num_classes, _started(nn.Linear(width, 1), spectral_norm), spectral_norm)

@@ -80,7 +80,7 @@ class StrictLoading:
     @classmethod
     def _remedy(cls, info: Mapping[str, Any]) -> str:
         """What to do about weights that do not fit, given diffusers' loading info."""
-        return "save the model again, or mend config.json"
+        return "save the model again, or fix config.json"
 
     @classmethod
     def _refuse_unknown_keys(cls, folder: Path) -> None:

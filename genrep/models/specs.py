@@ -11,7 +11,7 @@ from genrep.decoders import DecoderSpec
 from genrep.encoders import EncoderSpec
 from genrep.fields import FieldSpec
 from genrep.signals import SignalSpec
-from genrep.specs import Frequencies, GridSize, NonNegativeInt, PositiveFloat, PositiveInt, Spec, grid_of
+from genrep.specs import Fraction, Frequencies, GridSize, NonNegativeInt, PositiveFloat, PositiveInt, Spec, grid_of
 
 
 class AutoencoderSpec(Spec):
@@ -161,3 +161,63 @@ class DiscriminatorArchitecture(Spec):
     """Its linear layers, the last one included."""
     spectral_norm: bool = True
     """Divide every weight matrix by its largest singular value, as the paper does; without it let R1 hold them."""
+
+
+class ImageDiscriminatorSpec(Spec):
+    """All arguments of `ImageDiscriminator`."""
+
+    channels: PositiveInt = 3
+    """Of the signals."""
+    num_classes: NonNegativeInt = 0
+    """Classes; 0 is unconditional."""
+    width: PositiveInt = 64
+    """Channels after the first convolution."""
+    depth: Annotated[int, Field(ge=2)] = 5
+    """Convolutions."""
+    scales: PositiveInt = 2
+    """Sizes that signals are seen at."""
+    spectral_norm: bool = True
+    """Of every weight."""
+    num_axes: PositiveInt = 2
+    """Axes of the signals."""
+
+
+class TokenDiscriminatorSpec(Spec):
+    """All arguments of `TokenDiscriminator`."""
+
+    num_tokens: PositiveInt
+    """R."""
+    latent_dim: PositiveInt
+    """D."""
+    num_classes: NonNegativeInt = 0
+    """Classes; 0 is unconditional."""
+    width: PositiveInt = 256
+    """Of the hidden layers."""
+    depth: Annotated[int, Field(ge=2)] = 4
+    """Linear layers."""
+    spectral_norm: bool = True
+    """Of every weight."""
+
+
+class ClassifierArchitecture(Spec):
+    """The convolutional classifier behind fd_classifier."""
+
+    width: Annotated[int, Field(gt=0, multiple_of=8)] = 64
+    """Channels of the first stage, a multiple of 8; they double with every halving of the image."""
+    stages: PositiveInt = 2
+    """Resolutions, each half of the one before."""
+    dropout: Fraction = 0.1
+    """Dropout before the last layer."""
+
+
+class ClassifierSpec(ClassifierArchitecture):
+    """All arguments of `ImageClassifier`."""
+
+    image_size: GridSize
+    """The grid it is trained on: the side of square images, or one length per axis, up to three."""
+    channels: PositiveInt
+    """Of the values."""
+    num_classes: PositiveInt
+    """Classes."""
+    signal: SignalSpec | None = None
+    """What the values mean; null is images."""

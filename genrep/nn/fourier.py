@@ -110,7 +110,7 @@ class CoordinateEmbedding(nn.Module):
         shape = [size] * num_axes if isinstance(size, int) else list(size)
         if num_axes not in (2, 3) or len(shape) != num_axes:
             raise InputError(
-                f"a coordinate embedding of {shape} cells on {num_axes} axes cannot be: give 2 or 3 axes, and one size for each"
+                f"a coordinate embedding must have 2 or 3 axes and one size per axis; got sizes {shape} on {num_axes} axes"
             )
         self.grid = nn.Parameter(torch.randn(dim, *shape))
 

@@ -115,9 +115,7 @@ def layout(
         or any(n < 1 for tile in tiles for n in tile)
         or not tiles[0]
     ):
-        raise InputError(
-            f"tiles {[list(tile) for tile in tiles]} cannot be: give every layer one number from 1 for each axis"
-        )
+        raise InputError(f"tiles must have a number from 1 per layer and axis; got {[list(tile) for tile in tiles]}")
     num_axes, limit, draw = len(tiles[0]), math.inf if finest is None else float(finest), random.Random(seed)
     levels = list(itertools.accumulate(tiles, lambda cells, tile: [a * b for a, b in zip(cells, tile, strict=True)]))
     grids = [[min(float(n), limit) for n in level] for level in levels]

@@ -46,6 +46,13 @@ class ArraySignal(Signal):
         chosen = torch.linspace(0, slices.shape[2] - 1, count).round().long()
         return strip(colour_map(slices[:, :, chosen].flatten(1, 2)))
 
+    def errors(
+        self, kept: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
+    ) -> UInt8[Tensor, "batch 3 height width"]:
+        """Ten times the absolute difference, from `low`, which is none."""
+        difference = (self.values(kept) - self.values(reference)).abs()
+        return self.pictures(self.keep((10 * difference).clamp_max(2) - 1))
+
     def frames(self, kept: Float[Tensor, "channels *shape"]) -> UInt8[Tensor, "1 3 height width"]:
         return self.pictures(kept[None])
 

@@ -36,6 +36,12 @@ class Signal(ABC):
         """A picture of each signal, for people: grey or RGB, all of one size."""
 
     @abstractmethod
+    def errors(
+        self, kept: Shaped[Tensor, "batch channels *shape"], reference: Shaped[Tensor, "batch channels *shape"]
+    ) -> UInt8[Tensor, "batch colours height width"]:
+        """A picture of ten times the difference of each signal from another, as large as `pictures`."""
+
+    @abstractmethod
     def frames(self, kept: Shaped[Tensor, "channels *shape"]) -> UInt8[Tensor, "frames colours height width"]:
         """All pictures of one signal: one, or a video's frames."""
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from genrep.pictures import from_uint8, picture, to_uint8
+from genrep.pictures import error_map, from_uint8, picture, to_uint8
 from genrep.signals import ImageSignalSpec
 from genrep.signals.base import Signal
 from genrep.signals.quality import enlarge, frames, psnr, psnr_8bit, quality
@@ -33,6 +33,12 @@ class ImageSignal(Signal):
             return kept
         clips = [frames(clip) for clip in kept]
         return torch.stack([clip[len(clip) // 2] for clip in clips])
+
+    def errors(
+        self, kept: UInt8[Tensor, "batch channels *shape"], reference: UInt8[Tensor, "batch channels *shape"]
+    ) -> UInt8[Tensor, "batch channels height width"]:
+        pairs = zip(self.pictures(kept), self.pictures(reference), strict=True)
+        return torch.stack([error_map(image, other) for image, other in pairs])
 
     def frames(self, kept: UInt8[Tensor, "channels *shape"]) -> UInt8[Tensor, "frames channels height width"]:
         return frames(kept)

@@ -65,7 +65,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint and verify every byte. InputError names the damaged file."""
-    advice = f"delete {path} to go on from the checkpoint before it, or start anew with --restart"
+    advice = f"delete {path} to resume from the checkpoint before it, or start over with --restart"
     try:
         index = json.loads((path / INDEX).read_text(encoding="utf-8"))
         files, step, extra = index["files"], int(index["step"]), index["extra"]

@@ -226,7 +226,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop"
     )
-    parser.add_argument("--restart", action="store_true", help="begin anew where the folder already holds a run")
+    parser.add_argument("--restart", action="store_true", help="start over where the folder already holds a run")
 
 
 def dump_config(config: Spec, path: Path) -> None:

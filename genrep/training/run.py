@@ -370,7 +370,7 @@ def _refuse_changed(saved: Path, config: Spec) -> None:
     ]
     if changed:
         raise InputError(
-            f"{saved.parent} holds a run with another config. Give its config to go on, another run.folder to keep both, or --restart to begin anew.\n  "
+            f"{saved.parent} holds a run with another config. Give its config to resume it, another run.folder to keep both, or --restart to start over.\n  "
             + "\n  ".join(changed)
         )
 

@@ -12,7 +12,13 @@ from genrep.data import DataSpec, ImageDataSpec, LatentsSpec, SourceSpec
 from genrep.diffusion import DiffusionSpec
 from genrep.fields import FieldSpec
 from genrep.gan import GANSpec
-from genrep.models.specs import AutoencoderSpec, DenoiserArchitecture, DiscriminatorArchitecture, GeneratorArchitecture
+from genrep.models.specs import (
+    AutoencoderSpec,
+    ClassifierArchitecture,
+    DenoiserArchitecture,
+    DiscriminatorArchitecture,
+    GeneratorArchitecture,
+)
 from genrep.pipelines import DiffusionSamplingSpec, GANSamplingSpec
 from genrep.specs import (
     MAY_CHANGE,
@@ -314,17 +320,6 @@ class GANRun(Spec):
         """The grid of target images."""
         assert self.image_size is not None
         return grid_of(self.image_size)
-
-
-class ClassifierArchitecture(Spec):
-    """The convolutional classifier behind fd_classifier."""
-
-    width: Annotated[int, Field(gt=0, multiple_of=8)] = 64
-    """Channels of the first stage, a multiple of 8; they double with every halving of the image."""
-    stages: PositiveInt = 2
-    """Resolutions, each half of the one before."""
-    dropout: Fraction = 0.1
-    """Dropout before the last layer."""
 
 
 class ClassifierRun(Spec):

@@ -138,7 +138,7 @@ def test_a_bad_image_stops_with_its_name(damaged, index, file):
     assert len(data) == 10 and data.read([0, 1, 2]).shape == (3, 1, 8, 8)
     with pytest.raises(
         InputError,
-        match=rf"{damaged}/{file} \(row {index} of split train\) of {damaged} cannot be decoded .*mend or remove it, or set data.on_bad_image: skip",
+        match=rf"{damaged}/{file} \(row {index} of split train\) of {damaged} cannot be decoded .*fix or remove it, or set data.on_bad_image: skip",
     ):
         data.read([0, index])
 

@@ -246,7 +246,11 @@ def test_an_embedding_in_half_precision_finds_the_cells_of_a_point(dtype):
         (SMALL, (), "shape"),
         (SMALL, (8, 0), "shape"),
         ({"type": "positional_mlp", "embedding_dim": 2}, (8,), "coordinate embedding of \\[64\\] cells on 1 axes"),
-        ({"type": "positional_mlp", "embedding_dim": 2, "embedding_size": [3]}, (8, 8), "cells on 2 axes cannot be"),
+        (
+            {"type": "positional_mlp", "embedding_dim": 2, "embedding_size": [3]},
+            (8, 8),
+            r"one size per axis; got sizes \[3\] on 2 axes",
+        ),
     ],
 )
 def test_fields_that_cannot_be_are_refused(field, shape, message):

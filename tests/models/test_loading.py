@@ -142,7 +142,7 @@ def test_surplus_weights_are_named(model, tmp_path):
     change_weights(tmp_path, lambda weights: weights.update({"of_another.model": torch.zeros(2)}))
     with pytest.raises(
         InputError,
-        match=r"the weights do not fit .*: unexpected keys \['of_another.model'\]; save the model again, or mend config.json",
+        match=r"the weights do not fit .*: unexpected keys \['of_another.model'\]; save the model again, or fix config.json",
     ):
         type(saved).from_pretrained(tmp_path)
 

@@ -57,7 +57,7 @@ def test_offloading_reaches_every_model_in_the_order_of_use(make):
         assert hook.model is getattr(pipeline, name)
     assert torch.equal(draw(pipeline), expected)
     assert list(dict.fromkeys(events)) == models
-    assert torch.equal(draw(pipeline), expected), "a second call begins anew"
+    assert torch.equal(draw(pipeline), expected), "a second call starts over"
 
 
 def test_hooks_reach_what_is_called_outside_a_pipeline():

@@ -106,7 +106,7 @@ def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, name, place):
     content = bytearray((path / name).read_bytes())
     content[int(place * len(content)) if place >= 0 else -1] ^= 1
     (path / name).write_bytes(content)
-    advice = f"delete {path} to go on from the checkpoint before it, or start anew with --restart"
+    advice = f"delete {path} to resume from the checkpoint before it, or start over with --restart"
     with pytest.raises(InputError, match=f"^{re.escape(f'{path / name}: damaged; {advice}')}$"):
         load_checkpoint(path)
 
@@ -134,7 +134,7 @@ def test_a_flipped_bit_anywhere_in_the_index_is_found(tmp_path):
 def test_a_broken_index_is_named(tmp_path, content):
     path = save_checkpoint(tmp_path, checkpoint(5), keep=2)
     (path / "checkpoint.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"checkpoint.json: damaged or missing .*; delete .*step-00000005 to go on"):
+    with pytest.raises(InputError, match=r"checkpoint.json: damaged or missing .*; delete .*step-00000005 to resume"):
         load_checkpoint(path)
 
 
@@ -143,7 +143,7 @@ def test_a_missing_file_is_named(tmp_path, name):
     path = save_checkpoint(tmp_path, checkpoint(5), keep=2)
     (path / name).unlink()
     with pytest.raises(
-        InputError, match=rf"^{re.escape(str(path / name))}: .*missing.*; delete .* or start anew with --restart"
+        InputError, match=rf"^{re.escape(str(path / name))}: .*missing.*; delete .* or start over with --restart"
     ):
         load_checkpoint(path)
 
@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_stops_the_run_with_advice_that_helps(config):
     save_at(run, 10, 20)
     damaged = run.folder / "checkpoints" / "step-00000020"
     (damaged / "model.safetensors").write_bytes(b"x")
-    advice = r"step-00000020/model.safetensors: damaged; delete .*step-00000020 to go on from the checkpoint before it"
+    advice = r"step-00000020/model.safetensors: damaged; delete .*step-00000020 to resume from the checkpoint before it"
     with pytest.raises(InputError, match=advice):
         start(config())
     shutil.rmtree(damaged)
@@ -244,7 +244,7 @@ def test_another_config_is_refused_by_key(config):
     head, *lines = str(error.value).splitlines()
     assert head == (
         f"{run.folder} holds a run with another config. "
-        "Give its config to go on, another run.folder to keep both, or --restart to begin anew."
+        "Give its config to resume it, another run.folder to keep both, or --restart to start over."
     )
     assert [line.strip() for line in lines] == [
         "optimizer.betas: was [0.9, 0.999], is now [0.8, 0.9]",
