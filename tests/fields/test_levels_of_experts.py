@@ -245,7 +245,7 @@ def test_an_embedding_in_half_precision_finds_the_cells_of_a_point(dtype):
         ({"type": "experts"}, (8, 8), "field.type: got 'experts'; allowed: levels_of_experts, positional_mlp"),
         (SMALL, (), "shape"),
         (SMALL, (8, 0), "shape"),
-        ({"type": "positional_mlp", "embedding_dim": 2}, (8,), "coordinate embedding of \\[64\\] cells on 1 axes"),
+        ({"type": "positional_mlp", "embedding_dim": 2}, (8,), "one size per axis; got sizes \\[64\\] on 1 axes"),
         (
             {"type": "positional_mlp", "embedding_dim": 2, "embedding_size": [3]},
             (8, 8),
