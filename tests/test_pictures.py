@@ -6,7 +6,7 @@ from PIL import Image
 from torchvision.utils import make_grid
 
 from genrep.errors import InputError
-from genrep.pictures import legible, picture_grid, save_png, side_by_side
+from genrep.pictures import enlarged, legible, picture_grid, save_png, side_by_side
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,9 @@ def test_a_grid_of_pictures_is_torchvisions(channels, count):
     images = torch.randint(0, 255, (count, channels, 3, 5), dtype=torch.uint8)
     expected = make_grid(images, nrow=4, padding=2, pad_value=255)[:channels]  # torchvision's grey has three channels
     assert torch.equal(picture_grid(images, 4), expected)
+
+
+def test_previews_are_bounded_in_all():
+    """Four times the size, up to 1,024 an axis and 1,024² points: a volume of 128³ has more at its own size already."""
+    assert enlarged((8, 8)) == (32, 32) and enlarged((256,)) == (1024,) and enlarged((512, 512)) == (1024, 1024)
+    assert enlarged((8, 16, 16)) == (32, 64, 64) and enlarged((128, 128, 128)) == (128, 128, 128)

@@ -71,7 +71,7 @@ class ImageSignal(Signal):
     ) -> Float[Tensor, "batch channels *size"]:
         return enlarge(values, size)
 
-    def output(self, kept: UInt8[Tensor, "batch channels height width"], output_type: str) -> Any:
+    def output(self, kept: UInt8[Tensor, "batch channels *shape"], output_type: str) -> Any:
         if output_type == "np":
             return kept.movedim(1, -1).numpy().astype("float32") / 255
         if output_type == "pt":

@@ -154,6 +154,15 @@ class AutoencoderRun(Spec):
     """The run."""
 
     @model_validator(mode="after")
+    def _target_axes(self) -> "AutoencoderRun":
+        size, axes = self.reconstruction.target_size, len(self.autoencoder.image_shape)
+        if isinstance(size, list) and len(size) != axes:
+            raise ValueError(
+                f"reconstruction.target_size has {len(size)} numbers for {axes} axes: give one, or one per axis"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _enough_coords(self) -> "AutoencoderRun":
         wanted = self.reconstruction.num_coords
         if wanted is not None and wanted > self._target_pixels:
@@ -166,15 +175,6 @@ class AutoencoderRun(Spec):
             raise ValueError(
                 "reconstruction.latent_noise is in units of the deviation from image to image: give run.batch / run.accumulation "
                 "two images or more, or set it to 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _target_axes(self) -> "AutoencoderRun":
-        size, axes = self.reconstruction.target_size, len(self.autoencoder.image_shape)
-        if isinstance(size, list) and len(size) != axes:
-            raise ValueError(
-                f"reconstruction.target_size has {len(size)} numbers for {axes} axes: give one, or one per axis"
             )
         return self
 

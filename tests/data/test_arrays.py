@@ -1,6 +1,7 @@
 """Sets of arrays from NumPy files and folders, and one array for a field; and a message for what is wrong with them."""
 
 import math
+import pickle
 import shutil
 
 import numpy as np
@@ -452,3 +453,11 @@ def test_one_array_must_be_numbers_that_are_finite_and_differ(tmp_path):
     with pytest.raises(InputError, match=r"values must differ; all are 2. Set signal.value_range"):
         one(save(path, np.full(5, 2.0)))
     assert one(path, value_range=[0.0, 4.0]).values.unique().tolist() == [0]
+
+
+def test_workers_are_sent_the_place_and_not_the_numbers(tmp_path):
+    np.save(tmp_path / "large.npy", np.random.default_rng(0).random((50, 40, 50)))
+    data = ArrayData(ArrayDataSpec(type="arrays", source=str(tmp_path / "large.npy")), "train", (40, 50), 1)
+    sent = pickle.dumps(data)
+    assert len(sent) < 20_000 < (tmp_path / "large.npy").stat().st_size / 20
+    assert torch.equal(pickle.loads(sent).read([0, 39]), data.read([0, 39]))

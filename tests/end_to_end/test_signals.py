@@ -285,3 +285,51 @@ def test_what_needs_every_value_refuses_missing_ones(tmp_path, capsys):
         assert "needs every value, and data.missing is keep" in capsys.readouterr().err
     run("train/gan.py", stages["gan"], "--gan.augment", "[translation]", expect=2)
     assert "gan.augment is of images, and these signals have 1 axes: leave it out" in capsys.readouterr().err
+
+
+def test_samples_are_compared_with_signals_of_their_own_scale_and_size(tmp_path, runs, capsys):
+    if runs.kind != "sines":
+        pytest.skip("one kind will do")
+    other = tmp_path / "classifier"
+    run("train/classifier.py", runs.stages["classifier"], "--data.value_range", "[-1, 1]", "--run.folder", other)
+    capsys.readouterr()
+    measure = ["--metrics", "agreement", "--num-images", 8, "--out", tmp_path / "e.json"]
+    run("sample/evaluate.py", runs.folder / "diffusion", *measure, "--classifier", other, expect=2)
+    assert "holds signals" in (message := capsys.readouterr().err) and "low=-1.0" in message.split("trained on")[1]
+    same = ["--classifier", runs.folder / "classifier", "--size", 512]
+    for script, options in (("evaluate", [*measure, *same]), ("pattern", ["--num-images", 4, "--size", 512])):
+        run(f"sample/{script}.py", runs.folder / "diffusion", *options, expect=2)
+        message = capsys.readouterr().err
+        assert "--size: these signals come at one size" in message or "its image_size is 256" in message
+
+
+def test_other_arrays_are_reconstructed_on_the_range_of_the_model(runs, tmp_path):
+    """Three quiet signals: their own range would be another."""
+    values = 0.1 * np.random.default_rng(0).standard_normal((3, *runs.shape))
+    np.save(tmp_path / "quiet.npy", values)
+    options = [
+        "--source",
+        tmp_path / "quiet.npy",
+        "--size",
+        "x".join(map(str, runs.shape)),
+        "--out",
+        tmp_path / "r.png",
+    ]
+    run("sample/reconstruct.py", runs.folder / "autoencoder", *options)
+    report = json.loads((tmp_path / "r.json").read_text())
+    model = INRAutoencoder.from_pretrained(runs.folder / "autoencoder" / "model").freeze()
+    kept = torch.from_numpy(values).float()[:, None]
+    mse = (2 * model.render(model.encode(kept / 2)) - kept).square().flatten(1).mean(1)
+    assert report["num_images"] == 3 and report["rmse"] == pytest.approx(float(mse.sqrt().mean()), rel=1e-3)
+
+
+def test_a_dry_run_finds_what_training_would_refuse(tmp_path, capsys):
+    curves = sines(200, 64)[0].copy()
+    curves[:, 3] = np.nan
+    np.save(tmp_path / "a.npy", curves)
+    options = ["--data.source", tmp_path / "a.npy", "--autoencoder.image_size", "[64]", "--data.missing", "keep"]
+    config = configs(tmp_path, "sines")["autoencoder"]
+    run("train/autoencoder.py", config, *options, "--reconstruction.num_coords", 64, "--dry-run", expect=2)
+    assert "the encoder is not told where values are missing: set autoencoder.missing: true" in capsys.readouterr().err
+    run("train/autoencoder.py", config, "--reconstruction.target_size", "[8, 8]", "--dry-run", expect=2)
+    assert "reconstruction.target_size has 2 numbers for 1 axes: give one, or one per axis" in capsys.readouterr().err

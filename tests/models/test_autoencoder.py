@@ -146,3 +146,20 @@ def test_coordinates_of_another_batch_and_empty_batches_are_refused():
         autoencoder.decoding(latents)(torch.zeros(3, 5, 2))
     with pytest.raises(InputError, match="there are no latents to render"):
         autoencoder.render(latents[:0])
+
+
+def test_a_number_is_a_size_of_one_axis_or_of_a_square():
+    decoder = {"type": "multiband", "hidden_dim": 8, "num_features": 8, "bandwidths": [4.0, 2.0], "num_heads": 1}
+    encoder = {
+        "type": "joint_attention",
+        "patch_size": 4,
+        "dim": 8,
+        "depth": 1,
+        "num_heads": 1,
+        "head_dim": 8,
+        "mlp_dim": 8,
+    }
+    for shape, rendered in (([16], (32,)), ([16, 8], (32, 32))):
+        model = INRAutoencoder(encoder, decoder, image_size=shape, channels=1, num_tokens=2, latent_dim=8)
+        assert model.render(torch.zeros(1, 2, 8), size=32).shape == (1, 1, *rendered)
+        assert model.render(torch.zeros(1, 2, 8)).shape == (1, 1, *shape)

@@ -232,3 +232,14 @@ def test_quality_with_missing_values_is_that_of_the_values_that_are_there():
     torch.testing.assert_close(
         signal.psnr(torch.zeros(1, 1, 8, 8), signal.resize(values, (8, 8))), torch.tensor([12.0412])
     )
+
+
+def test_errors_are_shown_by_their_size_alone():
+    """A tenth of half the range, up or down from any value, is the middle colour ten times over; none is the lowest."""
+    signal = ArraySignalSpec(type="array", low=0, high=20).build()
+    kept = torch.tensor([0.0, 5.0, 20.0, 7.0]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
+    reference = torch.tensor([1.0, 4.0, 19.0, 7.0]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
+    errors = signal.errors(kept, reference)
+    assert torch.equal(errors[0], errors[1]) and torch.equal(errors[1], errors[2])
+    assert torch.equal(errors[0], signal.pictures(torch.full((1, 1, 2, 2), 10.0))[0])
+    assert torch.equal(errors[3], signal.pictures(torch.zeros(1, 1, 2, 2))[0])
