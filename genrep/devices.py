@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from typing import Any
 
 import torch
 
@@ -10,6 +11,15 @@ from genrep.errors import InputError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Number types by the names that configs and options use."""
+
+
+def move(model: Any, device: torch.device | str, dtype: str) -> Any:
+    """A model or pipeline on a device, in a number type by its name in `DTYPES`.
+
+    Weights are loaded in float32. diffusers warns of modules to be kept in float32 whenever a number type is named, also
+    where there are none, so that float32 is not named.
+    """
+    return model.to(device) if dtype == "fp32" else model.to(device, DTYPES[dtype])
 
 
 def choose_device(asked: str | None = None) -> torch.device:

@@ -15,6 +15,7 @@ read-only; --images-folder names another. A run that was stopped goes on there, 
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from genrep.errors import InputError, did_you_mean
 from genrep.options import positive
@@ -33,7 +34,7 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
 
     from genrep.data.signals import check_signal, evenly
     from genrep.data.sources import MissingSource
-    from genrep.devices import DTYPES
+    from genrep.devices import move
     from genrep.files import check_writable, file_hash, folder_hash, write_json
     from genrep.metrics.fidelity import (
         FEW_IMAGES,
@@ -56,11 +57,7 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
     from genrep.training.specs import DiffusionRun, GANRun
 
     # what to measure
-    metrics = [name.strip() for name in options.metrics.split(",")]
-    known = (*INCEPTION_METRICS, *CLASSIFIER_METRICS)
-    for name in metrics:
-        if name not in known:
-            raise InputError(f"--metrics: {name!r} is not one of {', '.join(known)}{did_you_mean(name, known)}")
+    metrics = parse_metrics(options.metrics)
     is_gan = pipeline_name(options.run) == "GANPipeline"
     config = run_config(options.run, GANRun) if is_gan else run_config(options.run, DiffusionRun)
     folder = model_folder(options.run, "pipeline")
@@ -76,7 +73,7 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
     # models and data
     accelerator = make_accelerator(device=options.device)
     device = str(accelerator.device)
-    pipeline = sampling.load_pipeline(options.run).to(device, DTYPES[options.dtype])
+    pipeline = move(sampling.load_pipeline(options.run), device, options.dtype)
     autoencoder = pipeline.autoencoder  # a GAN of pixels has none
     if "rfid" in metrics and autoencoder is None:
         raise InputError("rfid is of reconstructions, which a GAN of pixels has none of: leave it out of --metrics")
@@ -84,16 +81,10 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
     if set(metrics) & set(INCEPTION_METRICS) and signal.dtype != torch.uint8:
         raise InputError("Inception's features are of images: measure other signals with fd_classifier and agreement")
     if classifier is not None:
-        wanted = {"image_size": shape, "channels": channels}
-        wanted["num_classes"] = pipeline.num_classes or classifier.config["num_classes"]
-        for key, value in wanted.items():
-            own = classifier.image_shape if key == "image_size" else classifier.config[key]
-            if own != value:
-                given = f"{_sizes(own)}, the samples have {_sizes(value)}"
-                raise InputError(f"--classifier {options.classifier}: its {key} is {given}; train one for these images")
+        check_classifier(classifier, options.classifier, shape, pipeline)
     if "agreement" in metrics and not pipeline.num_classes:
         raise InputError("agreement: this model was trained without classes; leave it out of --metrics")
-    data = config.data
+    data = config.data.without_source()
     sampling.refuse_resizing(pipeline, data)
     other = "train" if options.reference == "held_out" else "held_out"
     try:
@@ -214,6 +205,28 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
     for name, value in results.items():
         print(f"{name}: {value:.6g}")
     print(f"report: {out}")
+
+
+def parse_metrics(text: str) -> list[str]:
+    """`fid,kid`: names of metrics with commas between them."""
+    metrics = [name.strip() for name in text.split(",")]
+    known = (*INCEPTION_METRICS, *CLASSIFIER_METRICS)
+    for name in metrics:
+        if name not in known:
+            raise InputError(f"--metrics: {name!r} is not one of {', '.join(known)}{did_you_mean(name, known)}")
+    return metrics
+
+
+def check_classifier(classifier: Any, place: str, shape: tuple[int, ...], pipeline: Any) -> None:
+    """InputError for a classifier of signals of another grid, of other channels or classes than the samples have."""
+    own = {**classifier.config, "image_size": classifier.image_shape}
+    wanted = {"image_size": shape, "channels": pipeline.channels}
+    if pipeline.num_classes:
+        wanted["num_classes"] = pipeline.num_classes
+    for key, value in wanted.items():
+        if own[key] != value:
+            given = f"{_sizes(own[key])}, the samples have {_sizes(value)}"
+            raise InputError(f"--classifier {place}: its {key} is {given}; train one for these images")
 
 
 def _sizes(value: object) -> str:

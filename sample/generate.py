@@ -21,14 +21,14 @@ def generate(sampling: Sampling, options: argparse.Namespace) -> None:
     from accelerate.utils import gather_object
     from tqdm.auto import tqdm
 
-    from genrep.devices import DTYPES
+    from genrep.devices import move
     from genrep.errors import InputError
     from genrep.files import check_writable, replacing
     from genrep.pictures import picture_grid, save_png
     from genrep.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(device=options.device)
-    pipeline = sampling.load_pipeline(options.run).to(accelerator.device, DTYPES[options.dtype])
+    pipeline = move(sampling.load_pipeline(options.run), accelerator.device, options.dtype)
 
     # which images
     names = {int(label): name for label, name in (pipeline.config.id2label or {}).items()}

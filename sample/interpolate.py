@@ -17,7 +17,7 @@ from genrep.training.config import run_script
 def interpolate(sampling: Sampling, options: argparse.Namespace) -> None:
     import torch
 
-    from genrep.devices import DTYPES, choose_device
+    from genrep.devices import choose_device, move
     from genrep.errors import InputError
     from genrep.files import check_writable
     from genrep.pictures import picture_grid, save_png
@@ -26,7 +26,7 @@ def interpolate(sampling: Sampling, options: argparse.Namespace) -> None:
     from genrep.randomness import image_generators
 
     assert isinstance(sampling.settings, GANSamplingSpec)
-    pipeline = sampling.load_pipeline(options.run).to(choose_device(options.device), DTYPES[options.dtype])
+    pipeline = move(sampling.load_pipeline(options.run), choose_device(options.device), options.dtype)
     names = {int(label): name for label, name in (pipeline.config.id2label or {}).items()}
     labels = [0]
     if pipeline.num_classes:

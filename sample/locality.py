@@ -19,7 +19,7 @@ def show(options: argparse.Namespace) -> None:
     import torch
 
     from genrep.data.signals import evenly
-    from genrep.devices import DTYPES, choose_device
+    from genrep.devices import choose_device, move
     from genrep.errors import InputError
     from genrep.files import write_json
     from genrep.metrics.locality import spread, token_differences
@@ -30,7 +30,7 @@ def show(options: argparse.Namespace) -> None:
 
     # model and data
     out, report_file = picture_and_report(options.out or Path(options.run) / "locality.png")
-    autoencoder = load_autoencoder(options.run).to(choose_device(options.device), DTYPES[options.dtype])
+    autoencoder = move(load_autoencoder(options.run), choose_device(options.device), options.dtype)
     data = open_for(autoencoder, run_data(options.run).light(), options.split)
     signal = data.signal
     num_tokens = autoencoder.latent_shape[0]

@@ -23,7 +23,7 @@ def show(sampling: Sampling, options: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from genrep.data.signals import evenly
-    from genrep.devices import DTYPES, choose_device
+    from genrep.devices import choose_device, move
     from genrep.errors import InputError
     from genrep.files import write_json
     from genrep.metrics.pattern import detail, statistics
@@ -33,9 +33,9 @@ def show(sampling: Sampling, options: argparse.Namespace) -> None:
     if sampling.region is not None:
         raise InputError("--region: a part of an image cannot be compared with whole ones; leave it out")
     out, report_file = picture_and_report(options.out or Path(options.run) / "pattern.png")
-    pipeline = sampling.load_pipeline(options.run).to(choose_device(options.device), DTYPES[options.dtype])
+    pipeline = move(sampling.load_pipeline(options.run), choose_device(options.device), options.dtype)
     sampling.refuse_resizing(pipeline, run_data(options.run))
-    data = run_data(options.run).light().open("train", sampling.grid(pipeline), pipeline.channels)
+    data = run_data(options.run).light().without_source().open("train", sampling.grid(pipeline), pipeline.channels)
 
     def samples():
         with tqdm(total=options.num_images, desc="generating", unit=" images") as bar:

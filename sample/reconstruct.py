@@ -38,7 +38,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     from genrep.coords import grid_shape
     from genrep.data import BaseDataSpec, all_of
     from genrep.data.signals import evenly
-    from genrep.devices import DTYPES, check_memory, choose_device, synchronize
+    from genrep.devices import check_memory, choose_device, move, synchronize
     from genrep.errors import InputError
     from genrep.files import write_json
     from genrep.pictures import enlarged, picture_and_report, save_png, side_by_side
@@ -64,7 +64,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     lr = LR if options.refine_lr is None else options.refine_lr
     decoder_lr = DECODER_LR if options.refine_decoder_lr is None else options.refine_decoder_lr
     decoder_lr = decoder_lr if options.refine_decoder else None
-    autoencoder = load_autoencoder(options.run).to(choose_device(options.device), DTYPES[options.dtype])
+    autoencoder = move(load_autoencoder(options.run), choose_device(options.device), options.dtype)
     own, signal = autoencoder.image_shape, autoencoder.signal
     asked = parse_size(options.size)
     size = enlarged(own) if asked is None else grid_shape(asked, len(own))

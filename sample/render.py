@@ -17,16 +17,14 @@ from genrep.training.config import run_script
 
 def render(options: argparse.Namespace) -> None:
     from genrep.coords import grid_shape
-    from genrep.devices import DTYPES, choose_device
+    from genrep.devices import choose_device, move
     from genrep.files import check_writable
     from genrep.models.field import NeuralField
     from genrep.pictures import save_png
     from genrep.training.folders import model_folder
 
     out = check_writable(options.out)
-    field = NeuralField.from_pretrained(model_folder(options.run)).to(
-        choose_device(options.device), DTYPES[options.dtype]
-    )
+    field = move(NeuralField.from_pretrained(model_folder(options.run)), choose_device(options.device), options.dtype)
     num_axes, size = len(field.shape), parse_size(options.size)
     region = parse_region(options.region, num_axes)
     if size is not None and (num_axes > 2 if isinstance(size, int) else len(size) != num_axes):

@@ -32,8 +32,12 @@ class BaseDataSpec(Spec):
     """Processes that read signals and cached latents and draw noise ahead of training, on each GPU; 0 is none."""
 
     def light(self) -> "BaseDataSpec":
-        """The same without reading or checking everything ahead: for a look at some of it."""
+        """The same without reading everything ahead: for a look at some of it. The signals and their order stay."""
         return self.model_copy(update={"in_memory": False})
+
+    def unchecked(self) -> "BaseDataSpec":
+        """The same without checking every signal at the start, as a dry run wants it."""
+        return self
 
     @property
     def resizes(self) -> bool:
@@ -55,6 +59,10 @@ class BaseDataSpec(Spec):
     def largest_size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The largest grid that targets are taken from, for signals that the encoder sees on `shape`."""
         return shape
+
+    def without_source(self) -> "BaseDataSpec":
+        """The same without the signals at a larger size, which only training wants."""
+        return self
 
     def with_source(self, size: tuple[int, ...], shape: tuple[int, ...]) -> "BaseDataSpec":
         """The same with the signals at a larger size too, for kinds that have them (`SignalData.at_source_size`)."""
@@ -105,8 +113,8 @@ class ImageDataSpec(BaseDataSpec):
             )
         return self
 
-    def light(self) -> "ImageDataSpec":
-        return self.model_copy(update={"in_memory": False, "on_bad_image": "stop"})
+    def unchecked(self) -> "ImageDataSpec":
+        return self.model_copy(update={"on_bad_image": "stop"})
 
     @property
     def resizes(self) -> bool:
@@ -129,10 +137,12 @@ class ImageDataSpec(BaseDataSpec):
     def largest_size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape if self.source_size is None else (self.source_size,) * len(shape)
 
+    def without_source(self) -> "ImageDataSpec":
+        return self.model_copy(update={"source_size": None})
+
     def with_source(self, size: tuple[int, ...], shape: tuple[int, ...]) -> "ImageDataSpec":
-        larger = (
-            max(size) > max(shape) and size[0] * shape[1] == size[1] * shape[0]
-        )  # other proportions are other crops
+        # other proportions are other crops
+        larger = max(size) > max(shape) and size[0] * shape[1] == size[1] * shape[0]
         return self.model_copy(update={"source_size": max(size) if larger else None})
 
     def open(self, split: str, shape: tuple[int, ...], channels: int) -> "SignalData":

@@ -109,7 +109,7 @@ def open_split(
             raise MissingSource(f"{error}. The latent cache {latents.folder} alone does not do: {why}") from error
     cache = LatentCache(latents.folder, cache_settings(autoencoder, latents), split=split)
     try:
-        signals_there = open_for(autoencoder, data.model_copy(update={"in_memory": False}), split)
+        signals_there = open_for(autoencoder, data.light(), split)
     except MissingSource as error:
         if cache.is_of(data):
             if split == "train" and os.environ.get("RANK", "0") == "0":
@@ -161,7 +161,7 @@ def held_out_signals(data: SignalData, spec: LatentsSpec) -> SignalData | None:
     """The held-out split that belongs into the cache of a training split; None where there is none, or none is wanted."""
     if not spec.held_out or not data.spec.holds_out:
         return None
-    return data.spec.model_copy(update={"in_memory": False}).open("held_out", data.shape, data.channels)
+    return data.spec.light().open("held_out", data.shape, data.channels)
 
 
 def check_decoded_points(objective: DiffusionSpec, autoencoder: INRAutoencoder) -> None:

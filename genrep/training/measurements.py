@@ -63,7 +63,7 @@ def measure_autoencoder(folder: Path, num_images: int, device: "torch.device") -
 
     spec = run_config(folder, AutoencoderRun)
     model = load_autoencoder(str(folder)).to(device)
-    held_out = open_for(model, spec.data.model_copy(update={"in_memory": False}), "held_out")
+    held_out = open_for(model, spec.data.light(), "held_out")
     chosen = evenly(len(held_out), num_images)
     quality = reconstruction_quality(model, held_out, chosen)
     return AutoencoderMeasurements(

@@ -299,3 +299,16 @@ def test_whole_numbers_of_32_bits_are_read_as_16_or_refused(tmp_path):
         Image.fromarray(np.array(values, dtype=np.int32)).save(path)
         with pytest.raises(InputError, match=rf"whole numbers must lie in 0 to 65535; they go from {shown}"):
             opened(tmp_path, shape=(1, 2))[0]
+
+
+def test_a_look_at_some_images_sees_the_same_images(tmp_path):
+    """What is skipped, and so every index, stays; only a dry run does not check all first. Evaluation wants no larger source."""
+    spec = ImageDataSpec(on_bad_image="skip", in_memory=True, source_size=12)
+    assert spec.light() == spec.model_copy(update={"in_memory": False})
+    assert spec.light().unchecked().on_bad_image == "stop"
+    with pytest.raises(InputError, match="data.source_size 12 is smaller than the image size"):
+        spec.open("train", (16, 16), 1)
+    assert spec.without_source().open("train", (16, 16), 1).shape == (16, 16)
+    assert (
+        spec.with_source((32, 32), (8, 8)).source_size == 32 and spec.with_source((32, 16), (8, 8)).source_size is None
+    )
