@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
-from genrep.coords import grid, image_shape, random_subset, values_at
+from genrep.coords import grid, image_shape, random_subset
 from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from genrep.data.signals import evenly
 from genrep.fields.fourier import FourierField
 from genrep.files import check_writable, write_json
+from genrep.interpolation import values_at
 from genrep.metrics.reconstruction import psnr
 from genrep.options import non_negative, positive, positive_number
 from genrep.plots import save_curves

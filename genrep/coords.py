@@ -6,23 +6,21 @@ covers [-1, 1] from edge to edge. A region `(y0, x0, y1, x1)` is the rectangle t
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from genrep.arguments import Integer, Number, as_integer, as_number, shown
 from genrep.errors import InputError, did_you_mean
+from genrep.interpolation import values_at
 
 Region = Sequence[Number] | Any  # `image_region` says what it is
 COORDS, TARGETS = ("grid", "gaussian", "uniform"), ("pixel", "bicubic")
 """Kinds of coordinates and targets that `draw_targets` draws."""
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 
 def image_shape(size: Integer | Sequence[Integer]) -> tuple[int, ...]:
@@ -38,12 +36,6 @@ def image_shape(size: Integer | Sequence[Integer]) -> tuple[int, ...]:
     if not shape:
         raise InputError(f"size must be a positive integer, or one per axis (height, width); got {shown(size)}")
     return shape
-
-
-def size_of(size: Integer | Sequence[Integer], num_axes: int) -> tuple[int, ...]:
-    """The lengths of a size; a number stands for a square of two axes, or for one. Whoever calls checks how many there are."""
-    lengths = image_shape(size)
-    return lengths[:1] if num_axes == 1 and not hasattr(size, "__len__") else lengths
 
 
 def grid_shape(size: Integer | Sequence[Integer], num_axes: int) -> tuple[int, ...]:
@@ -216,96 +208,6 @@ def random_subset(num_points: int, count: int, generator: torch.Generator) -> In
     if not 0 < count <= num_points:
         raise InputError(f"{count} points cannot be drawn from {num_points}: ask for 1 to {num_points}")
     return torch.randperm(num_points, generator=generator)[:count]
-
-
-def values_at(
-    signals: Float[Tensor, "batch channels *shape"],
-    coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
-    interpolation: str = "bicubic",
-    missing: bool = False,
-) -> Float[Tensor, "batch points channels"]:
-    """Values of signals on a grid of any number of axes at coordinates, `[B, N, C]`; beyond the border the edge value goes on.
-
-    NaN passes on to every point whose interpolation touches it. With `missing` it is a value that is not there: a point
-    whose cubic interpolation touches one is interpolated linearly between those that are there, and is NaN itself only
-    where they have less than half of the weight.
-
-    Args:
-        signals: `[B, C, *shape]`, such as images `[B, C, H, W]`.
-        coords: `[N, axes]`, which the batch shares, or `[B, N, axes]`, each signal's own.
-        interpolation: "nearest", "bilinear" or "bicubic" (a = -0.75), along every axis, as in
-            `torch.nn.functional.interpolate`.
-        missing: NaN stands for values that are not there.
-    """
-    if interpolation not in INTERPOLATIONS:
-        near = did_you_mean(interpolation, INTERPOLATIONS)
-        raise InputError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}; got {interpolation!r}{near}")
-    if missing and interpolation != "nearest":
-        whole = values_at(signals, coords, interpolation)
-        there = signals.isfinite().to(signals.dtype)
-        weight = values_at(there, coords, "bilinear")
-        partial = values_at(signals.nan_to_num() * there, coords, "bilinear") / weight.clamp_min(0.5)
-        return torch.where(whole.isfinite(), whole, torch.where(weight >= 0.5, partial, torch.nan))
-    batch, channels = signals.shape[:2]
-    if coords.shape[-1] > 2:  # grid_sample has no cubic interpolation for these
-        return _interpolate(signals, coords, interpolation)
-    points = coords.flip(-1).to(signals.dtype)  # grid_sample wants (x, y)
-    if coords.shape[-1] == 1:  # a curve is an image of one row, at y = 0
-        signals, points = signals[:, :, None], F.pad(points, (0, 1))
-    if coords.ndim == 2:  # one grid for all: signals become channels, so the weights are computed once
-        signals, points = signals.reshape(1, batch * channels, *signals.shape[2:]), points[None]
-    sampled = F.grid_sample(signals, points[:, :, None], mode=interpolation, padding_mode="border", align_corners=False)
-    return sampled.reshape(batch, channels, -1).transpose(1, 2)
-
-
-def _interpolate(
-    signals: Float[Tensor, "batch channels *shape"],
-    coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"],
-    interpolation: str,
-) -> Float[Tensor, "batch points channels"]:
-    """`values_at` as a sum over the neighbours of every point: 1, 2 or 4 along each axis."""
-    shape, flat = signals.shape[2:], signals.flatten(2)  # [B, C, P]
-    neighbours = []  # of every axis: (index, weight) of each neighbour, [..., N]
-    for axis, length in enumerate(shape):
-        place = ((coords[..., axis].to(signals.dtype) + 1) * length - 1) / 2
-        if interpolation != "bicubic":  # whose neighbours alone are clamped, as torch does
-            place = place.clamp(0, length - 1)
-        if interpolation == "nearest":
-            neighbours.append([(place.round().long(), torch.ones_like(place))])
-            continue
-        first = place.floor()
-        part = place - first
-        weights = _cubic_weights(part) if interpolation == "bicubic" else [1 - part, part]
-        start = -1 if interpolation == "bicubic" else 0
-        neighbours.append(
-            [
-                ((first.long() + offset).clamp(0, length - 1), weight)
-                for offset, weight in enumerate(weights, start=start)
-            ]
-        )
-    total = signals.new_zeros(*signals.shape[:2], coords.shape[-2])
-    for corner in itertools.product(*neighbours):
-        index = torch.zeros_like(corner[0][0])
-        weight = torch.ones_like(corner[0][1])
-        for (along, share), length in zip(corner, shape, strict=True):
-            index, weight = index * length + along, weight * share
-        if coords.ndim == 2:
-            total += flat.index_select(2, index) * weight
-        else:
-            total += flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1)) * weight[:, None]
-    return total.transpose(1, 2)
-
-
-def _cubic_weights(part: Tensor, a: float = -0.75) -> list[Tensor]:
-    """Of the neighbours at -1, 0, 1 and 2 for a point at `part` in [0, 1) (Keys, 1981)."""
-
-    def near(x: Tensor) -> Tensor:
-        return ((a + 2) * x - (a + 3)) * x * x + 1
-
-    def far(x: Tensor) -> Tensor:
-        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-
-    return [far(part + 1), near(part), near(1 - part), far(2 - part)]
 
 
 def draw_targets(

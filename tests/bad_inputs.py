@@ -653,7 +653,7 @@ def objects() -> dict[str, Any]:
     import torch
 
     import genrep
-    from genrep import coords, data, devices, diffusion, refine
+    from genrep import coords, data, devices, diffusion, interpolation, refine
     from genrep.data import images, latents
     from genrep.diffusion import schedulers
     from genrep.metrics import fidelity, generated, locality, pattern, reconstruction
@@ -676,7 +676,7 @@ def objects() -> dict[str, Any]:
         "field": genrep.NeuralField({"type": "positional_mlp", "widths": [8], "num_frequencies": 2}, [8, 8], 1),
         "AUTOENCODER": tiny.AUTOENCODER, "tiny_denoiser": tiny.tiny_denoiser,
         "NoiseSpec": diffusion.NoiseSpec, "swap_scheduler": schedulers.swap_scheduler, "refine": refine.refine,
-        "grid": coords.grid, "random_subset": coords.random_subset, "values_at": coords.values_at,
+        "grid": coords.grid, "random_subset": coords.random_subset, "values_at": interpolation.values_at,
         "choose_device": devices.choose_device, "ImageDataSpec": data.ImageDataSpec, "ImageData": images.ImageData,
         "LatentCache": latents.LatentCache, "psnr": reconstruction.psnr, "ssim": reconstruction.ssim,
         "token_differences": locality.token_differences, "statistics": pattern.statistics,
@@ -707,7 +707,7 @@ PYTHON = [
     Call("a size of half a pixel", "autoencoder.render(latents, size=8.5)", "size must be a positive integer, or one per axis .*; got 8.5"),
     Call("a size in a string", "autoencoder.render(latents, size='8')", "size must be a positive integer, or one per axis .*; got '8'"),
     Call("a size of True", "autoencoder.render(latents, size=True)", "size must be a positive integer, or one per axis .*; got True"),
-    Call("a size of three axes", "autoencoder.render(latents, size=(8, 8, 8))", "size must be one number for each of the decoder's 2 axes; got .8, 8, 8."),
+    Call("a size of three axes", "autoencoder.render(latents, size=(8, 8, 8))", "size must be one number, or 2, one per axis; got .8, 8, 8."),
     Call("a size that no machine holds, in Python", "autoencoder.render(latents, size=10**6)", "1000000 × 1000000 would take .* GiB"),
     Call("a region of two numbers", "autoencoder.render(latents, region=(0, 1))", "region must be 4 finite numbers"),
     Call("a region of NaN, in Python", "autoencoder.render(latents, region=(nan, 0, 1, 1))", "region must be 4 finite numbers"),
@@ -790,7 +790,7 @@ PYTHON = [
     Call("a field's coordinates of whole numbers", "field(coords.long())", "coords must be floating-point numbers"),
     Call("a field of an unknown type, in Python", "NeuralField({'type': 'siren'}, [8, 8])", "field.type: got 'siren'"),
     Call("a field of a shape of 0", "NeuralField({'type': 'positional_mlp'}, [8, 0])", "shape.*got 0"),
-    Call("a field's render of three axes", "field.render((8, 8, 8))", "this field has 2 axes"),
+    Call("a field's render of three axes", "field.render((8, 8, 8))", "size must be one number, or 2, one per axis; got .8, 8, 8."),
     Call("a field's render that no machine holds", "field.render(10**6)", "1000000 × 1000000 would take"),
     Call("a field's chunk of a fraction", "field.render(chunk=0.5)", "chunk must be an integer from 1; got 0.5"),
     # refinement, coordinates, rounding

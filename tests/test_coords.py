@@ -17,9 +17,9 @@ from genrep.coords import (
     jitter_uniform,
     pitch,
     random_subset,
-    values_at,
 )
 from genrep.errors import InputError
+from genrep.interpolation import values_at
 
 
 def test_pixel_centres_in_closed_form():

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genrep.coords import INTERPOLATIONS, _interpolate, axis_centres, draw_targets, grid, values_at
+from genrep.coords import axis_centres, draw_targets, grid
 from genrep.errors import InputError
+from genrep.interpolation import INTERPOLATIONS, _interpolate, values_at
 
 SHAPES = [(9,), (6, 7), (4, 5, 6)]
 

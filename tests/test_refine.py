@@ -6,10 +6,11 @@ import math
 import pytest
 import torch
 
-from genrep.coords import draw_targets, grid, values_at
+from genrep.coords import draw_targets, grid
 from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError
+from genrep.interpolation import values_at
 from genrep.metrics.reconstruction import enlarge, psnr
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.refine import refine, refinements

@@ -25,7 +25,7 @@ PROJECT = Path(__file__).parent.parent
 # Each may import what stands before it, and its own. `specs` files and packages' tables are typed descriptions without
 # torch; they may be read from anywhere above them.
 ORDER = [
-    ["errors"], ["files", "devices", "arguments", "options"], ["lock", "pictures", "plots"], ["randomness", "specs"], ["coords"], ["signals"], ["nn"],
+    ["errors"], ["files", "devices", "arguments", "options"], ["lock", "pictures", "plots"], ["randomness", "specs", "interpolation"], ["coords"], ["signals"], ["nn"],
     ["encoders", "decoders"], ["fields"], ["models"], ["render"], ["refine"], ["diffusion", "gan"], ["pipelines"], ["data"], ["metrics"], ["training"],
     ["sampling"],
 ]  # fmt: skip

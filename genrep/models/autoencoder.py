@@ -10,8 +10,8 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from genrep.arguments import Integer, as_floats, check_finite, in_training, shown
-from genrep.coords import Coords, Region, size_of
+from genrep.arguments import Integer, as_floats, check_finite, in_training
+from genrep.coords import Coords, Region, grid_shape
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import AutoencoderSpec
@@ -194,12 +194,8 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
 
         InputError for latents that `decode` refuses, and what `genrep.render.render` refuses.
         """
-        shape = self.image_shape if size is None else size_of(size, self.decoder.num_axes)
+        shape = self.image_shape if size is None else grid_shape(size, self.decoder.num_axes)
         model = self if mask is None else _Masked(self, mask)
-        if len(shape) != self.decoder.num_axes:
-            raise InputError(
-                f"size must be one number for each of the decoder's {self.decoder.num_axes} axes; got {shown(size)}"
-            )
         return render(model, latents, shape, region, chunk, gradients, as_uint8)
 
     def forward(

@@ -9,8 +9,8 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor
 
-from genrep.arguments import Integer, as_floats, as_integer, check_finite, in_training, shown
-from genrep.coords import Region, size_of
+from genrep.arguments import Integer, as_floats, as_integer, check_finite, in_training
+from genrep.coords import Region, grid_shape
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import FieldModelSpec
@@ -71,15 +71,13 @@ class NeuralField(StrictLoading, ModelMixin, ConfigMixin):
         """The signal at any size and region, `[C, *size]`; beside it only `chunk` points are held.
 
         Args:
-            size: one number an axis; None is the signal's own.
+            size: one number for all axes, or one an axis; None is the signal's own.
             region: starts, then ends, of every axis in [-1, 1]; None is all of it.
             chunk: points at a time.
 
         Raises:
             InputError: an invalid size or region, or a result that the device cannot hold.
         """
-        shape = self.shape if size is None else size_of(size, len(self.shape))
-        if len(shape) != len(self.shape):
-            raise InputError(f"size {shown(size)}: this field has {len(self.shape)} axes, give a number for each")
+        shape = self.shape if size is None else grid_shape(size, len(self.shape))
         chunk = as_integer(chunk, "chunk", low=1)
         return render_values(lambda coords: self.field(coords)[None], shape, region, chunk, self.device)[0]

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from genrep.coords import grid, values_at
+from genrep.coords import grid
+from genrep.interpolation import values_at
 from genrep.pictures import colour_map, line_plot, picture, strip
 from genrep.signals import ArraySignalSpec
 from genrep.signals.base import Signal

@@ -41,7 +41,7 @@ def print_memory(part: int, state: int, activations: int) -> None:
 def check_data(spec: BaseDataSpec, shape: tuple[int, ...], channels: int) -> SignalData:
     """Open both splits and read one signal of each, for a dry run; returns the training split."""
     light = spec.light().unchecked()
-    held_out, train = (light.open(split, shape, channels) for split in ("held_out", "train"))
+    train, held_out = (light.open(split, shape, channels) for split in ("train", "held_out"))
     for data in (train, held_out):
         data.read([0])
         print(f"data: {data.describe()}")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-from genrep.coords import grid, random_subset, values_at
+from genrep.coords import grid, random_subset
 from genrep.data import BaseDataSpec, LatentsSpec
 from genrep.data.latents import (
     LatentCache,
@@ -24,6 +24,7 @@ from genrep.data.signals import Points, SignalData, check_signal, evenly
 from genrep.data.sources import MissingSource
 from genrep.diffusion import DiffusionSpec
 from genrep.errors import InputError
+from genrep.interpolation import values_at
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.training.order import TrainingBatch
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genrep.coords import grid, values_at
+from genrep.coords import grid
 from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
 from genrep.errors import InputError
+from genrep.interpolation import values_at
 from genrep.pictures import from_uint8
 from genrep.randomness import stream_generator
 from genrep.training.order import TrainingBatch
