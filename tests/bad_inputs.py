@@ -560,7 +560,7 @@ SAMPLES = [
     Script("a list for a run's data", "sample/reconstruct.py damaged --out x.png", "config.yaml: data: must be a mapping of keys .*; got .1.", damaged("anr", "config.yaml", to("data: [1]"))),
     Script("refinement's options without steps", f"{RECONSTRUCT} --refine-lr 0.1", "say for how many steps with --refine-steps"),
     Script("a rate of a decoder that stays", f"{REFINE} --refine-decoder-lr 0.1", "give --refine-decoder too"),
-    Script("a decoder for a batch", f"{REFINE} --refine-decoder --batch-size 2", "every image has a decoder of its own"),
+    Script("a decoder for a batch", f"{REFINE} --refine-decoder --batch-size 2", "--batch-size must be 1 with --refine-decoder, which gives every image a decoder of its own; got 2"),
     Script("a refinement rate of NaN", f"{REFINE} --refine-lr nan", "argument --refine-lr: must be a finite number above 0; got 'nan'"),
     Script("a refinement rate of 0", f"{REFINE} --refine-lr 0", "argument --refine-lr: must be a finite number above 0; got '0'"),
     Script("more points than pixels", f"{REFINE} --refine-coords 10000", "num_coords must be an integer from 1 to 121; got 10000"),

@@ -15,6 +15,7 @@ from genrep.data.latents import LatentCache, LatentStatistics, cache_manifest, w
 from genrep.decoders import BaseDecoderSpec
 from genrep.decoders.base import Decoder
 from genrep.diffusion import DiffusionSpec, NoiseSpec
+from genrep.diffusion.losses import latent_loss
 from genrep.diffusion.noise_levels import NoiseLevels
 from genrep.diffusion.objective import DenoisingObjective
 from genrep.diffusion.schedulers import make_scheduler
@@ -227,6 +228,20 @@ def test_a_masked_batch_is_its_smaller_sets_one_at_a_time(conditioning):
     whole = denoiser(noisy, timesteps, labels)
     torch.testing.assert_close(predicted[1], whole[1])  # the set of six
     assert not torch.allclose(predicted[0, mask[0]], whole[0, mask[0]], atol=1e-3)
+
+
+@pytest.mark.parametrize("conditioning", ["adaln", "token"])
+def test_an_empty_set_has_finite_gradients_and_half_precision_is_near(conditioning):
+    denoiser, (noisy, mask) = cloud_denoiser(conditioning), sets_and_mask()
+    mask[0] = False
+    noisy.requires_grad_(True)
+    timesteps, labels = torch.tensor([1, 500, 900, 10]), torch.tensor([0, 1, 2, 3])
+    predicted = denoiser(noisy, timesteps, labels, mask)
+    latent_loss(predicted, torch.zeros_like(noisy), torch.ones(4), mask).backward()
+    assert all(part.grad.isfinite().all() for part in (noisy, *denoiser.parameters()))
+    assert not noisy.grad[0].any(), "a set without tokens teaches nothing"
+    half = denoiser.to(torch.bfloat16)(noisy.detach(), timesteps, labels, mask).float()
+    assert float((half - predicted)[mask].abs().max()) < 0.05 * float(predicted[mask].abs().max())
 
 
 def test_a_moved_token_is_predicted_otherwise():

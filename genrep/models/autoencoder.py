@@ -34,7 +34,7 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         missing: values may be missing (NaN), which the encoder is told by a channel of its own.
 
     Raises:
-        InputError: an unknown key or type, or a value that cannot be.
+        InputError: an unknown key or type, or an impossible value.
     """
 
     _supports_gradient_checkpointing = False

@@ -72,7 +72,7 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         position_dim: leading channels of a token that are its position; 0 is tokens with slots.
 
     Raises:
-        InputError: a value that cannot be.
+        InputError: an impossible value.
     """
 
     @register_to_config

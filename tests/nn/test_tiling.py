@@ -170,9 +170,9 @@ def test_every_cell_of_a_quad_tree_has_a_combination_of_its_own():
         ("quadtree", [(2, 2)], "layout 'quadtree' is not one of quad_tree, fine_to_coarse"),
         ("gray_code", [(4, 4)], "gray_code needs tiles of 2 along every axis"),
         ("permuted", [(2, 2)] * 8, "order of 9 tiled layers, there are 8"),
-        ("quad_tree", [], "cannot be: give every layer one number from 1 for each axis"),
-        ("quad_tree", [(2, 2), (2,)], "cannot be: give every layer"),
-        ("quad_tree", [(2, 0)], "cannot be: give every layer"),
+        ("quad_tree", [], "tiles must have a number from 1 per layer and axis; got"),
+        ("quad_tree", [(2, 2), (2,)], "tiles must have a number from 1"),
+        ("quad_tree", [(2, 0)], "tiles must have a number from 1"),
     ],
 )
 def test_layouts_that_cannot_be_are_refused(name, tiles, message):
