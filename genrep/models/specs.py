@@ -221,3 +221,54 @@ class ClassifierSpec(ClassifierArchitecture):
     """Classes."""
     signal: SignalSpec | None = None
     """What the values mean; null is images."""
+
+
+class CloudClassifierArchitecture(Spec):
+    """The point transformer behind a classifier of clouds."""
+
+    type: Literal["neighbours", "grid"] = "neighbours"
+    """Attention among nearest neighbours (Point Transformer), or along a curve through a grid that lies still (V3)."""
+    widths: list[PositiveInt] = Field(default=[64, 128, 256], min_length=1)
+    """Width of every stage; between two of them the cloud is thinned to half, or pooled over cells twice as wide."""
+    depths: list[PositiveInt] = Field(default=[1, 2, 2], min_length=1)
+    """Blocks of every stage."""
+    neighbours: PositiveInt = 16
+    """Nearest points that a point attends to, itself included. Of type neighbours."""
+    patch: PositiveInt = 32
+    """Points along the curve that attend to each other. Of type grid."""
+    num_heads: PositiveInt = 8
+    """Attention heads. Of type grid."""
+    dropout: Fraction = 0.3
+    """Dropout before the last layer."""
+
+    @model_validator(mode="after")
+    def _stages(self) -> "CloudClassifierArchitecture":
+        if len(self.widths) != len(self.depths):
+            raise ValueError(
+                f"widths and depths must have one number per stage each; got {len(self.widths)} and {len(self.depths)}"
+            )
+        odd = [width for width in self.widths if width % self.num_heads]
+        if self.type == "grid" and odd:
+            raise ValueError(f"widths must be multiples of num_heads, {self.num_heads}; got {odd[0]}")
+        return self
+
+
+class CloudClassifierSpec(CloudClassifierArchitecture):
+    """All arguments of `CloudClassifier`."""
+
+    num_tokens: PositiveInt
+    """Points of a full cloud."""
+    latent_dim: PositiveInt
+    """Numbers of a token, the position included."""
+    position_dim: Annotated[int, Field(ge=1, le=3)]
+    """Leading numbers of a token that are its position."""
+    num_classes: PositiveInt
+    """Classes."""
+
+    @model_validator(mode="after")
+    def _features_left(self) -> "CloudClassifierSpec":
+        if self.latent_dim <= self.position_dim:
+            raise ValueError(
+                f"latent_dim must exceed position_dim, {self.position_dim}: a token needs features; got {self.latent_dim}"
+            )
+        return self

@@ -1,0 +1,229 @@
+"""Classifiers of latent sets whose tokens have positions: point transformers over anchored clouds (ARC, section 3.3)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from genrep.models.loading import StrictLoading
+from genrep.models.specs import CloudClassifierSpec
+from genrep.nn.clouds import Cloud, farthest_points, gather, grid_cells, interleave, nearest, pool_cells
+from genrep.specs import from_arguments
+
+LOW, HIGH = -2.0, 2.0
+"""What a grid of absolute positions covers: the image is [-1, 1], and a shift may move a cloud by half of it."""
+
+CURVE_BITS = 16
+"""Of a place along the curve, per axis: 1/16,384 of the image, finer than any pixel."""
+
+
+class NeighbourAttention(nn.Module):
+    """Vector attention over a point's nearest neighbours (Point Transformer, eq. 3):
+
+        y_i = Σ_j softmax_j(γ(φ(x_i) - ψ(x_j) + δ_ij)) ⊙ (α(x_j) + δ_ij),    δ_ij = θ(p_i - p_j)
+
+    Positions enter as differences only, so moving the cloud changes nothing.
+    """
+
+    def __init__(self, dim: int, num_axes: int, neighbours: int):
+        super().__init__()
+        self.neighbours = neighbours
+        self.norm = nn.LayerNorm(dim)
+        self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
+        self.position = nn.Sequential(nn.Linear(num_axes, dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.weight = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, cloud: Cloud, spacing: float) -> Float[Tensor, "batch points dim"]:
+        features = self.norm(cloud.features)
+        indices, present = nearest(cloud.positions, cloud, self.neighbours)
+        offsets = (cloud.positions[:, :, None] - gather(cloud.positions, indices)) / spacing
+        offsets = offsets.masked_fill(~present[..., None], 0)
+        encoded = self.position(offsets)
+        logits = self.weight(self.query(features)[:, :, None] - gather(self.key(features), indices) + encoded)
+        # an absent point has no neighbours at all; -1e9 in place of -inf keeps its row finite, and the row is never read
+        weights = logits.masked_fill(~present[..., None], -1e9).softmax(dim=2)
+        values = gather(self.value(features), indices) + encoded
+        return cloud.features + self.out((weights * values).sum(2))
+
+
+class PatchAttention(nn.Module):
+    """Attention within patches of points that follow each other along a space-filling curve (Point Transformer V3).
+
+    The curve runs through the cells of a grid that lies still, so patches depend on where the cloud is; a bias from the
+    difference of positions is added to the logits, and a depthwise 3×3 convolution over the grid's cells encodes positions.
+    """
+
+    def __init__(self, dim: int, num_axes: int, num_heads: int, patch: int, bits: int, turned: bool):
+        super().__init__()
+        self.num_heads, self.patch, self.bits, self.turned = num_heads, patch, bits, turned
+        convolution = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[num_axes]
+        self.neighbourhood = convolution(dim, dim, 3, padding=1, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.to_qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.bias = nn.Sequential(nn.Linear(num_axes, 16), nn.GELU(), nn.Linear(16, num_heads))
+
+    def forward(self, cloud: Cloud, spacing: float) -> Float[Tensor, "batch points dim"]:
+        cells = grid_cells(cloud.positions, 2**self.bits, LOW, HIGH)
+        features = cloud.features + self._convolved(cloud, cells)
+        # order along the curve, absent points last; every second block runs the curve along the other axis first
+        fine = grid_cells(
+            cloud.positions, 2**CURVE_BITS, LOW, HIGH
+        )  # finer than the cells: no two points share a place
+        code = interleave(fine.flip(-1) if self.turned else fine, CURVE_BITS)
+        order = code.masked_fill(~cloud.mask, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
+        points = features.shape[1]
+        size = min(self.patch, points)
+        padding = -points % size
+        ordered = F.pad(gather(features, order), (0, 0, 0, padding)).unflatten(1, (-1, size))  # [B, patches, P, dim]
+        positions = F.pad(gather(cloud.positions, order), (0, 0, 0, padding)).unflatten(1, (-1, size))
+        present = F.pad(cloud.mask.gather(1, order), (0, padding)).unflatten(1, (-1, size))
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
+            for part in self.to_qkv(self.norm(ordered)).chunk(3, dim=-1)
+        )
+        offsets = (positions[:, :, :, None] - positions[:, :, None]) / spacing
+        bias = self.bias(offsets).movedim(-1, 2).masked_fill(~present[:, :, None, None], -1e9)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        attended = self.out(attended.transpose(2, 3).flatten(3)).flatten(1, 2)[:, :points]
+        back = order.argsort(dim=1)
+        return features + gather(attended, back)
+
+    def _convolved(self, cloud: Cloud, cells: Tensor) -> Tensor:
+        """The mean feature of every cell, convolved over the grid and read at the points."""
+        batch, _, axes = cells.shape
+        side = 2**self.bits
+        powers = side ** torch.arange(axes - 1, -1, -1, device=cells.device)
+        flat = (cells * powers).sum(-1)
+        weights = cloud.mask.to(cloud.features.dtype)[..., None]
+        dim = cloud.features.shape[-1]
+        index = flat[..., None].expand(-1, -1, dim)
+        maps = cloud.features.new_zeros(batch, side**axes, dim).scatter_add(1, index, cloud.features * weights)
+        counts = cloud.features.new_zeros(batch, side**axes, 1).scatter_add(1, flat[..., None], weights)
+        maps = (maps / counts.clamp(min=1)).transpose(1, 2).unflatten(2, (side,) * axes)
+        return gather(self.neighbourhood(maps).flatten(2).transpose(1, 2), flat)
+
+
+class Block(nn.Module):
+    """Attention between points, then a feed-forward layer; residuals around both."""
+
+    def __init__(self, attention: nn.Module, dim: int):
+        super().__init__()
+        self.attention = attention
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, cloud: Cloud, spacing: float) -> Cloud:
+        features = self.attention(cloud, spacing)
+        return cloud._replace(features=features + self.mlp(features))
+
+
+class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
+    """Clouds to class logits, from the tokens' features alone: positions only place them (ARC, section 3.3).
+
+    Args:
+        num_tokens: points of a full cloud; it sets the unit of distances, 2 / num_tokens^(1 / axes).
+        latent_dim: numbers of a token, the position included.
+        position_dim: leading ones that are the position, 1 to 3.
+        num_classes: classes.
+        type: `neighbours`, attention among nearest neighbours and thinning by farthest points, which a shift of the cloud
+            does not change (Point Transformer, Zhao et al. 2021); or `grid`, attention along a curve and pooling over the
+            cells of a grid that lies still (Point Transformer V3, Wu et al. 2024).
+        widths: of the stages; between two of them the cloud is thinned or pooled.
+        depths: blocks of each stage.
+        neighbours: of a point, itself included; type `neighbours`.
+        patch: points that attend to each other; type `grid`.
+        num_heads: heads; type `grid`.
+        dropout: before the last layer.
+
+    Raises:
+        InputError: an unknown key, a wrong type, or an impossible value.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_tokens: int,
+        latent_dim: int,
+        position_dim: int,
+        num_classes: int,
+        type: str = "neighbours",
+        widths: Sequence[int] = (64, 128, 256),
+        depths: Sequence[int] = (1, 2, 2),
+        neighbours: int = 16,
+        patch: int = 32,
+        num_heads: int = 8,
+        dropout: float = 0.3,
+    ):
+        super().__init__()
+        self.spec = spec = from_arguments(CloudClassifierSpec, locals(), where="CloudClassifier")
+        self.feature_mean: Tensor
+        self.feature_std: Tensor
+        self.register_buffer("feature_mean", torch.zeros(latent_dim - position_dim))
+        self.register_buffer("feature_std", torch.ones(latent_dim - position_dim))
+        self.embed = nn.Linear(latent_dim - position_dim, widths[0])
+        self.stages, self.joins = nn.ModuleList(), nn.ModuleList()
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            if stage:
+                self.joins.append(nn.Sequential(nn.LayerNorm(widths[stage - 1]), nn.Linear(widths[stage - 1], width)))
+            attentions = [self._attention(spec, width, stage, turned=number % 2 == 1) for number in range(depth)]
+            self.stages.append(nn.ModuleList(Block(attention, width) for attention in attentions))
+        self.norm = nn.LayerNorm(widths[-1])
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(widths[-1], num_classes)
+
+    def _attention(self, spec: CloudClassifierSpec, width: int, stage: int, turned: bool) -> nn.Module:
+        if spec.type == "neighbours":
+            return NeighbourAttention(width, spec.position_dim, spec.neighbours)
+        return PatchAttention(width, spec.position_dim, spec.num_heads, spec.patch, self._bits(stage), turned)
+
+    def _bits(self, stage: int) -> int:
+        """Of a cell's number along an axis: about one point per cell of the image at first, cells twice as wide after that."""
+        per_axis = self.spec.num_tokens ** (1 / self.spec.position_dim)
+        return max(1, math.ceil(math.log2(per_axis * (HIGH - LOW) / 2)) - stage)
+
+    def set_statistics(self, mean: Float[Tensor, " features"], std: Float[Tensor, " features"]) -> None:
+        """What features are standardised with; saved with the weights."""
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(std.clamp(min=1e-12))
+
+    def features(
+        self, latents: Float[Tensor, "batch tokens latent"], mask: Bool[Tensor, "batch tokens"] | None = None
+    ) -> Float[Tensor, "batch features"]:
+        """Clouds => features, the mean over the points that are left at the end."""
+        axes = self.spec.position_dim
+        positions, features = latents[..., :axes], latents[..., axes:]
+        mask = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device) if mask is None else mask
+        positions = positions.masked_fill(~mask[..., None], 0)
+        embedded = self.embed((features - self.feature_mean) / self.feature_std)
+        cloud = Cloud(positions, embedded.masked_fill(~mask[..., None], 0), mask)
+        spacing = 2 / self.spec.num_tokens ** (1 / axes)
+        for stage, blocks in enumerate(self.stages):
+            if stage:
+                spacing *= 2 ** (1 / axes) if self.spec.type == "neighbours" else 2
+                cloud = self._joined(cloud, stage)
+            for block in blocks:
+                cloud = block(cloud, spacing)
+        weights = cloud.mask.to(latents.dtype)[..., None]
+        return self.norm((cloud.features * weights).sum(1) / weights.sum(1).clamp(min=1))
+
+    def _joined(self, cloud: Cloud, stage: int) -> Cloud:
+        """The next stage's points: half of them by farthest points with their neighbours' maximum, or one per cell."""
+        cloud = cloud._replace(features=self.joins[stage - 1](cloud.features))
+        if self.spec.type == "grid":
+            bits = self._bits(stage)
+            return pool_cells(cloud, grid_cells(cloud.positions, 2**bits, LOW, HIGH), 2**bits)
+        indices, mask = farthest_points(cloud, (cloud.mask.sum(1) + 1) // 2)
+        positions = gather(cloud.positions, indices)
+        neighbours, present = nearest(positions, cloud, self.spec.neighbours)
+        pooled = gather(cloud.features, neighbours).masked_fill(~present[..., None], -torch.inf).amax(2)
+        return Cloud(positions, pooled.masked_fill(~mask[..., None], 0), mask)
+
+    def forward(
+        self, latents: Float[Tensor, "batch tokens latent"], mask: Bool[Tensor, "batch tokens"] | None = None
+    ) -> Float[Tensor, "batch classes"]:
+        return self.head(self.dropout(self.features(latents, mask)))

@@ -1,0 +1,112 @@
+"""Batched point clouds with masks: gathering, neighbours within a cloud, thinning it, and ordering it along a curve.
+
+A batch of clouds is `positions [B, N, axes]`, `features [B, N, D]` and `mask [B, N]`, True where a point is present. The order
+of the points carries no meaning, so everything here depends on the positions alone.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+FAR = 1e6
+"""Where absent points are put when distances are measured: farther than any present one."""
+
+
+class Cloud(NamedTuple):
+    """A batch of point clouds."""
+
+    positions: Float[Tensor, "batch points axes"]
+    features: Float[Tensor, "batch points dim"]
+    mask: Bool[Tensor, "batch points"]
+
+
+def gather(values: Float[Tensor, "batch points dim"], indices: Int[Tensor, "batch *chosen"]) -> Tensor:
+    """Rows of each cloud, `[B, *chosen, dim]`."""
+    flat = indices.flatten(1)
+    rows = values.gather(1, flat[..., None].expand(-1, -1, values.shape[-1]))
+    return rows.unflatten(1, indices.shape[1:])
+
+
+def nearest(
+    queries: Float[Tensor, "batch queries axes"], cloud: Cloud, count: int
+) -> tuple[Int[Tensor, "batch queries count"], Bool[Tensor, "batch queries count"]]:
+    """Indices of the points of a cloud nearest to each query, nearest first, and which of them are present.
+
+    All pairs are compared, so the memory grows as queries times points: right for the clouds of one image, up to thousands.
+    """
+    positions = cloud.positions.masked_fill(~cloud.mask[..., None], FAR)
+    count = min(count, positions.shape[1])
+    # by differences: the expanded square (a - b)² = a² - 2ab + b² loses the small distances that decide the order
+    distances = torch.cdist(queries, positions, compute_mode="donot_use_mm_for_euclid_dist")
+    indices = distances.topk(count, dim=-1, largest=False).indices
+    present = cloud.mask.gather(1, indices.flatten(1)).unflatten(1, indices.shape[1:])
+    return indices, present
+
+
+def farthest_points(
+    cloud: Cloud, count: Int[Tensor, " batch"]
+) -> tuple[Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
+    """Indices of `count[b]` points of each cloud, every next one the farthest from those chosen; and which are present.
+
+    The first is the one nearest to the cloud's centre, so the choice moves with the cloud and ignores the points' order.
+    """
+    positions, mask = cloud.positions, cloud.mask
+    weights = mask.to(positions.dtype)[..., None]
+    centre = (positions * weights).sum(1) / weights.sum(1).clamp(min=1)
+    distances = (positions - centre[:, None]).square().sum(-1).masked_fill(~mask, FAR)
+    current = distances.argmin(dim=1)
+    remaining = torch.full_like(distances, FAR).masked_fill(~mask, -1)  # absent points are never the farthest
+    chosen = []
+    for _ in range(int(count.max())):
+        chosen.append(current)
+        latest = positions.gather(1, current[:, None, None].expand(-1, 1, positions.shape[-1]))
+        remaining = torch.minimum(remaining, (positions - latest).square().sum(-1))
+        current = remaining.argmax(dim=1)
+    indices = torch.stack(chosen, dim=1)
+    return indices, torch.arange(indices.shape[1], device=indices.device) < count[:, None]
+
+
+def grid_cells(
+    positions: Float[Tensor, "batch points axes"], cells: int, low: float, high: float
+) -> Int[Tensor, "batch points axes"]:
+    """The cell of each point along every axis, of a grid with `cells` over [low, high]; beyond it, the nearest cell."""
+    return ((positions - low) * (cells / (high - low))).floor().clamp(0, cells - 1).long()
+
+
+def interleave(cells: Int[Tensor, "batch points axes"], bits: int) -> Int[Tensor, "batch points"]:
+    """Morton code: the bits of the cells taken in turns, so that neighbours along the code are mostly neighbours in space."""
+    axes = cells.shape[-1]
+    code = torch.zeros_like(cells[..., 0])
+    for bit in range(bits):
+        for axis in range(axes):
+            code |= ((cells[..., axis] >> bit) & 1) << (bit * axes + axes - 1 - axis)
+    return code
+
+
+def pool_cells(cloud: Cloud, cells: Int[Tensor, "batch points axes"], num_cells: int) -> Cloud:
+    """One point per occupied cell: the largest feature of each channel, and the mean position (PTv2 and PTv3)."""
+    batch, axes = len(cells), cells.shape[-1]
+    powers = num_cells ** torch.arange(axes - 1, -1, -1, device=cells.device)
+    keys = (cells * powers).sum(-1).masked_fill(~cloud.mask, num_cells**axes)
+    ordered, order = keys.sort(dim=1, stable=True)
+    starts = torch.ones_like(ordered)
+    starts[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).long()
+    # the number of a point's cell among its cloud's occupied ones
+    numbers = torch.zeros_like(keys).scatter(1, order, starts.cumsum(1) - 1)
+    occupied = (starts * (ordered < num_cells**axes)).sum(1)
+    kept = max(1, int(occupied.max()))
+    numbers = numbers.masked_fill(~cloud.mask, kept)  # absent points fall into an extra row, cut off below
+    dim = cloud.features.shape[-1]
+    features = torch.full_like(cloud.features[:, :1], -torch.inf).repeat(1, kept + 1, 1)
+    features = features.scatter_reduce(1, numbers[..., None].expand(-1, -1, dim), cloud.features, "amax")
+    sums = torch.zeros(batch, kept + 1, axes + 1, dtype=cloud.positions.dtype, device=cells.device)
+    counted = torch.cat([cloud.positions, torch.ones_like(cloud.positions[..., :1])], dim=-1)
+    sums = sums.scatter_add(1, numbers[..., None].expand(-1, -1, axes + 1), counted)[:, :kept]
+    mask = torch.arange(kept, device=cells.device) < occupied[:, None]
+    return Cloud(
+        sums[..., :axes] / sums[..., axes:].clamp(min=1),
+        features[:, :kept].masked_fill(~mask[..., None], 0),
+        mask,
+    )

@@ -1,0 +1,121 @@
+"""Point transformers: order, absence, shifts, gradients, and vector attention against its equation."""
+
+import pytest
+import torch
+
+from genrep.errors import InputError
+from genrep.models.cloud_classifier import CloudClassifier, NeighbourAttention
+from genrep.nn.clouds import Cloud
+
+KINDS = ("neighbours", "grid")
+
+
+def tiny(kind, **changes):
+    torch.manual_seed(0)
+    arguments = {"num_tokens": 12, "latent_dim": 6, "position_dim": 2, "num_classes": 3, "type": kind}
+    sizes = {"widths": [8, 16], "depths": [2, 1], "neighbours": 4, "patch": 4, "num_heads": 2, "dropout": 0.0}
+    return CloudClassifier(**{**arguments, **sizes, **changes}).eval()
+
+
+def clouds(batch=3, points=12):
+    generator = torch.Generator().manual_seed(1)
+    positions = torch.rand(batch, points, 2, generator=generator) * 1.6 - 0.8
+    return torch.cat([positions, torch.randn(batch, points, 4, generator=generator)], dim=-1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_of_the_points_does_not_matter(kind):
+    model, latents = tiny(kind), clouds()
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(model(latents[:, order]), model(latents), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_absent_points_change_nothing(kind):
+    model, latents = tiny(kind), clouds()
+    mask = torch.ones(3, 12, dtype=torch.bool)
+    mask[1, 9:] = False
+    spoiled = latents.clone()
+    spoiled[1, 9:] = 100.0
+    together = model(spoiled, mask)
+    torch.testing.assert_close(together[1:2], model(latents[1:2, :9]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together[:1], model(latents[:1]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_shift_of_the_cloud_changes_the_grid_alone():
+    latents = clouds()
+    moved = latents.clone()
+    moved[..., :2] += torch.tensor([0.13, -0.21])
+    still = tiny("neighbours")
+    torch.testing.assert_close(still(moved), still(latents), rtol=1e-4, atol=1e-5)
+    on_grid = tiny("grid")
+    assert (on_grid(moved) - on_grid(latents)).abs().max() > 1e-4
+
+
+def test_positions_place_points_and_are_no_features():
+    model = tiny("neighbours")
+    assert model.embed.in_features == 4
+
+
+def test_vector_attention_equals_its_equation():
+    torch.manual_seed(0)
+    layer = NeighbourAttention(8, 2, 3).double()
+    positions, features = torch.rand(1, 6, 2).double(), torch.randn(1, 6, 8).double()
+    result = layer(Cloud(positions, features, torch.ones(1, 6, dtype=torch.bool)), spacing=0.5)
+    normed = layer.norm(features)[0]
+    for i in range(6):
+        near = (positions[0] - positions[0, i]).norm(dim=-1).argsort()[:3].tolist()
+        delta = [layer.position((positions[0, i] - positions[0, j]) / 0.5) for j in near]
+        logits = [
+            layer.weight(layer.query(normed[i]) - layer.key(normed[j]) + d) for j, d in zip(near, delta, strict=True)
+        ]
+        weights = torch.stack(logits).softmax(dim=0)
+        total = sum(w * (layer.value(normed[j]) + d) for w, j, d in zip(weights, near, delta, strict=True))
+        torch.testing.assert_close(result[0, i], features[0, i] + layer.out(total))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_step_reaches_every_parameter(kind):
+    model, latents = tiny(kind).train(), clouds()
+    mask = torch.ones(3, 12, dtype=torch.bool)
+    mask[2, 5:] = False
+    model(latents, mask).square().sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_classifier_keeps_its_statistics(kind, tmp_path):
+    model, latents = tiny(kind), clouds()
+    model.set_statistics(torch.arange(4.0), torch.full((4,), 2.0))
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(CloudClassifier.from_pretrained(tmp_path)(latents), model(latents), rtol=0, atol=0)
+
+
+def test_learns_where_a_marked_point_lies_relative_to_another():
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.zeros(64, 6, 4)
+    latents[..., :2] = torch.rand(64, 6, 2, generator=generator) - 0.5
+    latents[:, 0, 2], latents[:, 1, 3] = 1.0, 1.0  # two marked points: is the first above the second?
+    labels = (latents[:, 0, 0] > latents[:, 1, 0]).long()
+    model = tiny("neighbours", num_tokens=6, latent_dim=4, num_classes=2, neighbours=6, widths=[32, 32]).train()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(120):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(latents), labels).backward()
+        optimizer.step()
+    assert (model(latents).argmax(1) == labels).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"widths": [8], "depths": [1, 1]}, "widths and depths must have one number per stage"),
+        ({"type": "grid", "widths": [9, 16]}, "widths must be multiples of num_heads"),
+        ({"latent_dim": 2}, "latent_dim must exceed position_dim"),
+        ({"position_dim": 4, "latent_dim": 8}, "position_dim"),
+        ({"type": "voxels"}, "type"),
+    ],
+)
+def test_impossible_arguments_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        tiny(**{"kind": "neighbours", **({"kind": changes.pop("type")} if "type" in changes else {}), **changes})
