@@ -353,3 +353,22 @@ class ClassifierRun(Spec):
     def image_shape(self) -> tuple[int, ...]:
         """One length per axis."""
         return grid_of(self.image_size)
+
+
+class CloudAugmentSpec(Spec):
+    """Augmentation of latent clouds while a classifier trains on them; 0 and false are off."""
+
+    noise: NonNegativeFloat = 0.0
+    """Standard deviation of the Gaussian noise on the features; ARC's is 0.001."""
+    drop: Fraction = 0.0
+    """Share of the points that is dropped ("masking"); ARC's is 0.3."""
+    push: NonNegativeFloat = 0.0
+    """Largest displacement of every single point along each axis, in pixels; ARC's is 2."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest rotation about the image's centre, in degrees; ARC's is 180."""
+    flip: bool = False
+    """Mirror half of the clouds along the last axis."""
+    shift: NonNegativeFloat = 0.0
+    """Largest displacement of the whole cloud along each axis, in pixels."""
+    mix: bool = False
+    """ARCMix: join random points of two clouds in a proportion λ ~ U(0, 1), and mix their labels likewise."""

@@ -1,0 +1,90 @@
+"""Augmentation of latent clouds, in the space of their points (ARC, figure 3): noise, masking, push, rotation, flip, shift, mixing.
+
+Every number depends on the position of a sample in the training stream, never on the batch that it is in.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from genrep.randomness import normal_at, uniform_at
+from genrep.training.specs import CloudAugmentSpec
+
+
+def mix(
+    latents: Float[Tensor, "batch tokens latent"],
+    mask: Bool[Tensor, "batch tokens"],
+    partners: Float[Tensor, "batch tokens latent"],
+    partner_mask: Bool[Tensor, "batch tokens"],
+    share: Float[Tensor, " batch"],
+    draws: Float[Tensor, "batch two tokens"],
+) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"]]:
+    """ARCMix: ⌊λ n₁⌋ random points of each cloud and ⌊(1 - λ) n₂⌋ of its partner, with labels mixed as λ and 1 - λ.
+
+    Args:
+        share: λ of each sample.
+        draws: uniform numbers that choose the points, for the cloud and for its partner.
+    """
+    kept = _random_points(mask, (share * mask.sum(1)).long(), draws[:, 0])
+    partner_kept = _random_points(partner_mask, ((1 - share) * partner_mask.sum(1)).long(), draws[:, 1])
+    points, present = torch.cat([latents, partners], dim=1), torch.cat([kept, partner_kept], dim=1)
+    # the points that are left first; there are never more than the larger of the two clouds had
+    order = (~present).to(torch.uint8).argsort(dim=1, stable=True)[:, : latents.shape[1]]
+    mixed = points.gather(1, order[..., None].expand(-1, -1, points.shape[-1]))
+    return mixed, present.gather(1, order)
+
+
+def _random_points(
+    mask: Bool[Tensor, "batch tokens"], count: Tensor, draws: Float[Tensor, "batch tokens"]
+) -> Bool[Tensor, "batch tokens"]:
+    """Which points are among `count[b]` of those present, in the order of the draws."""
+    ranks = draws.masked_fill(~mask, 2.0).argsort(dim=1).argsort(dim=1)
+    return (ranks < count[:, None]) & mask
+
+
+def augment_clouds(
+    latents: Float[Tensor, "batch tokens latent"],
+    mask: Bool[Tensor, "batch tokens"],
+    shape: Sequence[int],
+    spec: CloudAugmentSpec,
+    positions: Sequence[int],
+    seed: int,
+) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"]]:
+    """Clouds with noise on their features, points dropped, and places pushed, turned, mirrored and shifted.
+
+    Args:
+        latents, mask: tokens whose leading `len(shape)` numbers are their position, and which of them are present.
+        shape: the image's size in pixels, the unit of `push` and `shift`.
+        spec: how much of each.
+        positions: of the samples in the training stream, what the random numbers are keyed by.
+        seed: of the run.
+    """
+    axes, (tokens, width) = len(shape), latents.shape[1:]
+    pitch = latents.new_tensor([2 / length for length in shape])
+    places, features = latents[..., :axes], latents[..., axes:]
+
+    def uniform(stream: str, *size: int) -> Tensor:
+        return uniform_at(positions, size, seed, stream).to(latents.device)
+
+    if spec.noise:
+        noise = normal_at(positions, (tokens, width - axes), seed, "cloud noise").to(latents.device)
+        features = features + spec.noise * noise
+    if spec.drop:
+        count = mask.sum(1) - (spec.drop * mask.sum(1)).long()
+        mask = _random_points(mask, count, uniform("cloud drop", tokens))
+    if spec.push:
+        places = places + spec.push * pitch * (2 * uniform("cloud push", tokens, axes) - 1)
+    if spec.flip:
+        mirrored = uniform("cloud flip") < 0.5
+        places = torch.cat([places[..., :-1], torch.where(mirrored[:, None, None], -1.0, 1.0) * places[..., -1:]], -1)
+    if spec.rotation:
+        angle = math.radians(spec.rotation) * (2 * uniform("cloud rotation") - 1)
+        pixels = places / pitch  # turned in pixels: in [-1, 1] a long image would be sheared
+        y, x, cos, sin = pixels[..., 0], pixels[..., 1], angle.cos()[:, None], angle.sin()[:, None]
+        places = torch.stack([cos * y - sin * x, sin * y + cos * x], dim=-1) * pitch
+    if spec.shift:
+        places = places + spec.shift * pitch * (2 * uniform("cloud shift", 1, axes) - 1)
+    return torch.cat([places, features], dim=-1), mask
