@@ -91,8 +91,8 @@ OWN_KEYS = {name for kind in KINDS.values() for name in kind.model_fields}
 @PAGE
 def test_the_options_of_a_page_exist(page, monkeypatch):
     monkeypatch.chdir(PROJECT)
-    shared = "".join((PROJECT / "genrep" / name).read_text() for name in ("options.py", "sampling.py"))
-    shared += (PROJECT / "genrep" / "training" / "config.py").read_text()
+    shared = "".join((PROJECT / "genrep" / name).read_text(encoding="utf-8") for name in ("options.py", "sampling.py"))
+    shared += (PROJECT / "genrep" / "training" / "config.py").read_text(encoding="utf-8")
     for script, *words in commands(page):
         code = (PROJECT / script).read_text(encoding="utf-8")
         keys = [word.removeprefix("--").partition("=")[0] for word in words if re.match(r"--\w+\.", word)]
@@ -119,6 +119,12 @@ def test_the_training_commands_of_a_page_are_valid(page, monkeypatch):
             kind = KINDS.get(stem) or (FieldRun if "field" in content else AutoencoderRun)
             _, overrides = split_overrides(kind, [word for word in words if word not in configs])
             override(kind, content, overrides, path)
+
+
+def test_the_commands_of_the_pages_are_found():
+    """So that the tests above do not pass for want of any."""
+    found = [command[0] for page in PAGES for command in commands(page)]
+    assert len(found) > 60 and {Path(script).parts[0] for script in found} == {"train", "sample", "benchmarks"}
 
 
 def test_the_readme_is_short():
