@@ -132,7 +132,7 @@ def test_every_number_of_groups_that_is_accepted_decodes(groups):
     if 8 % groups or (groups < 3 and 3 % groups):
         cut = "channels" if groups == 2 else "hidden_dim"
         with pytest.raises(
-            InputError, match=rf"cannot cut 3 channels into 2 equal groups|hidden_dim 8 cannot be cut into {groups}"
+            InputError, match=rf"multiple of its 2 groups; got 3|multiple of num_groups; got 8 and {groups}"
         ) as stop:
             tiny_inr("transinr", **options)
         assert cut in str(stop.value)
@@ -228,7 +228,7 @@ def test_the_defaults_are_the_papers(kind, bandwidth):
             {**IPC, "num_features": 3},
             4,
             8,
-            r"num_features 3 is too few: cosine and sine of two frequencies on 2 axes are 8",
+            r"num_features must be at least 8, cosine and sine of two frequencies on 2 axes; got 3",
         ),
         ({**IPC, "depth": 1}, 4, 8, r"decoder.depth: got 1; .*greater than or equal to 2"),
         ({**IPC, "bandwidth": 0.5}, 4, 8, r"decoder.bandwidth: got 0.5; .*greater than or equal to 1"),
@@ -243,12 +243,12 @@ def test_the_defaults_are_the_papers(kind, bandwidth):
         ({**TRANSINR, "num_groups": 64}, 4, 8, r"have 8 \+ 8 \+ 3 groups; set num_tokens to 19"),
         (TRANSINR, 11, 9, r"decoder transinr does not fit latents of width 9: .*set latent_dim to 8"),
         ({**TRANSINR, "num_features": 13}, 11, 8, r"transinr does not fit latents of width 8: .*set latent_dim to 12"),
-        ({**TRANSINR, "num_groups": 3}, 9, 8, r"hidden_dim 8 cannot be cut into 3 equal groups"),
+        ({**TRANSINR, "num_groups": 3}, 9, 8, r"hidden_dim must be a multiple of num_groups; got 8 and 3"),
         (
             {**TRANSINR, "num_features": 5, "num_axes": 3},
             11,
             8,
-            r"num_features 5 is too few: cosine and sine of two frequencies on 3 axes are 12",
+            r"num_features must be at least 12, cosine and sine of two frequencies on 3 axes; got 5",
         ),
         ({**TRANSINR, "depth": 1}, 3, 8, r"decoder.depth: got 1; .*greater than or equal to 2"),
         ({**TRANSINR, "bandwidth": 0.5}, 11, 8, r"decoder.bandwidth: got 0.5; .*greater than or equal to 1"),

@@ -368,14 +368,14 @@ def test_the_full_decoder_keeps_its_values_when_the_mlps_depth_is_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_heads": 3}, r"decoder: hidden_dim 8 cannot be cut into 3 equal heads"),
+        ({"num_heads": 3}, r"decoder: hidden_dim must be a multiple of num_heads; got 8 and 3"),
         (
             {"num_features": 3},
-            r"decoder.num_features 3 is too few: cosine and sine of two frequencies on 2 axes are 8",
+            r"decoder.num_features must be at least 8, cosine and sine of two frequencies on 2 axes; got 3",
         ),
         (
             {"num_features": 11, "num_axes": 6},
-            r"num_features 11 is too few: cosine and sine of two frequencies on 6 axes are 24",
+            r"num_features must be at least 24, cosine and sine of two frequencies on 6 axes; got 11",
         ),
         ({"bandwidths": [4.0, 0.5]}, r"decoder.bandwidths: got 0.5; .*greater than or equal to 1"),
         ({"bandwidths": []}, r"decoder.bandwidths: got \[\]; .*at least 1 item"),

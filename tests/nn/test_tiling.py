@@ -167,12 +167,12 @@ def test_every_cell_of_a_quad_tree_has_a_combination_of_its_own():
 @pytest.mark.parametrize(
     ("name", "tiles", "message"),
     [
-        ("quadtree", [(2, 2)], "layout 'quadtree' is not one of quad_tree, fine_to_coarse"),
+        ("quadtree", [(2, 2)], "layout must be one of quad_tree, fine_to_coarse, .*; got 'quadtree'"),
         ("gray_code", [(4, 4)], "gray_code needs tiles of 2 along every axis"),
-        ("permuted", [(2, 2)] * 8, "order of 9 tiled layers, there are 8"),
-        ("quad_tree", [], "tiles must have a number from 1 per layer and axis; got"),
-        ("quad_tree", [(2, 2), (2,)], "tiles must have a number from 1"),
-        ("quad_tree", [(2, 0)], "tiles must have a number from 1"),
+        ("permuted", [(2, 2)] * 8, "needs the 9 tiled layers of table 5; got 8"),
+        ("quad_tree", [], "tiles must be positive, one per layer and axis; got"),
+        ("quad_tree", [(2, 2), (2,)], "tiles must be positive"),
+        ("quad_tree", [(2, 0)], "tiles must be positive"),
     ],
 )
 def test_layouts_that_cannot_be_are_refused(name, tiles, message):
