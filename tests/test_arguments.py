@@ -61,7 +61,7 @@ IMAGES, LATENTS, COORDS = torch.zeros(2, 1, 8, 8), torch.zeros(2, 4, 8), torch.z
 AUTOENCODER_CALLS = {
     "uint8 images": (lambda m: m.encode(IMAGES.byte()), "images must be floating-point numbers; got torch.uint8: genrep.render.from_uint8"),
     "integer images": (lambda m: m.encode(IMAGES.long()), "images must be floating-point numbers; got torch.int64$"),
-    "numpy images": (lambda m: m.encode(IMAGES.numpy()), "images must be a torch tensor .* got numpy.ndarray: torch.from_numpy makes one"),
+    "numpy images": (lambda m: m.encode(IMAGES.numpy()), "images must be a torch tensor .* got numpy.ndarray: convert it with torch.from_numpy"),
     "a list of images": (lambda m: m.encode([IMAGES[0]]), "images must be a torch tensor .* got list"),
     "no images": (lambda m: m.encode(IMAGES[:0]), "there are no images to encode: give a batch of one or more"),
     "images with NaN": (lambda m: m.encode(IMAGES + NAN), "images must be finite; 128 of 128 numbers are NaN or infinite"),
@@ -71,7 +71,7 @@ AUTOENCODER_CALLS = {
     "integer latents": (lambda m: m.decode(LATENTS.int(), COORDS), "latents must be floating-point numbers; got torch.int32"),
     "integer coordinates": (lambda m: m.decode(LATENTS, COORDS.long()), "coords must be floating-point numbers; got torch.int64"),
     "numpy coordinates": (lambda m: m.decode(LATENTS, COORDS.numpy()), "coords must be a torch tensor .* got numpy.ndarray"),
-    "one number as coordinates": (lambda m: m.decode(LATENTS, torch.tensor(0.0)), r"coordinates of shape \(\) do not fit"),
+    "one number as coordinates": (lambda m: m.decode(LATENTS, torch.tensor(0.0)), r"coords must be .*; got \[\]"),
     "rendering latents with NaN": (lambda m: m.render(LATENTS + NAN), "latents must be finite"),
     "rendering a list": (lambda m: m.render([LATENTS]), "latents must be a torch tensor .* got list"),
     "rendering one number": (lambda m: m.render(torch.tensor(0.0)), "there are no latents to render"),
@@ -148,7 +148,7 @@ def test_training_and_tensors_without_numbers_are_not_looked_at():
 
 DENOISER_CALLS = {
     "integer latents": ((LATENTS.long(), 5), "noisy_latents must be floating-point numbers; got torch.int64"),
-    "latents of another shape": ((torch.zeros(2, 5, 8), 5), r"noisy_latents of shape \[2, 5, 8\] do not fit: this denoiser takes \[batch, 4, 8\]"),
+    "latents of another shape": ((torch.zeros(2, 5, 8), 5), r"noisy_latents must be \[batch, 4, 8\] for this denoiser; got \[2, 5, 8\]"),
     "a timestep in words": ((LATENTS, "5"), "timesteps must be a finite number from 0; got '5'"),
     "timesteps of another batch": ((LATENTS, torch.zeros(3)), r"timesteps must be one number, or \[2\]; got torch.float32 \[3\]"),
     "labels in a list": ((LATENTS, 5, [0, 1]), r"class_labels must be a tensor of 2 integers; got \[0, 1\]"),
@@ -190,12 +190,12 @@ def test_invalid_calls_of_a_field():
 
 
 def test_invalid_calls_of_the_normalizer():
-    with pytest.raises(InputError, match="the deviation of the latents must be finite; 1 of 32"):
+    with pytest.raises(InputError, match="the standard deviation of the latents must be finite; 1 of 32"):
         std = torch.ones(4, 8)
         std[1, 2] = NAN
         LatentNormalizer.from_statistics(torch.zeros(4, 8), std)
     with pytest.raises(
-        InputError, match=r"latents of shape \[2, 5, 8\] do not fit: this normalizer has \[batch, 4, 8\]"
+        InputError, match=r"latents must be \[batch, 4, 8\] for this normalizer; got \[2, 5, 8\]"
     ):
         LatentNormalizer(4, 8).restore(torch.zeros(2, 5, 8))
 

@@ -152,7 +152,7 @@ def test_a_mask_of_tokens_with_slots_is_refused():
         lambda: model.decoding(latents, mask),
         lambda: model.render(latents, mask=mask),
     ):
-        with pytest.raises(InputError, match="a mask was given, but the tokens of this decoder have slots"):
+        with pytest.raises(InputError, match="mask needs tokens with positions; this decoder's tokens have slots"):
             call()
 
 
@@ -200,7 +200,7 @@ def test_a_normalizer_of_channels_takes_any_number_of_tokens():
     assert torch.equal(normalizer.standardize(latents[:, :3]), standardized[:, :3])
     order = torch.randperm(MOST)
     assert torch.equal(normalizer.standardize(latents[:, order]), standardized[:, order])
-    with pytest.raises(InputError, match=r"do not fit: this normalizer has \[batch, 1, 5\]"):
+    with pytest.raises(InputError, match=r"latents must be \[batch, tokens, 5\] for this normalizer"):
         normalizer.standardize(latents[..., :4])
 
 
@@ -262,7 +262,7 @@ def test_denoisers_refuse_what_does_not_fit():
         cloud_denoiser()(noisy, 1, None, mask[:, :5])
     with pytest.raises(InputError, match=r"mask must be .* of tokens with positions; .* position_dim 0"):
         tiny_denoiser()(torch.randn(4, 4, 8), 1, None, mask[:, :4])
-    with pytest.raises(InputError, match=r"do not fit: this denoiser takes \[batch, tokens, 5\]"):
+    with pytest.raises(InputError, match=r"noisy_latents must be \[batch, tokens, 5\] for this denoiser"):
         cloud_denoiser()(noisy[..., :4], 1)
 
 
@@ -443,22 +443,22 @@ def slots_pipeline(**parts):
 
 
 def test_a_number_of_tokens_with_slots_is_refused():
-    with pytest.raises(InputError, match="num_tokens is of tokens with positions; .* have slots: leave it out"):
+    with pytest.raises(InputError, match="num_tokens needs tokens with positions; .* have slots: leave it out"):
         slots_pipeline()(num_images=1, num_tokens=3)
 
 
 def test_parts_that_disagree_are_refused():
-    with pytest.raises(InputError, match="a denoiser of tokens with position_dim 2 does not fit an .* decoder has 0"):
+    with pytest.raises(InputError, match="a denoiser with position_dim 2 does not fit an autoencoder with position_dim 0"):
         slots_pipeline(denoiser=tiny_denoiser(position_dim=2))
     cloud = cloud_autoencoder(num_tokens=4, latent_dim=WIDTH)
-    with pytest.raises(InputError, match="a denoiser of tokens with position_dim 0 does not fit an .* decoder has 2"):
+    with pytest.raises(InputError, match="a denoiser with position_dim 0 does not fit an autoencoder with position_dim 2"):
         slots_pipeline(autoencoder=cloud)
     with pytest.raises(
-        InputError, match=r"a denoiser of latents \(6, 5\) does not fit an autoencoder of latents \(4, 5\)"
+        InputError, match=r"a denoiser with latents \(6, 5\) does not fit an autoencoder with latents \(4, 5\)"
     ):
         slots_pipeline(autoencoder=cloud, denoiser=cloud_denoiser())
     of_slots = LatentNormalizer.from_statistics(torch.zeros(4, WIDTH), torch.ones(4, WIDTH))
-    with pytest.raises(InputError, match=r"a normalizer of latents \(4, 5\) does not fit"):
+    with pytest.raises(InputError, match=r"a normalizer with statistics \(4, 5\) does not fit"):
         slots_pipeline(autoencoder=cloud, denoiser=cloud_denoiser(num_tokens=4), normalizer=of_slots)
 
 
@@ -478,5 +478,5 @@ def test_a_gan_of_latents_needs_slots():
 def test_a_gan_pipeline_of_positions_is_refused():
     normalizer = LatentNormalizer.from_statistics(torch.zeros(1, WIDTH), torch.ones(1, WIDTH))
     generator = CoordinateGenerator(1, WIDTH, noise_dim=4, widths=[8, 8], tile=[2], cells=[2])
-    with pytest.raises(InputError, match="maps the place of a token .* have positions in place of slots"):
+    with pytest.raises(InputError, match="needs tokens with slots, and this autoencoder's tokens have positions"):
         GANPipeline(generator, cloud_autoencoder(), normalizer)

@@ -154,10 +154,10 @@ def test_a_region_may_begin_with_a_minus(run):
         ("--sampling.guidance_scale=[", r"--sampling.guidance_scale: not valid YAML: line 1"),
         ("--data.source=digits", r"command line: data: unknown key; allowed here: sampling$"),
         ("--guidance=3", r"--guidance=3: unknown option; config keys are written --section.key VALUE, see --help"),
-        ("--region=0,0,1", r"--region '0,0,1': give a start for each axis, then an end for each, with commas"),
-        ("--region=0,0,1,x", r"--region '0,0,1,x': give a start for each axis, then an end for each, with commas"),
-        ("--region=", r"--region '': give a start for each axis, then an end for each, with commas"),
-        ("--size=0", r"--size '0': give one positive number"),
+        ("--region=0,0,1", r"--region must be the starts, then the ends, of all axes .*; got '0,0,1'"),
+        ("--region=0,0,1,x", r"--region must be the starts, then the ends, of all axes .*; got '0,0,1,x'"),
+        ("--region=", r"--region must be the starts, then the ends, of all axes .*; got ''"),
+        ("--size=0", r"--size must be a positive integer, .*; got '0'"),
     ],
 )
 def test_options_that_cannot_be_are_refused(run, options, message):
@@ -173,7 +173,7 @@ def test_a_gan_has_no_steps(gan):
 
 
 def test_a_script_for_one_kind_refuses_another(run, gan):
-    with pytest.raises(InputError, match="run.* holds a LatentDiffusionPipeline; this script takes a GANPipeline$"):
+    with pytest.raises(InputError, match="run.* has a LatentDiffusionPipeline; this script needs a GANPipeline$"):
         sampling(run, pipelines=["GANPipeline"])
     assert sampling(gan, pipelines=["GANPipeline"]).settings.truncation == 0.5
 
@@ -183,7 +183,7 @@ def test_a_script_for_one_kind_refuses_another(run, gan):
     [
         (3, "model_index.json: sampling: must be a mapping of keys; got 3"),
         ({"steps": 3}, "model_index.json: sampling.steps: unknown key; allowed here: .*num_inference_steps"),
-        ({"guidance_scale": "2"}, "model_index.json: sampling.guidance_scale: got '2'; input should be a valid number"),
+        ({"guidance_scale": "2"}, "model_index.json: sampling.guidance_scale: must be a valid number; got '2'"),
     ],
 )
 def test_damaged_settings_of_a_pipeline_are_named(run, tmp_path, saved, message):
@@ -230,7 +230,7 @@ def test_former_flags_are_overrides_with_a_warning(run, gan):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--steps=2.5", r"command line: sampling.num_inference_steps: got 2.5; input should be a valid integer"),
+        ("--steps=2.5", r"command line: sampling.num_inference_steps: must be a valid integer; got 2.5"),
         ("--guidance-interval=0.5", r"command line: sampling.guidance_interval: .*at least 2 items"),
         ("--guidance-interval=0,half", r"command line: sampling.guidance_interval: got 'half'; .*valid number"),
         ("--truncation=1", r"command line: sampling.truncation: unknown key; allowed here: guidance_interval,"),

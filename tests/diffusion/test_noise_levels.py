@@ -117,10 +117,10 @@ def test_a_swapped_scheduler_keeps_the_levels():
     back = swap_scheduler("dpm_solver", swapped)
     assert back.config.timestep_spacing == "trailing" and back.config.use_lu_lambdas
     torch.testing.assert_close(swapped.alphas_cumprod.double(), levels.alphas_cumprod, atol=1e-6, rtol=1e-3)
-    with pytest.raises(InputError, match="scheduler 'eulr' is not one of .*did you mean 'euler'"):
+    with pytest.raises(InputError, match="scheduler must be one of .*; got 'eulr'; did you mean 'euler'"):
         make_scheduler("eulr", levels)
 
 
 def test_impossible_schedules_are_refused():
-    with pytest.raises(InputError, match="beta_start must lie below beta_end"):
+    with pytest.raises(InputError, match="beta_start must be below beta_end"):
         validate(NoiseSpec, {"beta_start": 0.5, "beta_end": 0.1})

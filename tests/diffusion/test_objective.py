@@ -87,6 +87,6 @@ def test_the_two_terms_are_of_the_image_and_of_unit_tokens(parts):
     torch.testing.assert_close(loss, (0.5 * (image + token)).mean())
     mask = torch.ones(BATCH, TOKENS, dtype=torch.bool)
     with pytest.raises(
-        InputError, match="two_term is of tokens with slots; sets that differ in size take loss latents"
+        InputError, match="two_term needs tokens with slots; use latents for sets that differ in size"
     ):
         two(lambda *_: latents, latents, None, noise, draws, mask, Points(coords, values))

@@ -142,7 +142,7 @@ def test_offline_without_weights_says_what_to_do(images):
 
     with (
         patch.object(inception_module, "load_state_dict_from_url", offline),
-        pytest.raises(InputError, match=r"could not be downloaded .*give it with --inception-weights PATH"),
+        pytest.raises(InputError, match=r"could not be downloaded .*pass it with --inception-weights PATH"),
     ):
         inception_distances(Pixels(images[0]), Pixels(images[1]), ["fid"])
 
@@ -152,15 +152,15 @@ def test_files_that_are_not_weights_are_refused(images, tmp_path):
     with pytest.raises(InputError, match="none.pth: no such file"):
         inception_distances(*arguments, weights=str(tmp_path / "none.pth"))
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(InputError, match="not a file of weights, or damaged"):
+    with pytest.raises(InputError, match="not a weights file, or damaged"):
         inception_distances(*arguments, weights=str(tmp_path / "text.pth"))
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match="these are not weights of torch-fidelity's Inception-v3"):
+    with pytest.raises(InputError, match="not the weights of torch-fidelity's Inception-v3"):
         inception_distances(*arguments, weights=str(tmp_path / "other.pth"))
 
 
 def test_a_single_image_has_no_distance(classifier, images):
-    with pytest.raises(InputError, match="at least 2 images on both sides, got 1 generated and 200 reference"):
+    with pytest.raises(InputError, match="at least 2 images on both sides; got 1 generated and 200 reference"):
         classifier_distance(classifier, IMAGE, Chosen(images[0], [0]), images[1])
 
 
@@ -191,5 +191,5 @@ def test_generated_images_go_on_where_they_stopped(tmp_path):
     assert calls[3:] == [(0, 5)], "other settings are other images"
     (chunk,) = GeneratedImages(tmp_path, {"seed": 1}, 5, 3).folder.glob("*.safetensors")
     chunk.write_bytes(chunk.read_bytes()[:50])
-    with pytest.raises(InputError, match=r"images-00000.safetensors: damaged .*delete it, and it is made again"):
+    with pytest.raises(InputError, match=r"images-00000.safetensors: damaged .*delete it to generate it again"):
         GeneratedImages(tmp_path, {"seed": 1}, 5, 3).make(draw)

@@ -41,7 +41,7 @@ def test_no_gradient_is_kept():
 @pytest.mark.parametrize("tokens", [[4], [0, -1], [1, 9, 0]])
 def test_a_token_that_is_not_there_is_refused(tokens):
     wrong = next(token for token in tokens if token not in range(4))
-    with pytest.raises(InputError, match=rf"token {wrong} is not there: the latents have tokens 0 to 3"):
+    with pytest.raises(InputError, match=rf"tokens must be in 0 to 3; got {wrong}"):
         token_differences(tiny_inr("multiband"), torch.randn(1, 4, 8), tokens, 6)
 
 
@@ -57,5 +57,5 @@ def test_spread_in_closed_form(scale):
 
 
 def test_no_token_is_refused():
-    with pytest.raises(InputError, match="no token is chosen: give one or more"):
+    with pytest.raises(InputError, match="tokens is empty: give one index or more"):
         token_differences(tiny_inr("multiband"), torch.randn(1, 4, 8), [], 6)

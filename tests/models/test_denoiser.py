@@ -114,7 +114,7 @@ def test_save_and_load_are_equal(tmp_path, options):
 
 
 def test_impossible_arguments_are_refused():
-    with pytest.raises(InputError, match="depth: got 0; input should be greater than 0"):
+    with pytest.raises(InputError, match="depth: must be greater than 0; got 0"):
         LatentDenoiser(4, 8, depth=0)
     with pytest.raises(InputError, match="conditioning: got 'adanl'; .*did you mean 'adaln'"):
         LatentDenoiser(4, 8, conditioning="adanl")

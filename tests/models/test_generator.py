@@ -105,15 +105,15 @@ def test_a_generator_runs_in_half_precision(dtype):
 
 
 def test_noise_and_coordinates_of_other_widths_are_refused():
-    with pytest.raises(InputError, match="with 2 axes and noise of 4 numbers do not fit: this generator takes 2 and 5"):
+    with pytest.raises(InputError, match="takes coordinates with 2 axes and noise of 5 numbers; got 2 and 4"):
         make()(make().prepare(grid(2)), torch.randn(1, 4))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tile": [2]}, "tile has 1 numbers for 2 blocks"),
-        ({"cells": [2, 4, 8]}, "cells has 3 numbers for 2 blocks"),
+        ({"tile": [2]}, "tile must have one number per width after the first, 2; got 1"),
+        ({"cells": [2, 4, 8]}, "cells must have one number per width after the first, 2; got 3"),
         ({"widths": [8]}, "widths"),
         ({"tile": 0}, "tile"),
         ({"embedding_dim": 2, "num_axes": 1}, "coordinate embedding"),
@@ -127,7 +127,7 @@ def test_generators_that_cannot_be_are_refused(options, message):
 def test_labels_must_be_there_just_where_there_are_classes():
     with pytest.raises(InputError, match="has 0 classes: give no class labels"):
         make()(grid(2), torch.randn(1, 5), torch.tensor([0]))
-    with pytest.raises(InputError, match="has 3 classes: give a class label for every sample"):
+    with pytest.raises(InputError, match="has 3 classes: give one class label per sample"):
         make(num_classes=3)(grid(2), torch.randn(1, 5))
 
 
@@ -152,7 +152,7 @@ def test_tiles_that_start_equal_are_at_first_one_network_for_all_places(tmp_path
     assert (values[:, 0] - values[:, 1]).abs().max() < 1e-2 * values.std()
     equal.save_pretrained(tmp_path)
     assert CoordinateGenerator.from_pretrained(tmp_path).config["tiles_start"] == "equal"
-    with pytest.raises(InputError, match="tiles_start: got 'same'; input should be 'apart' or 'equal'"):
+    with pytest.raises(InputError, match="tiles_start: must be 'apart' or 'equal'; got 'same'"):
         CoordinateGenerator(tiles_start="same")
 
 

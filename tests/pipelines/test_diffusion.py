@@ -154,9 +154,9 @@ def test_more_steps_than_noise_levels_are_refused(pipeline):
 
 
 INVALID = [
-    ({"class_labels": [3]}, "class label 3 is not one of 0 to 2"),
-    ({"class_labels": [-1]}, "class label -1 is not one of 0 to 2"),
-    ({"class_labels": [0], "num_images": 2}, "1 class labels for 2 images"),
+    ({"class_labels": [3]}, "class_labels must be in 0 to 2, the classes of this model; got 3"),
+    ({"class_labels": [-1]}, "class_labels must be in 0 to 2, the classes of this model; got -1"),
+    ({"class_labels": [0], "num_images": 2}, "class_labels must have one label per image; got 1 for 2 images"),
     ({"class_labels": []}, "class_labels is empty"),
     ({"class_labels": "2"}, "class_labels must be an integer; got '2'"),
     ({"class_labels": ["2"]}, "every number of class_labels must be an integer; got '2'"),
@@ -172,26 +172,26 @@ INVALID = [
     ({"num_images": 2.0}, "num_images must be an integer from 1; got 2.0"),
     ({"class_labels": [0], "batch_size": 0}, "batch_size must be an integer from 1; got 0"),
     ({"class_labels": [0], "batch_size": "1"}, "batch_size must be an integer from 1; got '1'"),
-    ({"class_labels": [0], "guidance_interval": (0.7, 0.3)}, "guidance_interval must be two shares .* got .0.7, 0.3."),
-    ({"class_labels": [0], "guidance_interval": 0.3}, "guidance_interval must be two shares .* got 0.3"),
-    ({"class_labels": [0], "guidance_interval": (0.3, float("nan"))}, "guidance_interval must be two shares .* got .0.3, nan."),
+    ({"class_labels": [0], "guidance_interval": (0.7, 0.3)}, "guidance_interval must be .low, high. .* got .0.7, 0.3."),
+    ({"class_labels": [0], "guidance_interval": 0.3}, "guidance_interval must be .low, high. .* got 0.3"),
+    ({"class_labels": [0], "guidance_interval": (0.3, float("nan"))}, "guidance_interval must be .low, high. .* got .0.3, nan."),
     ({"class_labels": [0], "guidance_scale": float("nan")}, "guidance_scale must be a finite number; got nan"),
     ({"class_labels": [0], "guidance_scale": float("inf")}, "guidance_scale must be a finite number; got inf"),
     ({"class_labels": [0], "guidance_scale": "2"}, "guidance_scale must be a finite number; got '2'"),
     ({"class_labels": [0], "guidance_scale": True}, "guidance_scale must be a finite number; got True"),
     ({"class_labels": [0], "num_inference_steps": 0}, "num_inference_steps must be an integer from 1 to 1000; got 0"),
     ({"class_labels": [0], "num_inference_steps": 2.5}, "num_inference_steps must be an integer .* got 2.5"),
-    ({"class_labels": [0], "output_type": "jpg"}, "output_type 'jpg' is not one of pil, np, pt, uint8, kept, latent"),
+    ({"class_labels": [0], "output_type": "jpg"}, "output_type must be one of pil, np, pt, uint8, kept, latent; got 'jpg'"),
     ({"class_labels": [0], "height": 0}, "size must be a positive integer, .* got .0, 8."),
     ({"class_labels": [0], "width": 8.0}, "size must be a positive integer, .* got .8, 8.0."),
     ({"class_labels": [0], "region": (1, 1, 0, 0)}, "is empty"),
     ({"class_labels": [0], "region": "0011"}, "region must be 4 finite numbers"),
-    ({"class_labels": [0, 1], "generator": image_generators(0, [0])}, "1 generators for 2 images"),
-    ({"class_labels": [0], "generator": 3}, "generator must be a torch.Generator, or one an image; got .3."),
+    ({"class_labels": [0, 1], "generator": image_generators(0, [0])}, "generator must be a single one, or one per image, 2; got 1"),
+    ({"class_labels": [0], "generator": 3}, "generator must be a torch.Generator, or one per image; got .3."),
     ({"class_labels": [0], "latents": torch.zeros(2, 4, 8)}, r"latents must be \[1, 4, 8\], noise for each image; got \[2, 4, 8\]"),
     ({"class_labels": [0], "latents": torch.full((1, 4, 8), float("nan"))}, "latents must be finite; 32 of 32 numbers are NaN"),
     ({"class_labels": [0], "latents": torch.zeros(1, 4, 8).long()}, "latents must be floating-point numbers; got torch.int64"),
-    ({"class_labels": [0], "latents": np.zeros((1, 4, 8))}, r"latents must be a torch tensor \[1, 4, 8\] .* got numpy.ndarray: torch.from_numpy makes one"),
+    ({"class_labels": [0], "latents": np.zeros((1, 4, 8))}, r"latents must be a torch tensor \[1, 4, 8\] .* got numpy.ndarray: convert it with torch.from_numpy"),
     ({"class_labels": [0], "callback_on_step_end_tensor_inputs": ["noise"]}, "'noise' is not one of latents"),
     ({"class_labels": [0], "height": 10**6, "width": 10**7}, r"1 images of 1000000 × 10000000 pixels would take 9,313 GiB, and cpu has"),
 ]  # fmt: skip
@@ -368,7 +368,7 @@ def test_bf16_draws_nearly_the_same(pipeline):
 def test_one_step_that_would_not_start_at_noise_is_refused(pipeline):
     pipeline.scheduler = swap_scheduler("euler", pipeline.scheduler)
     with pytest.raises(
-        InputError, match="must be 2 or more for EulerDiscreteScheduler: its only step would be at level 0"
+        InputError, match="must be at least 2 for EulerDiscreteScheduler: its only step would be at level 0"
     ):
         pipeline([0], num_inference_steps=1)
 
@@ -388,9 +388,9 @@ def test_an_interval_from_0_to_1_guides_every_step(pipeline, name):
 def test_parts_that_do_not_fit_are_refused(pipeline):
     parts = dict(pipeline.components)
     wrong = DDIMScheduler.from_config(pipeline.scheduler.config, prediction_type="epsilon")
-    with pytest.raises(InputError, match='takes prediction_type="sample"'):
+    with pytest.raises(InputError, match='must have prediction_type="sample"'):
         LatentDiffusionPipeline(**{**parts, "scheduler": wrong})
-    with pytest.raises(InputError, match="does not fit an autoencoder of latents"):
+    with pytest.raises(InputError, match="does not fit an autoencoder with latents"):
         LatentDiffusionPipeline(**{**parts, "denoiser": woken(num_tokens=5)})
 
 

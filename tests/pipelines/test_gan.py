@@ -93,27 +93,27 @@ def test_what_cannot_be_is_refused():
     pipeline = pixels()
     for arguments, message in (
         ({"num_images": 0}, "num_images must be an integer from 1; got 0"),
-        ({"class_labels": [3]}, "class label 3 is not one of 0 to 2"),
-        ({"class_labels": [0], "num_images": 2}, "1 class labels for 2 images"),
+        ({"class_labels": [3]}, "class_labels must be in 0 to 2, the classes of this model; got 3"),
+        ({"class_labels": [0], "num_images": 2}, "class_labels must have one label per image; got 1 for 2 images"),
         ({"class_labels": [0], "truncation": -1.0}, "truncation must be a finite number from 0; got -1.0"),
         ({"class_labels": [0], "batch_size": -1}, "batch_size must be an integer from 1; got -1"),
         ({"class_labels": [0], "height": 0}, "size must be a positive integer"),
         ({"class_labels": [0], "region": (0, 0, 0, 1)}, "is empty"),
-        ({"class_labels": [0], "output_type": "latent"}, '"latent" is of a GAN of latents'),
-        ({"class_labels": [0], "output_type": "jpg"}, "output_type 'jpg' is not one of"),
+        ({"class_labels": [0], "output_type": "latent"}, '"latent" needs a GAN of latents'),
+        ({"class_labels": [0], "output_type": "jpg"}, "output_type must be one of .*; got 'jpg'"),
     ):
         with pytest.raises(InputError, match=message):
             pipeline(**arguments)
-    with pytest.raises(InputError, match="class labels were given, but this model was trained without classes"):
+    with pytest.raises(InputError, match="this model was trained without classes: leave class_labels out"):
         pixels(num_classes=0)([0])
-    with pytest.raises(InputError, match="this GAN has 3 classes: give a label for every noise vector"):
+    with pytest.raises(InputError, match="this GAN has 3 classes: give one label per noise vector"):
         pipeline.from_noise(torch.zeros(2, 5), None, 8)
     generator = CoordinateGenerator(2, 1, 0, **SMALL)
     with pytest.raises(
         InputError, match="a GAN of latents needs autoencoder and normalizer, one of pixels needs sample_size"
     ):
         GANPipeline(generator)
-    with pytest.raises(InputError, match="with 2 axes and 1 channels does not fit: this needs 1 and 8"):
+    with pytest.raises(InputError, match="generator_model must have 1 axes and 8 channels here; got 2 and 1"):
         GANPipeline(generator, tiny_autoencoder(), LatentNormalizer(4, 8))
 
 
