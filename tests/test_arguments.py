@@ -122,7 +122,7 @@ def test_pixels_are_rounded_as_the_floats_are(monkeypatch):
 def test_a_render_that_the_machine_cannot_hold():
     with pytest.raises(
         InputError,
-        match="a render of 1000000 × 1000000 would take 7,451 GiB, and cpu has .* GiB: render a smaller size",
+        match="a render of 1000000 × 1000000 would take 7,451 GiB, but cpu has .* GiB: render a smaller size",
     ):
         tiny_autoencoder().render(LATENTS, 10**6)
     with pytest.raises(InputError, match="a render of 10000000 × 10000000 would take 186,265 GiB"):
@@ -194,9 +194,7 @@ def test_invalid_calls_of_the_normalizer():
         std = torch.ones(4, 8)
         std[1, 2] = NAN
         LatentNormalizer.from_statistics(torch.zeros(4, 8), std)
-    with pytest.raises(
-        InputError, match=r"latents must be \[batch, 4, 8\] for this normalizer; got \[2, 5, 8\]"
-    ):
+    with pytest.raises(InputError, match=r"latents must be \[batch, 4, 8\] for this normalizer; got \[2, 5, 8\]"):
         LatentNormalizer(4, 8).restore(torch.zeros(2, 5, 8))
 
 

@@ -73,7 +73,7 @@ def test_impossible_renders_are_refused():
     autoencoder, latents = tiny_autoencoder(), torch.zeros(1, 4, 8)
     with pytest.raises(InputError, match="size must be a positive integer"):
         autoencoder.render(latents, size=0)
-    with pytest.raises(InputError, match="is empty"):
+    with pytest.raises(InputError, match="region must have every start below its end"):
         autoencoder.render(latents, size=4, region=(0, 0, -1, 1))
     with pytest.raises(InputError, match="chunk must be an integer from 1; got 0"):
         autoencoder.render(latents, size=4, chunk=0)

@@ -127,21 +127,24 @@ def test_a_region_may_begin_with_a_minus(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--sampling.scheduler=dimm", r"command line: sampling.scheduler: got 'dimm'; .*; did you mean 'ddim'\?"),
-        ("--sampling.num_inference_steps=0", r"command line: sampling.num_inference_steps: got 0; .*greater than 0"),
-        ("--sampling.num_inference_steps=2.5", r"command line: sampling.num_inference_steps: got 2.5; .*valid integer"),
+        (
+            "--sampling.scheduler=dimm",
+            r"command line: sampling.scheduler: must be .*; got 'dimm'; did you mean 'ddim'\?",
+        ),
+        ("--sampling.num_inference_steps=0", r"command line: sampling.num_inference_steps: .*greater than 0; got 0"),
+        ("--sampling.num_inference_steps=2.5", r"command line: sampling.num_inference_steps: .*valid integer; got 2.5"),
         ("--sampling.num_inferense_steps=2", r"command line: sampling.num_inferense_steps: unknown key; did you mean"),
         (
             "--sampling.guidance_scale=-1",
-            r"command line: sampling.guidance_scale: got -1; .*greater than or equal to 0",
+            r"command line: sampling.guidance_scale: .*greater than or equal to 0; got -1",
         ),
-        ("--sampling.guidance_scale=.nan", r"command line: sampling.guidance_scale: got nan; .*finite number"),
+        ("--sampling.guidance_scale=.nan", r"command line: sampling.guidance_scale: .*finite number; got nan"),
         ("--sampling.guidance_interval=[0.5]", r"command line: sampling.guidance_interval: .*at least 2 items"),
-        ("--sampling.guidance_interval=0,1", r"command line: sampling.guidance_interval: got '0,1'; .*valid list"),
-        ("--sampling.guidance_interval=[0,1.5]", r"command line: sampling.guidance_interval: got 1.5; .*equal to 1"),
+        ("--sampling.guidance_interval=0,1", r"command line: sampling.guidance_interval: .*valid list; got '0,1'"),
+        ("--sampling.guidance_interval=[0,1.5]", r"command line: sampling.guidance_interval: .*equal to 1; got 1.5"),
         (
             "--sampling.guidance_interval=[0.7,0.3]",
-            r"command line: sampling: guidance_interval \[0.7, 0.3\] runs backw",
+            r"command line: sampling: guidance_interval must be \[low, high\] with low <= high; got \[0.7, 0.3\]",
         ),
         (
             "--sampling.truncation=1",
@@ -232,7 +235,7 @@ def test_former_flags_are_overrides_with_a_warning(run, gan):
     [
         ("--steps=2.5", r"command line: sampling.num_inference_steps: must be a valid integer; got 2.5"),
         ("--guidance-interval=0.5", r"command line: sampling.guidance_interval: .*at least 2 items"),
-        ("--guidance-interval=0,half", r"command line: sampling.guidance_interval: got 'half'; .*valid number"),
+        ("--guidance-interval=0,half", r"command line: sampling.guidance_interval: .*valid number; got 'half'"),
         ("--truncation=1", r"command line: sampling.truncation: unknown key; allowed here: guidance_interval,"),
     ],
 )
@@ -320,7 +323,7 @@ def test_a_scheduler_that_was_swapped_and_saved_stays(pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--region=0,0,0,1", r"region \(0.0, 0.0, 0.0, 1.0\) is empty"),
+        ("--region=0,0,0,1", r"region must have every start below its end, .*; got \(0.0, 0.0, 0.0, 1.0\)"),
         ("--region=0,0,nan,1", r"region must be 4 finite numbers"),
         ("--sampling.num_inference_steps=1001", "num_inference_steps must be an integer from 1 to 1000; got 1001"),
     ],

@@ -150,7 +150,7 @@ def test_a_size_is_one_number_or_two(size):
 
 @pytest.mark.parametrize("size", [0, -1, [], [8], [8, 8, 8], [8, 0], "8", 8.0, None, True])
 def test_other_sizes_are_refused(size):
-    assert refusal(size=size).startswith("paint.yaml: size: got ")
+    assert refusal(size=size).startswith("paint.yaml: size: must be ")
 
 
 def test_everything_wrong_is_said_at_once_a_line_each():

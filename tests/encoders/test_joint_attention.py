@@ -123,11 +123,11 @@ def test_dropout_is_on_the_residual_branches_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dropout": 1.0}, r"encoder.dropout: got 1.0; .*less than 1"),
-        ({"dropout": -0.1}, r"encoder.dropout: got -0.1; .*greater than or equal to 0"),
+        ({"dropout": 1.0}, r"encoder.dropout: .*less than 1; got 1.0"),
+        ({"dropout": -0.1}, r"encoder.dropout: .*greater than or equal to 0; got -0.1"),
         ({"encoder_depth": 2}, r"encoder.encoder_depth: unknown key"),
-        ({"depth": 0}, r"encoder.depth: got 0; .*greater than 0"),
-        ({"type": "joint_atention"}, r"encoder.type: got 'joint_atention'; .*did you mean 'joint_attention'\?"),
+        ({"depth": 0}, r"encoder.depth: .*greater than 0; got 0"),
+        ({"type": "joint_atention"}, r"encoder.type: must be .*; got 'joint_atention'; did you mean 'joint_attention'\?"),
     ],
     ids=str,
 )

@@ -121,9 +121,7 @@ def test_the_threshold_and_the_top_frequency_have_the_stated_defaults():
 
 def test_what_does_not_fit_is_refused():
     autoencoder = tiny_autoencoder()
-    with pytest.raises(
-        InputError, match=r"latents must be \[batch, 4, 8\] for this decoder; got \[1, 5, 8\]"
-    ):
+    with pytest.raises(InputError, match=r"latents must be \[batch, 4, 8\] for this decoder; got \[1, 5, 8\]"):
         autoencoder.decode(torch.zeros(1, 5, 8), grid(2))
     with pytest.raises(InputError, match=r"coords must be .*; got \[4, 3\]"):
         autoencoder.decode(torch.zeros(1, 4, 8), torch.zeros(4, 3))

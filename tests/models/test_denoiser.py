@@ -116,7 +116,7 @@ def test_save_and_load_are_equal(tmp_path, options):
 def test_impossible_arguments_are_refused():
     with pytest.raises(InputError, match="depth: must be greater than 0; got 0"):
         LatentDenoiser(4, 8, depth=0)
-    with pytest.raises(InputError, match="conditioning: got 'adanl'; .*did you mean 'adaln'"):
+    with pytest.raises(InputError, match="conditioning: must be .*; got 'adanl'; did you mean 'adaln'"):
         LatentDenoiser(4, 8, conditioning="adanl")
     with pytest.raises(InputError, match="trained without classes"):
         LatentDenoiser(**{**SMALL, "num_classes": 0})(

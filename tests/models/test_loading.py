@@ -156,7 +156,8 @@ def test_weights_of_another_shape_are_named(model, tmp_path):
         tmp_path, lambda weights: weights.update({name: torch.zeros(*value.shape[:-1], value.shape[-1] + 1)})
     )
     with pytest.raises(
-        InputError, match=rf"this {type(saved).__name__} is damaged or of another kind.*{re.escape(name)} expected shape"
+        InputError,
+        match=rf"this {type(saved).__name__} is damaged or of another kind.*{re.escape(name)} expected shape",
     ):
         type(saved).from_pretrained(tmp_path)
 
@@ -205,7 +206,7 @@ def test_an_impossible_value_in_a_config_is_named(tmp_path):
     change_config(tmp_path, lambda config: config.update(conditioning="adanl"))
     with pytest.raises(
         InputError,
-        match=rf"^{tmp_path}/config.json: LatentDenoiser: conditioning: got 'adanl'; .*did you mean 'adaln'\?",
+        match=rf"^{tmp_path}/config.json: LatentDenoiser: conditioning: must be .*; got 'adanl'; did you mean 'adaln'\?",
     ):
         LatentDenoiser.from_pretrained(tmp_path)
 
@@ -295,7 +296,10 @@ def test_a_run_folder_is_told_from_its_pipeline(saved_pipeline):
         ("{", r"model_index.json: damaged .*; save the pipeline again"),
         ("[]", r"model_index.json: damaged .*; save the pipeline again"),
         ("{}", r"model_index.json: damaged \(KeyError\('_class_name'\)\); save the pipeline again"),
-        ('{"_class_name": "DDPMPipeline"}', r"model_index.json: the pipeline must be one of LatentDiffusionPipeline, .*; got DDPMPipeline"),
+        (
+            '{"_class_name": "DDPMPipeline"}',
+            r"model_index.json: the pipeline must be one of LatentDiffusionPipeline, .*; got DDPMPipeline",
+        ),
     ],
 )
 def test_an_index_of_something_else_is_refused(run_folder, content, message):

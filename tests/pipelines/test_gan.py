@@ -98,7 +98,7 @@ def test_what_cannot_be_is_refused():
         ({"class_labels": [0], "truncation": -1.0}, "truncation must be a finite number from 0; got -1.0"),
         ({"class_labels": [0], "batch_size": -1}, "batch_size must be an integer from 1; got -1"),
         ({"class_labels": [0], "height": 0}, "size must be a positive integer"),
-        ({"class_labels": [0], "region": (0, 0, 0, 1)}, "is empty"),
+        ({"class_labels": [0], "region": (0, 0, 0, 1)}, "region must have every start below its end"),
         ({"class_labels": [0], "output_type": "latent"}, '"latent" needs a GAN of latents'),
         ({"class_labels": [0], "output_type": "jpg"}, "output_type must be one of .*; got 'jpg'"),
     ):
@@ -110,7 +110,7 @@ def test_what_cannot_be_is_refused():
         pipeline.from_noise(torch.zeros(2, 5), None, 8)
     generator = CoordinateGenerator(2, 1, 0, **SMALL)
     with pytest.raises(
-        InputError, match="a GAN of latents needs autoencoder and normalizer, one of pixels needs sample_size"
+        InputError, match="give autoencoder and normalizer for a GAN of latents, or sample_size for a GAN of pixels"
     ):
         GANPipeline(generator)
     with pytest.raises(InputError, match="generator_model must have 1 axes and 8 channels here; got 2 and 1"):
