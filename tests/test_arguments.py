@@ -59,7 +59,7 @@ def test_what_is_no_finite_number(value):
 
 IMAGES, LATENTS, COORDS = torch.zeros(2, 1, 8, 8), torch.zeros(2, 4, 8), torch.zeros(3, 2)
 AUTOENCODER_CALLS = {
-    "uint8 images": (lambda m: m.encode(IMAGES.byte()), "images must be floating-point numbers; got torch.uint8: genrep.render.from_uint8"),
+    "uint8 images": (lambda m: m.encode(IMAGES.byte()), "images must be floating-point numbers; got torch.uint8: convert .* with genrep.render.from_uint8"),
     "integer images": (lambda m: m.encode(IMAGES.long()), "images must be floating-point numbers; got torch.int64$"),
     "numpy images": (lambda m: m.encode(IMAGES.numpy()), "images must be a torch tensor .* got numpy.ndarray: convert it with torch.from_numpy"),
     "a list of images": (lambda m: m.encode([IMAGES[0]]), "images must be a torch tensor .* got list"),

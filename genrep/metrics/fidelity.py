@@ -110,7 +110,7 @@ def _explaining_weights(weights: str | None) -> Iterator[None]:
             f"another machine, then pass it with --inception-weights PATH or copy it to {torch.hub.get_dir()}/checkpoints"
         ) from error
     except RuntimeError as error:
-        if "state_dict" not in str(error):
+        if "state_dict" not in str(error):  # torch's error for keys that do not match is about the weights
             raise
         raise InputError(f"{weights}: not the weights of torch-fidelity's Inception-v3 ({str(error)[:200]})") from error
 
@@ -129,6 +129,7 @@ def classifier_distance(
     Raises:
         InputError: fewer than two signals on either side.
     """
+    # torch-fidelity's own formula, so that only the features differ from an FID.
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     check_enough(len(generated), len(reference))
@@ -199,7 +200,7 @@ def _measure(
         feature_layer_fid=layer,
         feature_layer_kid=layer,
         feature_layer_prc=layer or "2048",
-        cuda=device.startswith("cuda"),
+        cuda=device.startswith("cuda"),  # its default is True; MPS is not supported
         batch_size=batch,
         save_cpu_ram=True,  # no worker processes: the images are in memory
         cache=False,  # its cache is keyed by a name alone, and would return another data set's features

@@ -94,6 +94,7 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.spec = spec = from_arguments(DenoiserSpec, locals(), where=type(self).__name__)
+        # A latent set lies on no grid: attention distinguishes tokens by these embeddings of slots or positions alone.
         self.embed = nn.Linear(latent_dim, dim)
         if position_dim:
             self.encode_position = FourierFeatures(position_dim, POSITION_FREQUENCIES, float(POSITION_FREQUENCIES))
@@ -161,6 +162,7 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
                 f"{list(noisy_latents.shape)} and position_dim {self.spec.position_dim}"
             )
         batch = len(noisy_latents)
+        # Schedulers give a 0-d tensor, training [B]; users may give a plain number.
         if not isinstance(timesteps, Tensor):
             timesteps = torch.tensor(as_number(timesteps, "timesteps", low=0), device=noisy_latents.device)
         if timesteps.ndim == 0:
@@ -192,7 +194,7 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
                 tokens = block(tokens, time, mask)
             return self.head(self.norm(tokens[:, :num_tokens]))
 
-        condition = F.silu(time if label is None else time + label)
+        condition = F.silu(time if label is None else time + label)  # DiT's: one vector for all blocks
         for block in self.blocks:
             tokens = block(tokens, condition, mask)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)

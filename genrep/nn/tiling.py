@@ -125,7 +125,10 @@ def layout(
         or not tiles[0]
     ):
         raise InputError(f"tiles must be positive, one per layer and axis; got {[list(tile) for tile in tiles]}")
+    # Python's generator does not depend on torch's version or device: a loaded model draws its layout again from the seed.
     num_axes, limit, draw = len(tiles[0]), math.inf if finest is None else float(finest), random.Random(seed)
+    # level k has the product of the first k tiles as its cells: 4, 16, 64 for tiles of 4
+    # Level k has the product of the first k tiles as its number of cells, such as 4, 16, 64.
     levels = list(itertools.accumulate(tiles, lambda cells, tile: [a * b for a, b in zip(cells, tile, strict=True)]))
     grids = [[min(float(n), limit) for n in level] for level in levels]
     offsets = [[0.0] * num_axes for _ in tiles]
@@ -150,7 +153,7 @@ def layout(
     elif name == "interleaved":
         grids = [grids[-1]] * len(tiles)
     elif name == "chunked":
-        grids = [[float(n) for n in tile] for tile in tiles]
+        grids = [[float(n) for n in tile] for tile in tiles]  # as many cells as tiles: no tile repeats
     elif name == "random_affine":
         return [
             Tiling(

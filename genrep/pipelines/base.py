@@ -50,7 +50,7 @@ class SignalPipeline(DiffusionPipeline):
         )  # else diffusers warns that accelerate is missing
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        except InputError:
+        except InputError:  # a ValueError, but already with a message of ours
             raise
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{pretrained_model_name_or_path}: not a complete {cls.__name__} ({error})") from error

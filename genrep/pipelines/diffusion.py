@@ -159,6 +159,7 @@ class LatentDiffusionPipeline(SignalPipeline):
         settings = self.sampling_settings(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, guidance_interval=guidance_interval
         )
+        # The number of images is known from labels, `num_images` or `latents`; everything else must agree with it.
         labels = self._check_labels(class_labels, num_images, latents)
         count, size = len(labels), self._size(height, width, size)
         batch_size = check_arguments(region, len(size), batch_size, count)
@@ -166,6 +167,7 @@ class LatentDiffusionPipeline(SignalPipeline):
         pixels = self._pixels(count, size, output_type)
         generators = generators_of(generator, count)
         noise = None if latents is None else self._check_noise(latents, self.denoiser.latent_shape, count)
+        # diffusers' callback objects say themselves which tensors they take.
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         if callback_on_step_end is not None and not callable(callback_on_step_end):
@@ -238,10 +240,11 @@ class LatentDiffusionPipeline(SignalPipeline):
     ) -> Float[Tensor, "batch tokens latent"]:
         """Latents of a batch, in the encoder's scale. The denoiser computes in its own dtype, everything else in float32."""
         device = self._execution_device  # where the models will compute, also if they are offloaded to the CPU now
-        self.scheduler.set_timesteps(num_steps, device=device)
+        self.scheduler.set_timesteps(num_steps, device=device)  # for every batch: it also resets the solver's history
         last_level = self.scheduler.config.num_train_timesteps - 1
         if noise is None:
             shape = self.denoiser.latent_shape
+            # Drawn on each generator's device, by default the CPU, where image i is the same on every machine.
             noise = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
         # Schedulers of sigmas (Euler, Heun) expect noise of their largest sigma; for the others the factor is 1.
         latents = noise.to(device) * self.scheduler.init_noise_sigma
@@ -253,6 +256,8 @@ class LatentDiffusionPipeline(SignalPipeline):
             if self.interrupt:
                 break
             noisy = self.scheduler.scale_model_input(latents, timestep)
+            # Guidance in a limited interval (Kynkäänniemi et al., 2024): outside it, guidance costs variety for no quality,
+            # and twice the work.
             guided = interval[0] <= float(timestep) / last_level <= interval[1]
             clean = self._predict(noisy, timestep, condition, self.guidance_scale if guided else 1.0, mask)
             latents = self.scheduler.step(clean, timestep, latents, return_dict=False, **extra)[0]

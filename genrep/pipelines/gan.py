@@ -163,6 +163,7 @@ class GANPipeline(SignalPipeline):
         size, noise_dim = self._size(height, width, size), self.generator_model.noise_dim
         generators = generators_of(generator, len(labels))
         if latents is None:
+            # Drawn on each generator's device, by default the CPU, where image i is the same on every machine.
             noise = torch.stack([torch.randn(noise_dim, generator=g, device=g.device) for g in generators])
         else:
             noise = self._check_noise(latents, (noise_dim,), len(labels))
@@ -225,7 +226,7 @@ class GANPipeline(SignalPipeline):
         values = functools.partial(
             self.generator_model, noise=noise, class_labels=None if classes is None else classes[part]
         )
-        chunk = max(1, CHUNK // len(noise))
+        chunk = max(1, CHUNK // len(noise))  # a chunk's points are shared by the batch, see `PointOrder`
         return self._kept(render_values(values, size, region, chunk, noise.device, as_uint8=self._rounds))
 
 
