@@ -500,7 +500,7 @@ SAMPLES = [
     Script("a size in words", f"{GENERATE} --size large", "--size 'large'"),
     Script("a size of three", f"{GENERATE} --size 8x8x8", "size must be one number, or 2, one per axis; got .8, 8, 8."),
     Script("a size that no machine holds", f"{GENERATE} --size 1000000", "64 images of 1000000 × 1000000 pixels would take .* GiB"),
-    Script("a region of three numbers", f"{GENERATE} --region 0,0,1", "--region must be the starts, then the ends, of all axes .*; got '0,0,1'"),
+    Script("a region of three numbers", f"{GENERATE} --region 0,0,1", "--region must be the starts, then the ends, of all axes, .*; got '0,0,1'"),
     Script("a region backwards", f"{GENERATE} --region 1,1,0,0", "region must have every start below its end"),
     Script("a region of NaN", f"{GENERATE} --region nan,0,1,1", "region must be 4 finite numbers"),
     Script("an infinite region", f"{GENERATE} --region 0,0,inf,1", "region must be 4 finite numbers"),

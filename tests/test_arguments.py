@@ -1,5 +1,5 @@
-"""What public calls are given: anything that can be meant is taken, the rest is refused by name, and nothing that is not finite
-passes."""
+"""Arguments of public calls: every reasonable type is accepted, everything else is refused by name, and so are NaN and
+infinities."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_integers_of_any_kind(value):
     "value",
     [3.0, "3", True, None, np.float32(3), np.True_, torch.tensor(3.0), torch.tensor(True), [3], torch.ones(2).long()],
 )
-def test_what_is_no_integer(value):
+def test_invalid_integers(value):
     with pytest.raises(InputError, match="^steps must be an integer; got "):
         as_integer(value, "steps")
 
@@ -50,7 +50,7 @@ def test_numbers_of_any_kind(value):
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf"), "1.5", True, None, 1j, [1.5], torch.ones(2), torch.tensor(NAN)])
-def test_what_is_no_finite_number(value):
+def test_invalid_numbers(value):
     with pytest.raises(InputError, match="^scale must be a finite number; got "):
         as_number(value, "scale")
 
@@ -93,7 +93,7 @@ def test_invalid_calls_of_the_autoencoder(call):
         function(tiny_autoencoder())
 
 
-def test_floats_of_any_width_are_brought_to_the_models():
+def test_floats_of_any_width_are_converted_to_the_models():
     autoencoder, images = tiny_autoencoder(), torch.rand(2, 1, 8, 8) * 2 - 1
     latents = autoencoder.encode(images)
     assert torch.equal(autoencoder.encode(images.double()), latents)
@@ -129,8 +129,8 @@ def test_a_render_that_the_machine_cannot_hold():
         render(tiny_autoencoder(), LATENTS, 10**7, as_uint8=True)
 
 
-def test_training_and_tensors_without_numbers_are_not_looked_at():
-    """No check that would make a GPU wait, or that has no numbers to look at."""
+def test_values_are_not_checked_in_training_or_without_data():
+    """No check that would synchronise with a GPU, and none for tensors without data."""
     autoencoder = tiny_autoencoder()
     assert not in_training(autoencoder, LATENTS) and in_training(autoencoder, LATENTS.clone().requires_grad_())
     assert autoencoder.decode((LATENTS + NAN).requires_grad_(), COORDS).isnan().any(), "through a frozen decoder"

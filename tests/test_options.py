@@ -1,4 +1,4 @@
-"""Options that scripts share: what is meant, and a message for what cannot be."""
+"""Options that scripts share: how they are parsed, and messages for invalid ones."""
 
 import argparse
 

@@ -98,7 +98,7 @@ def test_samplers_keep_mean_and_deviation_of_the_data(name, num_steps, shift):
     ],
 )  # fmt: skip
 def test_how_much_deviation_first_order_samplers_lose(name, num_steps, ratio):
-    """Generated over true deviation, at shift 1 and a deviation of 0.3."""
+    """Generated over true standard deviation, at shift 1 for data with a standard deviation of 0.3."""
     samples = gaussian_samples(name, num_steps, shift=1.0)
     assert samples.mean() == pytest.approx(0.7, abs=0.02)
     assert samples.std() / 0.3 == pytest.approx(ratio, abs=0.01)

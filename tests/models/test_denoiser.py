@@ -75,7 +75,7 @@ def test_one_training_step_moves_every_parameter(options):
     before = copy.deepcopy(denoiser.state_dict())
     optimizer = torch.optim.SGD(denoiser.parameters(), lr=1.0)
     labels = torch.tensor([0, 1, 2, 3]) if denoiser.spec.num_classes else None
-    for _ in range(3):  # zero-initialised layers open one after the other
+    for _ in range(3):  # zero-initialised layers let gradients through one after the other
         optimizer.zero_grad()
         (
             denoiser(torch.randn(4, 4, 8), torch.tensor([5, 100, 500, 900]), labels) - torch.randn(4, 4, 8)

@@ -1,4 +1,4 @@
-"""Loading refuses what is missing, damaged or of another model, and says what and where."""
+"""Loading refuses missing or damaged files and those of another model, and says which and where."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def change_config(folder: Path, change) -> None:
 
 
 @every_model
-def test_a_saved_model_comes_back_equal(model, tmp_path):
+def test_saving_and_loading_a_model_changes_nothing(model, tmp_path):
     saved = model()
     saved.save_pretrained(tmp_path)
     for place in (tmp_path, str(tmp_path)):
@@ -65,7 +65,7 @@ def test_a_saved_model_comes_back_equal(model, tmp_path):
 @every_model
 @pytest.mark.parametrize("place", [-1, -17, -64])
 def test_a_flipped_bit_in_the_weights_is_found(model, tmp_path, place):
-    """Safetensors itself notices none: any bits are a number."""
+    """Safetensors itself does not notice: any bits are a number."""
     model().save_pretrained(tmp_path)
     content = bytearray((tmp_path / WEIGHTS).read_bytes())
     content[place] ^= 1
@@ -266,7 +266,7 @@ def run_folder(saved_pipeline, tmp_path):
     return tmp_path / "run"
 
 
-def test_a_pipeline_is_found_in_a_run_folder_and_by_its_own(saved_pipeline):
+def test_a_pipeline_is_found_in_a_run_folder_and_in_its_own(saved_pipeline):
     for place in (saved_pipeline, saved_pipeline / "pipeline", str(saved_pipeline)):
         assert isinstance(load_pipeline(place), LatentDiffusionPipeline)
 

@@ -76,7 +76,7 @@ def test_guidance_interval_saves_forward_passes(pipeline):
     assert 1 in rows and 2 in rows
 
 
-def test_scale_one_and_an_empty_interval_are_no_guidance(pipeline):
+def test_scale_one_and_an_empty_interval_disable_guidance(pipeline):
     plain = latents(pipeline, [1], generator=image_generators(0, [0]))
     assert torch.equal(latents(pipeline, [1], generator=image_generators(0, [0]), guidance_scale=1.0), plain)
     outside = latents(
@@ -116,10 +116,10 @@ def test_save_and_load_are_equal(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     for loaded in (LatentDiffusionPipeline.from_pretrained(tmp_path), load_pipeline(tmp_path)):
         loaded.set_progress_bar_config(disable=True)
-        one, two = (
+        expected_latents, loaded_latents = (
             latents(p, [0, 2], generator=image_generators(1, [0, 1]), guidance_scale=1.5) for p in (pipeline, loaded)
         )
-        assert torch.equal(one, two)
+        assert torch.equal(expected_latents, loaded_latents)
         assert {int(label): name for label, name in loaded.config.id2label.items()} == {0: "a", 1: "b", 2: "c"}
 
 
@@ -207,9 +207,9 @@ def test_invalid_arguments(pipeline, arguments, message):
 def test_labels_of_any_kind_of_integer(pipeline, labels):
     expected = latents(pipeline, [2, 1], generator=image_generators(0, range(2)))
     assert torch.equal(latents(pipeline, labels, generator=image_generators(0, range(2))), expected)
-    for one in (2, np.int8(2), torch.tensor(2), np.array(2)):
+    for label in (2, np.int8(2), torch.tensor(2), np.array(2)):
         torch.testing.assert_close(
-            latents(pipeline, one, generator=image_generators(0, [0]))[0], expected[0], atol=1e-4, rtol=1e-4
+            latents(pipeline, label, generator=image_generators(0, [0]))[0], expected[0], atol=1e-4, rtol=1e-4
         )
 
 
@@ -225,7 +225,7 @@ def test_numbers_of_any_kind(pipeline):
 # noise and callbacks, as in diffusers
 
 
-def test_given_noise_is_what_the_generators_would_draw(pipeline):
+def test_noise_from_the_caller_equals_the_generators(pipeline):
     noise = torch.stack([torch.randn(4, 8, generator=generator) for generator in image_generators(5, range(3))])
     drawn = latents(pipeline, [0, 1, 2], generator=image_generators(5, range(3)))
     assert torch.equal(latents(pipeline, [0, 1, 2], latents=noise), drawn)
@@ -255,8 +255,8 @@ def test_a_callback_sees_every_step_of_every_batch(pipeline, name):
 
 def test_a_callback_may_replace_the_latents(pipeline):
     last = torch.randn(1, 4, 8)
-    made = latents(pipeline, [0], callback_on_step_end=lambda pipe, step, timestep, tensors: {"latents": last})
-    torch.testing.assert_close(made, pipeline.normalizer.restore(last))
+    sampled = latents(pipeline, [0], callback_on_step_end=lambda pipe, step, timestep, tensors: {"latents": last})
+    torch.testing.assert_close(sampled, pipeline.normalizer.restore(last))
     for wrong, message in (
         (torch.zeros(2, 4, 8), r"latents must be \[1, 4, 8\]"),
         (last * float("nan"), "latents must be finite"),
@@ -291,10 +291,10 @@ def test_diffusers_own_callback_classes(pipeline):
     assert steps == [0, 1, 2, 3, 4]
 
 
-# settings of its own
+# a pipeline's settings
 
 
-def test_a_pipeline_draws_by_its_own_settings_when_saved_too(pipeline, tmp_path):
+def test_a_pipeline_keeps_its_settings_when_saved(pipeline, tmp_path):
     own = {"num_inference_steps": 3, "guidance_scale": 2.0, "guidance_interval": [0.1, 0.9]}
     settled = LatentDiffusionPipeline(**pipeline.components, sampling=own)
     settled.save_pretrained(tmp_path)
@@ -323,7 +323,7 @@ def test_a_pipeline_draws_by_its_own_settings_when_saved_too(pipeline, tmp_path)
         ({"num_inference_steps": 1001}, "num_inference_steps must be an integer from 1 to 1000"),
     ],
 )
-def test_invalid_settings_of_its_own(pipeline, sampling, message):
+def test_invalid_settings_of_a_pipeline(pipeline, sampling, message):
     with pytest.raises(InputError, match=message):
         LatentDiffusionPipeline(**pipeline.components, sampling=sampling)
 
@@ -331,14 +331,14 @@ def test_invalid_settings_of_its_own(pipeline, sampling, message):
 # numbers that are not finite, number types, memory
 
 
-def test_a_diverged_denoiser_is_no_black_image(pipeline):
+def test_a_diverged_denoiser_is_an_error_not_a_black_image(pipeline):
     with torch.no_grad():
         pipeline.denoiser.head.bias.fill_(float("nan"))
     with pytest.raises(InputError, match=r"latents that are not finite \(NaN or infinite\): the denoiser has diverged"):
         pipeline([0], num_inference_steps=2)
 
 
-def test_a_damaged_decoder_is_no_black_image(pipeline):
+def test_a_damaged_decoder_is_an_error_not_a_black_image(pipeline):
     with torch.no_grad():
         pipeline.autoencoder.decoder.mlp[-1].bias.fill_(float("inf"))
     with pytest.raises(InputError, match="the rendered values are not finite"):
@@ -346,7 +346,7 @@ def test_a_damaged_decoder_is_no_black_image(pipeline):
 
 
 def test_bf16_draws_nearly_the_same(pipeline):
-    """Denoiser and decoder in bf16, what lies between in float32."""
+    """Denoiser and decoder in bf16, everything in between in float32."""
     asked = {"num_inference_steps": 20, "guidance_scale": 2.0}
 
     def draw(**options):

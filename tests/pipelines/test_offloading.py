@@ -1,4 +1,4 @@
-"""Offloading to the CPU and bounded memory, of both pipelines: what the base class promises."""
+"""Offloading to the CPU and bounded memory in both pipelines, as the base class promises."""
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def test_hooks_reach_what_is_called_outside_a_pipeline():
 
 
 class LargestFloats(TorchDispatchMode):
-    """Bytes of the largest floating-point tensor that any operation makes."""
+    """Records the size in bytes of the largest floating-point tensor that any operation creates."""
 
     largest = 0
 
