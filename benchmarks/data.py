@@ -81,7 +81,7 @@ def timed(steps, step_seconds: float) -> tuple[list[float], torch.Tensor]:
         for part in data:
             part.flatten()[::PAGE].sum()  # faults the pages in, as the copy to a device would
         seconds.append(time.perf_counter() - started)
-        time.sleep(step_seconds)  # workers go on loading, as during a step on a GPU
+        time.sleep(step_seconds)  # workers keep loading, as during a step on a GPU
         sums.append(torch.stack([part.double().sum() for part in data]))
 
 

@@ -108,18 +108,19 @@ def axis_centres(
 def points_at(centres: Sequence[Float[Tensor, "_"]], index: Int[Tensor, " points"]) -> Float[Tensor, "points axes"]:
     """The points with these row-major indices in the grid with these centres along its axes."""
     columns = []
+    # Row-major: the last axis is the remainder, the axes before it are in the quotient.
     for centre in reversed(centres):
         columns.append(centre.index_select(0, index % len(centre)))
         index = index // len(centre)
     return torch.stack(columns[::-1], dim=-1)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)  # == of tensors has no truth value
 class GridChunk:
     """Points `start` to `stop - 1`, in row-major order, of the grid with these `centres` along its axes.
 
     `render` passes chunks to decoders in this form: `points` are the coordinates, and with `axes` a sum over axes can be
-    computed once per row and column. Nothing has to be searched for, so there is no synchronisation with a GPU. A chunk may
+    computed once per row and column. Nothing has to be searched for, so no synchronisation with a GPU is needed. A chunk may
     begin and end within a row; points 2 to 8 of a 3×4 grid have three centres along y and four along x:
 
         .  .  2  3        axes[0]: y₀ y₁ y₂,     index 0 0 1 1 1 1 2
@@ -254,7 +255,7 @@ def draw_targets(
 
     if isinstance(generator, torch.Generator):
         chosen, shifts = draw(generator)
-    else:
+    else:  # separate coordinates for every image, as in the published code
         chosen, shifts = (torch.stack(part) for part in zip(*map(draw, generator), strict=True))
     centres = grid_at(chosen.flatten().to(signals.device), shape).unflatten(0, chosen.shape)
     points = centres + shifts.to(signals.device)  # drawn on the CPU, so that they are the same on every device

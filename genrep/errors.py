@@ -11,9 +11,9 @@ class InputError(ValueError):
     """
 
 
-def did_you_mean(given: object, allowed: Iterable[str]) -> str:
+def did_you_mean(name: object, allowed: Iterable[str]) -> str:
     """`"; did you mean 'depth'?"` for the closest allowed name, or `""` if none is close."""
-    near = difflib.get_close_matches(str(given), list(allowed), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

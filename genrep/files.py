@@ -61,7 +61,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
                 remove(old)
             else:
                 os.replace(partial, path)
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             remove(partial)
             raise
 

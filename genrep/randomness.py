@@ -65,6 +65,7 @@ def _rows(draw, indices: Sequence[int], shape: tuple[int, ...], seed: int, strea
     return rows
 
 
+# Consecutive steps read neighbouring rows, mostly of the same few blocks.
 @functools.lru_cache(maxsize=8)
 def _block(draw, block: int, shape: tuple[int, ...], seed: int, stream: str) -> Tensor:
     return draw(*shape, generator=stream_generator(seed, stream, block))

@@ -104,7 +104,7 @@ def refinements(
     lr = as_rate(lr, "lr")
     decoder_lr = None if decoder_lr is None else as_rate(decoder_lr, "decoder_lr")
     generator = torch.Generator().manual_seed(seed)
-    training = autoencoder.training
+    training = autoencoder.training  # restored below: the caller's model must not change
     with torch.no_grad():
         predicted, mask = autoencoder.eval().encode_set(images)  # without dropout
         predicted = predicted.to(dtype)
@@ -116,7 +116,7 @@ def refinements(
     if decoder_lr is not None:
         decoder = copy.deepcopy(autoencoder.decoder)
         autoencoder = copy.copy(autoencoder)  # shares the encoder, has a separate decoder
-        autoencoder._modules = {**autoencoder._modules, "decoder": decoder}
+        autoencoder._modules = {**autoencoder._modules, "decoder": decoder}  # the original keeps its dictionary
         weights = list(autoencoder.decoder.requires_grad_(True).parameters())
         parameters, rates = [*parameters, *weights], [*rates, *[decoder_lr] * len(weights)]
     groups = [{"params": [parameter], "lr": rate} for parameter, rate in zip(parameters, rates, strict=True)]
@@ -142,6 +142,7 @@ def refinements(
                 expected = torch.where(expected.isfinite(), expected, values.detach())
             # The sum of each image's mean, so that an image's gradient does not depend on the batch size.
             loss = (values - expected).square().mean(dim=(1, 2)).sum()
+        # Not `backward`, which would also accumulate gradients in the caller's own weights.
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()

@@ -68,6 +68,7 @@ def render(
         raise InputError("there are no latents to render: give a batch of one or more")
     shape = image_shape(size)
     if chunk is None:
+        # On a GPU a chunk must be large enough to outweigh its kernel launches, and caches matter less.
         chunk = CHUNK if latents.device.type == "cpu" else 128 * CHUNK
     chunk = max(1, as_integer(chunk, "chunk", low=1) // len(latents))  # coordinates are shared by the batch
     with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
@@ -118,7 +119,7 @@ def _render_chunks(
     num_bytes = math.prod(first.shape[:2]) * total * dtype.itemsize
     check_memory(num_bytes, device, f"a render of {' × '.join(map(str, shape))}")
     starts = range(0, total, chunk)
-    if gradients:
+    if gradients:  # assigning slices in place would add a node to the graph for every chunk
         return torch.cat([first, *map(part, starts[1:])], dim=2).unflatten(2, shape)
     pixels = first.new_empty(*first.shape[:2], total, dtype=dtype)
     finite = torch.ones((), dtype=torch.bool, device=device)

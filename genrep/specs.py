@@ -85,8 +85,8 @@ def from_arguments(kind: type[S], arguments: Mapping[str, Any], where: str) -> S
 
     Names that are not fields of the spec (`self`, `__class__`) are ignored. Tuples become lists, as in `config.json`.
     """
-    given = {name: _plain(value) for name, value in arguments.items() if name in kind.model_fields}
-    return validate(kind, given, where=where)
+    values = {name: _plain(value) for name, value in arguments.items() if name in kind.model_fields}
+    return validate(kind, values, where=where)
 
 
 def _plain(value: Any) -> Any:
@@ -112,26 +112,26 @@ def _explain(kind: type[Spec], problem: Any, where: str, origins: Mapping[str, s
     path = ".".join(keys)
     origin = next((origins[p] for p in (path, *_parents(path)) if p in origins), where)
     head = f"{origin}: {path}" if origin and path else origin or path
-    given, fault = problem["input"], problem["type"]
+    value, fault = problem["input"], problem["type"]
     if fault == "extra_forbidden":
         allowed = sorted(owner.model_fields)
         return f"{head}: unknown key{did_you_mean(keys[-1], allowed) or ';'} allowed here: {', '.join(allowed)}"
     if fault == "missing":
         return f"{where}: {path}: this key is required" if where else f"{path}: this key is required"
-    if fault in ("union_tag_invalid", "union_tag_not_found") and isinstance(given, Mapping):
-        tags, got = sorted(variants_at(owner, keys[-1])), given.get("type")
+    if fault in ("union_tag_invalid", "union_tag_not_found") and isinstance(value, Mapping):
+        tags, got = sorted(variants_at(owner, keys[-1])), value.get("type")
         return f"{head}.type: must be one of {', '.join(tags)}; got {got!r}{did_you_mean(got, tags)}"
     if fault in ("model_type", "model_attributes_type", "union_tag_invalid", "union_tag_not_found"):
         nested = variants_at(owner, keys[-1]) if keys else {kind.__name__: kind}
         names = sorted(nested.popitem()[1].model_fields) if len(nested) == 1 else ["type", "..."]
-        return f"{head}: must be a mapping of keys ({', '.join(names)}); got {given!r}"
+        return f"{head}: must be a mapping of keys ({', '.join(names)}); got {value!r}"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
     suffix = ""
     if fault == "literal_error":
         suffix = did_you_mean(
-            given, [part.strip("' ") for part in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
+            value, [part.strip("' ") for part in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
         )
-    got = "" if isinstance(given, Mapping) else f"; got {given!r}"
+    got = "" if isinstance(value, Mapping) else f"; got {value!r}"
     return f"{head}: {message[:1].lower() + message[1:]}{got}{suffix}"
 
 

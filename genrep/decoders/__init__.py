@@ -164,6 +164,7 @@ class TransINRSpec(ModulatedMLPSpec):
         return self
 
     def _groups_of_layers(self, channels: int) -> list[int]:
+        # 64 groups for an output layer of 3 channels would leave 61 tokens without a unit.
         return [min(self.num_groups, self.hidden_dim)] * (self.depth - 1) + [min(self.num_groups, channels)]
 
     def token_groups(self, channels: int, num_tokens: int) -> list[int]:

@@ -127,6 +127,7 @@ class TransINRDecoder(Decoder):
         weights = []
         for layer, part in zip(self.layers, parts, strict=True):
             assert isinstance(layer, UnitLinear)
+            # A group is a run of consecutive output units, which share the factors of one token.
             factors = part[..., : layer.in_features].repeat_interleave(layer.out_features // part.shape[1], dim=1)
             # Normalised after modulation: only the direction of a unit's factors matters, not their size.
             weights.append(unit_columns(layer.weight * factors))

@@ -20,6 +20,7 @@ from genrep.errors import InputError
 from genrep.models.classifier import ImageClassifier
 from genrep.signals.base import Signal
 
+# With TensorFlow's weights and resizing, as published FIDs are computed; torchvision's Inception gives other numbers.
 INCEPTION = "inception-v3-compat"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The file that torch-fidelity downloads; its name ends with the beginning of its SHA-256."""
@@ -195,11 +196,11 @@ def _measure(
         isc="is" in metrics,
         prc="prc" in metrics,
         kid_subset_size=min(1000, fewest),  # its default of 1000 is an error with fewer images
-        feature_extractor=INCEPTION,
+        feature_extractor=INCEPTION,  # named, because precision and recall would otherwise take VGG16
         feature_extractor_weights_path=weights,
         feature_layer_fid=layer,
         feature_layer_kid=layer,
-        feature_layer_prc=layer or "2048",
+        feature_layer_prc=layer or "2048",  # FID's default layer, named for the same reason
         cuda=device.startswith("cuda"),  # its default is True; MPS is not supported
         batch_size=batch,
         save_cpu_ram=True,  # no worker processes: the images are in memory
@@ -207,6 +208,7 @@ def _measure(
         samples_find_deep=False,
         verbose=False,
     )
+    # Its names => ours, which are the metrics' usual ones.
     names = {
         "frechet_inception_distance": "fid",
         "kernel_inception_distance_mean": "kid",

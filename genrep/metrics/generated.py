@@ -47,7 +47,7 @@ class GeneratedImages(Dataset):
 
     def __getitem__(self, index: int) -> Shaped[Tensor, "channels *shape"]:
         number = index // CHUNK_IMAGES
-        if number not in self._chunks:
+        if number not in self._chunks:  # mapped, not loaded: 50,000 images at 256² are 10 GB
             self._chunks[number] = self._read(number)
         return self._chunks[number][index % CHUNK_IMAGES]
 

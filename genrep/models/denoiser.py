@@ -203,5 +203,5 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
 
 def _norm(spec: DenoiserSpec, affine: bool) -> nn.Module:
     kind = nn.RMSNorm if spec.norm == "rms" else nn.LayerNorm
-    # Without an affine map of its own where adaLN supplies shift and scale. eps as in DiT.
+    # `affine` is False where adaLN supplies shift and scale. eps as in DiT.
     return kind(spec.dim, eps=1e-6, elementwise_affine=affine)

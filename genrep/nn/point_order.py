@@ -68,7 +68,7 @@ class Permutation(NamedTuple):
     @classmethod
     def between(cls, old: Int[Tensor, " points"], new: Int[Tensor, " points"]) -> "Permutation | None":
         """The permutation from one order of the points to another; None if they are equal."""
-        if torch.equal(old, new):  # a GPU is waited for here, once per plan, and never during a step
+        if torch.equal(old, new):  # synchronises with a GPU, as planning does in several places
             return None
         return cls(_inverse(old).index_select(0, new), _inverse(new).index_select(0, old))
 

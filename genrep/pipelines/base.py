@@ -75,7 +75,7 @@ class SignalPipeline(DiffusionPipeline):
         """The kind of signal: what the values mean, how they are kept and shown."""
         return self.autoencoder.signal
 
-    def sampling_settings(self, **given: Any) -> dict[str, Any]:
+    def sampling_settings(self, **arguments: Any) -> dict[str, Any]:
         """The checked settings of a call: arguments that are not None override the pipeline's. InputError if invalid."""
         saved = self.config.get("sampling") or {}
         # Checked at every call, because a saved config may have been edited.
@@ -85,8 +85,8 @@ class SignalPipeline(DiffusionPipeline):
                 raise InputError(
                     f"sampling: {type(self).__name__} has no setting {name!r}{near or ';'} it has {', '.join(self.DEFAULTS)}"
                 )
-        given = {name: value for name, value in given.items() if value is not None}
-        return self._check_settings({**self.DEFAULTS, **saved, **given})
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        return self._check_settings({**self.DEFAULTS, **saved, **arguments})
 
     def _check_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         raise NotImplementedError
@@ -203,17 +203,17 @@ def check_arguments(region: Region | None, num_axes: int, batch_size: Integer | 
     return count if batch_size is None else as_integer(batch_size, "batch_size", low=1)
 
 
-def generators_of(given: Any, count: int) -> list[torch.Generator]:
+def generators_of(generator: Any, count: int) -> list[torch.Generator]:
     """One generator per image: the given ones, or derived from the next number of a single one."""
-    if given is not None and not isinstance(given, torch.Generator):
-        given = list(given) if isinstance(given, Sequence) else [given]
-        if not all(isinstance(generator, torch.Generator) for generator in given):
-            raise InputError(f"generator must be a torch.Generator, or one per image; got {shown(given)}")
-        if len(given) != count:
-            raise InputError(f"generator must be a single one, or one per image, {count}; got {len(given)}")
-        return given
+    if generator is not None and not isinstance(generator, torch.Generator):
+        generator = list(generator) if isinstance(generator, Sequence) else [generator]
+        if not all(isinstance(g, torch.Generator) for g in generator):
+            raise InputError(f"generator must be a torch.Generator, or one per image; got {shown(generator)}")
+        if len(generator) != count:
+            raise InputError(f"generator must be a single one, or one per image, {count}; got {len(generator)}")
+        return generator
     # Image i depends on this number and i alone, not on the batch size. Drawing it advances the generator, so that a second
     # call gives other images.
-    device = given.device if given is not None else "cpu"
-    base = int(torch.randint(2**62, (), generator=given, device=device))
+    device = generator.device if generator is not None else "cpu"
+    base = int(torch.randint(2**62, (), generator=generator, device=device))
     return image_generators(base, range(count))

@@ -178,6 +178,7 @@ class LatentDiffusionPipeline(SignalPipeline):
                     f"callback_on_step_end_tensor_inputs: {name!r} is not one of {', '.join(self._callback_tensor_inputs)}"
                 )
 
+        # Attributes, because diffusers' callbacks read and set them between steps.
         self._guidance_scale, self._interrupt = settings["guidance_scale"], False
         results = []
         for start in range(0, count, batch_size):
@@ -263,7 +264,7 @@ class LatentDiffusionPipeline(SignalPipeline):
             latents = self.scheduler.step(clean, timestep, latents, return_dict=False, **extra)[0]
             if callback is not None:
                 replaced = callback(self, step, timestep, dict.fromkeys(callback_inputs, latents)) or {}
-                if "latents" in replaced:
+                if "latents" in replaced:  # checked here, or a callback's mistake would surface inside the scheduler
                     latents = self._check_noise(replaced["latents"], latents.shape[1:], len(latents))
         # Checked once per batch, not per step, which a GPU would wait for. NaN would come out as black images.
         restored = self.normalizer.restore(latents)

@@ -44,6 +44,7 @@ class GANPipeline(SignalPipeline):
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = PIPELINES["GANPipeline"].defaults
     model_cpu_offload_seq = "generator_model->autoencoder"
+    # A GAN of pixels has neither; diffusers would refuse to load a pipeline without them.
     _optional_components = ["autoencoder", "normalizer"]  # noqa: RUF012 diffusers' own declaration
     generator_model: Any
     autoencoder: Any
@@ -167,6 +168,7 @@ class GANPipeline(SignalPipeline):
             noise = torch.stack([torch.randn(noise_dim, generator=g, device=g.device) for g in generators])
         else:
             noise = self._check_noise(latents, (noise_dim,), len(labels))
+        # z itself is truncated: there is no intermediate latent space, as StyleGAN's w, to do it in.
         return self.from_noise(noise * truncation, labels, size, region, batch_size, output_type, return_dict)
 
     def _check_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -231,12 +233,12 @@ class GANPipeline(SignalPipeline):
 
 
 def spherical(
-    one: Float[Tensor, " noise"], other: Float[Tensor, " noise"], share: float | int
+    start: Float[Tensor, " noise"], end: Float[Tensor, " noise"], share: float | int
 ) -> Float[Tensor, " noise"]:
-    """Spherical interpolation (slerp): `one` at share 0, `other` at 1, along the arc between their directions."""
+    """Spherical interpolation (slerp): `start` at share 0, `end` at 1, along the arc between their directions."""
     # Noise of many numbers lies near a sphere of radius √n; a straight line would pass through shorter vectors, at its middle
     # through 0.7 of the length, which the generator has never seen.
-    angle = torch.acos(torch.clamp(F.cosine_similarity(one, other, dim=0), -1, 1))
+    angle = torch.acos(torch.clamp(F.cosine_similarity(start, end, dim=0), -1, 1))
     if float(angle) < 1e-4:  # sin(angle) would divide 0 by 0
-        return torch.lerp(one, other, share)
-    return (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * other) / torch.sin(angle)
+        return torch.lerp(start, end, share)
+    return (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / torch.sin(angle)
