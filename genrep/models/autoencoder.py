@@ -216,8 +216,8 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         if noise is not None:
             if len(images) < 2:
                 raise InputError(
-                    "latent noise is in units of the standard deviation over images and needs two per process and part of a "
-                    "batch: change run.batch or run.accumulation, or set reconstruction.latent_noise to 0"
+                    "latent noise is in units of the standard deviation over images, so every process needs at least two at a "
+                    "time: change run.batch or run.accumulation, or set reconstruction.latent_noise to 0"
                 )
             # Relative units, or the encoder would escape the noise by making its latents larger. A token's variance over the
             # images is averaged over tokens. Like batch norm's, it depends a little on how a batch is split into parts.
