@@ -1,4 +1,4 @@
-"""Curves as pictures."""
+"""Plots of curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +12,10 @@ def save_curves(
     path: Path | str,
     levels: Mapping[str, float | int] | None = None,
 ) -> Path:
-    """Panels side by side, `{xlabel: {name: (x, y)}}`, one legend, written as a PNG. Points are marked: one is seen too.
+    """Write a PNG of panels side by side, `{xlabel: {name: (x, y)}}`, with one legend.
 
-    `levels` are heights to compare some of the curves with, by their names: dashed lines of the same colours, called
-    "published". InputError if it cannot be written.
+    `levels` are values to compare curves with, by name: dashed lines in the curves' colours, labelled "published".
+    InputError if the file cannot be written.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -25,6 +25,7 @@ def save_curves(
     for axis, (xlabel, curves) in zip(axes, panels.items(), strict=True):
         axis.set_prop_cycle(color=colormaps["tab10" if len(curves) <= 10 else "tab20"](range(20)))
         for name, (x, y) in curves.items():
+            # With markers, because a curve of a single evaluation would be invisible.
             (line,) = axis.plot(x, y, label=name, linewidth=1.5, marker="o", markersize=3)
             if levels and name in levels:
                 axis.axhline(levels[name], color=line.get_color(), linestyle="--", linewidth=1.5)

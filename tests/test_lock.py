@@ -90,7 +90,7 @@ def test_a_lock_file_that_says_nothing_still_locks(tmp_path):
             FolderLock(tmp_path, "a run").__enter__()
 
 
-def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):
+def test_a_failure_to_create_the_folder_is_one_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a file is in the way"):
         FolderLock(tmp_path / "file" / "run", "a run").__enter__()

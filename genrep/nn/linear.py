@@ -1,4 +1,4 @@
-"""Linear layers in a row."""
+"""Merging consecutive linear layers."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def linear_after(first: nn.Linear, second: nn.Linear) -> Callable[[Tensor], Tensor]:
-    """`second(first(x))` as one product, of the product of the two weights: it saves one of them at every point."""
+    """`second(first(x))` with the two weights multiplied beforehand: one product per point instead of two."""
     weight = second.weight @ first.weight
     bias = F.linear(first.bias, second.weight, second.bias)
     return lambda values: F.linear(values, weight, bias)

@@ -33,7 +33,7 @@ def test_the_data_benchmark_agrees_with_its_plain_version(capsys, tokens):
     ]  # fmt: skip
     run("benchmarks/data.py", *small)
     shown = capsys.readouterr().out
-    assert "numbers equal to the plain ones" in shown
+    assert "data equal to the plain variant's" in shown
     assert len(re.findall(r"ours, [02] workers +[\d.]+ ms .* images/s +[\d.]+ × plain", shown)) == 2
 
 

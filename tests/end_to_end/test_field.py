@@ -83,10 +83,10 @@ def test_a_field_renders_at_any_size_and_region(fitted, tmp_path, capsys):
     with Image.open(tmp_path / "whole.png") as whole, Image.open(tmp_path / "part.png") as part:
         assert whole.size == (64, 64) and part.size == (16, 32)
     for option, value, message in (
-        ("--size", "0", "--size '0': give one positive number, or HEIGHTxWIDTH, as in 64 or 48x64"),
+        ("--size", "0", "--size must be a positive integer, or one per axis as in 48x64 (height × width); got '0'"),
         ("--size", "4x4x4", "give 2 positive numbers"),
-        ("--region", "0,0,1", "--region '0,0,1': give 4 numbers"),
-        ("--region", "1,1,0,0", "is empty"),
+        ("--region", "0,0,1", "--region must be 4 numbers separated by commas; got '0,0,1'"),
+        ("--region", "1,1,0,0", "region must have every start below its end"),
     ):
         run("sample/render.py", fitted, option, value, "--out", tmp_path / "none.png", expect=2)
         assert message in capsys.readouterr().err

@@ -219,7 +219,7 @@ def test_mistakes_with_gans(trained, stage1, tmp_path, capsys):
         (["--gan.target", "latents"], "gan.target latents takes autoencoder"),
         (["--gan.sees", "both"], "gan.sees both needs gan.target latents"),
         (["--run.accumulation", 2], "run.accumulation is not for a GAN"),
-        (["--generator.tile", "[2]"], "tile has 1 numbers for 3 blocks"),
+        (["--generator.tile", "[2]"], "tile must have one number per width after the first, 3; got 1"),
         (["--gan.augment", "[colour]"], "gan.augment"),
     ):
         run("train/gan.py", *IMAGES, *options, "--run.steps", 1, "--run.folder", tmp_path / "none", expect=2)
@@ -233,7 +233,7 @@ def test_mistakes_with_gans(trained, stage1, tmp_path, capsys):
     run("sample/generate.py", trained / "images", "--sampling.num_inference_steps", 5, expect=2)
     assert "sampling.num_inference_steps: unknown key; allowed here: truncation" in capsys.readouterr().err
     run("sample/generate.py", trained / "images", "--sampling.truncation", -1, expect=2)
-    assert "sampling.truncation: got -1; input should be greater than or equal to 0" in capsys.readouterr().err
+    assert "sampling.truncation: must be greater than or equal to 0; got -1" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
@@ -257,7 +257,7 @@ def test_a_walk_begins_and_ends_at_the_samples_of_its_seed(trained, stage2, tmp_
             shown = np.asarray(walk.crop((*place, place[0] + 8, place[1] + 8)), dtype=int)
             assert np.abs(shown - np.asarray(Image.open(sample), dtype=int)).max() <= 1
     run("sample/interpolate.py", stage2, expect=2)
-    assert "holds a LatentDiffusionPipeline; this script takes a GANPipeline" in capsys.readouterr().err
+    assert "has a LatentDiffusionPipeline; this script needs a GANPipeline" in capsys.readouterr().err
 
 
 def test_the_pattern_of_all_samples(trained, stage2, tmp_path, capsys):

@@ -73,7 +73,7 @@ def test_locality_pictures(locality, stage1, tmp_path, capsys):
         with Image.open(out) as picture:
             assert picture.size == (4 * 96 + 5 * 2, 3 * 96 + 4 * 2)  # original, reconstruction, two tokens; gaps of 2
     run("sample/locality.py", locality, "--tokens", "8", expect=2)
-    assert "token 8 is not there: the latents have tokens 0 to 7" in capsys.readouterr().err
+    assert "tokens must be in 0 to 7; got 8" in capsys.readouterr().err
     run("sample/locality.py", locality, "--tokens", "one", expect=2)
     assert "--tokens 'one': give whole numbers" in capsys.readouterr().err
     run("sample/locality.py", locality, "--num-tokens", 9, expect=2)

@@ -146,8 +146,8 @@ def test_missing_inception_weights_are_found_before_drawing(stage2, tmp_path, ca
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     for weights, message in (
         ([], "Inception weights could not be downloaded"),
-        (["--inception-weights", tmp_path / "text.pth"], "not a file of weights, or damaged"),
-        (["--inception-weights", tmp_path / "other.pth"], "these are not weights of torch-fidelity's Inception-v3"),
+        (["--inception-weights", tmp_path / "text.pth"], "not a weights file, or damaged"),
+        (["--inception-weights", tmp_path / "other.pth"], "not the weights of torch-fidelity's Inception-v3"),
     ):
         with patch.object(inception_module, "load_state_dict_from_url", offline):
             run("sample/evaluate.py", stage2, "--num-images", 4, *weights, "--out", tmp_path / "e.json", expect=2)

@@ -300,7 +300,7 @@ def test_samples_are_compared_with_signals_of_their_own_scale_and_size(tmp_path,
     for script, options in (("evaluate", [*measure, *same]), ("pattern", ["--num-images", 4, "--size", 512])):
         run(f"sample/{script}.py", runs.folder / "diffusion", *options, expect=2)
         message = capsys.readouterr().err
-        assert "--size: these signals come at one size" in message or "its image_size is 256" in message
+        assert "--size: these signals exist at one size only" in message or "its image_size is 256" in message
 
 
 def test_other_arrays_are_reconstructed_on_the_range_of_the_model(runs, tmp_path):

@@ -36,7 +36,7 @@ def test_noise_comes_in_units_of_each_channels_deviation_between_images():
     latents = model.encode(images)
     unit = (latents - latents.mean(dim=0)).square().sum(dim=0).div(2).mean(dim=0).sqrt()  # [8]
     expected = model.decode(latents + noise * unit, coords)
-    with pytest.raises(InputError, match="give every process two images at a time or more"):
+    with pytest.raises(InputError, match="every process needs at least two at a time"):
         model(images[:1], coords, noise[:1])
     torch.testing.assert_close(model(images, coords, noise), expected)
     torch.testing.assert_close(model(images, coords, torch.zeros(3, 4, 8)), model(images, coords))
