@@ -471,12 +471,12 @@ def test_a_gan_of_latents_needs_slots():
     )
     spec = AutoencoderSpec.model_validate(AUTOENCODER)
     assert target_sizes(config, spec).grid == (4,)
-    with pytest.raises(InputError, match="have positions in place of slots: train a diffusion model on them"):
+    with pytest.raises(InputError, match="have positions instead of slots: train a diffusion model on them"):
         target_sizes(config, spec.model_copy(update={"decoder": NearbySpec(type="nearby")}))
 
 
 def test_a_gan_pipeline_of_positions_is_refused():
     normalizer = LatentNormalizer.from_statistics(torch.zeros(1, WIDTH), torch.ones(1, WIDTH))
     generator = CoordinateGenerator(1, WIDTH, noise_dim=4, widths=[8, 8], tile=[2], cells=[2])
-    with pytest.raises(InputError, match="maps the place of a token .* have positions in place of slots"):
+    with pytest.raises(InputError, match="maps a token's slot .* have positions instead of slots"):
         GANPipeline(generator, cloud_autoencoder(), normalizer)

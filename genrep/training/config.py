@@ -126,7 +126,9 @@ def merge(
             former, key = path, FORMER_KEYS[path]
             path = f"{at}.{key}"
             if key in new:
-                raise InputError(f"{origin or 'command line'}: {former} is the former name of {path}: give only one of them")
+                raise InputError(
+                    f"{origin or 'command line'}: {former} is the former name of {path}: give only one of them"
+                )
             warnings.warn(f"{origin or 'command line'}: {former} is now {path}", FutureWarning, stacklevel=2)
         if isinstance(value, Mapping):
             if not isinstance(into.get(key), dict):

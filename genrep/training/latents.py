@@ -117,7 +117,9 @@ def open_split(
     except MissingSource as error:
         if cache.is_of(data):
             if split == "train" and os.environ.get("RANK", "0") == "0":
-                print(f"data.source {data.source!r} does not exist: training on the latent cache {latents.folder} alone")
+                print(
+                    f"data.source {data.source!r} does not exist: training on the latent cache {latents.folder} alone"
+                )
             return cache
         raise MissingSource(
             f"{error}. The latent cache {latents.folder} was made with data {cache.manifest['selection']}, which differs from "

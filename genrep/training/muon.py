@@ -56,8 +56,12 @@ def orthogonalized(
     rather than at 1.
     """
     a, b, c = coefficients
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T  # X Xᵀ is then the smaller of the two Gram matrices
-    x = wide / wide.norm().clamp(min=eps)  # the Frobenius norm bounds all singular values by 1, where the iteration converges
+    wide = (
+        matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    )  # X Xᵀ is then the smaller of the two Gram matrices
+    x = wide / wide.norm().clamp(
+        min=eps
+    )  # the Frobenius norm bounds all singular values by 1, where the iteration converges
     for _ in range(steps):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

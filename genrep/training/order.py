@@ -50,7 +50,8 @@ class PositionBatches:
         rank, num_processes = process
         if batch % (accumulation * num_processes):
             raise InputError(
-                f"run.batch must be a multiple of run.accumulation × processes = {accumulation} × {num_processes}; got {batch}"
+                f"run.batch must be a multiple of {accumulation * num_processes} (run.accumulation {accumulation} × processes "
+                f"{num_processes}); got {batch}"
             )
         self.part = batch // (accumulation * num_processes)
         self.rank, self.num_processes, self.accumulation = rank, num_processes, accumulation

@@ -364,7 +364,10 @@ def _schedule_note(checkpoint: Checkpoint, optimizer: OptimizerSpec | None, num_
     if optimizer is None or not isinstance(before, int) or before == num_steps or step >= num_steps:
         return None
     # A finished cosine run that is extended jumps from nearly min_lr back up, which can undo what it learned.
-    previous_rate, next_rate = learning_rate(optimizer, max(0, step - 1), before), learning_rate(optimizer, step, num_steps)
+    previous_rate, next_rate = (
+        learning_rate(optimizer, max(0, step - 1), before),
+        learning_rate(optimizer, step, num_steps),
+    )
     if math.isclose(previous_rate, next_rate, rel_tol=0.05):
         return None
     return (
@@ -386,8 +389,7 @@ def _refuse_changed(saved: Path, config: Spec) -> None:
     if changed:
         raise InputError(
             f"{saved.parent} holds a run with another config. Give that config to resume it, another run.folder to keep both, or "
-            "--restart to start over.\n  "
-            + "\n  ".join(changed)
+            "--restart to start over.\n  " + "\n  ".join(changed)
         )
 
 

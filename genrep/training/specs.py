@@ -157,9 +157,7 @@ class AutoencoderRun(Spec):
     def _target_axes(self) -> "AutoencoderRun":
         size, axes = self.reconstruction.target_size, len(self.autoencoder.image_shape)
         if isinstance(size, list) and len(size) != axes:
-            raise ValueError(
-                f"reconstruction.target_size must be one number, or {axes}, one per axis; got {len(size)}"
-            )
+            raise ValueError(f"reconstruction.target_size must be one number, or {axes}, one per axis; got {len(size)}")
         return self
 
     @model_validator(mode="after")
@@ -304,7 +302,9 @@ class GANRun(Spec):
             if None in of_images.values() or self.autoencoder is not None:
                 raise ValueError("gan.target images needs image_size and channels, and takes no autoencoder")
             if self.gan.sees != "images":
-                raise ValueError(f"gan.sees {self.gan.sees} needs gan.target latents, without which there are no latents")
+                raise ValueError(
+                    f"gan.sees {self.gan.sees} needs gan.target latents, without which there are no latents"
+                )
         elif self.autoencoder is None or set(of_images.values()) != {None}:
             raise ValueError(
                 "gan.target latents needs autoencoder, which determines image_size and channels: leave those two out"

@@ -260,7 +260,7 @@ def test_sources_that_are_not_there(tmp_path):
         opened("sine")
     with pytest.raises(InputError, match="no .npy files there"):
         opened(tmp_path)
-    with pytest.raises(InputError, match="split 'test' is not one of train, held_out"):
+    with pytest.raises(InputError, match="split must be train or held_out; got 'test'"):
         opened("sines", "test", shape=(256,))
 
 

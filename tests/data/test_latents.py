@@ -296,7 +296,7 @@ def test_a_flipped_bit_in_a_shard_is_found_on_demand(folder, autoencoder, data):
     assert len(LatentCache(folder)) == COUNT  # sizes alone do not tell
     spec = SPEC.model_copy(update={"folder": str(folder)})
     assert open_latents(autoencoder, data, spec, (0, 1), lambda: None)
-    damaged = rf"{SHARDS[1]}: this shard is damaged \(its hash is another\)"
+    damaged = rf"{SHARDS[1]}: this shard is damaged \(its hash does not match\)"
     with pytest.raises(InputError, match=damaged):
         LatentCache(folder, verify=True)
     with pytest.raises(InputError, match=damaged):
@@ -312,7 +312,7 @@ def test_the_main_process_alone_hashes_and_the_others_wait(folder, autoencoder, 
 
 def test_a_flipped_bit_in_the_statistics_is_always_found(folder):
     flip_a_bit(folder / "statistics.safetensors")
-    with pytest.raises(InputError, match=r"statistics.safetensors: this shard is damaged \(its hash is another\)"):
+    with pytest.raises(InputError, match=r"statistics.safetensors: this shard is damaged \(its hash does not match\)"):
         LatentCache(folder)
 
 
@@ -534,7 +534,7 @@ def test_without_the_images_the_cache_is_enough(autoencoder, alone, capsys):
     assert capsys.readouterr().out == ""
     Path(spec.source).unlink()
     cache, held_out = (open_split(spec, latents, autoencoder, split) for split in ("train", "held_out"))
-    assert f"data.source {spec.source!r} is not there: training on the latent cache {latents.folder} alone" in (
+    assert f"data.source {spec.source!r} does not exist: training on the latent cache {latents.folder} alone" in (
         capsys.readouterr().out
     )
     for one, two in zip(there, (cache, held_out), strict=True):
@@ -570,10 +570,10 @@ def test_what_needs_images_says_so_where_they_are_missing(autoencoder, alone):
     assert isinstance(open_split(spec, latents, autoencoder, "train", signals=True), ImageData)
     Path(spec.source).unlink()
     with pytest.raises(
-        MissingSource, match=r"does not exist.*The latent cache .* does not do: this run needs the signals too"
+        MissingSource, match=r"does not exist.*The latent cache .* is not enough: this run also needs the signals"
     ):
         open_split(spec, latents, autoencoder, "train", signals=True)
-    with pytest.raises(MissingSource, match=r"does not do: it has no held-out latents, which train/latents.py adds"):
+    with pytest.raises(MissingSource, match=r"is not enough: it has no held-out latents, which train/latents.py adds"):
         open_split(spec, latents, autoencoder, "held_out")
 
 

@@ -215,10 +215,10 @@ def test_the_ce_baseline_trains(tmp_path):
 
 def test_mistakes_with_gans(trained, stage1, tmp_path, capsys):
     for options, message in (
-        (["--image_size", "null"], "gan.target images takes image_size and channels, and no autoencoder"),
-        (["--gan.target", "latents"], "gan.target latents takes autoencoder"),
+        (["--image_size", "null"], "gan.target images needs image_size and channels, and takes no autoencoder"),
+        (["--gan.target", "latents"], "gan.target latents needs autoencoder"),
         (["--gan.sees", "both"], "gan.sees both needs gan.target latents"),
-        (["--run.accumulation", 2], "run.accumulation is not for a GAN"),
+        (["--run.accumulation", 2], "run.accumulation must be 1 for a GAN"),
         (["--generator.tile", "[2]"], "tile has 1 numbers for 3 blocks"),
         (["--gan.augment", "[colour]"], "gan.augment"),
     ):
@@ -229,7 +229,7 @@ def test_mistakes_with_gans(trained, stage1, tmp_path, capsys):
         "--run.folder", tmp_path / "none",
     ]  # fmt: skip
     run("train/gan.py", *seen, expect=2)
-    assert "gan.augment is of images, and gan.sees latents has none" in capsys.readouterr().err
+    assert "gan.augment applies to images, and with gan.sees latents there are none" in capsys.readouterr().err
     run("sample/generate.py", trained / "images", "--sampling.num_inference_steps", 5, expect=2)
     assert "sampling.num_inference_steps: unknown key; allowed here: truncation" in capsys.readouterr().err
     run("sample/generate.py", trained / "images", "--sampling.truncation", -1, expect=2)
@@ -272,4 +272,4 @@ def test_the_pattern_of_all_samples(trained, stage2, tmp_path, capsys):
         with Image.open(out) as picture:
             assert picture.size == (4 * 96 + 5 * 2, 96 + 2 * 2)
     run("sample/pattern.py", trained / "images" / "pipeline", expect=2)
-    assert "no config.yaml, which says what the real signals are; give a run folder\n" in capsys.readouterr().err
+    assert "no config.yaml there to name the data set; give a run folder\n" in capsys.readouterr().err

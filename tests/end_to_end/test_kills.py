@@ -99,7 +99,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(straight, tmp_path, number)
     started = time.monotonic()
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == STOPPED and "the same command goes on from it" in said, said
+    assert process.returncode == STOPPED and "Re-running the command resumes from it" in said, said
     assert time.monotonic() - started < 20
     done = list_checkpoints(folder / "checkpoints")
     assert len(done) == 1

@@ -24,4 +24,4 @@ def test_stage_2_does_not_go_on_on_another_autoencoder(stage1, tmp_path, capsys)
     run("train/diffusion.py", *arguments, "--run.steps", 1)
     run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 3, "--run.folder", place)
     run("train/diffusion.py", *arguments, "--run.steps", 2, expect=2)
-    assert "the autoencoder is not what this run was trained on" in capsys.readouterr().err
+    assert "the autoencoder differs from what this run was trained on" in capsys.readouterr().err

@@ -284,7 +284,7 @@ def test_what_needs_every_value_refuses_missing_ones(tmp_path, capsys):
         run(f"train/{script}.py", stages[script], *options, expect=2)
         assert "needs every value, and data.missing is keep" in capsys.readouterr().err
     run("train/gan.py", stages["gan"], "--gan.augment", "[translation]", expect=2)
-    assert "gan.augment is of images, and these signals have 1 axes: leave it out" in capsys.readouterr().err
+    assert "gan.augment applies to images, which have 2 axes; these signals have 1: leave it out" in capsys.readouterr().err
 
 
 def test_samples_are_compared_with_signals_of_their_own_scale_and_size(tmp_path, runs, capsys):
@@ -330,6 +330,6 @@ def test_a_dry_run_finds_what_training_would_refuse(tmp_path, capsys):
     options = ["--data.source", tmp_path / "a.npy", "--autoencoder.image_size", "[64]", "--data.missing", "keep"]
     config = configs(tmp_path, "sines")["autoencoder"]
     run("train/autoencoder.py", config, *options, "--reconstruction.num_coords", 64, "--dry-run", expect=2)
-    assert "the encoder is not told where values are missing: set autoencoder.missing: true" in capsys.readouterr().err
+    assert "data.missing: keep needs autoencoder.missing: true" in capsys.readouterr().err
     run("train/autoencoder.py", config, "--reconstruction.target_size", "[8, 8]", "--dry-run", expect=2)
     assert "reconstruction.target_size has 2 numbers for 1 axes: give one, or one per axis" in capsys.readouterr().err

@@ -223,7 +223,7 @@ def test_stage_2_trains_on_the_cache_alone_bit_for_bit(stage1, movable, tmp_path
     assert "is not there" not in capsys.readouterr().out
     movable.unlink()
     run("train/diffusion.py", *arguments("alone"), "--run.steps", 2)
-    assert f"data.source '{movable}' is not there: training on the latent cache" in capsys.readouterr().out
+    assert f"data.source '{movable}' does not exist: training on the latent cache" in capsys.readouterr().out
     assert_same_weights(*(tmp_path / name / "pipeline" / "denoiser" for name in ("there", "alone")))
     assert lines(tmp_path / "there") == lines(tmp_path / "alone") and "held_out_loss" in lines(tmp_path / "alone")[-1]
     labels = [

@@ -420,7 +420,7 @@ def test_a_line_is_on_disk_when_it_is_written(tmp_path):
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
 def test_a_run_that_diverges_stops_and_says_what_to_do(config, stream, scale):
     run = start(config(report_every=1))
-    message = r"step 1: .* is not finite, the run has diverged. It has no checkpoint to go on from; lower optimizer.lr"
+    message = r"step 1: the run has diverged: .* is not finite. It has no checkpoint to resume from; lower optimizer.lr"
     with pytest.raises(InputError, match=message):
         train(run, stream, scale=scale)
     assert metrics(run) == []
@@ -444,7 +444,7 @@ def test_processes_that_each_run_alone_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
         InputError,
-        match="2 processes were launched but each runs alone.*torchrun --nproc_per_node N, or accelerate launch",
+        match="2 processes were launched, but each is running on its own.*torchrun --nproc_per_node N, or accelerate launch",
     ):
         make_accelerator()
 
@@ -456,7 +456,7 @@ def test_a_tracker_that_is_not_installed_is_refused():
         pytest.skip("every tracker is installed")
     with pytest.raises(
         InputError,
-        match=f"run.tracker '{missing[0]}' is not installed; installed: .*pip install {missing[0]}, or leave it out",
+        match=f"run.tracker '{missing[0]}' is not installed .installed: .*: run pip install {missing[0]}, or leave run.tracker out",
     ):
         make_accelerator(tracker=missing[0])
 
@@ -468,7 +468,7 @@ def test_fewer_steps_than_are_done_are_refused_and_the_config_stays(config):
     run = start(config())
     save_at(run, 40)
     saved = (run.folder / "config.yaml").read_bytes()
-    with pytest.raises(InputError, match="has done 40 steps, and run.steps .* asks for 30: give at least 40"):
+    with pytest.raises(InputError, match="has completed 40 steps, but run.steps .* asks for 30: give at least 40"):
         start(config(steps=30))
     assert (run.folder / "config.yaml").read_bytes() == saved
     assert start(config(steps=40)).step == 40
@@ -492,7 +492,7 @@ def test_a_cosine_that_is_extended_says_what_the_rate_does(config, capsys):
     start(config(optimizer=cosine, steps=100))
     # 4e-3 · (1 + cos(π 49/50)) / 2 = 3.95e-6, and half way through 100 steps half of 4e-3
     assert "run.steps was 50 and is now 100" in (said := capsys.readouterr().out)
-    assert "the learning rate goes from 3.95e-06 to 0.002 at step 50" in said
+    assert "the learning rate changes from 3.95e-06 to 0.002 at step 50" in said
     start(config(optimizer=cosine, steps=100))
     save_at(start(config(optimizer={"lr": 4e-3}, folder=str(RUNS[-1].folder) + "_constant")), 50)
     start(config(optimizer={"lr": 4e-3}, steps=100, folder=str(RUNS[-1].folder)))
@@ -511,7 +511,7 @@ def test_a_signal_in_a_step_ends_the_run_after_it(config, stream, number):
                 assert signal.getsignal(number) == before  # a second one ends at once
             run.backward(state.model(from_uint8(batch.signals).flatten(1)).square().mean())
             end_step(run, state, step)
-    assert re.match(r"stopped after step 4 of 50; .* the same command goes on from it", stopped.value.save())
+    assert re.match(r"stopped after step 4 of 50; .* Re-running the command resumes from it", stopped.value.save())
     assert list_checkpoints(run.folder / "checkpoints")[-1].name == "step-00000004"
     assert signal.getsignal(number) == before
 

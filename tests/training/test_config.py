@@ -149,7 +149,7 @@ def test_dumped_data_reads_back_equal():
 
 @pytest.mark.parametrize(("text", "kind"), [("", "NoneType"), ("- a", "list"), ("just words", "str")])
 def test_a_config_is_a_mapping(write, text, kind):
-    with pytest.raises(InputError, match=f"a config is a mapping of keys, got {kind}"):
+    with pytest.raises(InputError, match=f"a config must be a mapping of keys; got {kind}"):
         read_config(write("a.yaml", text))
 
 
@@ -204,11 +204,11 @@ def test_a_circle_of_includes_is_refused(write):
 
 def test_a_missing_file_lists_its_neighbours(write):
     near = [write(name, "a: 1") for name in ("anr.yaml", "data.yaml")]
-    with pytest.raises(InputError, match=rf"arn.yaml: no such config file; there are {near[0]}, {near[1]}$"):
+    with pytest.raises(InputError, match=rf"arn.yaml: no such config file; that folder has {near[0]}, {near[1]}$"):
         read_config(near[0].parent / "arn.yaml")
     with pytest.raises(InputError, match=r"nowhere/a.yaml: no such config file$"):
         read_config(near[0].parent / "nowhere" / "a.yaml")
-    with pytest.raises(InputError, match=r"gone.yaml: no such config file; there are .*child.yaml"):
+    with pytest.raises(InputError, match=r"gone.yaml: no such config file; that folder has .*child.yaml"):
         read_config(write("child.yaml", "base: gone.yaml\n"))
 
 
@@ -240,7 +240,7 @@ def test_a_former_key_has_a_warning_and_its_place_among_the_layers(write):
         assert content == {"sampling": {"num_inference_steps": expected, "guidance_scale": 2}}
         assert "now" in origins["sampling.num_inference_steps"] or expected == 5
     with pytest.raises(
-        InputError, match="b.yaml: sampling.steps is the former name of sampling.num_inference_steps: give one of them$"
+        InputError, match="b.yaml: sampling.steps is the former name of sampling.num_inference_steps: give only one of them$"
     ):
         read_config(write("b.yaml", "sampling: {steps: 5, num_inference_steps: 7}\n"))
 
@@ -322,21 +322,21 @@ def test_text_that_looks_like_a_number_survives_the_run_folder(parse, tmp_path):
 
 
 def test_another_option_is_no_value(parse):
-    with pytest.raises(InputError, match=r"^--optimizer.lr: a value must follow"):
+    with pytest.raises(InputError, match=r"^--optimizer.lr needs a value"):
         parse("--optimizer.lr", "--run.steps", "5")
-    with pytest.raises(InputError, match=r"^--optimizer.lr: a value must follow"):
+    with pytest.raises(InputError, match=r"^--optimizer.lr needs a value"):
         parse("--optimizer.lr", "--dry-run")  # of the script, not of the config
 
 
 def test_a_value_must_follow_an_option(parse):
-    with pytest.raises(InputError, match=r"^--optimizer.lr: a value must follow, as in --optimizer.lr VALUE$"):
+    with pytest.raises(InputError, match=r"^--optimizer.lr needs a value: write --optimizer.lr VALUE$"):
         parse("--optimizer.lr")
 
 
 @pytest.mark.parametrize("flag", ["--lr", "--lr=3", "--restrat", "leftover"])
 def test_an_unknown_option_is_named(parse, flag):
     with pytest.raises(
-        InputError, match=rf"^{flag}: unknown option; config keys are written --section.key VALUE, see --help"
+        InputError, match=rf"^{flag}: unknown option; write config keys as --section.key VALUE, and see --help"
     ):
         parse(flag)
 
@@ -366,8 +366,8 @@ def test_an_unknown_key_names_the_nearest(parse):
         ("--optimizer=3", r"optimizer: must be a mapping of keys .*; got 3"),
         ("--optimizer.lr.x=3", r"optimizer.lr: input should be a valid number"),
         ("--run.steps=1e3", r"run.steps: got 1000.0; input should be a valid integer"),
-        ("--run.accumulation=3", r"run: batch 4 cannot be cut into 3 equal parts"),
-        ("--run.images=100", r"run: give either steps or images, and not both"),
+        ("--run.accumulation=3", r"run: batch must be a multiple of accumulation, 3; got 4"),
+        ("--run.images=100", r"run: give either steps or images, not both"),
         ("--data.flip=on", r"data.flip: got 'on'; input should be a valid boolean"),
         ("--data.held_out_fraction=1", r"data.held_out_fraction: got 1; input should be less than 1"),
         ("--ema.decay=2", r"ema.decay: got 2; input should be less than 1"),
@@ -402,7 +402,7 @@ def test_rules_between_keys_of_an_objective(tmp_path, write):
 
 
 def test_a_key_that_is_no_text_is_named(parse):
-    with pytest.raises(InputError, match=r"run.yaml: 1: a key must be a name; got 1"):
+    with pytest.raises(InputError, match=r"run.yaml: 1: keys must be names; got 1"):
         parse(text=STAGE1 + "1: 3\n")
 
 

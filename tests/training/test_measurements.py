@@ -41,14 +41,14 @@ def test_sizes_stand_in_columns_of_their_kind():
     assert measured.columns() == {"encoder + decoder parameters": "1,234,567 + 89", "representation": "8 × 16"}
     assert measured.note().endswith("on 1,000 held-out images; the two columns after them on 256.")
     field = FieldMeasurements(30.0, 0.5, 140_417, 35_008)
-    assert field.columns() == {"parameters": "140,417", "multiply-adds a point": "35,008"} and field.note() == ""
+    assert field.columns() == {"parameters": "140,417", "multiply-adds per point": "35,008"} and field.note() == ""
 
 
 def test_a_yaml_tells_what_it_trains():
     assert kind_of(CAMERA) is FIELDS and kind_of(DIGITS) is AUTOENCODERS
     assert common_kind([str(CAMERA), str(CAMERA)]) is FIELDS
     with pytest.raises(
-        InputError, match=r"pe_mlp\.yaml and .*anr\.yaml must both be of autoencoders, or both of fields"
+        InputError, match=r"pe_mlp\.yaml and .*anr\.yaml must both train autoencoders, or both train fields"
     ):
         common_kind([str(CAMERA), str(DIGITS)])
 
@@ -69,5 +69,5 @@ def test_configs_of_different_data_are_refused(kind, config, section, change, ke
     other = validate(kind.config, {**content, section: {**content[section], **change}})
     same = validate(kind.config, {**content, "optimizer": {"lr": 0.5}})
     refuse_different_data(kind, {"one": one, "same": same})
-    with pytest.raises(InputError, match=f"^one and other differ in {key}, so their PSNR would not compare"):
+    with pytest.raises(InputError, match=f"^one and other differ in {key}, so their PSNR cannot be compared"):
         refuse_different_data(kind, {"one": one, "same": same, "other": other})

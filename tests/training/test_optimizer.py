@@ -129,7 +129,7 @@ def test_the_state_of_another_optimizer_is_refused(kind):
     counts = {"adamw": 1, "muon": 2}
     with pytest.raises(
         InputError,
-        match=f"holds {counts[other]} optimizer states, this run needs {counts[kind]}: was optimizer.type changed",
+        match=f"holds {counts[other]} optimizer states, but this run has {counts[kind]}: was optimizer.type changed",
     ):
         Optimizer(tiny_denoiser(), OptimizerSpec(type=kind)).load_state_dict(state)
 
@@ -217,7 +217,7 @@ def test_an_average_that_lacks_a_weight_is_refused():
     state = dict(average.state_dict())
     del state["head.bias"]
     with pytest.raises(
-        InputError, match=r"the checkpoint's average lacks head.bias: was `ema` off when it was written\?"
+        InputError, match=r"the checkpoint's weight average has no head.bias: was ema off when it was written\?"
     ):
         average.load_state_dict(state, 1)
 

@@ -75,7 +75,7 @@ def test_all_parts_of_a_step_are_what_one_process_sees(num_processes, accumulati
     ("batch", "accumulation", "num_processes", "multiple"), [(10, 3, 1, 3), (10, 1, 4, 4), (12, 2, 4, 8)]
 )
 def test_a_batch_that_cannot_be_cut_is_refused(batch, accumulation, num_processes, multiple):
-    message = rf"run.batch {batch} cannot be cut into {accumulation} \(run.accumulation\) × {num_processes} \(processes\) equal parts: choose a multiple of {multiple}$"
+    message = rf"run.batch must be a multiple of {multiple} \(run.accumulation {accumulation} × processes {num_processes}\); got {batch}$"
     with pytest.raises(InputError, match=message):
         PositionBatches(batch, accumulation, (0, num_processes), 0, 1)
 
