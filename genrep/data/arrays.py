@@ -116,8 +116,8 @@ class ArrayData(SignalData):
                 lows.append(float(finite.min()))
                 highs.append(float(finite.max()))
         if not lows or min(lows) == max(highs):  # no range to scale to [-1, 1]
-            values_there = f"the single value {lows[0]:g}" if lows else "no finite values"
-            raise InputError(f"{self.spec.source}: the arrays hold {values_there}: set data.value_range")
+            content = f"only the value {lows[0]:g}" if lows else "no finite values"
+            raise InputError(f"{self.spec.source}: the arrays hold {content}, which gives no range: set data.value_range")
         return min(lows), max(highs)
 
     def _read(self, rows: np.ndarray) -> Float[Tensor, "batch channels *shape"]:

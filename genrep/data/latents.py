@@ -477,7 +477,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: damaged ({error}); delete the folder and encode again") from error
     if not isinstance(content, dict):
         raise InputError(
-            f"{path}: damaged (it holds a {type(content).__name__}, not an object); delete the folder and encode again"
+            f"{path}: damaged (it must hold a JSON object; got {type(content).__name__}); delete the folder and encode again"
         )
     return content
 

@@ -70,6 +70,6 @@ def test_workers_crop_and_mirror_as_one_process_does(numbered, in_memory):
 
 def test_a_random_crop_of_a_resized_image_is_refused():
     with pytest.raises(
-        InputError, match="crop random takes pieces of the unresized image, and source_size a resized one"
+        InputError, match="crop random cuts from the unresized image, but source_size asks for a resized one"
     ):
         validate(ImageDataSpec, {"crop": "random", "source_size": 64})

@@ -286,7 +286,7 @@ def test_floats_from_0_to_1_are_scaled_and_others_refused(tmp_path):
     for values, shown in (([[0, 37.5]], "0 to 37.5"), ([[-0.5, 1]], "-0.5 to 1"), ([[np.nan, 1]], "nan to nan")):
         Image.fromarray(np.array(values, dtype=np.float32)).save(path)
         with pytest.raises(
-            InputError, match=rf"a.tif \(row 0 .*floats must lie in \[0, 1\]; they go from {shown}: rescale"
+            InputError, match=rf"a.tif \(row 0 .*float pixels must lie in \[0, 1\]; they range from {shown}: rescale"
         ):
             opened(tmp_path, shape=(1, 2))[0]
 
@@ -297,7 +297,7 @@ def test_whole_numbers_of_32_bits_are_read_as_16_or_refused(tmp_path):
     assert opened(tmp_path, shape=(2, 2))[0].tolist() == [[[0, 1], [100, 255]]]
     for values, shown in (([[0, 70000]], "0 to 70000"), ([[-3, 5]], "-3 to 5")):
         Image.fromarray(np.array(values, dtype=np.int32)).save(path)
-        with pytest.raises(InputError, match=rf"whole numbers must lie in 0 to 65535; they go from {shown}"):
+        with pytest.raises(InputError, match=rf"integer pixels must lie in 0 to 65535; they range from {shown}"):
             opened(tmp_path, shape=(1, 2))[0]
 
 
@@ -306,7 +306,7 @@ def test_a_look_at_some_images_sees_the_same_images(tmp_path):
     spec = ImageDataSpec(on_bad_image="skip", in_memory=True, source_size=12)
     assert spec.light() == spec.model_copy(update={"in_memory": False})
     assert spec.light().unchecked().on_bad_image == "stop"
-    with pytest.raises(InputError, match="data.source_size 12 is smaller than the image size"):
+    with pytest.raises(InputError, match="data.source_size must be at least 16, the image size; got 12"):
         spec.open("train", (16, 16), 1)
     assert spec.without_source().open("train", (16, 16), 1).shape == (16, 16)
     assert (

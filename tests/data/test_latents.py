@@ -272,7 +272,7 @@ def test_a_shard_of_another_length_is_refused(folder):
     ):
         LatentCache(folder)
     as_an_earlier_version_wrote_it(folder)
-    with pytest.raises(InputError, match=r"36 latents where the manifest says 50; delete the folder and encode again"):
+    with pytest.raises(InputError, match=r"the shards hold 36 latent sets, but the manifest says 50; delete the folder and encode again"):
         LatentCache(folder)
 
 
@@ -321,7 +321,7 @@ def test_a_flipped_bit_in_the_statistics_is_always_found(folder):
 def test_a_manifest_that_is_no_object_is_one_message(folder, autoencoder, data, name, content):
     (folder / "manifest.json").rename(folder / name)
     (folder / name).write_text(content)
-    message = rf"{name}: damaged \(a \w+ instead of an object\); delete the folder and encode again"
+    message = rf"{name}: damaged \(it must hold a JSON object; got \w+\); delete the folder and encode again"
     spec = SPEC.model_copy(update={"folder": str(folder)})
     with pytest.raises(InputError, match=message):
         open_latents(autoencoder, data, spec, (0, 1), lambda: None)
@@ -337,19 +337,19 @@ def test_a_manifest_that_is_no_object_is_one_message(folder, autoencoder, data, 
 def test_a_manifest_without_what_it_must_say_is_one_message(folder, key, value):
     change_manifest(folder, lambda manifest: manifest.update({key: value}))
     with pytest.raises(
-        InputError, match=rf"manifest.json: damaged \({key}.* is not there or wrong\); delete the folder"
+        InputError, match=rf"manifest.json: damaged \({key}.* is missing or wrong\); delete the folder"
     ):
         LatentCache(folder)
     if key != "held_out":
         change_manifest(folder, lambda manifest: manifest.pop(key))
-        with pytest.raises(InputError, match=rf"manifest.json: damaged \({key} is not there or wrong\)"):
+        with pytest.raises(InputError, match=rf"manifest.json: damaged \({key} is missing or wrong\)"):
             LatentCache(folder)
 
 
 def test_a_missing_or_damaged_manifest_is_named(folder, tmp_path):
     with pytest.raises(
         InputError,
-        match=rf"{tmp_path}/nowhere: no latent cache here \(manifest.json is missing\); write it with train/latents.py",
+        match=rf"{tmp_path}/nowhere: no latent cache here \(manifest.json is missing\); create it with train/latents.py",
     ):
         LatentCache(tmp_path / "nowhere")
     (folder / "manifest.json").write_text("{")
@@ -550,7 +550,7 @@ def test_without_the_images_the_cache_must_be_what_the_config_says(autoencoder, 
     Path(spec.source).unlink()
     for change in ({"split_seed": 1}, {"train_split": "train[:40]"}, {"label_column": None}):
         with pytest.raises(
-            MissingSource, match=r"does not exist.* was made with data {.*}, which is not what this config"
+            MissingSource, match=r"does not exist.* was made with data {.*}, which differs from this config"
         ):
             open_split(spec.model_copy(update=change), latents, autoencoder, "train")
     for change, message in (

@@ -139,11 +139,11 @@ def test_the_fingerprint_of_what_cannot_be_read_is_refused(folder, tmp_path):
         ({"train_split": "trian"}, r"has no split 'trian'; it has train \(10\); did you mean 'train'\?$"),
         (
             {"train_split": "train[:4]+train[6:]"},
-            r"split 'train\[:4\]\+train\[6:\]' cannot be .*; there is train \(10\)",
+            r"data.train_split 'train\[:4\]\+train\[6:\]' is not a valid split .*; the source has train \(10\)",
         ),
         (
             {"train_split": "train[:"},
-            r"split 'train\[:' cannot be .*; write it like train, train\[:-5000\] or test\[:10%\]; there is train \(10\)",
+            r"data.train_split 'train\[:' is not a valid split .*; write it like train, train\[:-5000\] or test\[:10%\]; the source has train \(10\)",
         ),
         (
             {"train_split": "train[5:5]"},
@@ -159,7 +159,7 @@ def test_the_fingerprint_of_what_cannot_be_read_is_refused(folder, tmp_path):
             r"data.image_column 'imgae' is not in .*, which has image, label; did you mean 'image'\?",
         ),
         ({"label_column": "class"}, r"data.label_column 'class' is not in .*, which has image, label"),
-        ({"source_size": 7}, r"data.source_size 7 is smaller than the image size \(8, 8\): leave it out"),
+        ({"source_size": 7}, r"data.source_size must be at least 8, the image size; got 7"),
     ],
 )
 def test_what_cannot_be_is_refused(folder, options, message):
@@ -176,7 +176,7 @@ def test_a_split_has_one_of_two_names(folder):
 def test_an_empty_held_out_split_is_refused(folder, fraction):
     with pytest.raises(
         InputError,
-        match=f"data.held_out_fraction {fraction} of 10 images holds none out: raise it, or name data.held_out_split",
+        match=f"data.held_out_fraction {fraction} of 10 images holds out none: raise it, or set data.held_out_split",
     ):
         opened(folder, "held_out", held_out_fraction=fraction)
 
@@ -186,7 +186,7 @@ def test_labels_that_are_no_whole_numbers_from_0_are_refused(pictures, tmp_path,
     table = datasets.Dataset.from_dict({"image": pictures[0][:3], "label": kind}).cast_column("image", datasets.Image())
     table.to_parquet(tmp_path / "a.parquet")
     with pytest.raises(
-        InputError, match=r"data.label_column 'label' must hold integers from 0 \(a ClassLabel\), got \["
+        InputError, match=r"data.label_column 'label' must hold integers from 0 \(a ClassLabel\); got \["
     ):
         opened(tmp_path / "a.parquet")
 
@@ -208,7 +208,7 @@ def test_a_label_without_a_class_is_named_by_its_row(tmp_path, label):
     with pytest.raises(
         InputError,
         match=rf"data.label_column 'label' must hold integers from 0 to 1, .*; row 3 of split train has {label}"
-        r"( \(-1 often stands for an image without a label\))?. 2 of 5 rows are out of range: correct .* "
+        r"( \(-1 often marks an unlabelled image\))?. 2 of 5 rows are out of range: correct .* "
         "or set data.label_column: null",
     ):
         opened(source, train_split="train[1:]")
@@ -217,7 +217,7 @@ def test_a_label_without_a_class_is_named_by_its_row(tmp_path, label):
 
 
 def test_plain_labels_below_0_are_named_by_their_row(tmp_path):
-    with pytest.raises(InputError, match=r"from 0 to 1, one for each class; row 1 of split train has -1 \(-1 often"):
+    with pytest.raises(InputError, match=r"from 0 to 1, one per class; row 1 of split train has -1 \(-1 often"):
         opened(labelled(tmp_path / "a.parquet", [0, -1, 1]))
     with pytest.raises(InputError, match="row 0 of split train has -1"):
         opened(labelled(tmp_path / "a.parquet", [-1, -1]))
@@ -227,7 +227,7 @@ def test_numbers_too_large_to_be_classes_are_refused(tmp_path):
     for largest in (10**9, 100_000):
         with pytest.raises(
             InputError,
-            match=f"'label' has a label of {largest:,}, which makes {largest + 1:,} classes of 3 images: number the classes",
+            match=f"'label' has a label of {largest:,}, which would make {largest + 1:,} classes for 3 images: number the classes",
         ):
             opened(labelled(tmp_path / "a.parquet", [0, largest, 1]))
     assert len(opened(labelled(tmp_path / "a.parquet", [0, 99_999, 1])).class_names) == 100_000
@@ -238,7 +238,7 @@ def test_another_split_may_be_unlabelled(tmp_path, label):
     for split, labels in (("train", [0, 2, 1]), ("test", [label] * 3)):
         labelled(tmp_path / f"{split}.parquet", labels)
     assert opened(tmp_path).class_names == ["0", "1", "2"]
-    with pytest.raises(InputError, match="must hold whole numbers from 0"):
+    with pytest.raises(InputError, match="must hold integers from 0"):
         opened(tmp_path, "held_out", held_out_split="test")
 
 
@@ -288,7 +288,7 @@ def test_a_damaged_saved_data_set_is_named(table, tmp_path, damage):
     source = saved(table, "saved data set", tmp_path / "source")
     for file in source.glob("*.arrow"):
         file.write_bytes(file.read_bytes()[:50]) if damage == "cut" else file.unlink()
-    with pytest.raises(InputError, match=f"data.source {source}: cannot be read"):
+    with pytest.raises(InputError, match=f"data.source {source}: a file is damaged or missing"):
         opened(source)
 
 
@@ -306,7 +306,7 @@ def test_a_hub_id_without_a_network_says_so(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(
         InputError,
-        match="data.source 'owner/name' is neither a folder here nor a data set that the Hub let us reach .*download it first",
+        match="data.source 'owner/name' is not a folder, and the Hub could not be reached .*or download the data set",
     ):
         opened("owner/name")
 

@@ -74,7 +74,7 @@ def test_what_does_not_compare_is_not_compared(stage2, classifier, tmp_path, cap
     metrics = ["--metrics", "fd_classifier", "--classifier", classifier, "--num-images", 4]
     for arguments, message in (
         (["--region", "-1,-1,0,0"], "a part of an image cannot be compared with whole ones"),
-        (["--size", "16"], "its image_size is 8×8, the samples have 16×16"),
+        (["--size", "16"], "its image_size is 8×8, but the samples have 16×16"),
     ):
         run("sample/evaluate.py", stage2, *metrics, *arguments, expect=2)
         assert message in capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_the_floor_is_of_as_many_images_as_were_generated(stage2, classifier, tm
     for count in (100, 400):  # of 359 held-out digits
         with pytest.warns(UserWarning) as warnings:
             run("sample/evaluate.py", *arguments, "--num-images", count)
-        few = "the floor is of the 359 images of digits (held_out), fewer than the 400 generated"
+        few = "the floor uses only the 359 images of digits (held_out), fewer than the 400 generated"
         assert any(few in str(warning.message) for warning in warnings) == (count == 400)
         report = json.loads((tmp_path / "e.json").read_text())
         assert report["floor"]["num_images"] == min(count, 359) and report["num_images"] == count

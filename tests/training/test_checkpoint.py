@@ -244,7 +244,7 @@ def test_another_config_is_refused_by_key(config):
     head, *lines = str(error.value).splitlines()
     assert head == (
         f"{run.folder} holds a run with another config. "
-        "Give its config to resume it, another run.folder to keep both, or --restart to start over."
+        "Give that config to resume it, another run.folder to keep both, or --restart to start over."
     )
     assert [line.strip() for line in lines] == [
         "optimizer.betas: was [0.9, 0.999], is now [0.8, 0.9]",
