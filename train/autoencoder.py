@@ -2,7 +2,7 @@
 
     python train/autoencoder.py configs/digits/anr.yaml
     python train/autoencoder.py configs/digits/anr.yaml --optimizer.lr 1e-3 --run.folder runs/digits/anr_fast
-    python train/autoencoder.py configs/digits/anr.yaml --data.source FOLDER --autoencoder.image_size 64 --dry-run
+    python train/autoencoder.py configs/celeba/anr.yaml --data.source FOLDER --dry-run
 
 The run folder receives config.yaml, metrics.jsonl (loss, held-out PSNR), samples/*.png (originals, reconstructions, larger
 renders, bicubic enlargements), checkpoints/ and, at the end, model/, for INRAutoencoder.from_pretrained and for stage 2.

@@ -234,7 +234,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="check config and data, print model sizes and memory, and exit without training",
+        help="check config and data, print model sizes, and exit without training",
     )
     parser.add_argument(
         "--restart", action="store_true", help="delete what an earlier run left in run.folder, and start over"

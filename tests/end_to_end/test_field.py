@@ -84,7 +84,7 @@ def test_a_field_renders_at_any_size_and_region(fitted, tmp_path, capsys):
         assert whole.size == (64, 64) and part.size == (16, 32)
     for option, value, message in (
         ("--size", "0", "--size '0': give one positive number, or HEIGHTxWIDTH, as in 64 or 48x64"),
-        ("--size", "4x4x4", "give 2 positive numbers"),
+        ("--size", "4x4x4", "--size must be 2 positive integers"),
         ("--region", "0,0,1", "--region '0,0,1': give 4 numbers"),
         ("--region", "1,1,0,0", "is empty"),
     ):

@@ -75,9 +75,9 @@ def test_locality_pictures(locality, stage1, tmp_path, capsys):
     run("sample/locality.py", locality, "--tokens", "8", expect=2)
     assert "token 8 is not there: the latents have tokens 0 to 7" in capsys.readouterr().err
     run("sample/locality.py", locality, "--tokens", "one", expect=2)
-    assert "--tokens 'one': give whole numbers" in capsys.readouterr().err
+    assert "--tokens must be integers, as in 0,3,7; got 'one'" in capsys.readouterr().err
     run("sample/locality.py", locality, "--num-tokens", 9, expect=2)
-    assert "--num-tokens must be at most 8, the tokens of .*; got 9" in capsys.readouterr().err
+    assert "--num-tokens must be at most 8, the tokens of " in capsys.readouterr().err
 
 
 def test_random_crops_train(tmp_path):

@@ -73,7 +73,7 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
 def test_what_does_not_compare_is_not_compared(stage2, classifier, tmp_path, capsys):
     metrics = ["--metrics", "fd_classifier", "--classifier", classifier, "--num-images", 4]
     for arguments, message in (
-        (["--region", "-1,-1,0,0"], "a part of an image cannot be compared with whole ones"),
+        (["--region", "-1,-1,0,0"], "a part of an image cannot be compared with whole images"),
         (["--size", "16"], "its image_size is 8×8, but the samples have 16×16"),
     ):
         run("sample/evaluate.py", stage2, *metrics, *arguments, expect=2)

@@ -193,7 +193,7 @@ def test_generators_are_measured_by_a_classifier(runs, stage, tmp_path):
 
 def test_inception_is_refused_for_arrays(runs, capsys):
     run("sample/evaluate.py", runs.folder / "diffusion", "--metrics", "fid", "--num-images", 4, expect=2)
-    assert "Inception's features are of images: measure other signals with fd_classifier" in capsys.readouterr().err
+    assert "Inception's features are for images: measure other signals with fd_classifier" in capsys.readouterr().err
 
 
 def test_reconstructions_are_measured_in_the_arrays_unit(runs, tmp_path):
