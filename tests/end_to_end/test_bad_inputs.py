@@ -1,4 +1,4 @@
-"""Every bad input of the table is one message and status 2; and what a full disk or a file-size limit leaves behind."""
+"""Every bad input of the table gives one message and exit status 2; what a full disk or file-size limit leaves behind."""
 
 import contextlib
 import itertools
@@ -13,13 +13,13 @@ from genrep.training.checkpoint import list_checkpoints, load_checkpoint
 from tests.bad_inputs import GROUPS, PROJECT, Call, Script, message_of_call, message_of_script, objects
 from tests.scripts import AUTOENCODER, diffusion, run
 
-resource = pytest.importorskip("resource")  # of POSIX, as the alarm that ends a case which hangs
+resource = pytest.importorskip("resource")  # POSIX only, like the alarm that ends a hanging case
 CASES = list(itertools.chain(*GROUPS.values()))
 
 
 @pytest.fixture(scope="module")
 def runs(stage1, stage2, classifier, locality, tmp_path_factory):
-    """A folder with a tiny run of every kind."""
+    """A folder with a tiny run of each kind."""
     folder = tmp_path_factory.mktemp("bad_inputs")
     small = ["--run.steps", 1, "--run.report_every", 1]
     gan = ["--generator.widths", "[16, 16, 16, 16]", "--discriminator.width", 8, "--run.batch", 16]
@@ -36,7 +36,7 @@ def runs(stage1, stage2, classifier, locality, tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory):
-    """What `datasets` writes goes to a folder of the test run."""
+    """Keep the caches of `datasets` in a folder of the test run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
         yield
@@ -64,7 +64,7 @@ def test_input_error(case, names, record_property):
     record_property("message", message_of_call(case, names))
 
 
-def test_every_case_has_a_name_of_its_own_and_is_on_the_page():
+def test_case_names_are_unique_and_on_the_page():
     page = (PROJECT / "docs" / "bad_inputs.md").read_text(encoding="utf-8")
     on_page = re.findall(r"^\| (.+?) \| `", page, re.MULTILINE)
     assert on_page == [case.wrong for case in CASES], (

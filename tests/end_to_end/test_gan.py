@@ -1,4 +1,4 @@
-"""train/gan.py with both targets: steps, resume, many processes, sampling, evaluation, mistakes."""
+"""train/gan.py with both targets: training, resuming, several processes, sampling, evaluation, mistakes."""
 
 import functools
 import json
@@ -28,7 +28,7 @@ def latents(stage1, folder) -> list:
 
 @pytest.fixture(scope="module")
 def trained(stage1, tmp_path_factory):
-    """A GAN of images and one of latents, of three steps."""
+    """A GAN of images and one of latents, trained for three steps."""
     folder = tmp_path_factory.mktemp("gan")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(PROJECT)
@@ -59,8 +59,8 @@ def test_a_gan_is_sampled_and_evaluated_like_a_diffusion_model(trained, classifi
     assert {"loss", "discriminator_loss", "real_above_0", "fake_above_0", "lr"} <= last.keys()
 
 
-def test_of_latents_leaves_the_autoencoder_as_it_was(stage1, trained, tmp_path, monkeypatch):
-    """Its weights stay, and no gradient is kept for them although gradients pass through it."""
+def test_a_gan_of_latents_leaves_the_autoencoder_unchanged(stage1, trained, tmp_path, monkeypatch):
+    """Gradients pass through it, but its weights do not change and get no gradient."""
     seen, load = [], genrep.training.targets.load_autoencoder
 
     def remember(*arguments):
@@ -124,7 +124,7 @@ def test_two_processes_train_like_one(tmp_path):
     ],
     ids=lambda change: change[0],
 )
-def test_every_key_of_the_recipe_changes_the_run(trained, tmp_path, change):
+def test_every_key_of_the_objective_changes_the_run(trained, tmp_path, change):
     run("train/gan.py", *IMAGES, *change, "--run.steps", 3, "--run.folder", tmp_path)
     one, two = (
         load_file(folder / "pipeline" / "generator_model" / "diffusion_pytorch_model.safetensors")
@@ -160,8 +160,8 @@ def test_two_processes_train_a_gan_of_latents_like_one(stage1, tmp_path):
 
 
 @pytest.mark.slow
-def test_in_float64_two_processes_stay_with_one(stage1, tmp_path):
-    """In float32 they part after a few steps. That is rounding, which a GAN amplifies: here there is none to speak of."""
+def test_in_float64_two_processes_match_one(stage1, tmp_path):
+    """In float32 they diverge after a few steps: a GAN amplifies rounding. In float64 there is hardly any."""
     for count in (1, 2):
         own = [
             "--run.steps", 12, "--run.folder", tmp_path / str(count),
@@ -174,7 +174,7 @@ def test_in_float64_two_processes_stay_with_one(stage1, tmp_path):
     assert one["gradient_norm"] == pytest.approx(two["gradient_norm"], rel=1e-11)
 
 
-def test_real_images_may_be_those_themselves(stage1, tmp_path):
+def test_real_images_can_be_the_originals(stage1, tmp_path):
     rows = {}
     for real in ("images", "reconstructions"):
         options = [*latents(stage1, tmp_path), "--gan.real", real, "--run.folder", tmp_path / real]
@@ -213,7 +213,7 @@ def test_the_ce_baseline_trains(tmp_path):
     assert GANPipeline.from_pretrained(tmp_path / "pipeline").generator_model.embedding.grid.shape == (4, 8, 8)
 
 
-def test_mistakes_with_gans(trained, stage1, tmp_path, capsys):
+def test_mistakes_in_gan_configs_are_refused(trained, stage1, tmp_path, capsys):
     for options, message in (
         (["--image_size", "null"], "gan.target images needs image_size and channels, and takes no autoencoder"),
         (["--gan.target", "latents"], "gan.target latents needs autoencoder"),
@@ -244,7 +244,7 @@ def test_the_dry_run_prints_sizes(config, capsys, tmp_path):
     assert "generator: " in shown and "discriminators: " in shown and not (tmp_path / "none").exists()
 
 
-def test_a_walk_begins_and_ends_at_the_samples_of_its_seed(trained, stage2, tmp_path, capsys):
+def test_interpolation_starts_and_ends_at_the_seeds_samples(trained, stage2, tmp_path, capsys):
     shared = ["--seed", 3, "--sampling.truncation", 0.6]
     options = ["--rows", 2, "--steps", 3, "--classes", "1,4", "--size", 8, "--out", tmp_path / "walk.png"]
     run("sample/interpolate.py", trained / "images", *options, *shared)
@@ -260,7 +260,7 @@ def test_a_walk_begins_and_ends_at_the_samples_of_its_seed(trained, stage2, tmp_
     assert "holds a LatentDiffusionPipeline; this script takes a GANPipeline" in capsys.readouterr().err
 
 
-def test_the_pattern_of_all_samples(trained, stage2, tmp_path, capsys):
+def test_the_pattern_report(trained, stage2, tmp_path, capsys):
     for number, folder in enumerate((trained / "images", stage2)):
         out = tmp_path / f"{number}.png"
         run("sample/pattern.py", folder, "--num-images", 20, "--out", out)

@@ -1,4 +1,4 @@
-"""Locality-aware latents through the scripts: the whole road, refinement, locality pictures, random crops."""
+"""Locality-aware latents through all scripts: both stages, refinement, locality pictures, random crops."""
 
 import json
 
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.scripts import LOCALITY, SMALL_DENOISER, launch, lines, run
 
 
-def test_the_whole_road_with_locality_aware_latents(locality, tmp_path):
+def test_both_stages_with_locality_aware_latents(locality, tmp_path):
     stage2 = ["configs/digits/diffusion_locality.yaml", *SMALL_DENOISER, "--autoencoder", locality]
     stage2 += ["--latents.folder", tmp_path / "latents", "--run.folder", tmp_path / "diffusion", "--run.batch", 16]
     run("train/latents.py", *stage2)
@@ -29,7 +29,7 @@ def test_the_whole_road_with_locality_aware_latents(locality, tmp_path):
     assert (tmp_path / "grid.png").exists()
 
 
-def test_a_run_with_dropout_resumed_equals_straight(tmp_path):
+def test_a_resumed_run_with_dropout_equals_a_straight_one(tmp_path):
     arguments = ["configs/digits/locality.yaml", *LOCALITY, "--autoencoder.encoder.dropout", 0.3]
     arguments += ["--optimizer.schedule", "constant"]
     for name, steps in (("straight", 4), ("resumed", 2), ("resumed", 4)):
@@ -80,7 +80,7 @@ def test_locality_pictures(locality, stage1, tmp_path, capsys):
     assert "--num-tokens must be at most 8, the tokens of " in capsys.readouterr().err
 
 
-def test_random_crops_train(tmp_path):
+def test_training_on_random_crops(tmp_path):
     arguments = ["configs/photographs/locality.yaml", "--autoencoder.image_size", 32, "--run.batch", 2]
     arguments += ["--autoencoder.encoder.dim", 16, "--reconstruction.num_coords", 64, "--run.steps", 2]
     arguments += ["--run.report_every", 1]

@@ -1,4 +1,4 @@
-"""Mistakes around a run that is worth something: nothing of it is lost. All kinds of them are in test_bad_inputs.py."""
+"""Mistakes must not cost a valuable run. All kinds of bad input are in test_bad_inputs.py."""
 
 import shutil
 
@@ -17,7 +17,7 @@ def test_a_failed_start_deletes_nothing(stage1, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-def test_stage_2_does_not_go_on_on_another_autoencoder(stage1, tmp_path, capsys):
+def test_stage_2_does_not_resume_on_another_autoencoder(stage1, tmp_path, capsys):
     place = tmp_path / "anr"
     shutil.copytree(stage1, place)
     arguments = [*diffusion(place, tmp_path), "--latents.folder", "null"]
