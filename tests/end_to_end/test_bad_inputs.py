@@ -68,7 +68,7 @@ def test_case_names_are_unique_and_on_the_page():
     page = (PROJECT / "docs" / "bad_inputs.md").read_text(encoding="utf-8")
     on_page = re.findall(r"^\| (.+?) \| `", page, re.MULTILINE)
     assert on_page == [case.wrong for case in CASES], (
-        "write it anew: python tests/bad_inputs.py --out docs/bad_inputs.md"
+        "write it again: python tests/bad_inputs.py --out docs/bad_inputs.md"
     )
     assert len(set(on_page)) == len(on_page) and max(map(len, on_page)) < 70
 
