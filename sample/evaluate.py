@@ -75,6 +75,7 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
     check_metrics(metrics, pipeline)
     if classifier is not None:
         check_classifier(classifier, options.classifier, shape, pipeline)
+    # the reference: the same pixels that the encoder was trained on, at the size of the samples
     data = config.data.without_source()
     sampling.refuse_resizing(pipeline, data)
     other_split = "train" if options.reference == "held_out" else "held_out"
@@ -86,7 +87,7 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
     for model in (pipeline, *([classifier] if classifier is not None else [])):
         check_signal(model, reference)
     reference_indices = evenly(len(reference), options.reference_images)
-    if set(metrics) != {"agreement"}:
+    if set(metrics) != {"agreement"}:  # a covariance needs at least two images; a share of right classes does not
         check_enough(options.num_images, len(reference_indices))
     if accelerator.is_main_process and set(metrics) & set(INCEPTION_METRICS):
         prepare_inception(options.inception_weights)
@@ -102,6 +103,7 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
     }
     images_folder = options.images_folder or (out.parent / "evaluation" if options.out else out.parent)
     generated = GeneratedImages(Path(images_folder), settings, options.num_images, pipeline.num_classes)
+    # in the stored form, uint8 for images: metrics see what a saved picture would hold
     generated.make(
         lambda indices, labels: sampling.images(pipeline, indices, labels, "kept"),
         (accelerator.process_index, accelerator.num_processes),
@@ -153,6 +155,7 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
         if with_floors
         else None,
         "reconstructions": {"num_images": len(decoded)} if decoded is not None else None,
+        # distances compare only between equal features, reference and numbers of images, so the report names them all
         "features": {
             "inception_weights": file_hash(options.inception_weights)[:16]
             if options.inception_weights

@@ -58,7 +58,8 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     # data
     settings, sampling = config.run, config.sampling
     autoencoder = load_autoencoder(config.autoencoder, config_path)
-    two_terms = config.diffusion.loss == "two_term"  # it compares decoded values with the signals: a cache is not enough
+    # the two-term loss compares decoded values with the signals, for which a cache of latents is not enough
+    two_terms = config.diffusion.loss == "two_term"
     check_decoded_points(config.diffusion, autoencoder)
     data, held_out = (
         open_split(config.data, config.latents, autoencoder, split, signals=two_terms)

@@ -47,7 +47,7 @@ class ArrayData(SignalData):
         self._arrays, labels, self.class_names = open_arrays(spec)
         train, held_out = self._split_rows(len(self._arrays))
         self.rows = train if split == "train" else held_out
-        self._check_shape()
+        self._check_shape()  # of the first array, for advice at once; every other one is checked when it is read
         self.labels = None if labels is None else torch.from_numpy(labels[self.rows])
         self._kept: Tensor | None = None
         if spec.in_memory:
@@ -109,6 +109,7 @@ class ArrayData(SignalData):
 
     def _range_of(self, rows: np.ndarray) -> tuple[float, float]:
         lows, highs = [], []
+        # in blocks: a memory-mapped file may be larger than the memory
         for at in range(0, len(rows), ROWS):
             values = self._read(rows[at : at + ROWS])
             finite = values[values.isfinite()]
@@ -117,7 +118,9 @@ class ArrayData(SignalData):
                 highs.append(float(finite.max()))
         if not lows or min(lows) == max(highs):  # no range to scale to [-1, 1]
             content = f"only the value {lows[0]:g}" if lows else "no finite values"
-            raise InputError(f"{self.spec.source}: the arrays hold {content}, which gives no range: set data.value_range")
+            raise InputError(
+                f"{self.spec.source}: the arrays hold {content}, which gives no range: set data.value_range"
+            )
         return min(lows), max(highs)
 
     def _read(self, rows: np.ndarray) -> Float[Tensor, "batch channels *shape"]:
@@ -170,7 +173,7 @@ class Files(Sequence):
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Any:
-        return np.load(self.paths[index], allow_pickle=False)
+        return np.load(self.paths[index], allow_pickle=False)  # a pickle could run code
 
 
 def open_arrays(spec: ArrayDataSpec) -> tuple[Any, np.ndarray | None, list[str]]:
@@ -200,12 +203,13 @@ def _open_folder(place: Path) -> tuple[Any, np.ndarray | None, list[str]]:
     in_classes = {path.parent for path in paths} != {place}
     if not in_classes:
         return Files(paths), None, []
+    # a file next to class folders, or below one, belongs to no class
     stray = next((path for path in paths if path.parent.parent != place), None)
     if stray is not None:
         raise InputError(
             f"{stray}: the arrays must be in {place} itself, or all in subfolders of it named after their classes"
         )
-    names = sorted({path.parent.name for path in paths})
+    names = sorted({path.parent.name for path in paths})  # as `datasets` numbers the class folders of images
     return Files(paths), np.array([names.index(path.parent.name) for path in paths], dtype=np.int64), names
 
 

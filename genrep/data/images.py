@@ -57,6 +57,7 @@ class ImageData(SignalData):
                 )
             scale = spec.source_size / max(image_shape)
             self.source_shape = (round(image_shape[0] * scale), round(image_shape[1] * scale))
+        # undecoded: labels and splits are read without decoding a single image
         tables = open_source(spec)
         rows, self.source_rows, self.source_split = split_rows(tables, spec, split)
         self.rows = undecoded(rows, spec)
@@ -92,6 +93,7 @@ class ImageData(SignalData):
         """Images by index, with `source` at `data.source_size`. InputError names an image that cannot be decoded."""
         if self._pixels is not None and not source:
             return self._pixels[torch.as_tensor(indices, dtype=torch.long)]
+        # one access for all rows, which costs `datasets` less than one for each
         rows = self.rows[[int(index) for index in indices]][self.spec.image_column]
         shape = self.source_shape if source and self.source_shape else self.shape
         return torch.stack([self._decode(row, index, shape) for row, index in zip(rows, indices, strict=True)])
@@ -106,6 +108,7 @@ class ImageData(SignalData):
         if self.source_shape is None:
             return [], None
         height, width = self.source_shape
+        # smaller originals would be enlarged, and an interpolation is no ground truth for super-resolution
         rows = [row for row, (h, w) in enumerate(self.original_sizes(indices)) if h >= height and w >= width]
         return rows, self.read([indices[row] for row in rows], source=True) if rows else None
 
@@ -257,6 +260,7 @@ def opaque(image: Any, background: int) -> Any:
     alpha = _alpha(image)
     if alpha is None:
         return image
+    # convert("RGB") alone would drop alpha and uncover whatever colour transparent pixels happen to store
     ground = Image.new("RGBA", image.size, (background, background, background, 255))
     return Image.alpha_composite(ground, alpha).convert("RGB")
 
@@ -314,10 +318,12 @@ def crop_at(image: Any, shape: tuple[int, int], place: Sequence[float]) -> UInt8
 
 def _tensor(image: Any) -> UInt8[Tensor, "channels height width"]:
     array = np.array(image)
+    # channels first, as encoders and torch-fidelity take images
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
 def _encoded(row: Any) -> bytes:
+    # `datasets` stores an image's bytes in the table (parquet), or only the path of its file (image folders)
     return row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
 
 

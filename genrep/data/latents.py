@@ -56,7 +56,7 @@ class LatentStatistics:
     def update(
         self, latents: Float[Tensor, "batch tokens latent"], mask: Bool[Tensor, "batch tokens"] | None = None
     ) -> None:
-        latents = latents.cpu().double()  # in this order: Apple's GPUs have no float64
+        latents = latents.cpu().double()  # first to the CPU: Apple's GPUs have no float64
         if not self.has_slots:
             latents = (latents.flatten(0, 1) if mask is None else latents[mask.cpu()])[:, None]
         if len(latents) == 0:
@@ -81,6 +81,7 @@ def autoencoder_hash(autoencoder: INRAutoencoder) -> str:
     for key, defaults in (("signal", (None, {"type": "image"})), ("missing", (False,))):
         if public.get(key) in defaults:  # models of earlier versions lack the key, and must keep their hash
             public.pop(key, None)
+    # the config counts as well, since two decoders can have the same weights and other bandwidths
     digest = hashlib.sha256(json.dumps(public, sort_keys=True, default=list).encode())
     for name, value in sorted(autoencoder.state_dict().items()):
         digest.update(name.encode())
@@ -125,6 +126,7 @@ def encode_views(
     autoencoder: INRAutoencoder, data: SignalData, kept: Tensor, flips: bool
 ) -> tuple[Float[Tensor, "batch views tokens latent"], Bool[Tensor, "batch views tokens"] | None]:
     """Stored signals => the latents of every signal and, with `flips`, of its mirror image; and their mask."""
+    # mirrored before encoding: mirroring the tokens of a set afterwards has no meaning
     kept = kept.to(autoencoder.device)
     views = [kept, data.mirrored(kept)] if flips else [kept]
     sets = [autoencoder.encode_set(data.signal.values(view)) for view in views]
@@ -156,6 +158,8 @@ def write_cache(
     rank, num_processes = process
     manifest = cache_manifest(autoencoder, data, spec)
 
+    # A manifest is the mark of a complete cache; it is written last. Shards are written under temporary names. So a folder
+    # without a manifest is work in progress, and every shard in it is complete.
     def is_done() -> bool:
         if not (folder / MANIFEST).exists():
             return False
@@ -172,6 +176,7 @@ def write_cache(
         described = _read_manifest(folder / MANIFEST) if adds_held_out else dict(manifest)
         if held_out is not None:
             described["held_out"] = _describe_held_out(held_out)
+        # an interrupted call of the same settings is continued, one of others is refused
         started = _read_json(unfinished) if unfinished.exists() else None
         if started is not None:
             _refuse_other(unfinished, manifest)
@@ -214,6 +219,7 @@ def write_cache(
                     _save_whole(tensors, folder / names[number])
             return names
 
+        # held-out signals are measured, never mirrored: one view is enough
         names = [] if adds_held_out else encode(data, "latents", spec.flips)
         held_out_names = [] if held_out is None else encode(held_out, "held_out", flips=False)
         barrier()
@@ -246,7 +252,7 @@ def delete_cache(folder: Path) -> None:
     if (folder / MANIFEST).exists() or (folder / UNFINISHED).exists():
         with FolderLock(folder, "a latent cache"):
             for path in folder.iterdir():
-                if path.name != LOCK:
+                if path.name != LOCK:  # the lock's own file stays until it is released
                     remove(path)
 
 
@@ -302,6 +308,7 @@ class LatentCache:
         self._shards = [self.folder / _shard_name(prefix, number, count) for number in range(count)]
         self._opened: dict[int, Tensor] = {}
         self._check_lengths()
+        # the statistics are small, and a bit flipped there would shift every latent: they are hashed in any case
         if verify:
             self.verify()
         else:
@@ -311,6 +318,7 @@ class LatentCache:
             torch.cat([_read_shard(shard, "labels") for shard in self._shards]) if self._of_split["labelled"] else None
         )
 
+        # labels and masks are small next to the latents, and read whole
         masks = [_read_mask(shard) for shard in self._shards]
         self._masks = None if any(mask is None for mask in masks) else torch.cat([m for m in masks if m is not None])
 
@@ -376,6 +384,7 @@ class LatentCache:
 
     def _open(self, number: int) -> Tensor:
         if number not in self._opened:
+            # flattened to [n · views, R, D], so that a row is one latent set whatever the view
             self._opened[number] = _read_shard(self._shards[number], "latents").flatten(0, 1)
         return self._opened[number]
 

@@ -110,6 +110,7 @@ class SignalData(Dataset):
         signals = self.signal.values(kept)
         if resized_to is not None:
             signals = self.signal.resize(signals, resized_to)
+        # a missing value is NaN, and interpolation would spread it to its neighbours: draw_targets works around it
         coords, values = draw_targets(signals, generator, missing=self.may_miss, **how)
         if not self.may_miss:
             return Points(coords, values)

@@ -39,6 +39,7 @@ def make_accelerator(
                 f"run.tracker {tracker!r} is not installed (installed: {', '.join(available) or 'none'}): run pip install "
                 f"{tracker}, or leave run.tracker out"
             )
+    # torch's rendezvous reads these from the environment
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing:
         raise InputError(
@@ -49,6 +50,7 @@ def make_accelerator(
     chosen = choose_device(device)
     if device is not None or chosen.type != "cuda":  # left to itself, accelerate gives each process its own GPU
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(chosen)
+    # a global setting, so it is set back for a run in fp32 that follows one in bf16 within the same process
     torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
     accelerator = Accelerator(
         cpu=chosen.type == "cpu",

@@ -46,6 +46,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     with replacing(target) as partial:
         partial.mkdir()
         for name, tensors in checkpoint.tensors.items():
+            # safetensors refuses tensors that are not contiguous, such as transposed weights
             contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
             save_file(contiguous, partial / f"{name}.safetensors")
         # an optimizer's state is nested (groups, step counts), which safetensors cannot hold
@@ -79,6 +80,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError("its hash does not match")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path / INDEX}: damaged or missing ({error}); {advice}") from None
+    # all files before any is loaded: a damaged checkpoint is refused as a whole
     for name, expected_hash in files.items():
         file = path / name
         if not file.is_file() or file_hash(file) != expected_hash:

@@ -274,8 +274,8 @@ def _default(info: FieldInfo) -> str:
     if info.is_required():
         return " (required)"
     default = info.default_factory() if info.default_factory else info.default  # type: ignore[call-arg]
-    shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
-    return f" = {shown}"
+    text = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
+    return f" = {text}"
 
 
 def _type_name(annotation: Any) -> str:

@@ -28,6 +28,7 @@ class WeightAverage:
         if self.average is None:
             yield
             return
+        # swapped into the model itself, not into a second one, which would take as much memory again
         self.average.store(self.model.parameters())
         self.average.copy_to(self.model.parameters())
         try:

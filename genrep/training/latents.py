@@ -99,6 +99,7 @@ def open_split(
     """
     if latents.folder is None or not has_cache(latents.folder):
         return open_for(autoencoder, data, split)
+    # the cache exists, but does not suffice
     if signals or not has_cache(latents.folder, split):
         try:
             return open_for(autoencoder, data, split)
@@ -109,6 +110,7 @@ def open_split(
                 else "it has no held-out latents, which train/latents.py adds"
             )
             raise MissingSource(f"{error}. The latent cache {latents.folder} is not enough: {why}") from error
+    # whatever the images are, the latents must be those of this autoencoder
     cache = LatentCache(latents.folder, cache_settings(autoencoder, latents), split=split)
     # A cache can be trained on by itself, so that latents can be shared without the images. Only the images can prove that
     # it is theirs, though: where they exist, their fingerprint decides.
@@ -154,6 +156,7 @@ def open_latents(
     elif spec.folder is None:
         return EncodedLatents(autoencoder, data, spec)
     else:
+        # every process sees the same folder, and write_cache shares the work among them
         if not has_cache(spec.folder):
             write_cache(autoencoder, data, spec, Path(spec.folder), process, barrier, held_out_signals(data, spec))
         cache = LatentCache(spec.folder, cache_manifest(autoencoder, data, spec))
@@ -168,6 +171,7 @@ def held_out_signals(data: SignalData, spec: LatentsSpec) -> SignalData | None:
     """The held-out split to cache along with a training split; None without one or with `latents.held_out: false`."""
     if not spec.held_out or not data.spec.holds_out:
         return None
+    # read once from start to end, so nothing is gained by holding it in memory
     return data.spec.light().open("held_out", data.shape, data.channels)
 
 
@@ -196,4 +200,5 @@ def decoded_points(
     # ANR compares whole images; a random subset estimates the same mean without bias, at a fraction of the decoder's cost
     if objective.image_coords is not None:
         coords = coords[random_subset(len(coords), objective.image_coords, generator).to(kept.device)]
+    # on the grid itself, where the nearest pixel is the exact value
     return Points(coords, values_at(autoencoder.signal.values(kept), coords, "nearest"))

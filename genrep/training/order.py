@@ -132,10 +132,12 @@ class SignalStream(Dataset):
         self.cache, self.noise = cache, dict(noise or {})
         self.order = DataOrder(len(data), seed)
 
+    # PyTorch's fetcher prefers __getitems__: a whole batch at once, so that noise and latents are drawn and read in blocks
     def __getitems__(self, positions: list[int]) -> TrainingBatch:
         indices = self.order.indices(positions)
         mirrored = torch.zeros(len(positions), dtype=torch.bool)
         if self.flips:
+            # keyed by the position, not the image, so that an image is mirrored in some epochs and not in others
             mirrored = uniform_at(positions, (), self.seed, "flip") < 0.5
         return TrainingBatch(
             positions=positions,
@@ -162,7 +164,7 @@ class SignalStream(Dataset):
 
     def _mirror(self, kept: Tensor, mirrored: Tensor) -> Tensor:
         """Signals, replaced by their mirror images where `mirrored` is true."""
-        if not mirrored.any():
+        if not mirrored.any():  # kinds without mirror images never get past here
             return kept
         return torch.where(mirrored.view(-1, *[1] * (kept.ndim - 1)), self._signals.mirrored(kept), kept)
 
@@ -189,4 +191,5 @@ def training_loader(stream: Any, batches: PositionBatches, num_workers: int, pin
 
 
 def _identity(batch: Any) -> Any:
+    """In place of the default collation, since a TrainingBatch is already a batch; at module level to be picklable."""
     return batch

@@ -27,6 +27,7 @@ def check_model(config: AutoencoderRun, data: SignalData) -> None:
         raise InputError(
             "data.missing: keep needs autoencoder.missing: true, so that the encoder sees which values are missing"
         )
+    # the data determine the kind and scale of signals; the key exists for models that are built without data
     signal = config.autoencoder.signal
     if signal is not None and signal != data.signal.spec:
         raise InputError(f"autoencoder.signal is {signal}, but the data are {data.signal.spec}: leave it out")
@@ -43,6 +44,7 @@ def training_points(
     between the target size and its own; the size is the same for the whole step.
     """
     assert batch.signals is not None
+    # keyed by the step alone: the same on every process, for every part, and after resuming
     generator = stream_generator(seed, "coords", step)
     shape = (
         tuple(batch.signals.shape[2:])
@@ -52,6 +54,7 @@ def training_points(
     kept, resized_to = batch.signals, None
     if batch.source_signals is not None:
         kept, largest = batch.source_signals, batch.source_signals.shape[2:]
+        # one size per step, because the values of a batch are one tensor
         share = torch.rand((), generator=generator).item()
         shape = tuple(round(low + share * (high - low)) for low, high in zip(shape, largest, strict=True))
         resized_to = shape

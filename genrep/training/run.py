@@ -83,14 +83,14 @@ class Run:
             raise
         if settings.tracker is not None:
             self.accelerator.init_trackers(self.folder.name, config=_flat(config.model_dump(mode="json")))
-        if self.device.type == "cuda":
+        if self.device.type == "cuda":  # the peak is reported for this run, not for one before it in the process
             torch.cuda.reset_peak_memory_stats(self.device)
         self._reported = (self.step, self.seconds)
         self._loss = torch.zeros((), device=self.device)
         self._threads = self._choose_threads(extra.get("threads"))
         self._interrupts = Interrupts()
         self._next_agreement, self._agreed_seconds = self.step, self.seconds
-        self._agree_to_stop()
+        self._agree_to_stop()  # a resumed run may have used up run.seconds already
 
     @property
     def is_main(self) -> bool:
@@ -124,6 +124,7 @@ class Run:
             dynamic_ncols=True,
         )
         with self._bar:
+            # from here on only: during set-up there is no state to save, and Ctrl-C should end the process
             self._interrupts.start()
             try:
                 while self.step < self.num_steps:
@@ -153,6 +154,7 @@ class Run:
             synchronize(self.device)
         step_seconds = time.perf_counter() - self._started
         self.seconds += step_seconds
+        # its first steps are also how the number of threads is found
         if self._threads is not None and self._threads.step_took(step_seconds):
             self._say_threads(self._threads)
         self._agree_to_stop()
@@ -217,6 +219,7 @@ class Run:
     def _save_and_say(self, state: TrainingState | AdversarialState) -> str:
         """Save the state of a run that a signal ends; returns the message for the user."""
         existing = list_checkpoints(self.folder / "checkpoints")
+        # the step may just have been saved as usual
         if not existing or existing[-1].name != f"step-{self.step:08d}":
             self.save(state)
         self.finish()
@@ -233,6 +236,8 @@ class Run:
         self.threads = torch.get_num_threads()
         if self.settings.threads is not None:
             self.threads = self.settings.threads
+        # Not worth a search: on a GPU the CPU's threads hardly matter, several processes would have to agree on a number,
+        # and with compile the first steps would time the compiler.
         elif threads.is_fixed() or self.device.type != "cpu" or self.process[1] > 1 or self.settings.compile:
             return None
         elif isinstance(before, int) and before <= (os.cpu_count() or 1):

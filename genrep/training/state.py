@@ -27,10 +27,10 @@ class TrainingState:
     def checkpoint(self, step: int) -> Checkpoint:
         """The state after `step` steps."""
         tensors = {"model": self.model.state_dict(), "average": self.average.state_dict()}
-        extra = {"average_updates": self.average.num_updates}
+        extra = {"average_updates": self.average.num_updates}  # the decay warms up with their number
         return Checkpoint(
             step,
-            {name: part for name, part in tensors.items() if part},
+            {name: part for name, part in tensors.items() if part},  # without an average there is no file for it
             {"optimizer": self.optimizer.state_dict()},
             extra,
         )

@@ -64,6 +64,7 @@ def target_sizes(config: GANRun, autoencoder: AutoencoderSpec | None) -> TargetS
             autoencoder.channels if sees_signals else None,
             (autoencoder.num_tokens, autoencoder.latent_dim) if sees_latents else None,
         )
+    # colour, translation and cutout are defined for pictures
     if config.gan.augment and len(sizes.signal_shape or ()) != 2:
         raise InputError(
             f"gan.augment applies to images, which have 2 axes; these signals have {len(sizes.signal_shape or ())}: leave it out"
@@ -144,8 +145,9 @@ class LatentTarget(Target):
         # A decoder's renders miss detail of the originals. Compared with those, a generator could be told from the data by
         # what no latents can render; compared with reconstructions, only by what it can improve.
         self.sees_reconstructions = self.sees_signals and objective.real == "reconstructions"
-        self.wants_signals = self.sees_signals and not self.sees_reconstructions
+        self.wants_signals = self.sees_signals and not self.sees_reconstructions  # then a cache alone is not enough
         self.data = open_split(config.data, config.latents, self.autoencoder, "train", signals=self.wants_signals)
+        # a discriminator would tell generated signals by their having no missing values
         if self.wants_signals and isinstance(self.data, SignalData):
             check_whole(self.data, "a discriminator that sees the signals themselves (gan.real images)")
         self.identity = {"data": self.data.fingerprint(), "autoencoder": autoencoder_hash(self.autoencoder)}
@@ -155,6 +157,7 @@ class LatentTarget(Target):
         self.autoencoder.to(run.device)
         barrier = run.accelerator.wait_for_everyone
         self.latents = open_latents(self.autoencoder, self.data, self.config.latents, run.process, barrier)
+        # the generator makes standardised latents: its outputs then start at about the right scale for any autoencoder
         self.normalizer = LatentNormalizer.from_statistics(self.latents.mean, self.latents.std).to(run.device)
         # only what the views below need is read: pixels, latents or both
         reads_latents = self.sees_latents or self.sees_reconstructions
@@ -173,6 +176,7 @@ class LatentTarget(Target):
             views.append(self.autoencoder.signal.values(batch.signals.to(self.device, non_blocking=True)))
         if self.sees_latents or self.sees_reconstructions:
             latents = self.latents.sets(batch)[0].to(self.device, non_blocking=True).float()
+            # the same decoder as for generated latents, so that both share its artefacts
             views += [self.autoencoder.render(latents)] if self.sees_reconstructions else []
             views += [self.normalizer.standardize(latents)] if self.sees_latents else []
         return views

@@ -59,8 +59,8 @@ def save_folder(folder, arrays, classes=None):
 def test_a_file_is_split_in_two_without_overlap(file):
     train, held_out = (everything(opened(file, split)) for split in ("train", "held_out"))
     assert train.shape == (8, 1, *SHAPE) and held_out.shape == (2, 1, *SHAPE) and train.dtype == torch.float32
-    both = {array.numpy().tobytes() for array in torch.cat([train, held_out])}
-    assert both == {array.tobytes() for array in numbers()}
+    array_bytes = {array.numpy().tobytes() for array in torch.cat([train, held_out])}
+    assert array_bytes == {array.tobytes() for array in numbers()}
     again = opened(file, split_seed=1)
     assert not torch.equal(everything(again), train)
     assert len(opened(file, held_out_fraction=0.5)) == 5 and len(opened(file, held_out_fraction=0.0)) == 10
@@ -124,12 +124,12 @@ def test_in_memory_reads_the_same_arrays(file):
     assert len(everything(kept)) == 2
 
 
-@pytest.mark.parametrize(("made", "shape", "classes"), [(sines, (256,), 4), (blobs, (8, 16, 16), 4)])
-def test_synthetic_sets_have_the_documented_shapes_and_classes(made, shape, classes):
-    data = opened(made.__name__, shape=shape)
-    held_out = opened(made.__name__, "held_out", shape=shape)
+@pytest.mark.parametrize(("synthetic", "shape", "classes"), [(sines, (256,), 4), (blobs, (8, 16, 16), 4)])
+def test_synthetic_sets_have_the_documented_shapes_and_classes(synthetic, shape, classes):
+    data = opened(synthetic.__name__, shape=shape)
+    held_out = opened(synthetic.__name__, "held_out", shape=shape)
     assert (len(data), len(held_out)) == (1600, 400) and len(data.class_names) == classes
-    assert data.describe() == f"{made.__name__} (train): 1,600 of {' × '.join(map(str, (1, *shape)))}, 4 classes"
+    assert data.describe() == f"{synthetic.__name__} (train): 1,600 of {' × '.join(map(str, (1, *shape)))}, 4 classes"
     assert float(data.signal.values(everything(data)).abs().max()) == pytest.approx(1, abs=1e-6)
 
 

@@ -283,10 +283,10 @@ def test_floats_in_0_to_1_are_scaled_and_others_refused(tmp_path):
     path = tmp_path / "a.tif"
     Image.fromarray(np.array([[0, 0.5], [0.25, 1]], dtype=np.float32)).save(path)
     assert opened(tmp_path, shape=(2, 2))[0].tolist() == [[[0, 128], [64, 255]]]
-    for values, shown in (([[0, 37.5]], "0 to 37.5"), ([[-0.5, 1]], "-0.5 to 1"), ([[np.nan, 1]], "nan to nan")):
+    for values, span in (([[0, 37.5]], "0 to 37.5"), ([[-0.5, 1]], "-0.5 to 1"), ([[np.nan, 1]], "nan to nan")):
         Image.fromarray(np.array(values, dtype=np.float32)).save(path)
         with pytest.raises(
-            InputError, match=rf"a.tif \(row 0 .*float pixels must lie in \[0, 1\]; they range from {shown}: rescale"
+            InputError, match=rf"a.tif \(row 0 .*float pixels must lie in \[0, 1\]; they range from {span}: rescale"
         ):
             opened(tmp_path, shape=(1, 2))[0]
 
@@ -295,9 +295,9 @@ def test_32_bit_integers_are_read_as_16_bits_or_refused(tmp_path):
     path = tmp_path / "a.tif"
     Image.fromarray(np.array([[0, 256], [25600, 65535]], dtype=np.int32)).save(path)
     assert opened(tmp_path, shape=(2, 2))[0].tolist() == [[[0, 1], [100, 255]]]
-    for values, shown in (([[0, 70000]], "0 to 70000"), ([[-3, 5]], "-3 to 5")):
+    for values, span in (([[0, 70000]], "0 to 70000"), ([[-3, 5]], "-3 to 5")):
         Image.fromarray(np.array(values, dtype=np.int32)).save(path)
-        with pytest.raises(InputError, match=rf"integer pixels must lie in 0 to 65535; they range from {shown}"):
+        with pytest.raises(InputError, match=rf"integer pixels must lie in 0 to 65535; they range from {span}"):
             opened(tmp_path, shape=(1, 2))[0]
 
 

@@ -531,14 +531,14 @@ def test_no_held_out_split_is_encoded_if_disabled(autoencoder, table, tmp_path, 
 
 def test_without_the_images_the_cache_is_enough(autoencoder, alone, capsys):
     spec, latents = alone
-    there = [open_split(spec, latents, autoencoder, split) for split in ("train", "held_out")]
+    splits = [open_split(spec, latents, autoencoder, split) for split in ("train", "held_out")]
     assert capsys.readouterr().out == ""
     Path(spec.source).unlink()
     cache, held_out = (open_split(spec, latents, autoencoder, split) for split in ("train", "held_out"))
     assert f"data.source {spec.source!r} does not exist: training on the latent cache {latents.folder} alone" in (
         capsys.readouterr().out
     )
-    for one, two in zip(there, (cache, held_out), strict=True):
+    for one, two in zip(splits, (cache, held_out), strict=True):
         assert torch.equal(every(one), every(two)) and torch.equal(one.labels, two.labels)
         assert one.fingerprint() == two.fingerprint()
     moved = spec.model_copy(update={"source": "/nowhere/else.parquet"})
@@ -634,9 +634,9 @@ def test_a_cache_is_pickled_as_its_folder_name(written):
     here = stream.__getitems__(list(range(40)))
     sent = pickle.dumps(stream)
     assert len(sent) < 2000
-    there = pickle.loads(sent)
-    assert there.cache._opened == {}  # no shard is opened before it is read
-    batch = there.__getitems__(list(range(40)))
+    unpickled = pickle.loads(sent)
+    assert unpickled.cache._opened == {}  # no shard is opened before it is read
+    batch = unpickled.__getitems__(list(range(40)))
     for name in ("latents", "labels", "mirrored"):
         assert torch.equal(getattr(batch, name), getattr(here, name)), name
     assert torch.equal(batch.noise["noise"], here.noise["noise"])

@@ -32,9 +32,9 @@ def test_the_data_benchmark_agrees_with_its_plain_version(capsys, tokens):
         "--runs", 1,
     ]  # fmt: skip
     run("benchmarks/data.py", *small)
-    shown = capsys.readouterr().out
-    assert "numbers equal to the plain ones" in shown
-    assert len(re.findall(r"ours, [02] workers +[\d.]+ ms .* images/s +[\d.]+ × plain", shown)) == 2
+    output = capsys.readouterr().out
+    assert "numbers equal to the plain ones" in output
+    assert len(re.findall(r"ours, [02] workers +[\d.]+ ms .* images/s +[\d.]+ × plain", output)) == 2
 
 
 def test_the_refinement_benchmark(locality, tmp_path):

@@ -240,8 +240,8 @@ def test_mistakes_in_gan_configs_are_refused(trained, stage1, tmp_path, capsys):
 @pytest.mark.parametrize("config", ["gan", "gan_latents"])
 def test_the_dry_run_prints_sizes(config, capsys, tmp_path):
     run("train/gan.py", f"configs/digits/{config}.yaml", "--dry-run", "--run.folder", tmp_path / "none")
-    shown = capsys.readouterr().out
-    assert "generator: " in shown and "discriminators: " in shown and not (tmp_path / "none").exists()
+    output = capsys.readouterr().out
+    assert "generator: " in output and "discriminators: " in output and not (tmp_path / "none").exists()
 
 
 def test_interpolation_starts_and_ends_at_the_seeds_samples(trained, stage2, tmp_path, capsys):
@@ -254,8 +254,8 @@ def test_interpolation_starts_and_ends_at_the_seeds_samples(trained, stage2, tmp
         assert walk.size == (3 * 8 + 4 * 2, 2 * 8 + 3 * 2)
         for number, place in enumerate([(2, 2), (22, 2), (2, 12), (22, 12)]):
             (sample,) = (tmp_path / "all").glob(f"{number:06d}-*.png")
-            shown = np.asarray(walk.crop((*place, place[0] + 8, place[1] + 8)), dtype=int)
-            assert np.abs(shown - np.asarray(Image.open(sample), dtype=int)).max() <= 1
+            tile = np.asarray(walk.crop((*place, place[0] + 8, place[1] + 8)), dtype=int)
+            assert np.abs(tile - np.asarray(Image.open(sample), dtype=int)).max() <= 1
     run("sample/interpolate.py", stage2, expect=2)
     assert "holds a LatentDiffusionPipeline; this script takes a GANPipeline" in capsys.readouterr().err
 

@@ -57,9 +57,9 @@ def test_refined_reconstructions_are_better_and_reported(locality, tmp_path):
         assert refinement[f"raised{ending}"] == sum(one < other for one, other in zip(before, after, strict=True))
         assert report[f"psnr{ending}"] == pytest.approx(sum(after) / 6) and len(before) == 6
     run("sample/reconstruct.py", *arguments, "--refine-decoder")
-    both = json.loads((tmp_path / "refined.json").read_text())
-    assert both["psnr_before"] == pytest.approx(report["psnr_before"], abs=1e-3)
-    assert both["psnr"] > report["psnr"]
+    with_decoder = json.loads((tmp_path / "refined.json").read_text())
+    assert with_decoder["psnr_before"] == pytest.approx(report["psnr_before"], abs=1e-3)
+    assert with_decoder["psnr"] > report["psnr"]
 
 
 def test_locality_pictures(locality, stage1, tmp_path, capsys):

@@ -51,9 +51,9 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
     with pytest.warns(UserWarning, match="below 10,000 a Fréchet distance is biased"):
         run("sample/evaluate.py", stage2, *metrics)
     report = json.loads((tmp_path / "e.json").read_text())
-    found = report["metrics"]
-    assert found["fd_floor"] < found["fd_classifier"], "two steps of training are far from the data"
-    assert 0 <= found["class_agreement"] <= 1 and 0.1 < found["classifier_accuracy"] <= 1
+    measured = report["metrics"]
+    assert measured["fd_floor"] < measured["fd_classifier"], "two steps of training are far from the data"
+    assert 0 <= measured["class_agreement"] <= 1 and 0.1 < measured["classifier_accuracy"] <= 1
     assert report["sampling"] == {
         "scheduler": "dpm_solver", "num_inference_steps": 2, "guidance_scale": 1.5, "guidance_interval": [0.0, 1.0],
         "seed": 0, "size": None, "region": None,
@@ -67,7 +67,7 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
     with pytest.warns(UserWarning):
         run("sample/evaluate.py", stage2, *metrics, "--batch-size", 7)
     assert chunk.stat().st_mtime_ns == before, "images were made again"
-    assert json.loads((tmp_path / "e.json").read_text())["metrics"] == found
+    assert json.loads((tmp_path / "e.json").read_text())["metrics"] == measured
 
 
 def test_incomparable_evaluations_are_refused(stage2, classifier, tmp_path, capsys):

@@ -243,8 +243,8 @@ def test_stage_2_trains_on_the_cache_alone_bit_for_bit(stage1, movable, tmp_path
         ),
     ):
         run(script, *options, expect=2)
-        shown = capsys.readouterr().err
-        assert message in shown and f"data.source '{movable}' does not exist" in shown
+        output = capsys.readouterr().err
+        assert message in output and f"data.source '{movable}' does not exist" in output
 
 
 def test_settings_that_do_not_affect_learning_may_change(stage1, tmp_path):
@@ -271,10 +271,10 @@ def test_dry_run_prints_sizes_and_writes_nothing(script, tmp_path, monkeypatch, 
         script
     ]
     run(f"train/{script}.py", f"configs/digits/{config}.yaml", "--run.folder", tmp_path / "run", "--dry-run")
-    shown = capsys.readouterr().out
-    assert "data: digits (held_out): 359 of 1 × 8 × 8, 10 classes" in shown
-    assert script == "latents" or "parameters" in shown
-    assert script == "classifier" or "8 tokens of 16" in shown
+    output = capsys.readouterr().out
+    assert "data: digits (held_out): 359 of 1 × 8 × 8, 10 classes" in output
+    assert script == "latents" or "parameters" in output
+    assert script == "classifier" or "8 tokens of 16" in output
     assert not (tmp_path / "run").exists()
 
 

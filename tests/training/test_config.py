@@ -557,18 +557,18 @@ def specs_in(annotation) -> list[type[Spec]]:
 def test_help_mentions_every_key_and_imports_nothing_heavy(script, kind):
     done = subprocess.run([sys.executable, "-c", HELP, PROJECT / f"train/{script}.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    shown = done.stdout
-    assert shown.endswith("imported:\n"), shown[-200:]
+    help_text = done.stdout
+    assert help_text.endswith("imported:\n"), help_text[-200:]
     keys = dict(keys_of(kind))
     assert len(keys) > 40 and {"data.source", "optimizer.lr", "run.folder", "ema.decay"} < keys.keys()
-    assert [key for key in keys if not re.search(rf"^  --{re.escape(key)} ", shown, re.MULTILINE)] == []
-    assert [key for key, meaning in keys.items() if meaning and meaning not in shown] == []
+    assert [key for key in keys if not re.search(rf"^  --{re.escape(key)} ", help_text, re.MULTILINE)] == []
+    assert [key for key, meaning in keys.items() if meaning and meaning not in help_text] == []
     assert (
-        "--optimizer.lr float = 0.0001\n" in shown
-        and "--run.folder text (required)\n" in shown
-        and "--data.flip true|false = false\n" in shown
+        "--optimizer.lr float = 0.0001\n" in help_text
+        and "--run.folder text (required)\n" in help_text
+        and "--data.flip true|false = false\n" in help_text
     )
-    assert "--dry-run" in shown
+    assert "--dry-run" in help_text
 
 
 def test_a_key_in_yaml_or_as_an_override_gives_the_same_config(parse):

@@ -38,8 +38,8 @@ def test_steps_equal_torchs_up_to_rounding():
             ours[number].grad, theirs[number].grad = gradient.detach().clone(), gradient.detach().clone()
         for optimizer in optimizers:
             optimizer.step()
-    for begun, one, other in zip(start, ours, theirs, strict=True):
-        assert float((one - other).norm() / (one - begun).norm()) < 0.02  # bfloat16 has 8 bits
+    for initial, one, other in zip(start, ours, theirs, strict=True):
+        assert float((one - other).norm() / (one - initial).norm()) < 0.02  # bfloat16 has 8 bits
     for one, other in zip(ours, theirs, strict=True):
         buffers = [
             optimizer.state[weight]["momentum_buffer"]

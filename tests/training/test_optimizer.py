@@ -181,8 +181,8 @@ def copied(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def assert_weights(model: nn.Module, wanted) -> None:
-    torch.testing.assert_close(dict(model.named_parameters()), dict(wanted), atol=0, rtol=0)
+def assert_weights(model: nn.Module, expected) -> None:
+    torch.testing.assert_close(dict(model.named_parameters()), dict(expected), atol=0, rtol=0)
 
 
 def test_applied_swaps_the_average_in_and_out():

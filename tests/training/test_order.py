@@ -109,14 +109,14 @@ def test_two_processes_together_see_the_batch_of_one(data):
 
 def test_a_batch_mirrors_the_images_it_marks(data):
     for batch in seen(SignalStream(data, seed=0, flips=True, wants_source=True)):
-        for found, plain in (
+        for actual, plain in (
             (batch.signals, data.read(batch.indices)),
             (batch.source_signals, data.read(batch.indices, source=True)),
         ):
             expected = [
                 image.flip(-1) if mirrored else image for image, mirrored in zip(plain, batch.mirrored, strict=True)
             ]
-            assert torch.equal(found, torch.stack(expected))
+            assert torch.equal(actual, torch.stack(expected))
         assert torch.equal(batch.labels, data.labels[batch.indices])
 
 
