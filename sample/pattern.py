@@ -56,7 +56,7 @@ def show(sampling: Sampling, options: argparse.Namespace) -> None:
         "num_images": options.num_images,
         "run": str(options.run),
         "data": data.name,
-        # against the real mean, whose detail (of centred faces, say) is no pattern of the generator's
+        # relative to the real mean, whose own detail, such as that of centred faces, is not the generator's pattern
         "pattern": detail(sampled.mean - real.mean),
         "chance": math.hypot(sampled.chance, real.chance),
         "detail_of_samples": detail(sampled.mean),

@@ -457,7 +457,7 @@ def _read_shard(path: Path, name: str) -> Tensor:
 def _read_mask(path: Path) -> Tensor | None:
     """The mask of a shard; None if its sets all have the same size."""
     with _opened(path) as file:
-        return file.get_tensor("mask") if "mask" in file.keys() else None  # noqa: SIM118 safetensors' file is no mapping
+        return file.get_tensor("mask") if "mask" in file.keys() else None  # noqa: SIM118 a safetensors file is not a mapping
 
 
 def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The interface between kinds of signals and whatever trains on them, encodes or measures them: a split of a data set.
+"""A split of a data set: the interface between kinds of signals and the code that trains, encodes or measures.
 
 data.read(indices)                  what the loader's workers fetch: stored signals `[B, C, *shape]`, in the kind's own dtype
 data.signal.values(kept)            what `encode` takes: floats in about [-1, 1], NaN where a value is missing

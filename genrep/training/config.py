@@ -364,7 +364,7 @@ def _failure(message: str) -> SystemExit:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Python's MemoryError, torch's error for a GPU (a class of its own), or for the CPU (a plain RuntimeError)."""
+    """Python's MemoryError, torch's error for a GPU (OutOfMemoryError), or for the CPU (a plain RuntimeError)."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

@@ -33,7 +33,7 @@ LatentSets = tuple[Shaped[Tensor, "batch tokens latent"], Bool[Tensor, "batch to
 
 
 class CachedLatents:
-    """Latents from a cache, which the stream reads. A mirrored signal is a view of its own there, encoded mirrored."""
+    """Latents from a cache, which the stream reads. The latents of a mirrored signal are a second view there."""
 
     wants_signals = False
 

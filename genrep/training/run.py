@@ -124,7 +124,7 @@ class Run:
             dynamic_ncols=True,
         )
         with self._bar:
-            # from here on only: during set-up there is no state to save, and Ctrl-C should end the process
+            # not earlier: during set-up there is no state to save, and Ctrl-C should end the process
             self._interrupts.start()
             try:
                 while self.step < self.num_steps:

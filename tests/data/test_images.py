@@ -151,9 +151,9 @@ def test_a_bad_image_stops_decoding_into_memory(damaged):
 def test_bad_images_are_skipped_named_and_counted(damaged, pictures, capsys):
     whole, labels = [n for n in range(10) if n not in (3, 6)], [0] * 4 + [1] * 4
     data = opened(damaged, on_bad_image="skip")
-    said = capsys.readouterr().out
-    assert "2 of 10 images cannot be decoded and are left out" in said
-    assert f"{damaged}/cat/3.png" in said and f"{damaged}/dog/6.png" in said
+    output = capsys.readouterr().out
+    assert "2 of 10 images cannot be decoded and are left out" in output
+    assert f"{damaged}/cat/3.png" in output and f"{damaged}/dog/6.png" in output
     assert len(data) == 8 and data.labels.tolist() == labels
     assert [name.split(" ")[0] for name in data.skipped] == [f"{damaged}/cat/3.png", f"{damaged}/dog/6.png"]
     reference = [resize_and_crop(pictures[0][n].convert("L"), (8, 8)) for n in whole]

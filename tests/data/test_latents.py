@@ -631,15 +631,15 @@ def test_a_cache_is_pickled_as_its_folder_name(written):
     """Spawned workers receive the stream pickled: latents and labels must not be part of it."""
     cache = LatentCache(written)
     stream = SignalStream(cache, seed=0, flips=True, wants_signals=False, cache=cache, noise={"noise": (4, 8)})
-    here = stream.__getitems__(list(range(40)))
+    unsent = stream.__getitems__(list(range(40)))
     sent = pickle.dumps(stream)
     assert len(sent) < 2000
     unpickled = pickle.loads(sent)
     assert unpickled.cache._opened == {}  # no shard is opened before it is read
     batch = unpickled.__getitems__(list(range(40)))
     for name in ("latents", "labels", "mirrored"):
-        assert torch.equal(getattr(batch, name), getattr(here, name)), name
-    assert torch.equal(batch.noise["noise"], here.noise["noise"])
+        assert torch.equal(getattr(batch, name), getattr(unsent, name)), name
+    assert torch.equal(batch.noise["noise"], unsent.noise["noise"])
 
 
 def test_workers_read_the_same_latents(written):

@@ -90,11 +90,11 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_last_one(stage1, tmp_path
     resume = ["train/autoencoder.py", *AUTOENCODER, "--run.steps", 3, "--run.folder", folder]
     with no_file_larger_than(60_000):
         run(*resume, expect=2)
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert re.search(
-        r"^error: \S+step-00000003 cannot be written: .*file too large", said, re.MULTILINE | re.IGNORECASE
-    ), said
-    assert "Traceback" not in said and not list(folder.rglob("*.partial"))
+        r"^error: \S+step-00000003 cannot be written: .*file too large", output, re.MULTILINE | re.IGNORECASE
+    ), output
+    assert "Traceback" not in output and not list(folder.rglob("*.partial"))
     (last,) = list_checkpoints(folder / "checkpoints")
     assert load_checkpoint(last).step == 2
     assert (folder / "model" / "diffusion_pytorch_model.safetensors").read_bytes() == model
@@ -106,11 +106,11 @@ def test_latents_that_cannot_be_written_leave_no_shard(stage1, tmp_path, capsys)
     encode = ["train/latents.py", *diffusion(stage1, tmp_path)]
     with no_file_larger_than(60_000):
         run(*encode, expect=2)
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert re.search(
-        r"^error: \S+latents-\S+ cannot be written: .*file too large", said, re.MULTILINE | re.IGNORECASE
-    ), said
-    assert "Traceback" not in said
+        r"^error: \S+latents-\S+ cannot be written: .*file too large", output, re.MULTILINE | re.IGNORECASE
+    ), output
+    assert "Traceback" not in output
     assert [path.name for path in (tmp_path / "latents").iterdir()] == ["unfinished.json"]
     run(*encode)
     assert len(LatentCache(tmp_path / "latents", verify=True)) == 1438

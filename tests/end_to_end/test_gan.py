@@ -167,8 +167,8 @@ def test_in_float64_two_processes_match_one(stage1, tmp_path):
             "--run.steps", 12, "--run.folder", tmp_path / str(count),
             "--latents.folder", tmp_path / f"latents{count}",
         ]  # fmt: skip
-        said = launch(count, "tests/double.py", "train/gan.py", *latents(stage1, tmp_path), *own)
-        assert "Grad strides" not in said
+        output = launch(count, "tests/double.py", "train/gan.py", *latents(stage1, tmp_path), *own)
+        assert "Grad strides" not in output
     for one, two in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
         assert one == pytest.approx(two, rel=1e-7, abs=1e-7)
     assert one["gradient_norm"] == pytest.approx(two["gradient_norm"], rel=1e-11)

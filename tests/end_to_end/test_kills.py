@@ -36,8 +36,8 @@ def start(*command: object) -> subprocess.Popen:
 
 def killed(count: int, function: str, *command: object) -> None:
     process = start("-c", KILLER, count, function, *command)
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == -signal.SIGKILL, said
+    output = process.communicate(timeout=120)[1]
+    assert process.returncode == -signal.SIGKILL, output
 
 
 def weights(folder):
@@ -98,12 +98,12 @@ def test_a_signal_saves_and_rerunning_resumes(straight, tmp_path, number):
         assert process.poll() is None, process.stderr.read()
     started = time.monotonic()
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == STOPPED and "Re-running the command resumes from it" in said, said
+    output = process.communicate(timeout=60)[1]
+    assert process.returncode == STOPPED and "Re-running the command resumes from it" in output, output
     assert time.monotonic() - started < 20
-    done = list_checkpoints(folder / "checkpoints")
-    assert len(done) == 1
-    step = int(done[0].name.removeprefix("step-"))
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    assert len(checkpoints) == 1
+    step = int(checkpoints[0].name.removeprefix("step-"))
     more = [*EVERY_STEP, "--run.steps", step + 2]
     run("train/autoencoder.py", *more, "--run.folder", folder)
     run("train/autoencoder.py", *more, "--run.folder", tmp_path / "straight")

@@ -23,7 +23,7 @@ def execute(code: str, stage1: Path, stage2: Path) -> dict:
     """Run a block with the tiny runs in place of those it names; returns its variables."""
     code = re.sub(r'"runs/[^"]*/model"', repr(str(stage1 / "model")), code)
     code = re.sub(r'"runs/[^"]*/pipeline"', repr(str(stage2 / "pipeline")), code)
-    assert "runs/" not in code, "a path that no tiny run stands for"
+    assert "runs/" not in code, "a path without a tiny run"
     names: dict = {}
     exec(compile(code, "block", "exec"), names)
     return names

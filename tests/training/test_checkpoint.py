@@ -491,8 +491,8 @@ def test_extending_a_cosine_prints_the_change_of_the_rate(config, capsys):
     capsys.readouterr()
     start(config(optimizer=cosine, steps=100))
     # 4e-3 · (1 + cos(π 49/50)) / 2 = 3.95e-6, and half way through 100 steps half of 4e-3
-    assert "run.steps was 50 and is now 100" in (said := capsys.readouterr().out)
-    assert "the learning rate changes from 3.95e-06 to 0.002 at step 50" in said
+    assert "run.steps was 50 and is now 100" in (output := capsys.readouterr().out)
+    assert "the learning rate changes from 3.95e-06 to 0.002 at step 50" in output
     start(config(optimizer=cosine, steps=100))
     save_at(start(config(optimizer={"lr": 4e-3}, folder=str(RUNS[-1].folder) + "_constant")), 50)
     start(config(optimizer={"lr": 4e-3}, steps=100, folder=str(RUNS[-1].folder)))
@@ -526,7 +526,7 @@ def test_a_signal_between_steps_ends_the_run_there(config, stream):
             if run.step == 2:
                 with state.average.applied():
                     signal.raise_signal(signal.SIGTERM)
-                    raise AssertionError("an evaluation goes on after a signal")
+                    raise AssertionError("an evaluation continues after a signal")
     stopped.value.save()
     saved = load_checkpoint(list_checkpoints(run.folder / "checkpoints")[-1])
     assert saved.step == 2  # the weights themselves, not their average, which was swapped in

@@ -440,7 +440,7 @@ def test_a_dumped_config_reads_back_equal(parse, tmp_path):
 def test_shipped_configs_are_valid(path):
     content = read_config(path)
     if "run" not in content:
-        assert content.keys() == {"data"}, "what is no run is an include of the data"
+        assert content.keys() == {"data"}, "a config without a run is an include with the data"
         return
     kinds = {"field": FieldRun, "gan": GANRun, "classifier": ClassifierRun, "diffusion": DiffusionRun}
     kind = next((kind for key, kind in kinds.items() if key in content), AutoencoderRun)
@@ -500,19 +500,19 @@ def test_an_interrupt_prints_no_traceback(capsys):
 
 def test_a_script_with_a_bad_config_prints_no_traceback(write):
     path = write("run.yaml", STAGE1 + "optimiser: {}\n")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, PROJECT / "train/autoencoder.py", path, "--run.batch=0"], capture_output=True, text=True
     )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) == 2
-    assert "optimiser: unknown key" in done.stderr and "command line: run.batch: got 0" in done.stderr
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith("error: ") and "Traceback" not in process.stderr
+    assert len(process.stderr.splitlines()) == 2
+    assert "optimiser: unknown key" in process.stderr and "command line: run.batch: got 0" in process.stderr
 
 
 def test_help_is_printed_in_encodings_without_mathematical_signs():
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}  # what a pipe has on Windows
-    done = subprocess.run([sys.executable, PROJECT / "train/gan.py", "--help"], capture_output=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, PROJECT / "train/gan.py", "--help"], capture_output=True, env=environment)
+    assert process.returncode == 0, process.stderr
 
 
 HELP = """
@@ -555,9 +555,11 @@ def specs_in(annotation) -> list[type[Spec]]:
     ],
 )
 def test_help_mentions_every_key_and_imports_nothing_heavy(script, kind):
-    done = subprocess.run([sys.executable, "-c", HELP, PROJECT / f"train/{script}.py"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    help_text = done.stdout
+    process = subprocess.run(
+        [sys.executable, "-c", HELP, PROJECT / f"train/{script}.py"], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    help_text = process.stdout
     assert help_text.endswith("imported:\n"), help_text[-200:]
     keys = dict(keys_of(kind))
     assert len(keys) > 40 and {"data.source", "optimizer.lr", "run.folder", "ema.decay"} < keys.keys()
@@ -589,8 +591,8 @@ def test_a_stopped_run_says_so_even_if_it_cannot_save(fails, capsys):
 
     with pytest.raises(SystemExit) as stop:
         run_script(main)
-    said = capsys.readouterr().err
-    assert (stop.value.code, said) == (
+    output = capsys.readouterr().err
+    assert (stop.value.code, output) == (
         (2, "error: checkpoints cannot be written: the disk is full\n")
         if fails
         else (STOPPED, "stopped after step 3\n")
