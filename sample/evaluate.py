@@ -108,7 +108,7 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
         lambda indices, labels: sampling.images(pipeline, indices, labels, "kept"),
         (accelerator.process_index, accelerator.num_processes),
     )
-    accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()  # for the chunks that the other processes generate
     if not accelerator.is_main_process:
         return
 
@@ -162,7 +162,7 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
             else INCEPTION_FILE,
             "classifier": folder_hash(model_folder(options.classifier)) if options.classifier else None,
         },
-        "feature_batch": options.feature_batch,
+        "feature_batch": options.feature_batch,  # results move with it in the last digits
         "kid_subset_size": min(1000, options.num_images, len(reference_indices)) if "kid" in metrics else None,
         "device": device,
         "biased": options.num_images < FEW_IMAGES,

@@ -103,6 +103,7 @@ def reconstruct(options: argparse.Namespace) -> None:
         references: dict[str, tuple] = {"": (own, slice(None), values)}
         if size != own:
             references[size_suffix(size)] = (size, slice(None), signal.resize(values, size))
+        # a bicubic enlargement of the input is no ground truth; the data set's own larger image is, if there is one
         rows, source = data.at_source_size(indices)
         if source is not None:
             larger = signal.values(source.to(values.device))
@@ -133,6 +134,7 @@ def reconstruct(options: argparse.Namespace) -> None:
             kept = data.read(indices)
             values = signal.values(kept.to(autoencoder.device))
             references = references_of(indices, values)
+            # refining may return a model with a decoder of its own for these images
             model, (latents, mask) = autoencoder, autoencoder.encode_set(values)
             before = []
             if options.refine_steps:

@@ -173,40 +173,41 @@ def write_cache(
         if is_done():
             return
         adds_held_out, unfinished = (folder / MANIFEST).exists(), folder / UNFINISHED
-        described = _read_manifest(folder / MANIFEST) if adds_held_out else dict(manifest)
+        new_manifest = _read_manifest(folder / MANIFEST) if adds_held_out else dict(manifest)
         if held_out is not None:
-            described["held_out"] = _describe_held_out(held_out)
+            new_manifest["held_out"] = _describe_held_out(held_out)
         # an interrupted call of the same settings is continued, one of others is refused
-        started = _read_json(unfinished) if unfinished.exists() else None
-        if started is not None:
+        unfinished_manifest = _read_json(unfinished) if unfinished.exists() else None
+        if unfinished_manifest is not None:
             _refuse_other(unfinished, manifest)
         if rank == 0:
             # Shards without a manifest could be of anything: only those that an unfinished call of this same cache left,
             # described by UNFINISHED, are kept.
             strays = ["*.partial"]
-            if started is None and not adds_held_out:
+            if unfinished_manifest is None and not adds_held_out:
                 strays.append("latents-*.safetensors")
-            if started is None or _held_out_data(started) != _held_out_data(described):
+            if unfinished_manifest is None or _held_out_data(unfinished_manifest) != _held_out_data(new_manifest):
                 strays.append("held_out-*.safetensors")
             for stray in [path for pattern in strays for path in folder.glob(pattern)]:
                 remove(stray)
             if not adds_held_out:
-                write_json(unfinished, described)
+                write_json(unfinished, new_manifest)
         barrier()
 
         def encode(images: SignalData, prefix: str, flips: bool) -> list[str]:
             starts = range(0, len(images), spec.shard_size)
+            # the number of shards is part of their names, so that shards of another size are not taken for these
             names = [_shard_name(prefix, number, len(starts)) for number in range(len(starts))]
             with tqdm(total=len(images), desc=f"encoding {images.name}", unit=" images", disable=rank > 0) as bar:
                 for number, start in enumerate(starts):
                     stop = min(start + spec.shard_size, len(images))
+                    # a shard that exists is complete: an interrupted call left it
                     if number % num_processes != rank or (folder / names[number]).exists():
                         continue
                     parts, masks = [], []
                     for first in range(start, stop, spec.batch):
                         indices = range(first, min(first + spec.batch, stop))
-                        # only the short last batch of a shard differs in size, so that latents do not depend on how
-                        # many processes encode
+                        # batches never cross shards: the latents are the same to the bit however many processes encode
                         views, mask = encode_views(autoencoder, images, images.read(indices), flips)
                         parts.append(views.to(getattr(torch, spec.dtype)).cpu())
                         masks += [] if mask is None else [mask.cpu()]
@@ -234,11 +235,11 @@ def write_cache(
                         statistics.update(part.flatten(0, 1), mask)
                 _save_whole({"mean": statistics.mean.float(), "std": statistics.std.float()}, folder / STATISTICS)
                 names.append(STATISTICS)
-            written = [folder / name for name in (*names, *held_out_names)]
-            described["files"] = {**described.get("files", {}), **_hashes(written)}
-            sizes = {path.name: path.stat().st_size for path in written}
-            described["sizes"] = {**described.get("sizes", {}), **sizes}
-            write_json(folder / MANIFEST, described)  # last: a folder with a manifest is a complete cache
+            new_files = [folder / name for name in (*names, *held_out_names)]
+            new_manifest["files"] = {**new_manifest.get("files", {}), **_hashes(new_files)}
+            sizes = {path.name: path.stat().st_size for path in new_files}
+            new_manifest["sizes"] = {**new_manifest.get("sizes", {}), **sizes}
+            write_json(folder / MANIFEST, new_manifest)  # last: a folder with a manifest is a complete cache
             remove(unfinished)
         barrier()
 

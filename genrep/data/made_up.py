@@ -31,6 +31,7 @@ def blobs(count: int = 2000, frames: int = 8, side: int = 16) -> Arrays:
     labels = np.arange(count) % len(ways)
     way = np.array(list(ways.values()), dtype=float)[labels]
     speed, width = 0.8 + 0.4 * generator.random((count, 1)), 0.18 + 0.12 * generator.random((count, 1, 1, 1))
+    # a spot travels at most 1.2, so its centre stays within 0.4 + 1.2 / 2 = 1: it never leaves the picture
     middle = generator.uniform(-0.4, 0.4, (count, 2))
     time = np.linspace(-0.5, 0.5, frames)
     centres = middle[:, None] + time[:, None] * (way * speed)[:, None]  # [count, frames, (y, x)]

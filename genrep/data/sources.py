@@ -39,6 +39,7 @@ def open_source(spec: ImageDataSpec) -> Any:
         return _load(_builder_of(files[0], source), data_files=files)
     if place.is_file():
         return _load(_builder_of(str(place), source), data_files=str(place))
+    # a folder may hold a data set saved by `datasets`, tables, or images: the more specific is looked for first
     if place.is_dir():
         if (place / "dataset_dict.json").exists() or (place / "state.json").exists():
             try:

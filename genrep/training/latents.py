@@ -55,6 +55,7 @@ class EncodedLatents:
 
     def __init__(self, autoencoder: INRAutoencoder, data: SignalData, spec: LatentsSpec):
         self.autoencoder, self.data, self.flips = autoencoder, data, spec.flips
+        # a subset, because encoding the whole data set first is what on-the-fly encoding avoids
         statistics = LatentStatistics(autoencoder.latent_shape, autoencoder.position_dim)
         indices = evenly(len(data), spec.statistics_images)
         for start in range(0, len(indices), spec.batch):

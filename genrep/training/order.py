@@ -48,6 +48,7 @@ class PositionBatches:
 
     def __init__(self, batch: int, accumulation: int, process: tuple[int, int], first_step: int, last_step: int):
         rank, num_processes = process
+        # unequal parts would weigh the images of a step differently, and depend on the number of processes
         if batch % (accumulation * num_processes):
             raise InputError(
                 f"run.batch must be a multiple of {accumulation * num_processes} (run.accumulation {accumulation} × processes "
@@ -100,6 +101,7 @@ class TrainingBatch:
         pinned: dict[str, Any] = {
             name: part.pin_memory() if isinstance(part, Tensor) else part for name, part in parts.items()
         }
+        # the only tensors that are not attributes themselves
         pinned["noise"] = {name: part.pin_memory() for name, part in self.noise.items()}
         return TrainingBatch(**pinned)
 

@@ -124,6 +124,7 @@ class SignalTarget(Target):
 
     def real(self, batch: TrainingBatch) -> Views:
         assert batch.signals is not None
+        # uint8 travels to the device and becomes floats there: a quarter of the bytes
         return [self.data.signal.values(batch.signals.to(self.device, non_blocking=True))]
 
     def fake(self, values: Float[Tensor, "batch points channels"]) -> Views:

@@ -64,8 +64,10 @@ class ThreadSearch:
         self.seconds[count] += seconds
         self.steps[count] += 1
         self._block_seconds += seconds
+        # `seconds` is keyed by the numbers of threads, and the largest is all cores
         if seconds > LONG_STEP:
             self._choose(max(self.seconds))
+        # by time, not by steps: fast steps need many to be measured, slow ones would make the search long
         elif self._block_seconds >= BLOCK_SECONDS:
             self._blocks.pop(0)
             self._fresh, self._block_seconds = True, 0.0
