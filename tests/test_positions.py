@@ -478,5 +478,5 @@ def test_a_gan_of_latents_needs_slots():
 def test_a_gan_pipeline_of_positions_is_refused():
     normalizer = LatentNormalizer.from_statistics(torch.zeros(1, WIDTH), torch.ones(1, WIDTH))
     generator = CoordinateGenerator(1, WIDTH, noise_dim=4, widths=[8, 8], tile=[2], cells=[2])
-    with pytest.raises(InputError, match="maps a token's slot .* have positions instead of slots"):
+    with pytest.raises(InputError, match="maps the place of a token .* have positions in place of slots"):
         GANPipeline(generator, cloud_autoencoder(), normalizer)
