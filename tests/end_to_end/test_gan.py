@@ -199,7 +199,7 @@ def test_a_gan_of_latents_trains_on_the_cache_alone(stage1, tmp_path, capsys):
         assert [key for key in one if not torch.equal(one[key], two[key])] == []
         assert lines(tmp_path / f"there-{sees}") == lines(tmp_path / f"alone-{sees}")
     run("train/gan.py", *options, "--gan.real", "images", "--run.folder", tmp_path / "pixels", expect=2)
-    assert "this run needs the signals too" in capsys.readouterr().err
+    assert "this run also needs the signals" in capsys.readouterr().err
 
 
 def test_a_gan_needs_no_held_out_split(tmp_path):

@@ -282,7 +282,7 @@ def test_what_needs_every_value_refuses_missing_ones(tmp_path, capsys):
     options = ["--data.source", tmp_path / "a.npz", "--image_size", "[64]", "--data.missing", "keep"]
     for script in ("classifier", "gan"):
         run(f"train/{script}.py", stages[script], *options, expect=2)
-        assert "needs every value, and data.missing is keep" in capsys.readouterr().err
+        assert "needs every value, but data.missing is keep" in capsys.readouterr().err
     run("train/gan.py", stages["gan"], "--gan.augment", "[translation]", expect=2)
     assert (
         "gan.augment applies to images, which have 2 axes; these signals have 1: leave it out"
@@ -335,4 +335,4 @@ def test_a_dry_run_finds_what_training_would_refuse(tmp_path, capsys):
     run("train/autoencoder.py", config, *options, "--reconstruction.num_coords", 64, "--dry-run", expect=2)
     assert "data.missing: keep needs autoencoder.missing: true" in capsys.readouterr().err
     run("train/autoencoder.py", config, "--reconstruction.target_size", "[8, 8]", "--dry-run", expect=2)
-    assert "reconstruction.target_size has 2 numbers for 1 axes: give one, or one per axis" in capsys.readouterr().err
+    assert "reconstruction.target_size must be one number, or one per axis (1); got 2" in capsys.readouterr().err
