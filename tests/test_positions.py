@@ -475,7 +475,7 @@ def test_a_gan_of_latents_needs_slots():
     )
     spec = AutoencoderSpec.model_validate(AUTOENCODER)
     assert target_sizes(config, spec).grid == (4,)
-    with pytest.raises(InputError, match="have positions in place of slots: train a diffusion model on them"):
+    with pytest.raises(InputError, match="have positions instead of slots: train a diffusion model on them"):
         target_sizes(config, spec.model_copy(update={"decoder": NearbySpec(type="nearby")}))
 
 

@@ -152,11 +152,11 @@ def test_a_region_may_begin_with_a_minus(run):
         ),
         (
             "--sampling.guidance_scale",
-            r"--sampling.guidance_scale: a value must follow, as in --sampling.guid.* VALUE$",
+            r"--sampling.guidance_scale needs a value: write --sampling.guid.* VALUE$",
         ),
         ("--sampling.guidance_scale=[", r"--sampling.guidance_scale: not valid YAML: line 1"),
         ("--data.source=digits", r"command line: data: unknown key; allowed here: sampling$"),
-        ("--guidance=3", r"--guidance=3: unknown option; config keys are written --section.key VALUE, see --help"),
+        ("--guidance=3", r"--guidance=3: unknown option; write config keys as --section.key VALUE, and see --help"),
         ("--region=0,0,1", r"--region must be the starts, then the ends, of all axes, .*; got '0,0,1'"),
         ("--region=0,0,1,x", r"--region must be the starts, then the ends, of all axes, .*; got '0,0,1,x'"),
         ("--region=", r"--region must be the starts, then the ends, of all axes, .*; got ''"),

@@ -50,7 +50,7 @@ def test_floats_and_32_bits_are_scaled_or_refused(tmp_path):
     assert opened(path).tolist() == [[[0, 1, 255]]]
     Image.fromarray(np.array([[0, 2.0]], dtype=np.float32)).save(path)
     with pytest.raises(
-        InputError, match=r"picture 0 cannot be read \(its floats must lie in \[0, 1\]; they go from 0 to 2"
+        InputError, match=r"picture 0 cannot be read \(float pixels must lie in \[0, 1\]; they range from 0 to 2"
     ):
         opened(path)
 

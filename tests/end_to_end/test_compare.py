@@ -53,7 +53,7 @@ def without(arguments: list, option: str) -> list:
         (["--run.folder", "x"], "--run.folder: every run has its own; give --folder"),
         (["--num-images", 0], "must be a positive integer; got '0'"),
         (["one.yaml"], "two of the configs have the same file name"),
-        (["other.yaml"], "one and other differ in data, so their PSNR would not compare"),
+        (["other.yaml"], "one and other differ in data, so their PSNR cannot be compared"),
         (["wrong.yaml"], "wrong.yaml: run.stepss: unknown key"),
         (["longer.yaml"], "one and longer differ in run.steps"),
         (["batch.yaml"], "one and batch differ in run.batch"),

@@ -84,7 +84,7 @@ def test_a_field_renders_at_any_size_and_region(fitted, tmp_path, capsys):
         assert whole.size == (64, 64) and part.size == (16, 32)
     for option, value, message in (
         ("--size", "0", "--size must be a positive integer, or one per axis as in 48x64 (height × width); got '0'"),
-        ("--size", "4x4x4", "give 2 positive numbers"),
+        ("--size", "4x4x4", "--size must be 2 positive integers"),
         ("--region", "0,0,1", "--region must be 4 numbers separated by commas; got '0,0,1'"),
         ("--region", "1,1,0,0", "region must have every start below its end"),
     ):

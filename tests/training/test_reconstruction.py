@@ -1,4 +1,4 @@
-"""Stage 1's objective: coordinates and targets, noised latents."""
+"""Stage 1's objective: coordinates, targets and noise on the latents."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from tests.scripts import AUTOENCODER, PROJECT, lines, run
 from tests.tiny import tiny_autoencoder
 
 
-def test_noise_is_of_each_images_own_level_and_keyed_by_position():
+def test_every_image_has_its_own_noise_level_keyed_by_position():
     spec = ReconstructionSpec(latent_noise=0.5)
     noise = latent_noise(spec, range(2000), (4, 8), seed=1)
     levels = noise.std(dim=(1, 2))
@@ -29,8 +29,8 @@ def test_noise_is_of_each_images_own_level_and_keyed_by_position():
     assert latent_noise(ReconstructionSpec(), [0], (4, 8), seed=1) is None
 
 
-def test_noise_comes_in_units_of_each_channels_deviation_between_images():
-    """What tells one token from another, but is the same in every image, does not count: a generator standardises it."""
+def test_noise_is_relative_to_the_deviation_between_images():
+    """Differences between tokens that are the same in every image do not count: a generator standardises them away."""
     model, images, coords = tiny_autoencoder(), torch.rand(3, 1, 8, 8) * 2 - 1, grid(5)
     noise = torch.randn(3, 4, 8)
     latents = model.encode(images)
@@ -52,7 +52,7 @@ def pixels(*shape: int) -> torch.Tensor:
 
 
 def drawn(data, spec, kept, positions, step=0, sources=None):
-    """Coordinates and targets of a batch of images at these positions."""
+    """Coordinates and targets for a batch of images at these positions."""
     unmirrored = torch.zeros(len(kept), dtype=torch.bool)
     batch = TrainingBatch(list(positions), [0] * len(kept), unmirrored, kept, sources, labels=None)
     points = training_points(spec, data, batch, torch.device("cpu"), 7, step)
@@ -73,7 +73,7 @@ OBJECTIVES = [
 
 
 @pytest.mark.parametrize("options", OBJECTIVES)
-def test_coordinates_of_each_image_equal_a_plain_loop(data, options):
+def test_per_image_coordinates_equal_a_plain_loop(data, options):
     kept, positions = pixels(3, 2, 8, 8), [40, 7, 19]
     coords, targets = per_image(data, kept, positions, **options)
     side, count = options.get("target_size", 8), options.get("num_coords")
@@ -93,7 +93,7 @@ def test_coordinates_of_each_image_equal_a_plain_loop(data, options):
 
 
 @pytest.mark.parametrize("options", OBJECTIVES)
-def test_an_images_own_coordinates_do_not_depend_on_the_batch(data, options):
+def test_per_image_coordinates_do_not_depend_on_the_batch(data, options):
     kept = pixels(4, 1, 8, 8)
     coords, targets = per_image(data, kept, [3, 4, 5, 6], **options)
     for part, step in ((slice(0, 1), 0), (slice(1, 4), 9)):
@@ -102,7 +102,7 @@ def test_an_images_own_coordinates_do_not_depend_on_the_batch(data, options):
     assert not torch.equal(coords[0], coords[1])
 
 
-def test_a_shared_draw_is_the_steps_and_not_the_images(data):
+def test_shared_coordinates_depend_on_the_step_not_the_images(data):
     spec, kept = ReconstructionSpec(num_coords=6), pixels(2, 1, 8, 8)
     (one, _), (same, _), (other, _) = (
         drawn(data, spec, kept, positions, step) for step, positions in ((1, [0, 1]), (1, [2, 3]), (2, [0, 1]))
@@ -111,7 +111,7 @@ def test_a_shared_draw_is_the_steps_and_not_the_images(data):
 
 
 def test_a_step_has_one_random_target_size_for_all_images(data):
-    """Between 8 and 16 pixels; the targets are those of the resized source."""
+    """Between 8 and 16 pixels; targets come from the resized source."""
     kept, sources, counts = pixels(2, 1, 8, 8), pixels(2, 1, 16, 16), set()
     for step in range(12):
         positions = [2 * step, 2 * step + 1]
@@ -125,8 +125,8 @@ def test_a_step_has_one_random_target_size_for_all_images(data):
     assert len(counts) > 3 and counts <= set(range(8, 17))
 
 
-def test_training_with_coordinates_of_each_image(tmp_path):
-    """They are keyed by position: cutting a batch in parts changes nothing."""
+def test_training_with_per_image_coordinates(tmp_path):
+    """They are keyed by position, so accumulation does not change them."""
     for name, parts in (("whole", 1), ("parts", 4)):
         arguments = [*AUTOENCODER, "--reconstruction.per_image", "true", "--run.accumulation", parts]
         run(
@@ -137,7 +137,7 @@ def test_training_with_coordinates_of_each_image(tmp_path):
         assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
 
 
-def test_refinement_asks_for_images_as_the_run_did(tmp_path):
+def test_refinement_draws_targets_as_the_run_did(tmp_path):
     defaults = refinement_objective(tmp_path)
     assert defaults["coords"] == "uniform" and defaults["targets"] == "bicubic" and defaults["target_size"] is None
     (tmp_path / "config.yaml").write_text(
