@@ -103,7 +103,7 @@ def axis_centres(
     for axis, length in enumerate(shape):
         low, high = bounds[axis], bounds[axis + len(shape)]
         number = torch.arange(length, dtype=torch.float64, device="cpu")
-        centres.append(number.add_(0.5).mul_((high - low) / length).add_(low).to(torch.float32).to(device))
+        centres.append(number.add_(0.5).mul_((high - low) / length).add_(low).to(torch.float32).to(device, non_blocking=True))
     return centres
 
 
@@ -259,8 +259,10 @@ def draw_targets(
         chosen, shifts = draw(generator)
     else:
         chosen, shifts = (torch.stack(part) for part in zip(*map(draw, generator), strict=True))
-    centres = grid_at(chosen.flatten().to(signals.device), shape).unflatten(0, chosen.shape)
-    points = centres + shifts.to(signals.device)
+    # non_blocking: a plain copy to a GPU waits until it has done all that was asked of it before
+    chosen, shifts = (part.to(signals.device, non_blocking=True) for part in (chosen, shifts))
+    centres = grid_at(chosen.flatten(), shape).unflatten(0, chosen.shape)
+    points = centres + shifts
     if targets == "pixel":
         return points, values_at(signals, centres, "nearest")
     return points, values_at(signals, points, "bicubic", missing)

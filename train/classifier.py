@@ -116,7 +116,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
 def dry_run(config: ClassifierRun) -> None:
     from genrep.training.describe import check_data, on_meta, print_parts
 
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals")
+    print(f"run: {config.run.length} of {config.run.batch} signals")
     num_classes = len(check_data(config.data, config.image_shape, config.channels).class_names)
     print_parts("classifier", on_meta(lambda: build(config, num_classes)))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from genrep.data.signals import evenly
@@ -28,9 +28,13 @@ from genrep.training.interrupts import Interrupts
 from genrep.training.log import RunLog
 from genrep.training.optimizer import learning_rate
 from genrep.training.order import PositionBatches, SignalStream, TrainingBatch, training_loader
+from genrep.training.pace import Pace
 from genrep.training.specs import OptimizerSpec, RunSpec
 from genrep.training.state import AdversarialState, TrainingState
 from genrep.training.threads import ThreadSearch
+
+ENDLESS = 2**40
+"""Steps of a run that is given seconds alone, until its pace is known."""
 
 
 class Run:
@@ -48,7 +52,8 @@ class Run:
     Attributes:
         accelerator: device, processes, precision.
         checkpoint: what to go on from, or None at the start.
-        step, num_steps: steps done, and to be done at the end.
+        step, num_steps: steps done, and to be done at the end; of a run that is given seconds alone, `ENDLESS` until its
+            first steps have told how many fit.
         seconds: seconds of training so far; evaluation, previews and checkpoints are not counted.
 
     Raises:
@@ -65,7 +70,8 @@ class Run:
     ):
         self.settings, self.folder = settings, Path(settings.folder)
         self.accelerator = make_accelerator(settings.precision, settings.accumulation, settings.tracker, self.folder)
-        self.num_steps, self.identity = settings.num_steps, dict(identity or {})
+        self.num_steps, self.identity = settings.num_steps or ENDLESS, dict(identity or {})
+        self._pace = Pace(settings.seconds) if settings.num_steps is None and settings.seconds is not None else None
         self.checkpoint: Checkpoint | None = None
         self.log: RunLog | None = None
         if splits_batch:  # one that cannot be cut stops here
@@ -102,6 +108,18 @@ class Run:
         """(rank, number of processes)."""
         return self.accelerator.process_index, self.accelerator.num_processes
 
+    def prepare(self, model: nn.Module) -> Any:
+        """What a loop calls for the model: it splits batches over processes, computes in `run.precision`, and is compiled.
+
+        With `run.compile` a model that names its repeated blocks (diffusers' `_repeated_blocks`) has those compiled, once
+        for all of them: twelve blocks take as long as one. Another model is compiled as a whole.
+        """
+        by_blocks = self.settings.compile and bool(getattr(model, "_repeated_blocks", None))
+        if by_blocks:
+            model.compile_repeated_blocks()  # type: ignore[operator] # of diffusers' ModelMixin
+        forward = self.accelerator.prepare(model)
+        return torch.compile(forward) if self.settings.compile and not by_blocks else forward
+
     def training_steps(self, stream: SignalStream, num_workers: int) -> Iterator[tuple[int, Iterator[TrainingBatch]]]:
         """Every step still to do, under a progress bar: its number, and this process's `run.accumulation` parts of its batch."""
         settings = self.settings
@@ -113,7 +131,7 @@ class Run:
     def steps(self) -> Iterator[int]:
         """The number of every step still to do, under a progress bar. Each must come to `end_step`."""
         self._bar = tqdm(
-            total=self.num_steps,
+            total=self.num_steps if self.num_steps < ENDLESS else None,
             initial=self.step,
             desc=self.folder.name,
             unit="step",
@@ -143,12 +161,14 @@ class Run:
         self.step += 1
         settings = self.settings
         often = (settings.report_every, settings.evaluate_every, settings.preview_every, settings.save_every)
-        if any(map(self.due, often)):
+        elapsed = self.seconds + time.perf_counter() - self._started
+        if any(map(self.due, often)) or (self._pace is not None and self._pace.is_due(self.step, elapsed)):
             synchronize(self.device)  # what is queued belongs to the steps, not to what follows
         step_seconds = time.perf_counter() - self._started
         self.seconds += step_seconds
         if self._threads is not None and self._threads.step_took(step_seconds):
             self._say_threads(self._threads)
+        self._set_length()
         self._agree_to_stop()
         self._bar.update()
         if self.due(self.settings.report_every):
@@ -176,6 +196,20 @@ class Run:
         speed = (self.step - step) * self.settings.batch / max(1e-9, self.seconds - seconds)
         self._reported = (self.step, self.seconds)
         self.write({**shown, "images_per_second": speed, "peak_memory_gib": peak_memory(self.device) / 2**30})
+
+    def _set_length(self) -> None:
+        """Fix the number of steps of a run that is given seconds alone, once its pace is known; the main process's counts."""
+        searching = self._threads is not None and self._threads.chosen is None
+        if self._pace is None or self._pace.decided or searching:
+            return
+        answer = [self._pace.steps(self.step, self.seconds)]
+        broadcast_object_list(answer)
+        if answer[0] is None:
+            return
+        self._pace.decided, self.num_steps = True, answer[0]
+        self._bar.total = self.num_steps
+        if self.is_main:
+            tqdm.write(f"{self.num_steps:,} steps fit into the {self.settings.seconds:g} s of run.seconds")
 
     def _agree_to_stop(self) -> None:
         """Whether this step is the last one: `run.seconds` are up, or a signal came. All processes must say the same.
@@ -210,8 +244,9 @@ class Run:
         if not existing or existing[-1].name != f"step-{self.step:08d}":
             self.save(state)
         self.finish()
+        of_all = f" of {self.num_steps:,}" if self.num_steps < ENDLESS else ""
         return (
-            f"stopped after step {self.step:,} of {self.num_steps:,}; the checkpoint is in {self.folder / 'checkpoints'}, and "
+            f"stopped after step {self.step:,}{of_all}; the checkpoint is in {self.folder / 'checkpoints'}, and "
             "the same command goes on from it"
         )
 
@@ -274,7 +309,11 @@ class Run:
             checkpoint = state.checkpoint(self.step)
             if not all(bool(weight.isfinite().all()) for weight in checkpoint.tensors["model"].values()):
                 raise self._diverged("a weight")
-            checkpoint.extra.update(self.identity, seconds=self.seconds, num_steps=self.num_steps, threads=self.threads)
+            known = self.num_steps if self.num_steps < ENDLESS else None
+            paced_for = None if self._pace is None else self.settings.seconds
+            checkpoint.extra.update(
+                self.identity, seconds=self.seconds, num_steps=known, threads=self.threads, paced_for=paced_for
+            )
             save_checkpoint(self.folder / "checkpoints", checkpoint, self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
@@ -326,6 +365,8 @@ class Run:
                     f"{self.folder}: the {name} is not what this run was trained on (hash {before}, now {now}); give that, "
                     "or start over with --restart"
                 )
+        if self._pace is not None and extra.get("paced_for") == self.settings.seconds and extra.get("num_steps"):
+            self.num_steps, self._pace.decided = int(extra["num_steps"]), True
         self.step = self.checkpoint.step if self.checkpoint else 0
         if self.step > self.num_steps:
             raise InputError(
@@ -348,7 +389,7 @@ class Run:
 def _schedule_note(checkpoint: Checkpoint, optimizer: OptimizerSpec | None, num_steps: int) -> str | None:
     """What another number of steps than before does to the rate of a resumed run; None where it does nothing."""
     before, step = checkpoint.extra.get("num_steps"), checkpoint.step
-    if optimizer is None or not isinstance(before, int) or before == num_steps or step >= num_steps:
+    if optimizer is None or not isinstance(before, int) or before == num_steps or step >= num_steps or num_steps == ENDLESS:
         return None
     last, following = learning_rate(optimizer, max(0, step - 1), before), learning_rate(optimizer, step, num_steps)
     if math.isclose(last, following, rel_tol=0.05):

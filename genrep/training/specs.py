@@ -72,11 +72,12 @@ class RunSpec(Spec):
     seed: Seed = 0
     """Seed of everything random."""
     steps: Annotated[PositiveInt | None, MAY_CHANGE] = None
-    """Optimizer steps; give this or images."""
+    """Optimizer steps; give this or images, or seconds alone."""
     images: Annotated[PositiveInt | None, MAY_CHANGE] = None
-    """Images to train on, with repeats; give this or steps."""
+    """Images to train on, with repeats; give this or steps, or seconds alone."""
     seconds: Annotated[PositiveFloat | None, MAY_CHANGE] = None
-    """Stop after this many seconds of training, even if steps are left; the learning rate still follows the steps."""
+    """Seconds of training, without evaluations and checkpoints. Alone: as many steps as fit, found from the pace of the first
+    ones and kept when the run is resumed. With steps or images: stop then even if steps are left, in mid-schedule."""
     batch: PositiveInt
     """Images a step, over all processes and accumulation."""
     accumulation: PositiveInt = 1
@@ -104,16 +105,25 @@ class RunSpec(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunSpec":
-        if (self.steps is None) == (self.images is None):
+        if self.steps is not None and self.images is not None:
             raise ValueError("give either steps or images, and not both")
+        if self.steps is None and self.images is None and self.seconds is None:
+            raise ValueError("give steps or images, or seconds to train for")
         if self.batch % self.accumulation:
             raise ValueError(f"batch {self.batch} cannot be cut into {self.accumulation} equal parts (accumulation)")
         return self
 
     @property
-    def num_steps(self) -> int:
-        """Steps, from images where those are given."""
-        return self.steps if self.steps is not None else -(-(self.images or 0) // self.batch)
+    def num_steps(self) -> int | None:
+        """Steps, from images where those are given; None where the pace decides."""
+        if self.images is not None:
+            return -(-self.images // self.batch)
+        return self.steps
+
+    @property
+    def length(self) -> str:
+        """How long the run is, for people."""
+        return f"{self.seconds:g} s of steps" if self.num_steps is None else f"{self.num_steps:,} steps"
 
 
 class ReconstructionSpec(Spec):
