@@ -103,7 +103,9 @@ def axis_centres(
     for axis, length in enumerate(shape):
         low, high = bounds[axis], bounds[axis + len(shape)]
         number = torch.arange(length, dtype=torch.float64, device="cpu")
-        centres.append(number.add_(0.5).mul_((high - low) / length).add_(low).to(torch.float32).to(device, non_blocking=True))
+        centres.append(
+            number.add_(0.5).mul_((high - low) / length).add_(low).to(torch.float32).to(device, non_blocking=True)
+        )
     return centres
 
 

@@ -49,7 +49,9 @@ def values_at(
     points = coords.flip(-1).to(signals.dtype)  # grid_sample wants (x, y)
     if coords.shape[-1] == 1:  # a curve is an image of one row, at y = 0
         signals, points = signals[:, :, None], F.pad(points, (0, 1))
-    if coords.ndim == 2 and signals.device.type == "cpu":  # one grid for all: signals become channels, the weights are computed once
+    if (
+        coords.ndim == 2 and signals.device.type == "cpu"
+    ):  # one grid for all: signals become channels, the weights are computed once
         signals, points = signals.reshape(1, batch * channels, *signals.shape[2:]), points[None]
     elif coords.ndim == 2:  # a GPU has a thread for each point of each image, which goes through the channels alone
         points = points.expand(batch, -1, -1)

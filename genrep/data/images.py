@@ -190,13 +190,17 @@ class ImageData(SignalData):
     def _decode_all(self) -> UInt8[Tensor, "images channels height width"]:
         pixels = torch.empty(len(self), self.channels, *self.shape, dtype=torch.uint8)
         step = 512
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes without Python's lock, so the threads share the cores
+        with ThreadPoolExecutor(
+            os.cpu_count()
+        ) as pool:  # PIL decodes without Python's lock, so the threads share the cores
             for start in tqdm(
                 range(0, len(self), step), desc=f"decoding {self.name}", unit_scale=step, disable=len(self) < 5000
             ):
                 rows = self.rows[start : start + step][self.spec.image_column]
                 indices = range(start, start + len(rows))
-                for index, image in zip(indices, pool.map(self._decode, rows, indices, [self.shape] * len(rows)), strict=True):
+                for index, image in zip(
+                    indices, pool.map(self._decode, rows, indices, [self.shape] * len(rows)), strict=True
+                ):
                     pixels[index] = image
         return pixels
 

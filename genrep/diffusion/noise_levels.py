@@ -58,7 +58,8 @@ class NoiseLevels:
         """x_t; timesteps on the CPU, so that a GPU need not wait."""
         signal = self.alphas_cumprod[timesteps][:, None, None]
         scale, deviation = (
-            part.to(latents.dtype).to(latents.device, non_blocking=True) for part in (signal.sqrt(), (1 - signal).sqrt())
+            part.to(latents.dtype).to(latents.device, non_blocking=True)
+            for part in (signal.sqrt(), (1 - signal).sqrt())
         )
         return scale * latents + deviation * noise
 

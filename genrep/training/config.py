@@ -373,6 +373,10 @@ def call_script(project: Path, script: str, *arguments: object) -> None:
     """
     words = [str(argument) for argument in arguments]
     print(f"\n$ python {shlex.join([script, *words])}", flush=True)
+    if "accelerate.state" in sys.modules:  # which keeps the precision of a process's first run for all that follow
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
     before = sys.argv
     sys.argv = [script, *words]
     try:

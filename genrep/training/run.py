@@ -389,7 +389,13 @@ class Run:
 def _schedule_note(checkpoint: Checkpoint, optimizer: OptimizerSpec | None, num_steps: int) -> str | None:
     """What another number of steps than before does to the rate of a resumed run; None where it does nothing."""
     before, step = checkpoint.extra.get("num_steps"), checkpoint.step
-    if optimizer is None or not isinstance(before, int) or before == num_steps or step >= num_steps or num_steps == ENDLESS:
+    if (
+        optimizer is None
+        or not isinstance(before, int)
+        or before == num_steps
+        or step >= num_steps
+        or num_steps == ENDLESS
+    ):
         return None
     last, following = learning_rate(optimizer, max(0, step - 1), before), learning_rate(optimizer, step, num_steps)
     if math.isclose(last, following, rel_tol=0.05):

@@ -345,6 +345,10 @@ class ClassifierRun(Spec):
     """The model."""
     shift: NonNegativeInt = 1
     """Largest random shift of training images, in pixels."""
+    cutout: NonNegativeInt = 0
+    """Side of a square set to grey (0) at a random place of every training image (DeVries and Taylor, 2017); 0 is off."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target that is spread over all classes."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer."""
     ema: EMASpec | None = EMASpec()
