@@ -13,6 +13,7 @@ import json
 import shlex
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,12 @@ def cook(recipe: RecipeSpec, beside: Path, overrides: list[tuple[str, str]], kee
         started = time.perf_counter()
         try:
             call_script(PROJECT, stage.script, *words)
-        except SystemExit as stop:
-            if stop.code != 2 or not keep_going:  # a signal is meant for the recipe as well
+        except (SystemExit, Exception) as error:
+            is_signal = isinstance(error, SystemExit) and error.code != 2  # meant for the recipe as well
+            if is_signal or not keep_going:
                 raise
+            if isinstance(error, Exception):  # scripts have said what is wrong themselves
+                traceback.print_exc()
             failed.append(stage.name)
             record.pop(stage.name, None)
             continue
@@ -60,9 +64,10 @@ def report(recipe: RecipeSpec, record: dict[str, Any]) -> None:
     """Write report.json: the record in the order of the stages, with the reports that the scripts in sample/ wrote."""
     stages = {stage.name: dict(record[stage.name]) for stage in recipe.stages if stage.name in record}
     for stage in recipe.stages:
-        out = str(stage.options.get("out", "")).replace("{folder}", recipe.folder)
-        written = Path(out).with_suffix(".json")
-        if stage.name in stages and out and written.is_file():
+        if "out" not in stage.options or stage.name not in stages:
+            continue
+        written = Path(str(stage.options["out"]).replace("{folder}", recipe.folder)).with_suffix(".json")
+        if written.is_file():
             stages[stage.name]["report"] = json.loads(written.read_text(encoding="utf-8"))
     total = sum(stage["wall_seconds"] for stage in stages.values())
     write_json(Path(recipe.folder) / "report.json", {"wall_seconds": total, "stages": stages})
