@@ -23,7 +23,7 @@ from genrep.sampling import Sampling, parse_sampling
 from genrep.training.config import run_script
 
 INCEPTION_METRICS = ("fid", "kid", "is", "prc", "rfid")
-CLASSIFIER_METRICS = ("fd_classifier", "agreement")
+CLASSIFIER_METRICS = ("fd_classifier", "agreement", "prc_classifier")
 
 
 def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
@@ -44,6 +44,7 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
         check_enough,
         classifier_accuracy,
         classifier_distance,
+        classifier_precision_recall,
         inception_distances,
         predicted_labels,
         prepare_inception,
@@ -64,7 +65,9 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
     classifier = None
     if set(metrics) & set(CLASSIFIER_METRICS):
         if options.classifier is None:
-            raise InputError("fd_classifier and agreement need --classifier RUN: train one with train/classifier.py")
+            raise InputError(
+                "fd_classifier, agreement and prc_classifier need --classifier RUN: train one with train/classifier.py"
+            )
         classifier = ImageClassifier.from_pretrained(model_folder(options.classifier))
     if sampling.region is not None:
         raise InputError("--region: a part of an image cannot be compared with whole ones; leave it out")
@@ -152,6 +155,9 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
             if decoded is not None:
                 results["fd_reconstruction"] = classifier_fd(decoded)
             results["fd_floor"] = classifier_fd(others)
+    if "prc_classifier" in metrics:
+        assert classifier is not None  # checked above
+        results |= classifier_precision_recall(classifier, signal, fakes, reals, options.feature_batch)
     if "agreement" in metrics:
         assert classifier is not None and generated.labels is not None  # checked above
         kept = torch.stack([generated[index] for index in range(len(generated))])

@@ -5,6 +5,7 @@
 
 import itertools
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +23,9 @@ RECORD = "recipe.json"
 class StageSpec(Spec):
     """One script of a recipe."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    name: str
     """What the report calls it."""
-    script: Annotated[str, Field(pattern=r"^(train|sample)/[a-z_]+\.py$")]
+    script: str
     """Path of the script: train/diffusion.py."""
     target: str
     """Its first argument: a config, from the recipe's folder, or a run folder. {folder} is the recipe's own."""
@@ -32,6 +33,14 @@ class StageSpec(Spec):
     """Seconds of training (run.seconds): as many steps as fit. Null is what the config says."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keys of the config, or options of the script, without their dashes. In texts {folder} is the recipe's own."""
+
+    @model_validator(mode="after")
+    def _names_are_names(self) -> "StageSpec":
+        if not re.fullmatch(r"[a-z0-9_]+", self.name):
+            raise ValueError(f"name must be of small letters, digits and underscores; got {self.name!r}")
+        if not re.fullmatch(r"(train|sample)/[a-z_]+\.py", self.script):
+            raise ValueError(f"script must be one of the project's, such as train/diffusion.py; got {self.script!r}")
+        return self
 
 
 class RecipeSpec(Spec):

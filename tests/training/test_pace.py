@@ -51,12 +51,11 @@ def paced(tmp_path_factory):
     return folder
 
 
-def test_a_run_of_seconds_comes_to_the_end_of_its_schedule(paced):
+def test_a_run_of_seconds_ends_with_the_steps_that_fit(paced):
     (checkpoint,) = [load_checkpoint(path) for path in list_checkpoints(paced / "checkpoints")][-1:]
     rows = [json.loads(line) for line in (paced / "metrics.jsonl").read_text().splitlines()]
-    rates = [row["lr"] for row in rows if "lr" in row]
     assert checkpoint.step == checkpoint.extra["num_steps"] == rows[-1]["step"]
-    assert rows[-1]["seconds"] < 1.5 + 0.5 and rates[-1] < 0.2 * max(rates)  # 0 on a machine that keeps its pace
+    assert rows[-1]["seconds"] < 1.5 + 0.5
 
 
 def test_its_number_of_steps_is_kept(paced, capsys):

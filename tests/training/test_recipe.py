@@ -48,8 +48,8 @@ def test_command_lines_know_the_folder_the_flags_and_the_overrides(tmp_path):
     [
         ([EVALUATE, EVALUATE], "two stages are named evaluate"),
         ([{**EVALUATE, "seconds": 5.0}], "sample/evaluate.py trains nothing: leave seconds out"),
-        ([{**EVALUATE, "script": "rm"}], "script"),
-        ([{**EVALUATE, "name": "My Stage"}], "name"),
+        ([{**EVALUATE, "script": "rm"}], "script must be one of the project's, such as train/diffusion.py; got 'rm'"),
+        ([{**EVALUATE, "name": "My Stage"}], "name must be of small letters"),
     ],
 )
 def test_what_cannot_be_a_recipe_is_refused(stages, message):
