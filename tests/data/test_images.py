@@ -318,5 +318,5 @@ def test_a_split_opened_again_is_not_decoded_again(folder):
     """The stages of a recipe open the same images one after another; another size is another thing."""
     first, again = (opened(folder, in_memory=True) for _ in range(2))
     assert first._pixels is again._pixels
-    smaller = ImageData(first.spec, "train", (5, 5), 1)
+    smaller = opened(folder, shape=(5, 5), in_memory=True)
     assert smaller.read([0]).shape == (1, 1, 5, 5) and torch.equal(everything(again), everything(opened(folder)))
