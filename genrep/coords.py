@@ -101,7 +101,9 @@ def axis_centres(
     for axis, length in enumerate(shape):
         low, high = bounds[axis], bounds[axis + len(shape)]
         number = torch.arange(length, dtype=torch.float64, device="cpu")
-        centres.append(number.add_(0.5).mul_((high - low) / length).add_(low).to(torch.float32).to(device))
+        centres.append(
+            number.add_(0.5).mul_((high - low) / length).add_(low).to(torch.float32).to(device, non_blocking=True)
+        )
     return centres
 
 
@@ -257,8 +259,10 @@ def draw_targets(
         chosen, shifts = draw(generator)
     else:  # separate coordinates for every image, as in the published code
         chosen, shifts = (torch.stack(part) for part in zip(*map(draw, generator), strict=True))
-    centres = grid_at(chosen.flatten().to(signals.device), shape).unflatten(0, chosen.shape)
-    points = centres + shifts.to(signals.device)  # drawn on the CPU, so that they are the same on every device
+    # Drawn on the CPU, so that they are the same on every device. A blocking copy would wait for the GPU's whole queue.
+    chosen, shifts = (part.to(signals.device, non_blocking=True) for part in (chosen, shifts))
+    centres = grid_at(chosen.flatten(), shape).unflatten(0, chosen.shape)
+    points = centres + shifts
     if targets == "pixel":
         return points, values_at(signals, centres, "nearest")
     return points, values_at(signals, points, "bicubic", missing)

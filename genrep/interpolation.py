@@ -52,8 +52,12 @@ def values_at(
     points = coords.flip(-1).to(signals.dtype)  # grid_sample takes (x, y)
     if coords.shape[-1] == 1:  # a curve is an image of one row, at y = 0
         signals, points = signals[:, :, None], F.pad(points, (0, 1))
-    if coords.ndim == 2:  # shared coordinates: signals become channels, so that the weights are computed once
+    if coords.ndim == 2 and signals.device.type == "cpu":
+        # shared coordinates: signals become channels, so that the weights are computed once
         signals, points = signals.reshape(1, batch * channels, *signals.shape[2:]), points[None]
+    elif coords.ndim == 2:
+        # a GPU runs one thread per point and image, each over all channels: as channels of one image they would be serial
+        points = points.expand(batch, -1, -1)
     sampled = F.grid_sample(signals, points[:, :, None], mode=interpolation, padding_mode="border", align_corners=False)
     return sampled.reshape(batch, channels, -1).transpose(1, 2)
 

@@ -30,7 +30,7 @@ from genrep.sampling import Sampling, parse_sampling
 from genrep.training.config import run_script
 
 INCEPTION_METRICS = ("fid", "kid", "is", "prc", "rfid")
-CLASSIFIER_METRICS = ("fd_classifier", "agreement")
+CLASSIFIER_METRICS = ("fd_classifier", "agreement", "prc_classifier")
 
 
 def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
@@ -60,7 +60,9 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
     classifier = None
     if set(metrics) & set(CLASSIFIER_METRICS):
         if options.classifier is None:
-            raise InputError("fd_classifier and agreement need --classifier RUN: train one with train/classifier.py")
+            raise InputError(
+                "fd_classifier, agreement and prc_classifier need --classifier RUN: train one with train/classifier.py"
+            )
         classifier = ImageClassifier.from_pretrained(model_folder(options.classifier))
     if sampling.region is not None:
         raise InputError("--region: a part of an image cannot be compared with whole images; leave it out")

@@ -17,8 +17,9 @@ from genrep.models.field import NeuralField
 from genrep.models.generator import CoordinateGenerator
 from genrep.pipelines import DiffusionSamplingSpec, GANSamplingSpec
 from genrep.specs import validate
-from genrep.training.config import read_config
+from genrep.training.config import override, read_config, split_overrides
 from genrep.training.folders import describe_autoencoder
+from genrep.training.recipe import RecipeSpec, arguments
 from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun, GANRun
 
 PROJECT = Path(__file__).parent.parent
@@ -136,7 +137,9 @@ STAGE = {
 }
 FIELDS = ("camera", "pluto")
 """Folders of configs of fields."""
-CONFIGS = sorted(path for path in (PROJECT / "configs").rglob("*.yaml") if path.stem != "data")
+CONFIGS = sorted(
+    path for path in (PROJECT / "configs").rglob("*.yaml") if path.stem.split("_")[0] not in ("data", "recipe")
+)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -162,6 +165,19 @@ def test_every_shipped_config_loads_and_builds(path, monkeypatch):
             spec = describe_autoencoder(config.autoencoder, str(path.relative_to(PROJECT)))
             model = LatentDenoiser(spec.num_tokens, spec.latent_dim, 10, **config.denoiser.model_dump())
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs").rglob("recipe*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_names_scripts_and_configs(path):
+    recipe = validate(RecipeSpec, read_config(path), where=str(path))
+    for stage in recipe.stages:
+        assert (PROJECT / stage.script).is_file()
+        if stage.target.endswith(".yaml"):
+            kind = STAGE[stage.target.split("_")[0].removesuffix(".yaml")]
+            words = arguments(recipe, stage, path.parent)[1:]
+            _, overrides = split_overrides(kind, words)
+            config = override(kind, read_config(path.parent / stage.target), overrides, stage.target)
+            assert config.run.seconds == stage.seconds
 
 
 def test_no_path_of_this_machine_is_in_the_tree():

@@ -34,7 +34,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     from genrep.randomness import stream_seed
     from genrep.training.optimizer import learning_rate
     from genrep.training.order import SignalStream
-    from genrep.training.reconstruction import check_model, latent_noise, training_points
+    from genrep.training.reconstruction import check_model, latent_noise, noise_shapes, training_points
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
 
@@ -47,14 +47,13 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     # run
     settings = config.run
     run = Run(config, settings, restart, identity={"data": data.fingerprint()})
-    stream = SignalStream(data, settings.seed, data.flips, wants_source=data.has_source)
+    noise_of = noise_shapes(config.reconstruction, config.autoencoder)
+    stream = SignalStream(data, settings.seed, data.flips, wants_source=data.has_source, noise=noise_of)
 
     # models
     torch.manual_seed(settings.seed)  # the initial weights depend on the seed alone
     autoencoder = build(config, signal.spec.model_dump()).to(run.device)
-    forward = run.accelerator.prepare(autoencoder)
-    if settings.compile:
-        forward = torch.compile(forward)
+    forward = run.prepare(autoencoder)
 
     # optimizer
     state = TrainingState(autoencoder, config.optimizer, config.ema)
@@ -92,8 +91,8 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
             with run.accelerator.accumulate(forward):
                 values = signal.values(batch.signals.to(run.device, non_blocking=True))
                 points = training_points(config.reconstruction, data, batch, run.device, settings.seed, step)
-                noise = latent_noise(config.reconstruction, batch.positions, autoencoder.latent_shape, settings.seed)
-                predicted = forward(values, points.coords, None if noise is None else noise.to(run.device))
+                noise = latent_noise(config.reconstruction, batch, run.device)
+                predicted = forward(values, points.coords, noise)
                 run.backward(points.loss(predicted))
         rate = learning_rate(config.optimizer, step, run.num_steps)
         gradient_norm = optimizer.clip_gradients()
@@ -141,7 +140,7 @@ def dry_run(config: AutoencoderRun) -> None:
 
     memory = training_memory(lambda: build(config, {"type": "image"}), loss, config.optimizer, config.ema)
     print_memory(part, *memory)
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals with {num_coords:,} coordinates each")
+    print(f"run: {config.run.length} of {config.run.batch} signals with {num_coords:,} coordinates each")
     check_model(config, check_data(config.data, spec.image_shape, spec.channels))
 
 

@@ -35,6 +35,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     from genrep.files import replacing
     from genrep.metrics.fidelity import classifier_accuracy
     from genrep.randomness import stream_seed, uniform_at
+    from genrep.training.augment import cut_out, shifted
     from genrep.training.optimizer import learning_rate
     from genrep.training.order import SignalStream
     from genrep.training.run import Run
@@ -57,9 +58,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     # models
     torch.manual_seed(settings.seed)  # the initial weights depend on the seed alone
     classifier = build(config, len(data.class_names), data.signal.spec.model_dump()).to(run.device)
-    forward = run.accelerator.prepare(classifier)
-    if settings.compile:
-        forward = torch.compile(forward)
+    forward = run.prepare(classifier)
 
     # optimizer
     state = TrainingState(classifier, config.optimizer, config.ema)
@@ -68,13 +67,17 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     # resume
     state.restore(run.checkpoint)
 
-    def shifted(signals, positions):
-        """Signals shifted at random by up to `config.shift` points in either direction of every axis, the border repeated."""
-        span = 2 * config.shift + 1
-        offsets = (uniform_at(positions, (len(shape),), settings.seed, "shift") * span).long().tolist()
-        padded = F.pad(signals, [config.shift] * (2 * len(shape)), mode="replicate")
-        crops = [[slice(start, start + length) for start, length in zip(row, shape, strict=True)] for row in offsets]
-        return torch.stack([signal[:, *crop] for signal, crop in zip(padded, crops, strict=True)])
+    def augmented(batch):
+        """A batch's signals as training sees them: shifted, and with a part cut out; the positions key where."""
+        signals = data.signal.values(batch.signals.to(run.device, non_blocking=True))
+        draws = uniform_at(batch.positions, (len(shape),), settings.seed, "shift")
+        signals = shifted(signals, config.shift, draws)
+        if config.cutout:
+            draws = uniform_at(batch.positions, (len(shape),), settings.seed, "cutout")
+            signals = cut_out(signals, config.cutout, draws)
+        if run.device.type == "cuda" and len(shape) == 2:
+            return signals.to(memory_format=torch.channels_last)  # in which the fast convolutions of GPUs work
+        return signals
 
     def evaluate() -> None:
         """Accuracy on all held-out signals."""
@@ -92,8 +95,9 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
             torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
             assert batch.labels is not None
             with run.accelerator.accumulate(forward):
-                signals = shifted(data.signal.values(batch.signals.to(run.device)), batch.positions)
-                run.backward(F.cross_entropy(forward(signals), batch.labels.to(run.device)))
+                labels = batch.labels.to(run.device, non_blocking=True)
+                loss = F.cross_entropy(forward(augmented(batch)), labels, label_smoothing=config.label_smoothing)
+                run.backward(loss)
         rate = learning_rate(config.optimizer, step, run.num_steps)
         gradient_norm = optimizer.clip_gradients()
         optimizer.step(rate)
@@ -118,7 +122,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
 def dry_run(config: ClassifierRun) -> None:
     from genrep.training.describe import check_data, on_meta, print_parts
 
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals")
+    print(f"run: {config.run.length} of {config.run.batch} signals")
     num_classes = len(check_data(config.data, config.image_shape, config.channels).class_names)
     print_parts("classifier", on_meta(lambda: build(config, num_classes)))
 

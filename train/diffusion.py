@@ -91,9 +91,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     torch.manual_seed(settings.seed)  # the initial weights depend on the seed alone
     denoiser = build(config, autoencoder.spec, len(class_names)).to(run.device)
     normalizer = LatentNormalizer.from_statistics(latent_data.mean, latent_data.std).to(run.device)
-    forward = run.accelerator.prepare(denoiser)
-    if settings.compile:
-        forward = torch.compile(forward)
+    forward = run.prepare(denoiser)
     objective = DenoisingObjective(config.diffusion, levels, normalizer, len(class_names), autoencoder.decode)
     pipeline: Any = LatentDiffusionPipeline(
         autoencoder,
@@ -198,7 +196,7 @@ def dry_run(config: DiffusionRun, config_path: str) -> None:
     levels = NoiseLevels(config.diffusion.noise, (spec.num_tokens, spec.latent_dim))
     low, high = float(levels.log_snr[0]), float(levels.log_snr[-1])
     print(f"noise: {len(levels.log_snr)} levels, log-SNR {low:.2f} to {high:.2f}, shift {levels.shift:.3g}")
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals")
+    print(f"run: {config.run.length} of {config.run.batch} signals")
     num_classes = len(check_data(config.data, spec.image_shape, spec.channels).class_names)
     print_parts("denoiser", on_meta(lambda: build(config, spec, num_classes)))
 

@@ -51,9 +51,7 @@ def train(config: FieldRun, restart: bool = False) -> None:
     # models
     torch.manual_seed(settings.seed)
     field = build(config, single).to(run.device)
-    forward = run.accelerator.prepare(field)
-    if settings.compile:
-        forward = torch.compile(forward)
+    forward = run.prepare(field)
 
     # optimizer
     state = TrainingState(field, config.optimizer, config.ema)
@@ -128,7 +126,7 @@ def dry_run(config: FieldRun) -> None:
     print(f"field: {num_parameters(field):,} parameters, {multiply_adds(field):,} multiply-adds per point")
     points = config.fitting.num_coords or single.kept[0].numel()
     print(f"signal: {' × '.join(map(str, single.kept.shape))} numbers of {config.signal.source}")
-    print(f"run: {config.run.num_steps:,} steps of {points:,} points")
+    print(f"run: {config.run.length} of {points:,} points")
 
 
 def main() -> None:

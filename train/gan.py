@@ -182,7 +182,7 @@ def dry_run(config: GANRun, config_path: str) -> None:
     generator, discriminators = on_meta(lambda: build(config, sizes, num_classes))
     print_parts("generator", generator)
     print_parts("discriminators", discriminators)
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals")
+    print(f"run: {config.run.length} of {config.run.batch} signals")
 
 
 def main() -> None:

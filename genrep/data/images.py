@@ -6,7 +6,9 @@ How pixels become values is in `genrep/signals/images.py`.
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,11 @@ from genrep.signals import ImageSignalSpec
 
 FINGERPRINT_ROWS = 256
 """Images hashed for a fingerprint: enough to notice other images, few enough to read at every start."""
+SMALL_FILE = 8192
+"""Bytes of an encoded image below which it is decoded in one thread."""
+MOST_KEPT = 2**30
+"""Bytes of a split's pixels up to which they are kept for the next one who opens it in this process."""
+_DECODED: dict[Any, Tensor] = {}
 
 
 class ImageData(SignalData):
@@ -192,14 +199,30 @@ class ImageData(SignalData):
         self.rows, self.source_rows = self.rows.select(good), self.source_rows[good]
 
     def _decode_all(self) -> UInt8[Tensor, "images channels height width"]:
+        """Pixels of the whole split. A process that opens it again, as the stages of a recipe do, gets the same tensor."""
+        # datasets' fingerprint is of the source's files, with their times, and of the rows chosen
+        key = (self.rows._fingerprint, self.spec.image_column, self.shape, self.channels, self.spec.background)
+        if key in _DECODED:
+            return _DECODED[key]
         pixels = torch.empty(len(self), self.channels, *self.shape, dtype=torch.uint8)
         step = 512  # rows fetched at a time: all at once would hold every encoded image in memory as well
-        for start in tqdm(
-            range(0, len(self), step), desc=f"decoding {self.name}", unit_scale=step, disable=len(self) < 5000
-        ):
-            rows = self.rows[start : start + step][self.spec.image_column]
-            for offset, row in enumerate(rows):
-                pixels[start + offset] = self._decode(row, start + offset, self.shape)
+        # PIL's decoders work without Python's lock, so that threads share the cores; of small files the rest is most of the work
+        encoded = len(_encoded(self.rows[0][self.spec.image_column])) if len(self) else 0
+        threads = (os.cpu_count() or 1) if encoded > SMALL_FILE else 1
+        with ThreadPoolExecutor(threads) as pool:
+            for start in tqdm(
+                range(0, len(self), step), desc=f"decoding {self.name}", unit_scale=step, disable=len(self) < 5000
+            ):
+                rows = self.rows[start : start + step][self.spec.image_column]
+                indices = range(start, start + len(rows))
+                shapes = [self.shape] * len(rows)
+                decoded = (map if threads == 1 else pool.map)(self._decode, rows, indices, shapes)
+                for index, image in zip(indices, decoded, strict=True):
+                    pixels[index] = image
+        if pixels.numel() <= MOST_KEPT:
+            while len(_DECODED) > 1:  # a training and a held-out split
+                del _DECODED[next(iter(_DECODED))]
+            _DECODED[key] = pixels
         return pixels
 
     def _decode_whole(self) -> list[Any]:

@@ -60,7 +60,11 @@ class NoiseLevels:
     ) -> Float[Tensor, "batch tokens latent"]:
         """x_t. Timesteps are on the CPU, where indexing the levels does not wait for a GPU."""
         signal = self.alphas_cumprod[timesteps][:, None, None]
-        return signal.sqrt().to(latents) * latents + (1 - signal).sqrt().to(latents) * noise
+        scale, deviation = (
+            part.to(latents.dtype).to(latents.device, non_blocking=True)
+            for part in (signal.sqrt(), (1 - signal).sqrt())
+        )
+        return scale * latents + deviation * noise
 
     def weight(self, timesteps: Tensor) -> Float[Tensor, " batch"]:
         """Weight of the x0 loss: 1, or min(SNR, γ) (min-SNR); on the CPU, like `timesteps`."""

@@ -75,12 +75,13 @@ class DenoisingObjective:
         if class_labels is not None:  # the label num_classes means "no class"
             dropped = draws[:, 1] < self.spec.label_dropout
             class_labels = torch.where(dropped.to(class_labels.device), self.num_classes, class_labels).to(
-                latents.device
+                latents.device, non_blocking=True
             )
         noisy = self.levels.add_noise(clean, noise, timesteps)
         options = {} if mask is None else {"mask": mask}
-        predicted = denoiser(noisy, timesteps.to(latents.device), class_labels, **options)
-        weight = self.levels.weight(timesteps).to(latents.device)
+        # non_blocking: a plain copy to a GPU waits until it has done all that was asked of it before
+        predicted = denoiser(noisy, timesteps.to(latents.device, non_blocking=True), class_labels, **options)
+        weight = self.levels.weight(timesteps).to(latents.device, non_blocking=True)
         if self.spec.loss == "latents":
             return latent_loss(predicted, clean, weight, mask)
         assert self.decode is not None and points is not None, "the two-term loss compares decoded values"

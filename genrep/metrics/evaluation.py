@@ -14,6 +14,7 @@ from genrep.metrics.fidelity import (
     Pixels,
     classifier_accuracy,
     classifier_distance,
+    classifier_precision_recall,
     inception_distances,
     predicted_labels,
 )
@@ -54,7 +55,7 @@ class Evaluation:
         """The metrics by name.
 
         Args:
-            metrics: some of fid, kid, is, prc, rfid, fd_classifier, agreement.
+            metrics: some of fid, kid, is, prc, rfid, fd_classifier, prc_classifier, agreement.
             floors: also measure the floors of the Fréchet distances. A floor is the distance of real signals to the
                 reference: no generator over these latents can beat the reconstructions, and none at all the other split.
         """
@@ -73,6 +74,10 @@ class Evaluation:
                 if self.reconstructions is not None:
                     results["fd_reconstruction"] = self._classifier_distance(self.reconstructions)
                 results["fd_floor"] = self._classifier_distance(self.counterpart)
+        if "prc_classifier" in metrics:
+            assert self.classifier is not None
+            samples = Chosen(self.generated)
+            results |= classifier_precision_recall(self.classifier, self.signal, samples, self.reference, self.batch)
         if "agreement" in metrics:
             results["class_agreement"] = self._agreement()
         return results

@@ -141,6 +141,32 @@ def classifier_distance(
     return float(fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"])
 
 
+def classifier_precision_recall(
+    classifier: ImageClassifier, signal: Signal, generated: Any, reference: Any, batch: int = 256
+) -> dict[str, float]:
+    """Precision and recall (Kynkäänniemi et al., 2019) of a classifier's features, by torch-fidelity's code.
+
+    `classifier_precision` is the share of generated signals that lie among the reference, closer to one of them than its
+    third neighbour there; `classifier_recall` the share of the reference that lies among the generated ones. Both fall with
+    fewer signals.
+
+    Args:
+        classifier: of such signals.
+        signal: their kind.
+        generated, reference: sequences of them, as they are kept, four or more.
+        batch: signals at a time.
+    """
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    if min(len(generated), len(reference)) < 4:
+        raise InputError(
+            f"precision and recall need at least 4 signals on both sides; got {len(generated)} generated and {len(reference)}"
+        )
+    features = [classifier_features(classifier, signal, signals, batch) for signals in (generated, reference)]
+    metrics = prc_features_to_metric(*features, save_cpu_ram=True, verbose=False)
+    return {f"classifier_{name}": float(metrics[name]) for name in ("precision", "recall")}
+
+
 @torch.no_grad()
 def classifier_features(
     classifier: ImageClassifier, signal: Signal, signals: Any, batch: int = 256

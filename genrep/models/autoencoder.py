@@ -38,6 +38,7 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = False
+    _repeated_blocks = ["EncoderBlock", "DecoderBlock"]  # noqa: RUF012 diffusers' own declaration
 
     @register_to_config
     def __init__(

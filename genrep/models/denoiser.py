@@ -75,6 +75,8 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         InputError: an invalid argument.
     """
 
+    _repeated_blocks = ["DenoiserBlock"]  # noqa: RUF012 diffusers' own declaration
+
     @register_to_config
     def __init__(
         self,

@@ -204,6 +204,10 @@ class ClassifierArchitecture(Spec):
     """Channels of the first stage, a multiple of 8; they double with every halving of the image."""
     stages: PositiveInt = 2
     """Number of resolutions, each half the previous one."""
+    depth: PositiveInt = 1
+    """Residual blocks at each resolution."""
+    norm: Literal["group", "batch"] = "group"
+    """Normalisation: of each signal by itself, or of the batch, which is faster and a little better from 64 signals on."""
     dropout: Fraction = 0.1
     """Dropout before the last layer."""
 

@@ -1,4 +1,4 @@
-"""Convolution and pooling by number of axes; torch has a separate name for each."""
+"""Convolution, pooling and batch norm by number of axes; torch has a separate name for each."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from torch import nn
 from genrep.errors import InputError
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
@@ -15,6 +16,12 @@ def convolution_of(num_axes: int) -> Any:
     """The convolution class for `num_axes` axes. InputError beyond three."""
     _check(num_axes)
     return CONVOLUTIONS[num_axes]
+
+
+def batch_norm_of(num_axes: int) -> Any:
+    """The class of batch norms over so many axes. InputError beyond three."""
+    _check(num_axes)
+    return BATCH_NORMS[num_axes]
 
 
 def average_pool_of(num_axes: int) -> Any:

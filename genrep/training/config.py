@@ -385,6 +385,10 @@ def call_script(project: Path, script: str, *arguments: object) -> None:
     """
     words = [str(argument) for argument in arguments]
     print(f"\n$ python {shlex.join([script, *words])}", flush=True)
+    if "accelerate.state" in sys.modules:  # accelerate would keep the first run's precision for all later ones
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
     saved_argv = sys.argv
     sys.argv = [script, *words]
     try:

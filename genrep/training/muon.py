@@ -1,7 +1,7 @@
 """torch's Muon, with the orthogonalisation in the precision that the device is fast at."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, in float32 on a CPU.
+    """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, in float32 on a CPU, weights of one shape at a time on a GPU.
 
-    On CUDA this is torch's own step. The state is the same as torch's, so either can load the other's checkpoints.
+    On CUDA it iterates in bfloat16, as torch does, but on all weights of one shape as a batch: torch's loop launches some 25
+    small kernels per weight, which takes longer than the arithmetic, and the blocks of a transformer have few shapes.
+    The state is the same as torch's, so either can load the other's checkpoints.
     """
 
     # torch iterates in bfloat16 on every device. Most CPUs have no bfloat16 units: on an AVX2 machine a product of 96×96 and
@@ -24,45 +26,60 @@ class Muon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the weights by their orthogonalised Nesterov momentum."""
-        if any(weight.device.type == "cuda" for group in self.param_groups for weight in group["params"]):
-            return super().step(closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(weight.grad)
-                average = state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
-                update = weight.grad.lerp(average, group["momentum"]) if group["nesterov"] else average
-                update = orthogonalized(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                # Entries of an orthogonal matrix have an RMS of 1/√max(rows, columns). This scales it to 0.2, about that of
-                # AdamW's updates (Liu et al., 2025), so one learning rate serves both.
-                weight.add_(update, alpha=-0.2 * math.sqrt(max(weight.shape)) * group["lr"])
+            for weights in _together(group["params"]):
+                self._move(weights, group)
         return loss
+
+    def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """Move weights of one shape."""
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        for weight in weights:
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        averages = [self.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+        updates = torch._foreach_lerp(gradients, averages, group["momentum"]) if group["nesterov"] else averages
+        moves = updates[0] if len(weights) == 1 else torch.stack(list(updates))  # [weights, rows, columns]
+        if moves.device.type == "cuda":
+            moves = moves.bfloat16()
+        moves = orthogonalized(moves, group["ns_coefficients"], group["ns_steps"], group["eps"]).to(weights[0].dtype)
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        # Entries of an orthogonal matrix have an RMS of 1/√max(rows, columns). This scales it to 0.2, about that of AdamW's
+        # updates (Liu et al., 2025), so one learning rate serves both.
+        size = 0.2 * math.sqrt(max(weights[0].shape))
+        torch._foreach_add_(weights, [moves] if len(weights) == 1 else list(moves.unbind()), alpha=-size * group["lr"])
+
+
+def _together(weights: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Weights with gradients, grouped by shape; on a CPU one by one, which is as fast there."""
+    groups: dict[Any, list[Tensor]] = {}
+    for number, weight in enumerate(weights):
+        if weight.grad is not None:
+            alone = number if weight.device.type == "cpu" else None
+            groups.setdefault((weight.shape, weight.dtype, weight.device, alone), []).append(weight)
+    return list(groups.values())
 
 
 def orthogonalized(
-    matrix: Float[Tensor, "rows columns"], coefficients: tuple[float, float, float], steps: int, eps: float
-) -> Float[Tensor, "rows columns"]:
-    """Approximately U Vᵀ of a matrix U S Vᵀ, by Newton-Schulz iterations X <- a X + (b X Xᵀ + c (X Xᵀ)²) X.
+    matrices: Float[Tensor, "*count rows columns"], coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Float[Tensor, "*count rows columns"]:
+    """Approximately U Vᵀ of a matrix U S Vᵀ, or of each of several, by Newton-Schulz iterations X <- a X + (b X Xᵀ + c (X Xᵀ)²) X.
 
     From Jordan et al., 2024. Their coefficients trade accuracy for speed: the singular values end between about 0.7 and 1.2
     rather than at 1.
     """
     a, b, c = coefficients
-    wide = (
-        matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    )  # X Xᵀ is then the smaller of the two Gram matrices
-    x = wide / wide.norm().clamp(
-        min=eps
-    )  # the Frobenius norm bounds all singular values by 1, where the iteration converges
+    is_wide = matrices.shape[-2] <= matrices.shape[-1]
+    wide = matrices if is_wide else matrices.mT  # X Xᵀ is then the smaller of the two Gram matrices
+    # the Frobenius norm bounds all singular values by 1, where the iteration converges
+    x = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    add_product = torch.addmm if matrices.ndim == 2 else torch.baddbmm
     for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+        gram = x @ x.mT
+        x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if is_wide else x.mT

@@ -3,7 +3,6 @@
 How reconstructions are measured is in `genrep/metrics/reconstruction.py`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,15 @@ from torch import Tensor
 from genrep.coords import grid_shape
 from genrep.data.signals import Points, SignalData
 from genrep.errors import InputError
-from genrep.randomness import normal_at, stream_generator
+from genrep.models.specs import AutoencoderSpec
+from genrep.randomness import stream_generator
 from genrep.specs import validate
 from genrep.training.config import read_config
 from genrep.training.order import TrainingBatch
 from genrep.training.specs import AutoencoderRun, ReconstructionSpec
+
+NOISE_LEVEL, NOISE = "latent noise level", "latent noise"
+"""Streams of random numbers, keyed by the positions of a batch; the loader's workers draw them."""
 
 
 def check_model(config: AutoencoderRun, data: SignalData) -> None:
@@ -86,12 +89,19 @@ def refinement_objective(place: Path | str) -> dict[str, Any]:
     return spec.model_dump(include={"coords", "targets", "target_size", "jitter_std", "jitter_clip"})
 
 
+def noise_shapes(spec: ReconstructionSpec, autoencoder: AutoencoderSpec) -> dict[str, tuple[int, ...]]:
+    """Streams of noise that `latent_noise` needs of the training stream, and their shapes: none where the spec asks for none."""
+    if spec.latent_noise == 0:
+        return {}
+    return {NOISE_LEVEL: (1, 1), NOISE: (autoencoder.num_tokens, autoencoder.latent_dim)}
+
+
 def latent_noise(
-    spec: ReconstructionSpec, positions: Sequence[int], latent_shape: tuple[int, int], seed: int
+    spec: ReconstructionSpec, batch: TrainingBatch, device: torch.device
 ) -> Float[Tensor, "batch tokens latent"] | None:
-    """Noise for the latents of the images at `positions`, which key it; None if `spec.latent_noise` is 0."""
+    """Noise for the latents of a batch, which its positions key; None if `spec.latent_noise` is 0."""
     if spec.latent_noise == 0:
         return None
     # Levels are half-normal: most images get little noise, because the decoder must also work on clean latents.
-    level = normal_at(positions, (1, 1), seed, "latent noise level").abs() * spec.latent_noise
-    return level * normal_at(positions, latent_shape, seed, "latent noise")
+    level, noise = (batch.noise[name].to(device, non_blocking=True) for name in (NOISE_LEVEL, NOISE))
+    return level.abs() * spec.latent_noise * noise

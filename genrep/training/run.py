@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from genrep.data.signals import evenly
@@ -28,9 +28,13 @@ from genrep.training.interrupts import Interrupts
 from genrep.training.log import RunLog
 from genrep.training.optimizer import learning_rate
 from genrep.training.order import PositionBatches, SignalStream, TrainingBatch, training_loader
+from genrep.training.pace import Pace
 from genrep.training.specs import OptimizerSpec, RunSpec
 from genrep.training.state import AdversarialState, TrainingState
 from genrep.training.threads import ThreadSearch
+
+ENDLESS = 2**40
+"""Steps of a run that is given seconds alone, until its pace is known."""
 
 
 class Run:
@@ -48,7 +52,8 @@ class Run:
     Attributes:
         accelerator: device, processes, precision.
         checkpoint: the checkpoint to resume from, or None at the start.
-        step, num_steps: steps completed, and the total.
+        step, num_steps: steps completed, and the end; of a run that is given seconds alone, `ENDLESS` until its
+            first steps have told how many fit.
         seconds: seconds of training so far, without evaluation, previews and checkpoints.
 
     Raises:
@@ -66,7 +71,8 @@ class Run:
     ):
         self.settings, self.folder = settings, Path(settings.folder)
         self.accelerator = make_accelerator(settings.precision, settings.accumulation, settings.tracker, self.folder)
-        self.num_steps, self.identity = settings.num_steps, dict(identity or {})
+        self.num_steps, self.identity = settings.num_steps or ENDLESS, dict(identity or {})
+        self._pace = Pace(settings.seconds) if settings.num_steps is None and settings.seconds is not None else None
         self.checkpoint: Checkpoint | None = None
         self.log: RunLog | None = None
         if splits_batch:  # refuses a batch that does not divide evenly, before anything is written
@@ -105,6 +111,18 @@ class Run:
         """(rank, number of processes)."""
         return self.accelerator.process_index, self.accelerator.num_processes
 
+    def prepare(self, model: nn.Module) -> Any:
+        """What a loop calls for the model: it splits batches over processes, computes in `run.precision`, and is compiled.
+
+        With `run.compile` a model that names its repeated blocks (diffusers' `_repeated_blocks`) has those compiled, once
+        for all of them: twelve blocks take as long as one. Another model is compiled as a whole.
+        """
+        by_blocks = self.settings.compile and bool(getattr(model, "_repeated_blocks", None))
+        if by_blocks:
+            model.compile_repeated_blocks()  # type: ignore[operator] # of diffusers' ModelMixin
+        forward = self.accelerator.prepare(model)
+        return torch.compile(forward) if self.settings.compile and not by_blocks else forward
+
     def training_steps(self, stream: SignalStream, num_workers: int) -> Iterator[tuple[int, Iterator[TrainingBatch]]]:
         """Iterate over the remaining steps, with a progress bar: (step, this process's `run.accumulation` parts of its batch)."""
         settings = self.settings
@@ -116,7 +134,7 @@ class Run:
     def steps(self) -> Iterator[int]:
         """Iterate over the numbers of the remaining steps, with a progress bar. Every one must reach `end_step`."""
         self._bar = tqdm(
-            total=self.num_steps,
+            total=self.num_steps if self.num_steps < ENDLESS else None,
             initial=self.step,
             desc=self.folder.name,
             unit="step",
@@ -148,15 +166,18 @@ class Run:
         self.step += 1
         settings = self.settings
         intervals = (settings.report_every, settings.evaluate_every, settings.preview_every, settings.save_every)
+        elapsed = self.seconds + time.perf_counter() - self._started
+        pace_is_due = self._pace is not None and self._pace.is_due(self.step, elapsed)
         # A GPU works through its queue behind the CPU. What is still queued belongs to the steps, not to the evaluation
         # or report that follows; synchronising after every step would cost speed.
-        if any(map(self.due, intervals)):
+        if any(map(self.due, intervals)) or pace_is_due:
             synchronize(self.device)
         step_seconds = time.perf_counter() - self._started
         self.seconds += step_seconds
         # its first steps are also how the number of threads is found
         if self._threads is not None and self._threads.step_took(step_seconds):
             self._say_threads(self._threads)
+        self._set_length()
         self._agree_to_stop()
         self._bar.update()
         if self.due(self.settings.report_every):
@@ -186,6 +207,20 @@ class Run:
         speed = (self.step - step) * self.settings.batch / max(1e-9, self.seconds - seconds)
         self._reported = (self.step, self.seconds)
         self.write({**metrics, "images_per_second": speed, "peak_memory_gib": peak_memory(self.device) / 2**30})
+
+    def _set_length(self) -> None:
+        """Fix the number of steps of a run that is given seconds alone, once its pace is known; the main process's counts."""
+        searching = self._threads is not None and self._threads.chosen is None
+        if self._pace is None or self._pace.decided or searching:
+            return
+        answer = [self._pace.steps(self.step, self.seconds)]
+        broadcast_object_list(answer)
+        if answer[0] is None:
+            return
+        self._pace.decided, self.num_steps = True, answer[0]
+        self._bar.total = self.num_steps
+        if self.is_main:
+            tqdm.write(f"{self.num_steps:,} steps fit into the {self.settings.seconds:g} s of run.seconds")
 
     def _agree_to_stop(self) -> None:
         """Decide whether this step is the last one: `run.seconds` are over, or a signal arrived. All processes agree.
@@ -223,8 +258,9 @@ class Run:
         if not existing or existing[-1].name != f"step-{self.step:08d}":
             self.save(state)
         self.finish()
+        of_all = f" of {self.num_steps:,}" if self.num_steps < ENDLESS else ""
         return (
-            f"stopped after step {self.step:,} of {self.num_steps:,}; the checkpoint is in {self.folder / 'checkpoints'}. "
+            f"stopped after step {self.step:,}{of_all}; the checkpoint is in {self.folder / 'checkpoints'}. "
             "Re-running the command resumes from it"
         )
 
@@ -291,7 +327,11 @@ class Run:
             # a checkpoint with NaN would resume into NaN, and push the last good one out of `keep_checkpoints`
             if not all(bool(weight.isfinite().all()) for weight in checkpoint.tensors["model"].values()):
                 raise self._diverged("a weight")
-            checkpoint.extra.update(self.identity, seconds=self.seconds, num_steps=self.num_steps, threads=self.threads)
+            known = self.num_steps if self.num_steps < ENDLESS else None
+            paced_for = None if self._pace is None else self.settings.seconds
+            checkpoint.extra.update(
+                self.identity, seconds=self.seconds, num_steps=known, threads=self.threads, paced_for=paced_for
+            )
             save_checkpoint(self.folder / "checkpoints", checkpoint, self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
@@ -344,6 +384,8 @@ class Run:
                     f"{self.folder}: the {name} differs from what this run was trained on (hash {now}, was {before}); give the "
                     "same one, or start over with --restart"
                 )
+        if self._pace is not None and extra.get("paced_for") == self.settings.seconds and extra.get("num_steps"):
+            self.num_steps, self._pace.decided = int(extra["num_steps"]), True
         self.step = self.checkpoint.step if self.checkpoint else 0
         if self.step > self.num_steps:
             raise InputError(
@@ -366,7 +408,13 @@ class Run:
 def _schedule_note(checkpoint: Checkpoint, optimizer: OptimizerSpec | None, num_steps: int) -> str | None:
     """How a changed number of steps alters the learning rate of a resumed run; None if it hardly does."""
     before, step = checkpoint.extra.get("num_steps"), checkpoint.step
-    if optimizer is None or not isinstance(before, int) or before == num_steps or step >= num_steps:
+    if (
+        optimizer is None
+        or not isinstance(before, int)
+        or before == num_steps
+        or step >= num_steps
+        or num_steps == ENDLESS
+    ):
         return None
     # A finished cosine run that is extended jumps from nearly min_lr back up, which can undo what it learned.
     previous_rate, next_rate = (

@@ -72,11 +72,12 @@ class RunSpec(Spec):
     seed: Seed = 0
     """Seed of everything random."""
     steps: Annotated[PositiveInt | None, MAY_CHANGE] = None
-    """Optimizer steps; give either this or images."""
+    """Optimizer steps; give either this or images, or seconds alone."""
     images: Annotated[PositiveInt | None, MAY_CHANGE] = None
-    """Images to train on, counting repeats; give either this or steps."""
+    """Images to train on, counting repeats; give either this or steps, or seconds alone."""
     seconds: Annotated[PositiveFloat | None, MAY_CHANGE] = None
-    """Stop after this many seconds of training, even if steps remain; the learning rate still follows the steps."""
+    """Seconds of training, without evaluations and checkpoints. Alone: as many steps as fit, found from the pace of the first
+    ones and kept when the run is resumed. With steps or images: stop then even if steps are left, in mid-schedule."""
     batch: PositiveInt
     """Images per step, over all processes and accumulation."""
     accumulation: PositiveInt = 1
@@ -104,16 +105,25 @@ class RunSpec(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunSpec":
-        if (self.steps is None) == (self.images is None):
+        if self.steps is not None and self.images is not None:
             raise ValueError("give either steps or images, not both")
+        if self.steps is None and self.images is None and self.seconds is None:
+            raise ValueError("give steps or images, or seconds to train for")
         if self.batch % self.accumulation:
             raise ValueError(f"batch must be a multiple of accumulation, {self.accumulation}; got {self.batch}")
         return self
 
     @property
-    def num_steps(self) -> int:
-        """Number of steps, computed from `images` if that is given."""
-        return self.steps if self.steps is not None else -(-(self.images or 0) // self.batch)
+    def num_steps(self) -> int | None:
+        """Number of steps, computed from `images` if that is given; None where the pace decides."""
+        if self.images is not None:
+            return -(-self.images // self.batch)
+        return self.steps
+
+    @property
+    def length(self) -> str:
+        """How long the run is, for people."""
+        return f"{self.seconds:g} s of steps" if self.num_steps is None else f"{self.num_steps:,} steps"
 
 
 class ReconstructionSpec(Spec):
@@ -157,7 +167,9 @@ class AutoencoderRun(Spec):
     def _target_axes(self) -> "AutoencoderRun":
         size, axes = self.reconstruction.target_size, len(self.autoencoder.image_shape)
         if isinstance(size, list) and len(size) != axes:
-            raise ValueError(f"reconstruction.target_size must be one number, or one per axis ({axes}); got {len(size)}")
+            raise ValueError(
+                f"reconstruction.target_size must be one number, or one per axis ({axes}); got {len(size)}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -339,6 +351,10 @@ class ClassifierRun(Spec):
     """The model."""
     shift: NonNegativeInt = 1
     """Largest random shift of training images, in pixels."""
+    cutout: NonNegativeInt = 0
+    """Side of a square set to grey (0) at a random place of every training image (DeVries and Taylor, 2017); 0 is off."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target that is spread over all classes."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer."""
     ema: EMASpec | None = EMASpec()

@@ -312,3 +312,11 @@ def test_light_specs_read_the_same_images(tmp_path):
     assert (
         spec.with_source((32, 32), (8, 8)).source_size == 32 and spec.with_source((32, 16), (8, 8)).source_size is None
     )
+
+
+def test_a_split_opened_again_is_not_decoded_again(folder):
+    """The stages of a recipe open the same images one after another; another size is another thing."""
+    first, again = (opened(folder, in_memory=True) for _ in range(2))
+    assert first._pixels is again._pixels
+    smaller = opened(folder, shape=(5, 5), in_memory=True)
+    assert smaller.read([0]).shape == (1, 1, 5, 5) and torch.equal(everything(again), everything(opened(folder)))

@@ -17,6 +17,7 @@ from genrep.metrics.fidelity import (
     Pixels,
     classifier_accuracy,
     classifier_distance,
+    classifier_precision_recall,
     inception_distances,
     predicted_labels,
 )
@@ -59,6 +60,24 @@ def test_frechet_distance_equals_the_plain_formula(classifier, images):
     chosen = [Chosen(part, range(0, len(part), 2)) for part in images]
     half = plain_frechet(*(part[::2] for part in features))
     assert classifier_distance(classifier, IMAGE, *chosen) == pytest.approx(half, rel=1e-6)
+
+
+def test_precision_and_recall_equal_the_plain_definition(classifier, images):
+    with torch.no_grad():
+        fake, real = (classifier.features(from_uint8(part)).double() for part in images)
+    covered = []
+    for ours, theirs in (
+        (fake, real),
+        (real, fake),
+    ):  # is each of ours within the third neighbour's distance of one of theirs?
+        reach = torch.cdist(theirs, theirs).sort(dim=1).values[:, 3]
+        covered.append(float((torch.cdist(ours, theirs) <= reach).any(dim=1).double().mean()))
+    metrics = classifier_precision_recall(classifier, IMAGE, *images)
+    assert list(metrics.values()) == pytest.approx(covered, abs=0.01) and 0 < min(covered) < 1
+    same = classifier_precision_recall(classifier, IMAGE, images[0], images[0])
+    assert same == {"classifier_precision": 1, "classifier_recall": 1}
+    with pytest.raises(InputError, match="at least 4 signals on both sides; got 2 generated and 200"):
+        classifier_precision_recall(classifier, IMAGE, images[0][:2], images[1])
 
 
 def test_distance_does_not_depend_on_the_batch(classifier, images):

@@ -68,3 +68,20 @@ def test_an_update_has_the_size_of_adamws():
     rms = float((weight - start).square().mean().sqrt())
     # √32 singular values of about 1 over √(32 · 64) entries, times 0.2 √64
     assert rms == pytest.approx(0.1 * 0.2 * math.sqrt(64) * math.sqrt(32 / (32 * 64)), rel=0.25)
+
+
+def test_weights_of_one_shape_move_together_as_they_move_alone():
+    """What a GPU does with the blocks of a transformer, in the CPU's number type."""
+    shapes = [(6, 10)] * 3
+    together, alone = weights(*shapes), weights(*shapes)
+    for number, gradient in enumerate(weights(*shapes, seed=5)):
+        together[number].grad, alone[number].grad = gradient.detach().clone(), gradient.detach().clone()
+    one, other = Muon(together, lr=0.1, weight_decay=0.1), Muon(alone, lr=0.1, weight_decay=0.1)
+    with torch.no_grad():
+        one._move(together, one.param_groups[0])
+    other.step()
+    torch.testing.assert_close(together, alone)
+    assert all(
+        torch.equal(one.state[a]["momentum_buffer"], other.state[b]["momentum_buffer"])
+        for a, b in zip(together, alone, strict=True)
+    )

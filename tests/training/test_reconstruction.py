@@ -5,28 +5,35 @@ import torch
 import torch.nn.functional as F
 
 from genrep.coords import grid
-from genrep.data import ImageDataSpec
+from genrep.data import ImageDataSpec, all_of
 from genrep.data.images import ImageData
 from genrep.errors import InputError
 from genrep.interpolation import values_at
 from genrep.pictures import from_uint8
 from genrep.randomness import stream_generator
-from genrep.training.order import TrainingBatch
-from genrep.training.reconstruction import latent_noise, refinement_objective, training_points
+from genrep.training.order import SignalStream, TrainingBatch
+from genrep.training.reconstruction import latent_noise, noise_shapes, refinement_objective, training_points
 from genrep.training.specs import ReconstructionSpec
 from tests.scripts import AUTOENCODER, PROJECT, lines, run
 from tests.tiny import tiny_autoencoder
 
 
+def noise_at(spec, positions):
+    """Latent noise of a batch of the training stream, for 4 tokens of 8."""
+    signals = all_of("image", source="digits", in_memory=True).open("train", (8, 8), 1)
+    stream = SignalStream(signals, 1, False, noise=noise_shapes(spec, tiny_autoencoder().spec))
+    return latent_noise(spec, stream.__getitems__(list(positions)), torch.device("cpu"))
+
+
 def test_every_image_has_its_own_noise_level_keyed_by_position():
     spec = ReconstructionSpec(latent_noise=0.5)
-    noise = latent_noise(spec, range(2000), (4, 8), seed=1)
+    noise = noise_at(spec, range(2000))
     levels = noise.std(dim=(1, 2))
     assert noise.shape == (2000, 4, 8)
     torch.testing.assert_close(levels.square().mean().sqrt(), torch.tensor(0.5), atol=0.03, rtol=0)  # |N(0, 0.5²)|
     assert levels.min() < 0.05 and levels.max() > 1.0
-    torch.testing.assert_close(latent_noise(spec, [7, 3], (4, 8), seed=1), noise[[7, 3]])
-    assert latent_noise(ReconstructionSpec(), [0], (4, 8), seed=1) is None
+    torch.testing.assert_close(noise_at(spec, [7, 3]), noise[[7, 3]])
+    assert noise_at(ReconstructionSpec(), [0]) is None
 
 
 def test_noise_is_relative_to_the_deviation_between_images():
