@@ -65,9 +65,10 @@ def build() -> list[str]:
         return problems
     shutil.rmtree(SITE, ignore_errors=True)
     command = [*zensical("build"), "--clean", "--strict"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
-    if done.returncode or "WARNING" in done.stderr:
-        return [done.stdout + done.stderr]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, encoding="utf-8")
+    if done.returncode:
+        said = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)  # in colour whether or not a terminal reads it
+        return [said.partition("Traceback")[0] if "issues found" in said or "issue found" in said else said]
     return broken_links(SITE)
 
 
