@@ -75,7 +75,7 @@ def imports(path: Path, top_level: bool) -> set[str]:
             found |= {name.name.split(".")[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.split(".")[0])
-    return found - sys.stdlib_module_names - {"genrep", "train", "sample", "tests"}
+    return found - sys.stdlib_module_names - {"genrep", "train", "sample", "tests", "docs"}
 
 
 @functools.cache

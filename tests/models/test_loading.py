@@ -103,7 +103,9 @@ def test_a_folder_without_config_is_refused(model, tmp_path):
     with pytest.raises(InputError, match=rf"{re.escape(str(tmp_path / 'part'))}: no {type(saved).__name__} here"):
         type(saved).from_pretrained(tmp_path, subfolder="part")
     (tmp_path / "config.json").unlink()
-    with pytest.raises(InputError, match=rf"^{re.escape(str(tmp_path))}: no {type(saved).__name__} here \(no config.json\)"):
+    with pytest.raises(
+        InputError, match=rf"^{re.escape(str(tmp_path))}: no {type(saved).__name__} here \(no config.json\)"
+    ):
         type(saved).from_pretrained(tmp_path)
 
 
@@ -195,7 +197,8 @@ def test_a_misspelt_key_inside_a_part_is_named(tmp_path):
     tiny_autoencoder().save_pretrained(tmp_path)
     change_config(tmp_path, lambda config: config["encoder"].update(dmi=config["encoder"].pop("dim")))
     with pytest.raises(
-        InputError, match=rf"^{re.escape(str(tmp_path / 'config.json'))}: INRAutoencoder: encoder.dmi: unknown key; did you mean 'dim'\?"
+        InputError,
+        match=rf"^{re.escape(str(tmp_path / 'config.json'))}: INRAutoencoder: encoder.dmi: unknown key; did you mean 'dim'\?",
     ):
         INRAutoencoder.from_pretrained(tmp_path)
 
