@@ -75,7 +75,7 @@ def imports(path: Path, top_level: bool) -> set[str]:
             modules |= {name.name.split(".")[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             modules.add(node.module.split(".")[0])
-    return modules - sys.stdlib_module_names - {"genrep", "train", "sample", "tests"}
+    return modules - sys.stdlib_module_names - {"genrep", "train", "sample", "tests", "docs"}
 
 
 @functools.cache

@@ -55,6 +55,7 @@ def test_a_path_below_a_file_is_one_message(tmp_path):
             write(tmp_path / "file" / "a")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for write in (check_writable, lambda path: write_text(path, "")):

@@ -108,8 +108,9 @@ def test_decoders_are_given_chunks_of_the_grid_of_any_axes(size, chunk):
 
 
 MEMORY = """
-import resource, sys, torch
+import sys, torch
 torch.set_num_threads(2)
+from genrep.devices import peak_memory
 from genrep.models.autoencoder import INRAutoencoder
 autoencoder = INRAutoencoder(
     encoder={"type": "cross_attention", "dim": 16, "num_heads": 1, "head_dim": 8, "mlp_dim": 8, "encoder_depth": 1, "decoder_depth": 1, "patch_size": 4},
@@ -118,10 +119,10 @@ autoencoder = INRAutoencoder(
 latents = torch.randn(1, 4, 8)
 latents.requires_grad_()  # as `encode` gives them
 autoencoder.render(latents, size=64)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory(torch.device("cpu"))
 from genrep.render import to_uint8
 to_uint8(autoencoder.render(latents, size=int(sys.argv[1])))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(peak_memory(torch.device("cpu")) - before)
 """
 
 

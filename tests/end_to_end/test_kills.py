@@ -13,6 +13,8 @@ from genrep.training.checkpoint import list_checkpoints, load_checkpoint
 from genrep.training.config import STOPPED
 from tests.scripts import AUTOENCODER, PROJECT, diffusion, run
 
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+
 # Runs a script, and kills its process in the COUNT-th call of a function that all file writing passes through.
 KILLER = """
 import os, runpy, signal, sys
@@ -110,7 +112,6 @@ def test_a_signal_saves_and_rerunning_resumes(straight, tmp_path, number):
     torch.testing.assert_close(weights(folder), weights(tmp_path / "straight"), rtol=0, atol=0)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 @pytest.mark.slow
 def test_a_second_signal_quits_at_once(tmp_path):
     folder = tmp_path / "run"
