@@ -155,7 +155,7 @@ class SconeSpec(Spec):
     type: Literal["scone"]
     widths: list[PositiveInt] = Field(default=[250] * 4, min_length=1)
     """Masks and bases of each layer; a Linear to the values follows."""
-    omegas: list[PositiveFloat] = [90.0, 60.0, 30.0, 10.0]
+    omegas: list[PositiveFloat] = Field(default=[90.0, 60.0, 30.0, 10.0])
     """ω of each layer's bases sin(ω(Bx + c)), one per layer."""
     mask_omega: PositiveFloat = 30.0
     """ω₀ of the masks, σ(ω₀(Wz + b)), of all layers."""

@@ -1,5 +1,6 @@
 """What every field is: the network of one signal, coordinates to values."""
 
+import collections
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,5 @@ class Field(nn.Module):
 
 def last(layers: Iterator[tuple[str, Tensor]]) -> Tensor:
     """The activations of the last hidden layer; those before it are not kept."""
-    for _, activations in layers:
-        pass
+    (_, activations), *_ = collections.deque(layers, maxlen=1)
     return activations

@@ -43,3 +43,83 @@ def siren_bound(inputs: int, omega: float, first: bool) -> float:
     supplement 1.5): ω cancels in the later layers' angles, which come out about N(0, 1) at any depth.
     """
     return 1 / inputs if first else math.sqrt(6 / inputs) / omega
+
+
+class Places:
+    """Points, at which sines and cosines of linear functions are wanted again and again."""
+
+    def __init__(self, coords: Float[Tensor, "points axes"]):
+        self.coords = coords
+        self._with_ones = torch.cat([coords, torch.ones_like(coords[:, :1])], dim=1)
+
+    def sines(
+        self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
+    ) -> tuple[Float[Tensor, "points width"], Float[Tensor, "points width"]]:
+        """Sine and cosine of W x + b at every point; both are the caller's to overwrite."""
+        angles = torch.addmm(bias, self.coords.to(weight.dtype), weight.T)
+        return angles.sin(), angles.cos_()
+
+    def gradients(
+        self, angles: Float[Tensor, "points width"]
+    ) -> tuple[Float[Tensor, "width axes"], Float[Tensor, " width"]]:
+        """Gradients of W and b, given those of the angles W x + b at every point."""
+        both = torch.mm(angles.T, self._with_ones.to(angles.dtype))
+        return both[:, :-1].contiguous(), both[:, -1].contiguous()
+
+
+class GridPlaces(Places):
+    """A run of points of a grid in row-major order, where sines are products of sines of each axis.
+
+    With sin(α + β) = sin α cos β + cos α sin β, and cos likewise, a row of 256 points in 16 rows takes 272 sines per
+    function in place of 4,096, and four products and sums per point. `starting` sees whether points are such a run.
+
+    Args:
+        coords: the points.
+        axes: the coordinates that occur along each axis, rising; their grid holds the points and perhaps some around them.
+        start: number of the first point in that grid.
+    """
+
+    def __init__(self, coords: Float[Tensor, "points axes"], axes: list[Float[Tensor, "_"]], start: int):
+        super().__init__(coords)
+        self.axes, self.start = axes, start
+
+    def sines(
+        self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
+    ) -> tuple[Float[Tensor, "points width"], Float[Tensor, "points width"]]:
+        angles = [torch.outer(axis.to(weight.dtype), weight[:, number]) for number, axis in enumerate(self.axes)]
+        angles[0] += bias
+        lengths = [len(axis) for axis in self.axes]
+        table = torch.cat(angles)
+        (sine, *sines), (cosine, *cosines) = table.sin().split(lengths), table.cos_().split(lengths)
+        for next_sine, next_cosine in zip(sines, cosines, strict=True):
+            sine, cosine = sine[:, None], cosine[:, None]
+            sine, cosine = (
+                (sine * next_cosine).addcmul_(cosine, next_sine).flatten(0, 1),
+                (cosine * next_cosine).addcmul_(sine, next_sine, value=-1).flatten(0, 1),
+            )
+        stop = self.start + len(self.coords)
+        return sine[self.start : stop], cosine[self.start : stop]
+
+
+def places_of(coords: Float[Tensor, "points axes"]) -> Places:
+    """The points as `GridPlaces` where they are a run of a grid, in row-major order, on a CPU; as `Places` otherwise.
+
+    On a GPU sines cost nothing beside the memory that they are written to.
+    """
+    if coords.device.type != "cpu" or not _may_be_run(coords):
+        return Places(coords)
+    axes, number = [], torch.zeros(len(coords), dtype=torch.long)
+    for column in coords.T:
+        values, index = column.unique(return_inverse=True)
+        axes.append(values)
+        number = number * len(values) + index
+    start = int(number[0])
+    fills_its_grid = math.prod(map(len, axes)) <= 2 * len(coords)
+    in_a_row = torch.equal(number, torch.arange(start, start + len(coords)))
+    return GridPlaces(coords, axes, start) if fills_its_grid and in_a_row else Places(coords)
+
+
+def _may_be_run(coords: Tensor) -> bool:
+    """A quick look: among the first points of a run, two neighbours at least differ along the last axis alone."""
+    head = coords[:3, :-1]
+    return len(coords) >= 64 and bool((head[1:] == head[:-1]).all(dim=1).any())
