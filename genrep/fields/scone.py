@@ -95,10 +95,9 @@ class SconeField(Field):
         trains = torch.is_grad_enabled() and not coords.requires_grad and not torch.compiler.is_compiling()
         if trains and self.mask in MASKS_AND_SLOPES:
             with torch.autocast(coords.device.type, enabled=False):
-                collage = self._collage(prepared)
-        else:
-            collage = last(self.hidden_layers(prepared))
-        return self.to_values(collage.to(self.to_values.weight.dtype))
+                collage = self._collage(prepared).to(self.to_values.weight.dtype)
+            return torch.addmm(self.to_values.bias[:, None], self.to_values.weight, collage).T
+        return self.to_values(last(self.hidden_layers(prepared)).to(self.to_values.weight.dtype))
 
     def _angles(self, number: int, inputs: Tensor) -> Float[Tensor, "points width"]:
         """Arguments of the masks of layer `number`, counted from 0."""
@@ -114,8 +113,8 @@ class SconeField(Field):
         scale = self.input_scales[number].to(weight.dtype)
         return scale * weight, scale * bias
 
-    def _collage(self, places: Places) -> Float[Tensor, "points width"]:
-        """The last collage, as `hidden_layers` has it, in fewer passes over the activations."""
+    def _collage(self, places: Places) -> Float[Tensor, "width points"]:
+        """The last collage, transposed, as `hidden_layers` has it, in fewer passes over the activations."""
         collage = None
         for number, basis in enumerate(self.bases):
             collage = Collage.apply(collage, *self._folded(number), *basis.folded(), places, self.mask)
@@ -124,7 +123,7 @@ class SconeField(Field):
 
 
 class Collage(torch.autograd.Function):
-    """M ∘ g of one layer, of angles a = W z + b and p = B x + c: σ(a) sin p. Of the first layer z is None, and x is meant.
+    """M ∘ g of one layer, of angles a = W z + b and p = B x + c: σ(a) sin p, `[width, points]`. No z means x, the first layer.
 
     It computes σ and σ' together, sine and cosine of p together, and keeps σ'(a) sin p and σ(a) cos p alone; the gradients
     of a and p are these times that of the result. That is two thirds of the passes over the activations that the two
@@ -148,9 +147,9 @@ class Collage(torch.autograd.Function):
             slope, masks = places.sines(2 * weight, 2 * bias)
             masks, factor = masks.neg_().add_(1).mul_(0.5), 1.0
         else:
-            of_points = places.coords.to(weight.dtype) if inputs is None else inputs
             mask_and_slope, factor = MASKS_AND_SLOPES[mask]
-            masks, slope = mask_and_slope(torch.addmm(bias, of_points, weight.T))
+            angles = places.linear(weight, bias) if inputs is None else torch.addmm(bias[:, None], weight, inputs)
+            masks, slope = mask_and_slope(angles)
         sine, cosine = places.sines(basis_weight, basis_bias)
         ctx.save_for_backward(inputs, weight, slope.mul_(sine), cosine.mul_(masks))
         ctx.places, ctx.factor = places, factor
@@ -166,8 +165,8 @@ class Collage(torch.autograd.Function):
         if inputs is None:
             of_inputs, (of_weight, of_bias) = None, ctx.places.gradients(by_angle)
         else:
-            of_inputs = torch.mm(by_angle, ctx.factor * weight)
-            of_weight, of_bias = torch.mm(by_angle.T, inputs), by_angle.sum(0)
+            of_inputs = torch.mm(ctx.factor * weight.T, by_angle)
+            of_weight, of_bias = torch.mm(by_angle, inputs.T), by_angle.sum(1)
         return of_inputs, ctx.factor * of_weight, ctx.factor * of_bias, *of_basis, None, None
 
 
