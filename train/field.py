@@ -119,11 +119,11 @@ def train(config: FieldRun, restart: bool = False) -> None:
 
 def dry_run(config: FieldRun) -> None:
     from genrep.training.cost import multiply_adds
-    from genrep.training.describe import num_parameters
+    from genrep.training.describe import parameters_text
 
     single = config.signal.open()
     field = build(config, single)
-    print(f"field: {num_parameters(field):,} parameters, {multiply_adds(field):,} multiply-adds per point")
+    print(f"field: {parameters_text(field)}, {multiply_adds(field):,} multiply-adds per point")
     points = config.fitting.num_coords or single.kept[0].numel()
     print(f"signal: {' × '.join(map(str, single.kept.shape))} numbers of {config.signal.source}")
     print(f"run: {config.run.length} of {points:,} points")

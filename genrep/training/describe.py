@@ -8,6 +8,7 @@ from torch import nn
 
 from genrep.data import BaseDataSpec
 from genrep.data.signals import SignalData
+from genrep.nn.linear import ComplexLinear
 
 M = TypeVar("M")
 
@@ -19,8 +20,21 @@ def on_meta(build: Callable[[], M]) -> M:
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Number of parameters of a module."""
+    """Number of parameters of a module; a complex number counts once."""
+    layers = [layer for layer in module.modules() if isinstance(layer, ComplexLinear)]
+    return num_real_numbers(module) - sum(num_real_numbers(layer) for layer in layers) // 2
+
+
+def num_real_numbers(module: nn.Module) -> int:
+    """Parameters of a module; a complex number counts twice."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def parameters_text(module: nn.Module) -> str:
+    """How many parameters a module has, in words: both counts where they differ."""
+    parameters, real_numbers = num_parameters(module), num_real_numbers(module)
+    also = "" if parameters == real_numbers else f" ({real_numbers:,} real numbers)"
+    return f"{parameters:,} parameters{also}"
 
 
 def print_parts(name: str, model: nn.Module) -> None:
