@@ -289,6 +289,9 @@ EXTRAS = {
     "sklearn": ("scikit-learn", "train"),
     "torch_fidelity": ("torch-fidelity", "eval"),
     "tensorboard": ("tensorboard", "tracking"),
+    "av": ("av", "video"),
+    "scipy": ("scipy", "shapes"),
+    "trimesh": ("trimesh", "shapes"),
 }
 """What scripts import beyond the core's requirements: module -> (package, the extra in pyproject.toml that installs it)."""
 
