@@ -65,7 +65,7 @@ def draw_fit(
     colours: Any = colormaps["tab10"](range(10))
     for channel in range(len(samples)):
         colour = colours[channel % 10]
-        dots = {"color": colour, "marker": "o", "linestyle": "", "markersize": 3.5}
+        dots = {"color": colour, "marker": "o", "linestyle": "", "markersize": 3.5, "markeredgecolor": "black"}
         if curve is not None:
             above.plot(fine, curve[channel], color="black", linewidth=1, alpha=0.6, label="signal")
             below.plot(fine, fit[channel] - curve[channel], color=colour, linewidth=1)

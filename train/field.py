@@ -9,6 +9,7 @@ signal and ten times the error), checkpoints/ and model/, which NeuralField.from
 at any size and region; and mesh.ply where the signal is a shape. Re-running the command resumes from the latest checkpoint.
 """
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from genrep.training.config import add_training_options, parse_command_line, run_script
@@ -32,7 +33,7 @@ def train(config: FieldRun, restart: bool = False) -> None:
     import torch
     import torch.nn.functional as F
 
-    from genrep.data.single import Share
+    from genrep.data.single import Rendered, Share
     from genrep.files import replacing
     from genrep.pictures import save_png
     from genrep.randomness import stream_generator
@@ -70,17 +71,22 @@ def train(config: FieldRun, restart: bool = False) -> None:
         chunks = zip(*(part.tensor_split(num_chunks) for part in points), strict=True)
         return [(field.prepare(coords), values) for coords, values in chunks]
 
+    @functools.lru_cache(maxsize=1)
+    def rendered(step: int) -> Rendered:
+        """The field after a step, to be measured, shown and saved; with the averaged weights, where they are applied."""
+        return Rendered(field)
+
     def evaluate() -> None:
         """All metrics of the whole signal."""
         if run.is_main:
             with average.applied():
-                run.write(single.measure(field))
+                run.write(single.measure(rendered(run.step)))
 
     def preview() -> None:
         """The render beside the signal."""
         if run.is_main:
             with average.applied():
-                save_png(single.picture(field), run.folder / "samples" / f"step-{run.step:08d}.png")
+                save_png(single.picture(rendered(run.step)), run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
     num_points = config.fitting.num_coords or single.num_points
@@ -107,7 +113,7 @@ def train(config: FieldRun, restart: bool = False) -> None:
         with average.applied():
             with replacing(run.folder / "model") as partial:
                 field.save_pretrained(partial)
-            files = single.save(field, run.folder)
+            files = single.save(rendered(run.step), run.folder)
         print(f"model: {run.folder / 'model'}\npictures: {run.folder / 'samples'}")
         for file in files:
             print(f"{file.stem}: {file}")

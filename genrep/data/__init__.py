@@ -346,7 +346,7 @@ class ShapeSourceSpec(BaseSourceSpec):
     """A mesh, or a cloud of points with normals: .obj, .ply, .stl or .off."""
     extent: Annotated[float, Field(gt=0, le=1)] = 0.9
     """The longest side of the shape's bounding box, which is moved to the middle of the cube."""
-    num_surface_points: PositiveInt = 200_000
+    num_surface_points: PositiveInt = 100_000
     """Points sampled on a mesh, evenly over its area, with its normals; a cloud has its own."""
     noise: list[PositiveFloat] = Field(default=[0.1, 0.001], min_length=1)
     """Scales of the Laplace noise that takes points off the surface, an equal share of a step's points for each."""

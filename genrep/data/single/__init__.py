@@ -4,8 +4,8 @@ A new kind is a spec in `genrep/data/__init__.py` and a file here, with a `Singl
 """
 
 from genrep.data.single.arrays import open_array
-from genrep.data.single.base import Renders, Share, SingleSignal
+from genrep.data.single.base import Rendered, Renders, Share, SingleSignal
 from genrep.data.single.grids import GridSignal
 from genrep.data.single.pictures import open_pictures
 
-__all__ = ["GridSignal", "Renders", "Share", "SingleSignal", "open_array", "open_pictures"]
+__all__ = ["GridSignal", "Rendered", "Renders", "Share", "SingleSignal", "open_array", "open_pictures"]

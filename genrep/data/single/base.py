@@ -5,13 +5,14 @@ single.measure(field)                       how near the field comes, all metric
 single.picture(field), single.save(field)   what people look at, and files besides the model
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from genrep.data import PointsSpec
@@ -20,7 +21,7 @@ from genrep.signals.base import Signal
 
 @runtime_checkable
 class Renders(Protocol):
-    """What is measured and shown: a `NeuralField`, or any function of coordinates that renders like one."""
+    """What is measured and shown: a `NeuralField`, or any function of coordinates that renders like one, on the CPU."""
 
     def render(self, size: Any = None) -> Tensor: ...
 
@@ -112,6 +113,8 @@ class SingleSignal(ABC):
         return []
 
 
-def on_cpu(field: Renders, size: Any = None) -> Float[Tensor, "channels *size"]:
-    """A field's render, on the CPU, where signals are measured and shown."""
-    return field.render(size).cpu()
+class Rendered:
+    """A field as it is now, each of whose grids is rendered once, on the CPU, however often it is measured and shown."""
+
+    def __init__(self, field: Renders):
+        self.render = functools.cache(lambda size=None: field.render(size).cpu())

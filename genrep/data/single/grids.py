@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genrep.coords import grid_at, jitter_gaussian, jitter_uniform
 from genrep.data import PointsSpec
-from genrep.data.single.base import WHOLE, Renders, Share, SignalPoints, SingleSignal, on_cpu
+from genrep.data.single.base import WHOLE, Renders, Share, SignalPoints, SingleSignal
 from genrep.interpolation import values_at
 from genrep.pictures import side_by_side
 from genrep.signals.base import Signal
@@ -68,12 +68,12 @@ class GridSignal(SingleSignal):
 
     def measure(self, field: Renders) -> dict[str, float]:
         """The signal's own metrics; of a video their means and standard deviations over its frames."""
-        metrics = self.signal.measure(on_cpu(field)[None], self.values[None])
+        metrics = self.signal.measure(field.render()[None], self.values[None])
         return {name: float(value) for name, value in metrics.items()}
 
     def picture(self, field: Renders) -> UInt8[Tensor, "colours height width"]:
         """Render, signal, and ten times the error; of a video a row for each of a few of its frames."""
-        renders = self.signal.stills(self.signal.keep(on_cpu(field)))
+        renders = self.signal.stills(self.signal.keep(field.render()))
         return side_by_side(
             [
                 torch.cat(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genrep.coords import grid
 from genrep.data import SinesSourceSpec
-from genrep.data.single.base import Renders, on_cpu
+from genrep.data.single.base import Renders
 from genrep.data.single.grids import GridSignal
 from genrep.plots import draw_fit
 from genrep.signals import ArraySignalSpec
@@ -17,8 +17,8 @@ from genrep.signals.arrays import ArraySignal
 
 SHOWN = 128
 """Samples at most that a picture shows, from the middle of the signal."""
-FINER = 10
-"""Points of the curves in a picture for each sample."""
+FINER = 9
+"""Points of the curves in a picture for each sample; an odd number, so that the samples are among them."""
 
 
 class SeriesSignal(GridSignal):
@@ -29,7 +29,7 @@ class SeriesSignal(GridSignal):
         count = min(SHOWN, self.num_points)
         first = (self.num_points - count) // 2
         shown, fine = slice(first, first + count), slice(first * FINER, (first + count) * FINER)
-        fit = self.signal.keep(on_cpu(field, (self.num_points * FINER,)))[:, fine]
+        fit = self.signal.keep(field.render((self.num_points * FINER,)))[:, fine]
         at, samples, places, curve = (
             self._places(1)[shown],
             self.kept[:, shown],
@@ -82,7 +82,7 @@ class SinesSignal(SeriesSignal):
         places = self._places(self.finer)
         inner = places.abs() < 1 - 1 / self.num_points
         reference = self.signal.values(self.sines.at(places[inner]))
-        rendered = on_cpu(field, (len(places),))[:, inner]
+        rendered = field.render((len(places),))[:, inner]
         metrics = self.signal.measure(rendered[None], reference[None])
         return {**super().measure(field), **{f"{name}_between": float(value) for name, value in metrics.items()}}
 
