@@ -58,7 +58,8 @@ def _covered_in_boxes(
     with np.errstate(divide="ignore", invalid="ignore"):  # triangles seen from their edge cover nothing
         weights = areas / total
     inside = (weights >= 0).all(1)
-    return Covered(triangle[inside], *pixels[inside].T, weights[inside])
+    rows, columns = pixels[inside].T
+    return Covered(triangle[inside], rows, columns, weights[inside])
 
 
 def _cross(a: Float[np.ndarray, "pairs 2"], b: Float[np.ndarray, "pairs 2"]) -> Float[np.ndarray, " pairs"]:

@@ -36,7 +36,7 @@ def _samples(data: bytes, width: int) -> Float[np.ndarray, " samples"]:
     """Little-endian integers of so many bytes as floats; those of one byte are unsigned."""
     octets = np.frombuffer(data, dtype=np.uint8).reshape(-1, width)
     if width == 1:
-        octets = octets ^ 0x80  # 128 is silence: two's complement, as the wider ones have it
+        octets = np.bitwise_xor(octets, np.uint8(0x80))  # 128 is silence: two's complement, as the wider ones have it
     words = np.zeros((len(octets), 4), dtype=np.uint8)
     words[:, 4 - width :] = octets  # the high bytes of 32 bits
     return (words.view("<i4")[:, 0] / 2.0**31).astype(np.float32)
