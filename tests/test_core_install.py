@@ -31,7 +31,9 @@ from tests.scripts import PROJECT
 from tests.tiny import tiny_autoencoder
 
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-ABSENT = [*EXTRAS, "scipy", "torchvision", "pandas", "pytest"]
+SCRIPTS = ("train", "eval", "tracking", "video", "shapes")
+"""Extras that scripts need; `test` and `dev` are for working on the project."""
+ABSENT = [*EXTRAS, "torchvision", "pandas", "pytest"]
 
 WORK = f"""
 import importlib.util, runpy, sys
@@ -94,7 +96,7 @@ def files(*folders: str) -> list[Path]:
 
 
 def test_every_import_is_declared():
-    scripts = CORE | extra("train") | extra("eval") | extra("tracking")
+    scripts = CORE.union(*map(extra, SCRIPTS))
     imported = {
         package
         for path in files("genrep", "train", "sample", "benchmarks")
@@ -115,7 +117,7 @@ def test_only_training_needs_an_extra_to_be_imported():
 def test_the_message_about_extras_knows_every_package():
     for package, name in EXTRAS.values():
         assert package in extra(name)
-    in_extras = extra("train") | extra("eval") | extra("tracking")
+    in_extras = set().union(*map(extra, SCRIPTS))
     assert in_extras == {package for package, _ in EXTRAS.values()}
 
 

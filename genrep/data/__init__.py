@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from genrep.specs import MAY_CHANGE, FiniteFloat, Fraction, NonNegativeInt, PositiveInt, Size, Spec, validate
+from genrep.specs import (
+    MAY_CHANGE,
+    FiniteFloat,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Size,
+    Spec,
+    validate,
+)
 
 if TYPE_CHECKING:
     from genrep.data.signals import SignalData
@@ -214,33 +226,67 @@ def all_of(signal_type: str, **keys: Any) -> "ImageDataSpec | ArrayDataSpec":
     return validate(kind, {key: value for key, value in arguments.items() if key in kind.model_fields})
 
 
-class PictureSourceSpec(Spec):
+class PointsSpec(Spec):
+    """The points of one signal that a step of a fit asks for."""
+
+    num_coords: PositiveInt | None = None
+    """Points per step, each drawn at random, over all processes; null is all there are, each once."""
+    coords: Literal["grid", "gaussian", "uniform"] = "grid"
+    """Pixel centres; centres with Gaussian shifts (ANR eq. 9); or spread evenly over the whole pixel."""
+    jitter_std: PositiveFloat = 0.15
+    """Standard deviation of Gaussian shifts, in pixels."""
+    jitter_clip: PositiveFloat = 0.25
+    """Largest Gaussian shift, in pixels; below 0.5 keeps a point next to its own pixel."""
+    targets: Literal["pixel", "bicubic"] = "pixel"
+    """Value to match at a shifted coordinate: its pixel's own (ANR), or the signal interpolated there."""
+
+
+class BaseSourceSpec(Spec):
+    """What the spec of every single signal has."""
+
+    def check_points(self, how: PointsSpec) -> None:
+        """ValueError for keys that have no effect on this kind of signal."""
+
+    def open(self) -> "SingleSignal":
+        """The signal. InputError for what cannot be one."""
+        raise NotImplementedError
+
+
+class PictureSourceSpec(BaseSourceSpec):
     """One image or video, for a field."""
 
     type: Literal["pictures"] = "pictures"
     source: str
-    """An image, an animated file, a folder of frames, or scikit-image's photograph `camera`."""
+    """An image, a video, an animated file, a folder of frames, `camera` (scikit-image's photograph) or `siemens` (a drawn star)."""
     size: Size | None = None
-    """Resize and crop the pictures to this size; null keeps theirs."""
+    """Resize and crop the pictures to this size; null keeps theirs, and draws `siemens` at 256×256."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for RGB; null keeps those of the pictures."""
     background: Grey = 255
     """Grey level behind transparent pictures: 0 black, 255 white."""
+    num_frames: PositiveInt | None = None
+    """Frames to take from a video, an animated file or a folder; null is all."""
+    start: NonNegativeInt = 0
+    """The first of them."""
+    stride: PositiveInt = 1
+    """Distance from one of them to the next, in frames."""
+    num_spokes: PositiveInt = 36
+    """Dark spokes of `siemens`, with as many bright ones between them."""
 
     def open(self) -> "SingleSignal":
-        from genrep.data.single import open_pictures
+        from genrep.data.single.pictures import open_pictures
 
         return open_pictures(self)
 
 
-class ArraySourceSpec(Spec):
+class ArraySourceSpec(BaseSourceSpec):
     """One array, for a field."""
 
     type: Literal["array"]
     source: str
-    """A .npy file."""
+    """A .npy file, or a .wav file, whose samples are an array `[samples, channels]` in [-1, 1]."""
     channel_axis: Literal["none", "first", "last"] = "none"
-    """Which axis holds the channels; none means a single channel."""
+    """Which axis of a .npy file holds the channels; none means a single channel."""
     value_range: list[FiniteFloat] | None = Field(default=None, min_length=2, max_length=2)
     """Lowest and highest value, scaled to -1 and 1 for the network and the peak of PSNR; null takes the array's own."""
     unit: str = ""
@@ -249,13 +295,87 @@ class ArraySourceSpec(Spec):
     """Names of the axes, for pictures."""
 
     def open(self) -> "SingleSignal":
-        from genrep.data.single import open_array
+        from genrep.data.single.arrays import open_array
 
         return open_array(self)
 
 
+class SinesSourceSpec(BaseSourceSpec):
+    """A sum of sines, sampled, for a field; what it is between the samples is known."""
+
+    type: Literal["sines"]
+    frequencies: list[PositiveFloat] = Field(min_length=1)
+    """Periods over the whole signal, one number for each sine."""
+    amplitudes: list[PositiveFloat] | None = None
+    """One for each sine; null is 1 for all."""
+    length: PositiveInt = 100
+    """Samples, evenly spaced."""
+    seed: Seed = 0
+    """Seed of the phases and of the noise."""
+    noise: NonNegativeFloat = 0.0
+    """Standard deviation of Gaussian noise on the samples."""
+    finer: Annotated[int, Field(ge=2, multiple_of=2)] = 10
+    """Points for each sample at which the fit is measured between the samples, an even number so that none is a sample."""
+
+    @model_validator(mode="after")
+    def _an_amplitude_each(self) -> "SinesSourceSpec":
+        if self.amplitudes is not None and len(self.amplitudes) != len(self.frequencies):
+            raise ValueError(
+                f"amplitudes has {len(self.amplitudes)} numbers, frequencies has {len(self.frequencies)}: give one for each sine"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sampled_often_enough(self) -> "SinesSourceSpec":
+        if 2 * max(self.frequencies) >= self.length:
+            raise ValueError(
+                f"length must be more than twice the highest frequency, {max(self.frequencies):g}, or its samples are those of "
+                f"a lower one; got {self.length}"
+            )
+        return self
+
+    def open(self) -> "SingleSignal":
+        from genrep.data.single.series import open_sines
+
+        return open_sines(self)
+
+
+class ShapeSourceSpec(BaseSourceSpec):
+    """The signed distance of a shape, for a field: negative inside, in units of the side of the cube [-1, 1]³."""
+
+    type: Literal["shape"]
+    source: str
+    """A mesh, or a cloud of points with normals: .obj, .ply, .stl or .off."""
+    extent: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """The longest side of the shape's bounding box, which is moved to the middle of the cube."""
+    num_surface_points: PositiveInt = 100_000
+    """Points sampled on a mesh, evenly over its area, with its normals; a cloud has its own."""
+    noise: list[PositiveFloat] = Field(default=[0.1, 0.001], min_length=1)
+    """Scales of the Laplace noise that takes points off the surface, an equal share of a step's points for each."""
+    uniform: Fraction = 0.0
+    """Share of a step's points that are spread evenly over the cube instead."""
+    grid_size: Annotated[int, Field(ge=8)] = 128
+    """Points along each axis of the grid on which IoU is measured and the mesh is extracted."""
+
+    def check_points(self, how: PointsSpec) -> None:
+        if how.coords != "grid" or how.targets != "pixel":
+            raise ValueError(
+                "fitting.coords and fitting.targets are for signals on a grid, and a shape is asked for its distance anywhere: "
+                "leave them out"
+            )
+
+    def open(self) -> "SingleSignal":
+        from genrep.data.single.shapes import open_shape
+
+        return open_shape(self)
+
+
 SourceSpec = Annotated[
-    Annotated[PictureSourceSpec, Tag("pictures")] | Annotated[ArraySourceSpec, Tag("array")], _kind("pictures")
+    Annotated[PictureSourceSpec, Tag("pictures")]
+    | Annotated[ArraySourceSpec, Tag("array")]
+    | Annotated[SinesSourceSpec, Tag("sines")]
+    | Annotated[ShapeSourceSpec, Tag("shape")],
+    _kind("pictures"),
 ]
 """All kinds of single signal: a union distinguished by `type`, pictures by default."""
 

@@ -301,6 +301,9 @@ EXTRAS = {
     "sklearn": ("scikit-learn", "train"),
     "torch_fidelity": ("torch-fidelity", "eval"),
     "tensorboard": ("tensorboard", "tracking"),
+    "av": ("av", "video"),
+    "scipy": ("scipy", "shapes"),
+    "trimesh": ("trimesh", "shapes"),
 }
 """What scripts import beyond the core requirements: module -> (package, the extra in pyproject.toml that installs it)."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrep.errors import InputError
-from genrep.specs import Spec
+from genrep.specs import MAY_CHANGE, Spec, unmarked, validate
 from genrep.training.comparison import Measurements, read_evaluations
 from genrep.training.config import read_config
 from genrep.training.specs import AutoencoderRun, FieldRun
@@ -67,14 +67,17 @@ def measure_autoencoder(folder: Path, num_images: int, device: "torch.device") -
     indices = evenly(len(held_out), num_images)
     quality = reconstruction_quality(model, held_out, indices)
     return AutoencoderMeasurements(
-        psnr=float(quality["psnr"].mean()),
-        ssim=float(quality["ssim"].mean()) if "ssim" in quality else None,
+        metrics={name: float(values.mean()) for name, values in quality.items()},
         encoder_parameters=num_parameters(model.encoder),
         decoder_parameters=num_parameters(model.decoder),
         representation=list(model.latent_shape),
         num_images=len(indices),
         curve_images=spec.run.evaluate_images or len(held_out),
     )
+
+
+PROGRESS = ("step", "images", "seconds")
+"""What a line of metrics.jsonl says besides metrics."""
 
 
 def measure_field(folder: Path, num_images: int, device: "torch.device") -> FieldMeasurements:
@@ -86,7 +89,17 @@ def measure_field(folder: Path, num_images: int, device: "torch.device") -> Fiel
 
     field = NeuralField.from_pretrained(model_folder(folder)).to(device)
     last = read_evaluations(folder)[-1]
-    return FieldMeasurements(last["psnr"], last.get("ssim"), num_parameters(field), multiply_adds(field))
+    metrics = {name: value for name, value in last.items() if name not in PROGRESS}
+    return FieldMeasurements(metrics, num_parameters(field), multiply_adds(field))
+
+
+def is_finished(folder: Path, spec: AutoencoderRun | FieldRun) -> bool:
+    """Whether a run folder holds the result of just this run, so that it need not be started to find out."""
+    if not (folder / "config.yaml").is_file() or not (folder / "model" / "config.json").is_file():
+        return False
+    written = validate(type(spec), read_config(folder / "config.yaml"), where=str(folder))
+    last = read_evaluations(folder)[-1]
+    return unmarked(written, MAY_CHANGE) == unmarked(spec, MAY_CHANGE) and last.get("step") == spec.run.num_steps
 
 
 @dataclass(frozen=True)
@@ -98,8 +111,8 @@ class RunKind:
     """The script that trains one."""
     unit: str
     """What its training is counted in."""
-    quality: str
-    """What its curves show."""
+    where: str
+    """What its curves are measured on, for the label of an axis; "" says nothing."""
     shared: tuple[tuple[str, str], ...]
     """Keys that compared configs must agree in: (path in the validated config, its name in YAML)."""
     measure: Callable[[Path, int, "torch.device"], Measurements]
@@ -110,7 +123,7 @@ AUTOENCODERS = RunKind(
     config=AutoencoderRun,
     script="train/autoencoder.py",
     unit="images",
-    quality="PSNR on held-out images (dB)",
+    where="on held-out images",
     shared=(
         ("run.evaluate_images", "run.evaluate_images"),
         *HOW_LONG,
@@ -124,7 +137,7 @@ FIELDS = RunKind(
     config=FieldRun,
     script="train/field.py",
     unit="steps",
-    quality="PSNR (dB)",
+    where="",
     shared=(*HOW_LONG, ("signal", "signal")),
     measure=measure_field,
 )

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from genrep.data import DataSpec, ImageDataSpec, LatentsSpec, SourceSpec
+from genrep.data import DataSpec, ImageDataSpec, LatentsSpec, PointsSpec, SourceSpec
 from genrep.diffusion import DiffusionSpec
 from genrep.fields import FieldSpec
 from genrep.gan import GANSpec
@@ -212,11 +212,9 @@ class AutoencoderRun(Spec):
         return math.prod(shape if size is None else (size,) * len(shape) if isinstance(size, int) else size)
 
 
-class FittingSpec(Spec):
+class FittingSpec(PointsSpec):
     """Objective of a field: mean squared error of values at the signal's points."""
 
-    num_coords: PositiveInt | None = None
-    """Points a step, each drawn at random, over all processes; null is all there are, each once."""
     chunk: PositiveInt = 16_384
     """Points computed at a time; so few that what lies between two layers stays in a CPU's cache. It changes no result."""
 
@@ -243,6 +241,7 @@ class FieldRun(Spec):
             raise ValueError(
                 f"run.batch must be 1, a field has one signal; got {self.run.batch}. fitting.num_coords is its points a step"
             )
+        self.signal.check_points(self.fitting)
         return self
 
 

@@ -33,14 +33,16 @@ def test_a_field_is_measured_at_its_last_evaluation(tmp_path):
     measured = measure_field(tmp_path, 10, torch.device("cpu"))
     inputs = next(iter(field.parameters())).shape[-1]
     products = inputs * 64 + 64 * 64 + 64
-    assert measured == FieldMeasurements(22.0, 0.2, parameters=products + 64 + 64 + 1, multiply_adds=products)
+    assert measured == FieldMeasurements(
+        {"psnr": 22.0, "ssim": 0.2}, parameters=products + 64 + 64 + 1, multiply_adds=products
+    )
 
 
 def test_every_kind_has_its_own_columns():
-    measured = AutoencoderMeasurements(30.0, None, 1_234_567, 89, [8, 16], 1000, 256)
+    measured = AutoencoderMeasurements({"psnr": 30.0}, 1_234_567, 89, [8, 16], 1000, 256)
     assert measured.columns() == {"encoder + decoder parameters": "1,234,567 + 89", "representation": "8 × 16"}
     assert measured.note().endswith("on 1,000 held-out images, the two columns after them on 256.")
-    field = FieldMeasurements(30.0, 0.5, 140_417, 35_008)
+    field = FieldMeasurements({"psnr": 30.0}, 140_417, 35_008)
     assert field.columns() == {"parameters": "140,417", "multiply-adds per point": "35,008"} and field.note() == ""
 
 
