@@ -157,7 +157,9 @@ class AutoencoderRun(Spec):
     def _target_axes(self) -> "AutoencoderRun":
         size, axes = self.reconstruction.target_size, len(self.autoencoder.image_shape)
         if isinstance(size, list) and len(size) != axes:
-            raise ValueError(f"reconstruction.target_size must be one number, or one per axis ({axes}); got {len(size)}")
+            raise ValueError(
+                f"reconstruction.target_size must be one number, or one per axis ({axes}); got {len(size)}"
+            )
         return self
 
     @model_validator(mode="after")
