@@ -325,9 +325,9 @@ def test_a_cache_with_a_mask_is_read_as_it_was_written(digits_like, tmp_path):
     indices = [23, 0, 9, 10, 11, 3]  # in three shards
     torch.testing.assert_close(cache.latents(indices), latents[indices])
     assert torch.equal(cache.masks(indices), mask[indices])
-    held_out = LatentCache(spec.folder, split="held_out")
+    held_out_cache = LatentCache(spec.folder, split="held_out")
     of_held_out = model.encode_set(held_out.signal.values(held_out.read(range(6))))[1]
-    assert torch.equal(held_out.masks(range(6)), of_held_out)
+    assert torch.equal(held_out_cache.masks(range(6)), of_held_out)
     shards = sorted(Path(spec.folder).glob("latents-*.safetensors"))
     assert [load_file(shard)["mask"].shape for shard in shards] == [(10, 1, MOST), (10, 1, MOST), (4, 1, MOST)]
 
