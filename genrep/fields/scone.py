@@ -145,7 +145,7 @@ class Collage(torch.autograd.Function):
     ) -> Tensor:
         if inputs is None and mask == "sin_squared":  # sin² a = (1 - cos 2a) / 2, of an angle that is linear in x
             slope, masks = places.sines(2 * weight, 2 * bias)
-            masks, factor = masks.neg_().add_(1).mul_(0.5), 1.0
+            masks, factor = masks.mul_(-0.5).add_(0.5), 1.0
         else:
             mask_and_slope, factor = MASKS_AND_SLOPES[mask]
             angles = places.linear(weight, bias) if inputs is None else torch.addmm(bias[:, None], weight, inputs)
