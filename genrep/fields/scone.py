@@ -127,9 +127,8 @@ class Collage(torch.autograd.Function):
 
     It computes σ and σ' together, sine and cosine of p together, and keeps σ'(a) sin p and σ(a) cos p alone; the gradients
     of a and p are these times that of the result. That is two thirds of the passes over the activations that the two
-    sines, the activation and the product take by themselves. It has first derivatives by weights, and overwrites what it
-    keeps on the way back: for others, or a second way back, ask for gradients of the coordinates, which takes
-    `hidden_layers` instead.
+    sines, the activation and the product take by themselves. It has first derivatives by weights only; where coordinates
+    have gradients, `values` takes `hidden_layers` instead, which has them all.
     """
 
     @staticmethod
@@ -159,8 +158,7 @@ class Collage(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, by_angle, by_phase = ctx.saved_tensors
-        by_angle.mul_(gradient)
-        by_phase.mul_(gradient)
+        by_angle, by_phase = by_angle * gradient, by_phase * gradient
         of_basis = ctx.places.gradients(by_phase)
         if inputs is None:
             of_inputs, (of_weight, of_bias) = None, ctx.places.gradients(by_angle)
@@ -226,7 +224,9 @@ def random_mask(
     channel = torch.arange(width, device=coords.device)
     for part in seed:
         channel = _mixed(channel + (part + 1) * 0x632BE59BD9B4E019 % 2**63)
-    return (_mixed(number)[:, None] * (channel | 1)) < 0  # the top bit of the product with an odd number of the channel
+    return (
+        _mixed(number + 1)[:, None] * (channel | 1)
+    ) < 0  # the top bit of the product with an odd number of the channel
 
 
 def _mixed(numbers: Tensor) -> Tensor:

