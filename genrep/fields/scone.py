@@ -60,17 +60,18 @@ class SconeField(Field):
     ):
         super().__init__()
         self.mask, self.mask_cells, self.mask_seed = mask, mask_cells, mask_seed
-        pairs = list(itertools.pairwise([num_axes, *widths]))
-        self.masks = nn.ModuleList(AngleLinear(inputs, outputs, mask_omega) for inputs, outputs in pairs)
+        pairs = itertools.pairwise([num_axes, *widths])
+        masks = [AngleLinear(inputs, outputs, mask_omega) for inputs, outputs in pairs]
+        for number, layer in enumerate(masks):
+            bound = siren_bound(layer.in_features, mask_omega, first=number == 0)
+            nn.init.uniform_(layer.weight, -bound, bound)
+            nn.init.uniform_(layer.bias, -bound, bound)
+        self.masks = nn.ModuleList(masks)
         self.bases = nn.ModuleList(
             AngleLinear(num_axes, width, omega) for width, omega in zip(widths, omegas, strict=True)
         )
         self.input_scales = nn.Parameter(torch.ones(len(widths))) if learn_input_scale else None
         self.to_values = nn.Linear(widths[-1], channels)
-        for number, layer in enumerate(self.masks):
-            bound = siren_bound(layer.in_features, mask_omega, first=number == 0)
-            nn.init.uniform_(layer.weight, -bound, bound)
-            nn.init.uniform_(layer.bias, -bound, bound)
 
     def prepare(self, coords: Float[Tensor, "points axes"]) -> Places:
         return places_of(coords)
@@ -107,7 +108,9 @@ class SconeField(Field):
 
     def _folded(self, number: int) -> tuple[Tensor, Tensor]:
         """s ω₀ W and s ω₀ b of the masks of layer `number`."""
-        weight, bias = self.masks[number].folded()
+        layer = self.masks[number]
+        assert isinstance(layer, AngleLinear)
+        weight, bias = layer.folded()
         if self.input_scales is None:
             return weight, bias
         scale = self.input_scales[number].to(weight.dtype)
@@ -117,6 +120,7 @@ class SconeField(Field):
         """The last collage, transposed, as `hidden_layers` has it, in fewer passes over the activations."""
         collage = None
         for number, basis in enumerate(self.bases):
+            assert isinstance(basis, AngleLinear)
             collage = Collage.apply(collage, *self._folded(number), *basis.folded(), places, self.mask)
         assert collage is not None
         return collage
