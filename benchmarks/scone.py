@@ -1,7 +1,8 @@
 """The time of a training step of SCONE relative to SIREN's of the same width, in one run.
 
     python benchmarks/scone.py
-    python benchmarks/scone.py --widths 250 --chunks 1024,4096 --runs 5
+    python benchmarks/scone.py --widths 250 --chunks 1024,2048 --runs 5
+    MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 python benchmarks/scone.py    # see docs/train.md
 
 Four hidden layers, all points of a square grid; a step is the forward pass, the loss and the backward pass in chunks of
 points, as train/field.py has them. `plain` is SCONE as its equations stand, sine, activation and product in passes of their

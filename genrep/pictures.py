@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -141,3 +142,13 @@ def picture_and_report(path: Path | str) -> tuple[Path, Path]:
             f"--out {path}: this is where the report goes; give the picture's name, as in {picture.stem}.png"
         )
     return check_writable(picture), check_writable(report)
+
+
+def labelled(image: UInt8[Tensor, "channels height width"], text: str) -> UInt8[Tensor, "channels taller width"]:
+    """The image with a line of text above it, black on white; text that is too long is cut off."""
+    from PIL import Image, ImageDraw
+
+    line = Image.new("L", (image.shape[-1], 16), 255)
+    ImageDraw.Draw(line).text((3, 2), text, fill=0)
+    strip_of_text = torch.from_numpy(np.array(line)).expand(image.shape[0], -1, -1)
+    return torch.cat([strip_of_text, image.cpu()], dim=1)

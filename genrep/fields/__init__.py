@@ -138,7 +138,7 @@ class WireSpec(Spec):
     type: Literal["wire"]
     widths: list[PositiveInt] = Field(default=[254] * 4, min_length=1)
     """Outputs of the hidden layers, complex numbers; a complex Linear follows, whose real part is the values."""
-    omega: PositiveFloat = 30.0
+    omega: PositiveFloat = 10.0
     """ω₀ of the wavelets exp(iω₀u) exp(-|s₀u|²), of all layers: how high their frequency is."""
     scale: PositiveFloat = 10.0
     """s₀ of the wavelets: how narrow they are."""

@@ -60,17 +60,18 @@ class SconeField(Field):
     ):
         super().__init__()
         self.mask, self.mask_cells, self.mask_seed = mask, mask_cells, mask_seed
-        pairs = list(itertools.pairwise([num_axes, *widths]))
-        self.masks = nn.ModuleList(AngleLinear(inputs, outputs, mask_omega) for inputs, outputs in pairs)
+        pairs = itertools.pairwise([num_axes, *widths])
+        masks = [AngleLinear(inputs, outputs, mask_omega) for inputs, outputs in pairs]
+        for number, layer in enumerate(masks):
+            bound = siren_bound(layer.in_features, mask_omega, first=number == 0)
+            nn.init.uniform_(layer.weight, -bound, bound)
+            nn.init.uniform_(layer.bias, -bound, bound)
+        self.masks = nn.ModuleList(masks)
         self.bases = nn.ModuleList(
             AngleLinear(num_axes, width, omega) for width, omega in zip(widths, omegas, strict=True)
         )
         self.input_scales = nn.Parameter(torch.ones(len(widths))) if learn_input_scale else None
         self.to_values = nn.Linear(widths[-1], channels)
-        for number, layer in enumerate(self.masks):
-            bound = siren_bound(layer.in_features, mask_omega, first=number == 0)
-            nn.init.uniform_(layer.weight, -bound, bound)
-            nn.init.uniform_(layer.bias, -bound, bound)
 
     def prepare(self, coords: Float[Tensor, "points axes"]) -> Places:
         return places_of(coords)
@@ -107,7 +108,9 @@ class SconeField(Field):
 
     def _folded(self, number: int) -> tuple[Tensor, Tensor]:
         """s ω₀ W and s ω₀ b of the masks of layer `number`."""
-        weight, bias = self.masks[number].folded()
+        layer = self.masks[number]
+        assert isinstance(layer, AngleLinear)
+        weight, bias = layer.folded()
         if self.input_scales is None:
             return weight, bias
         scale = self.input_scales[number].to(weight.dtype)
@@ -117,6 +120,7 @@ class SconeField(Field):
         """The last collage, transposed, as `hidden_layers` has it, in fewer passes over the activations."""
         collage = None
         for number, basis in enumerate(self.bases):
+            assert isinstance(basis, AngleLinear)
             collage = Collage.apply(collage, *self._folded(number), *basis.folded(), places, self.mask)
         assert collage is not None
         return collage
@@ -127,9 +131,8 @@ class Collage(torch.autograd.Function):
 
     It computes σ and σ' together, sine and cosine of p together, and keeps σ'(a) sin p and σ(a) cos p alone; the gradients
     of a and p are these times that of the result. That is two thirds of the passes over the activations that the two
-    sines, the activation and the product take by themselves. It has first derivatives by weights, and overwrites what it
-    keeps on the way back: for others, or a second way back, ask for gradients of the coordinates, which takes
-    `hidden_layers` instead.
+    sines, the activation and the product take by themselves. It has first derivatives by weights only; where coordinates
+    have gradients, `values` takes `hidden_layers` instead, which has them all.
     """
 
     @staticmethod
@@ -145,7 +148,7 @@ class Collage(torch.autograd.Function):
     ) -> Tensor:
         if inputs is None and mask == "sin_squared":  # sin² a = (1 - cos 2a) / 2, of an angle that is linear in x
             slope, masks = places.sines(2 * weight, 2 * bias)
-            masks, factor = masks.neg_().add_(1).mul_(0.5), 1.0
+            masks, factor = masks.mul_(-0.5).add_(0.5), 1.0
         else:
             mask_and_slope, factor = MASKS_AND_SLOPES[mask]
             angles = places.linear(weight, bias) if inputs is None else torch.addmm(bias[:, None], weight, inputs)
@@ -159,8 +162,7 @@ class Collage(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, by_angle, by_phase = ctx.saved_tensors
-        by_angle.mul_(gradient)
-        by_phase.mul_(gradient)
+        by_angle, by_phase = by_angle * gradient, by_phase * gradient
         of_basis = ctx.places.gradients(by_phase)
         if inputs is None:
             of_inputs, (of_weight, of_bias) = None, ctx.places.gradients(by_angle)
@@ -226,7 +228,9 @@ def random_mask(
     channel = torch.arange(width, device=coords.device)
     for part in seed:
         channel = _mixed(channel + (part + 1) * 0x632BE59BD9B4E019 % 2**63)
-    return (_mixed(number)[:, None] * (channel | 1)) < 0  # the top bit of the product with an odd number of the channel
+    return (
+        _mixed(number + 1)[:, None] * (channel | 1)
+    ) < 0  # the top bit of the product with an odd number of the channel
 
 
 def _mixed(numbers: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ class WireField(Field):
         yield "layer 1", hidden
         for number, layer in enumerate(self.hidden, start=2):
             with torch.autocast(prepared.device.type, enabled=False):
-                hidden = _wavelets(*layer(hidden).chunk(2, dim=-1), self.omega, self.scale)
+                real, imaginary = layer(hidden).chunk(2, dim=-1)
+                hidden = _wavelets(real, imaginary, self.omega, self.scale)
             yield f"layer {number}", hidden
 
     def values(self, prepared: Float[Tensor, "points axes"]) -> Float[Tensor, "points channels"]:

@@ -40,7 +40,7 @@ def siren_bound(inputs: int, omega: float, first: bool) -> float:
     """The bound c of the uniform distribution U(-c, c) that a SIREN's weights start from.
 
     1 / n of the first layer and √(6 / n) / ω of the later ones, n inputs each (Sitzmann et al. 2020, section 3.2 and
-    supplement 1.5): ω cancels in the later layers' angles, which come out about N(0, 1) at any depth.
+    supplement 1.5): ω cancels in the later layers' products ωW z, which come out about N(0, 1) at any depth.
     """
     return 1 / inputs if first else math.sqrt(6 / inputs) / omega
 

@@ -41,3 +41,11 @@ def test_the_refinement_benchmark(locality, tmp_path):
     run("benchmarks/refinement.py", locality, "--source", "digits", "--num-images", 2, "--steps", 3, "--out", tmp_path)
     report = json.loads((tmp_path / "refinement.json").read_text())
     assert report["num_images"] == 2 and (tmp_path / "refinement.png").exists()
+
+
+def test_the_scone_benchmark_agrees_with_its_plain_version(capsys):
+    run("benchmarks/scone.py", "--widths", 8, "--side", 16, "--chunks", "64,128", "--runs", 1)
+    report = capsys.readouterr().out
+    errors = re.search(r"difference of values ([\d.e+-]+), of gradients ([\d.e+-]+)", report)
+    assert errors and all(float(error) < 1e-4 for error in errors.groups())
+    assert all(re.search(rf"{name} .* × siren", report) for name in ("siren", "scone", "plain"))
