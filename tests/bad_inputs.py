@@ -438,7 +438,7 @@ FIELDS = [
     Script("a signal cut off", f"{SMALL_FIELD} --signal.source pictures/1.png", "cannot be read",
            all_of(pictures("pictures"), cut_off("pictures/1.png"))),
     Script("a folder without frames", f"{SMALL_FIELD} --signal.source texts", "no pictures there", text("texts/a.txt", "")),
-    Script("a video for a signal", f"{SMALL_FIELD} --signal.source my.mp4", "cannot be read as a picture", text("my.mp4", "ftyp")),
+    Script("a video for a signal", f"{SMALL_FIELD} --signal.source my.mp4", "cannot be read as a video: it is empty or damaged", text("my.mp4", "ftyp")),
     Script("frames of different sizes", f"{SMALL_FIELD} --signal.source pictures --signal.size null", "its frames differ in size",
            all_of(pictures("pictures"), pictures("pictures/more", size=9), lambda here: (here / "pictures/more/1.png").rename(here / "pictures/9.png"))),
     Script("a batch for a field", f"{FIELD} --run.batch 2", "run.batch must be 1, a field has one signal; got 2"),

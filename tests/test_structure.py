@@ -149,7 +149,7 @@ def test_every_shipped_config_loads_and_builds(path, monkeypatch):
     config = validate(kind, content, where=str(path))
     with torch.device("meta"):
         if isinstance(config, FieldRun):
-            model = NeuralField(config.field.model_dump(), (64, 64), config.signal.channels or 1)
+            model = NeuralField(config.field.model_dump(), (64, 64), getattr(config.signal, "channels", None) or 1)
         elif isinstance(config, GANRun):
             spec = (
                 describe_autoencoder(config.autoencoder, str(path.relative_to(PROJECT))) if config.autoencoder else None
