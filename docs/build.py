@@ -36,7 +36,7 @@ WRITTEN_ELSEWHERE = {
 }
 """Page of the site -> the file that it is made from."""
 
-PAGE_FILES = (".md", ".png", ".gif", ".svg", ".css")
+PAGE_FILES = (".md", ".png", ".jpg", ".gif", ".svg", ".css")
 """What is copied from docs/; scripts and notebooks are not."""
 
 FENCED = re.compile(r"(^```.*?^```[ ]*$)", re.DOTALL | re.MULTILINE)
