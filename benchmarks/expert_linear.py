@@ -1,14 +1,15 @@
-"""What the expert linear layer costs beside `torch.nn.Linear` of the same width, and beside two naive versions, in one run.
+"""The cost of the expert linear layer relative to `torch.nn.Linear` of the same width and to two naive versions, in one run.
 
     python benchmarks/expert_linear.py
     python benchmarks/expert_linear.py --channels 256 --tiles 2 --points grid --device cuda
 
-A stack of layers, each of a finer grid (quad tree), on a square grid of points or on random ones; forward, and forward
-with backward. Ours: `ExpertLinear` and `PointOrder` as a field uses them, the activations in the layers' orders. The plan
-of the order is made once for a grid; for random points, which are new in every step, every call of ours makes it anew.
-`gather` fetches a matrix for every point; `loop` takes each tile's points by a mask. Both run at fewer points (a matrix for
-each of 512² points would be 274 GB at 512 channels), which is said, and their ratio is to dense at as many. Times are
-medians of calls taken in turn, after one that is not counted.
+Runs a stack of layers with ever finer grids (quad tree) on a square grid of points or on random points; forward, and forward
+with backward. Ours: `ExpertLinear` and `PointOrder` as a field uses them, with activations in the layers' orders. The order
+is planned once for a grid; random points change in every step, so every call plans again.
+
+`gather` fetches a matrix for every point; `loop` selects each tile's points with a mask. Both run with fewer points (one
+matrix per point of 512² would be 274 GB at 512 channels) and are compared with dense at the same number. Times are medians
+of calls in turn, after an uncounted one.
 """
 
 import argparse
@@ -59,7 +60,8 @@ def loop(layers, values, indices):
 
 
 def keep_freed_memory():
-    """Fresh pages of a quarter of a gigabyte for every activation would cost as much as the products that are compared."""
+    """Make glibc reuse freed memory."""
+    # Otherwise every activation, a quarter of a gigabyte, gets fresh pages, which cost as much as the products themselves.
     if sys.platform == "linux":
         mmap_max, trim_threshold = -4, -1
         libc = ctypes.CDLL(None)
@@ -68,14 +70,14 @@ def keep_freed_memory():
 
 
 def return_freed_memory():
-    """Before the next widths, whose tensors would not fit the gaps."""
+    """Return freed memory to the system before the next width, whose tensors would not fit the gaps."""
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def timed(ways, values, runs):
-    """Median seconds of (forward, forward and backward) of every way, in turn."""
-    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ways}
+def timed(variants, values, runs):
+    """Median seconds of (forward, forward and backward) for every variant, run in turn."""
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in variants}
 
     def now():
         if values.is_cuda:
@@ -83,13 +85,13 @@ def timed(ways, values, runs):
         return time.perf_counter()
 
     for _ in range(runs + 1):
-        for name, way in ways.items():
+        for name, variant in variants.items():
             started = now()
             with torch.no_grad():
-                way(values)
+                variant(values)
             times[name][0].append(now() - started)
             started = now()
-            way(values).sum().backward()
+            variant(values).sum().backward()
             times[name][1].append(now() - started)
     return {name: [statistics.median(part[1:]) for part in parts] for name, parts in times.items()}
 
@@ -117,16 +119,16 @@ def measure(channels, tile, points, options):
     ratios = {"ours": [a / b for a, b in zip(large["ours"], large["dense"], strict=True)]}
     for naive, side in ((loop, options.loop_side), (gather, options.gather_side)):
         indices = [tiling.index(coords_of(side)) for tiling in tilings]
-        ways = {"dense": lambda x: dense(linear, x), "naive": lambda x: naive(experts, x, indices)}  # noqa: B023
-        small = timed(ways, values_of(side), options.runs)
+        variants = {"dense": lambda x: dense(linear, x), "naive": lambda x: naive(experts, x, indices)}  # noqa: B023
+        small = timed(variants, values_of(side), options.runs)
         ratios[naive.__name__] = [a / b for a, b in zip(small["naive"], small["dense"], strict=True)]
-    shown = "   ".join(f"{name} {forward:6.2f} ({both:6.2f})" for name, (forward, both) in ratios.items())
-    forward, both = large["dense"]
-    rate = 2 * depth * options.side**2 * channels**2 / forward / 1e9
+    columns = "   ".join(f"{name} {forward:6.2f} ({backward:6.2f})" for name, (forward, backward) in ratios.items())
+    forward, with_backward = large["dense"]
+    rate = 2 * depth * options.side**2 * channels**2 / forward / 1e9  # a multiply-add counts as two
     print(
-        f"{channels:4} channels, {depth} layers of {tile}×{tile} tiles, {points:6}: dense {forward * 1e3:6.0f} ({both * 1e3:6.0f}) ms, "
-        f"{rate:5.0f} GFLOP/s   × dense: {shown}   "
-        f"{sum(layer.permutation is not None for layer in planned.layers)} moves",
+        f"{channels:4} channels, {depth} layers of {tile}×{tile} tiles, {points:6}: dense {forward * 1e3:6.0f} "
+        f"({with_backward * 1e3:6.0f}) ms, {rate:5.0f} GFLOP/s   × dense: {columns}   "
+        f"{sum(layer.permutation is not None for layer in planned.layers)} gathers",
         flush=True,
     )
 
@@ -143,11 +145,11 @@ def main() -> None:
         "--points", choices=["grid", "random"], nargs="+", default=["grid", "random"], help="(default both)"
     )
     parser.add_argument(
-        "--side", type=positive, default=512, help="points along an axis; their square is the number (default 512)"
+        "--side", type=positive, default=512, help="points along an axis, so side² in total (default 512)"
     )
     parser.add_argument("--loop-side", type=positive, default=128, help="the same for `loop` (default 128)")
     parser.add_argument("--gather-side", type=positive, default=32, help="the same for `gather` (default 32)")
-    parser.add_argument("--runs", type=positive, default=3, help="calls of each (default 3)")
+    parser.add_argument("--runs", type=positive, default=3, help="calls per variant (default 3)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     options = parser.parse_args()
     options.device = choose_device(options.device)

@@ -1,12 +1,12 @@
-"""Test-time optimisation beside a Fourier-feature network trained from scratch, image by image, at equal seconds.
+"""Test-time optimisation against a Fourier-feature network trained from scratch, per image, in equal time.
 
     python benchmarks/refinement.py runs/photographs/locality --source kodak/ --num-images 10
 
-Figure 7 of the locality-aware paper. For every image: the encoder's prediction; its latents refined; latents and decoder
-refined; and a Fourier-feature network (Gaussian features, Adam, half a cosine over its time) that gets as many seconds as
-the refinement of the latents took. All see the same number of pixels a step; refinement draws its coordinates and targets
-as the run did in training, the network sees pixel centres. Clocks stop while PSNR is measured. Writes
-refinement.json (every image) and refinement.png (mean PSNR over seconds) into the run's folder, or --out.
+Figure 7 of the locality-aware paper. For every image: the encoder's prediction; refined latents; refined latents and decoder;
+and a Fourier-feature network (Gaussian features, Adam, half a cosine) that gets as many seconds as the refinement of the
+latents took. All see the same number of pixels per step; refinement draws coordinates and targets as in the run's training,
+the network sees pixel centres. Clocks stop while PSNR is measured. Writes refinement.json (every image) and refinement.png
+(mean PSNR over seconds) to the run's folder, or --out.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from genrep.training.reconstruction import refinement_objective
 
 def refined_curve(autoencoder, pixels, steps, every, **options):
     """[(seconds, PSNR)] from the prediction to the last step."""
-    curve, seconds, started = [], 0.0, time.perf_counter()
+    curve, seconds, started = [], 0.0, time.perf_counter()  # seconds exclude the measurements
     for step, (tuned, latents) in enumerate(refinements(autoencoder, from_uint8(pixels), steps, **options)):
         if step % every == 0 or step == steps:
             seconds += time.perf_counter() - started
@@ -79,9 +79,10 @@ def field_curve(pixels, total_seconds, num_coords, lr, scale, seed, measure=20):
 
 
 def mean_curve(curves):
-    """Curves of several images on one axis of seconds, their mean."""
+    """The mean of the curves of several images, on a common axis of seconds."""
     import numpy as np
 
+    # Up to the end of the shortest curve, so that every point is a mean over all images.
     end = min(curve[-1][0] for curve in curves)
     axis = np.linspace(0, end, 50)
     mean = np.mean([np.interp(axis, *np.array(curve).T) for curve in curves], axis=0)
@@ -94,17 +95,30 @@ def main() -> None:
     parser.add_argument("--source", required=True, help="images: a folder, parquet files, a Hub id")
     parser.add_argument("--num-images", type=positive, default=10, help="images, evenly spaced (default 10)")
     parser.add_argument("--steps", type=positive, default=100, help="refinement steps (default 100)")
-    parser.add_argument("--coords", type=positive, default=NUM_COORDS, help=f"pixels a step (default {NUM_COORDS})")
-    parser.add_argument("--lr", type=positive_number, default=0.05, help="of the latents, in deviations (default 0.05)")
-    parser.add_argument("--decoder-lr", type=positive_number, default=5e-4, help="of the decoder (default 5e-4)")
+    parser.add_argument("--coords", type=positive, default=NUM_COORDS, help=f"pixels per step (default {NUM_COORDS})")
     parser.add_argument(
-        "--field-lr", type=positive_number, default=1e-3, help="of the Fourier-feature network (default 1e-3)"
+        "--lr",
+        type=positive_number,
+        default=0.05,
+        help="learning rate of the latents, in units of their standard deviation (default 0.05)",
     )
     parser.add_argument(
-        "--field-scale", type=positive_number, default=10.0, help="deviation of its frequencies (default 10)"
+        "--decoder-lr", type=positive_number, default=5e-4, help="learning rate of the decoder (default 5e-4)"
     )
-    parser.add_argument("--seed", type=non_negative, default=0)
-    parser.add_argument("--out", type=Path, help="folder of the report (default RUN)")
+    parser.add_argument(
+        "--field-lr",
+        type=positive_number,
+        default=1e-3,
+        help="learning rate of the Fourier-feature network (default 1e-3)",
+    )
+    parser.add_argument(
+        "--field-scale",
+        type=positive_number,
+        default=10.0,
+        help="standard deviation of the network's frequencies (default 10)",
+    )
+    parser.add_argument("--seed", type=non_negative, default=0, help="seed of coordinates and network (default 0)")
+    parser.add_argument("--out", type=Path, help="folder for the report (default RUN)")
     options = parser.parse_args()
 
     folder = options.out or Path(options.run)
@@ -122,16 +136,17 @@ def main() -> None:
     for index in evenly(len(data), options.num_images):
         pixels = data.read([index])
         latents = refined_curve(autoencoder, pixels, options.steps, every, lr=options.lr, **shared)
-        both = refined_curve(
+        with_decoder = refined_curve(
             autoencoder, pixels, options.steps, every, lr=options.lr, decoder_lr=options.decoder_lr, **shared
         )
         seconds = latents[-1][0]
         field = field_curve(pixels, seconds, shared["num_coords"], options.field_lr, options.field_scale, options.seed)
-        for name, curve in zip(curves, (latents, both, field), strict=True):
+        for name, curve in zip(curves, (latents, with_decoder, field), strict=True):
             curves[name].append(curve)
         rows.append(
-            {"image": index, "predicted": latents[0][1], "latents": latents[-1][1], "latents_and_decoder": both[-1][1],
-             "field_at_equal_seconds": field[-1][1], "seconds": seconds, "seconds_with_decoder": both[-1][0]}
+            {"image": index, "predicted": latents[0][1], "latents": latents[-1][1],
+             "latents_and_decoder": with_decoder[-1][1], "field_at_equal_seconds": field[-1][1], "seconds": seconds,
+             "seconds_with_decoder": with_decoder[-1][0]}
         )  # fmt: skip
         print(
             "  ".join(
@@ -152,7 +167,7 @@ def main() -> None:
     }  # fmt: skip
     write_json(folder / "refinement.json", report)
     save_curves(
-        {"seconds an image": {name: mean_curve(part) for name, part in curves.items()}},
+        {"seconds per image": {name: mean_curve(image_curves) for name, image_curves in curves.items()}},
         "PSNR (dB)",
         folder / "refinement.png",
     )

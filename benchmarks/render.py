@@ -1,11 +1,11 @@
-"""How fast a decoder renders, beside a plain implementation of the same equations, in one run.
+"""How fast a decoder renders, compared with a plain implementation of the same equations in the same run.
 
     python benchmarks/render.py --representation locality --size 256 --batch 1
     python benchmarks/render.py --representation anr --size 128 --chunks 512,1024
 
-Decoders are the papers' image settings. Plain: the whole grid at once, encoded for every image; attention in separate
-passes; every linear layer for itself. Ours: `render`. Times are medians of calls taken in turn; the machine's
-matrix-multiply rate is measured between them, and the share of it says how far the code is from its limit.
+Decoders have the papers' image settings. Plain: the whole grid at once, encoded for every image; attention in separate
+passes; no merged linear layers. Ours: `render`. Times are medians of calls in turn; the machine's matrix-multiply rate is
+measured between them, and the share of it that is reached says how far the code is from the limit.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from genrep.models.autoencoder import INRAutoencoder
 from genrep.options import positive, positives
 from genrep.training.config import run_script
 
-TINY_ENCODER = {"type": "joint_attention", "patch_size": 16, "depth": 1, "dim": 64}  # it plays no part
+TINY_ENCODER = {"type": "joint_attention", "patch_size": 16, "depth": 1, "dim": 64}  # not used
 AUTOENCODERS: dict[str, dict[str, Any]] = {
     "anr": {
         "decoder": {"type": "localized_attention", "max_frequency": 1024.0, "threshold": 0.0015},
@@ -76,9 +76,9 @@ def plain_locality(decoder, latents, coords):
 PLAIN = {"anr": plain_anr, "locality": plain_locality}
 
 
-def flops_a_coordinate(decoder, num_tokens):
-    """Multiply-adds counted twice, of the equations as written: every matrix that a coordinate meets, and the tokens."""
-    of_tokens = ("to_key", "to_value.", "aggregate.to_key_value")  # these meet the tokens, not the coordinates
+def flops_per_coordinate(decoder, num_tokens):
+    """FLOPs per coordinate of the equations as written (two per multiply-add): its matrices, and attention to the tokens."""
+    of_tokens = ("to_key", "to_value.", "aggregate.to_key_value")  # applied to the tokens, not to coordinates
     weights = {name: p for name, p in decoder.named_parameters() if p.ndim == 2 and not name.startswith(of_tokens)}
     inner = next(p.shape[1] for name, p in weights.items() if name.endswith("to_out.weight"))
     return 2 * sum(p.numel() for p in weights.values()) + 2 * 2 * num_tokens * inner
@@ -86,20 +86,20 @@ def flops_a_coordinate(decoder, num_tokens):
 
 def matrix_rate():
     """FLOP/s of a large float32 matrix product, now."""
-    one, two = torch.randn(1536, 1536), torch.randn(1536, 1536)
+    left, right = torch.randn(1536, 1536), torch.randn(1536, 1536)
     started = time.perf_counter()
     for _ in range(4):
-        one @ two
+        left @ right
     return 4 * 2 * 1536**3 / (time.perf_counter() - started)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--representation", choices=AUTOENCODERS, default="locality", help="(default locality)")
-    parser.add_argument("--size", type=positive, default=256, help="side of the render (default 256)")
-    parser.add_argument("--batch", type=positive, default=1, help="latent sets (default 1)")
-    parser.add_argument("--heads", type=positive, help="heads of the attention (default the paper's)")
-    parser.add_argument("--runs", type=positive, default=7, help="calls of each (default 7)")
+    parser.add_argument("--size", type=positive, default=256, help="side of the render in pixels (default 256)")
+    parser.add_argument("--batch", type=positive, default=1, help="number of latent sets (default 1)")
+    parser.add_argument("--heads", type=positive, help="attention heads (default: the paper's)")
+    parser.add_argument("--runs", type=positive, default=7, help="calls per variant (default 7)")
     parser.add_argument("--chunks", type=positives, default=[], help="also try these chunk sizes, as in 512,1024,4096")
     options = parser.parse_args()
 
@@ -115,30 +115,35 @@ def main() -> None:
         values = PLAIN[options.representation](autoencoder.decoder, latents, coords)
         return values.transpose(1, 2).unflatten(2, (options.size, options.size))
 
-    ways = {"plain": plain, "render": lambda: autoencoder.render(latents, options.size)}
+    variants = {"plain": plain, "render": lambda: autoencoder.render(latents, options.size)}
     for chunk in options.chunks:
-        ways[f"render, chunks of {chunk}"] = functools.partial(autoencoder.render, latents, options.size, chunk=chunk)
+        name = f"render, chunks of {chunk}"
+        variants[name] = functools.partial(autoencoder.render, latents, options.size, chunk=chunk)
     with torch.no_grad():
-        error = (ways["plain"]() - ways["render"]()).abs().max()
-        times: dict[str, list[float]] = {name: [] for name in ways}
+        error = (variants["plain"]() - variants["render"]()).abs().max()
+        times: dict[str, list[float]] = {name: [] for name in variants}
         rates = []
         for _ in range(options.runs):
-            rates.append(matrix_rate())
-            for name, way in ways.items():
+            rates.append(
+                matrix_rate()
+            )  # in every round: on a shared machine it drifted from 142 to 245 GFLOP/s in an hour
+            for name, variant in variants.items():
                 started = time.perf_counter()
-                way()
+                variant()
                 times[name].append(time.perf_counter() - started)
     coordinates = options.batch * options.size**2
-    work = coordinates * flops_a_coordinate(autoencoder.decoder, 256)
+    work = coordinates * flops_per_coordinate(autoencoder.decoder, 256)
     print(
-        f"largest difference {float(error):.1e}; matrix products run at {statistics.median(rates) / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads"
+        f"largest difference {float(error):.1e}; matrix products run at {statistics.median(rates) / 1e9:.0f} GFLOP/s, "
+        f"{torch.get_num_threads()} threads"
     )
     for name, seconds in times.items():
-        ratios = [work / second / rate for second, rate in zip(seconds, rates, strict=True)]
-        speedups = [plain / second for plain, second in zip(times["plain"], seconds, strict=True)]
+        # Above 100 % where `render` skips work of the equations as written, such as merged layers.
+        shares = [work / duration / rate for duration, rate in zip(seconds, rates, strict=True)]
+        speedups = [plain_duration / duration for plain_duration, duration in zip(times["plain"], seconds, strict=True)]
         print(
             f"{name:26} {coordinates / statistics.median(seconds):9,.0f} coordinates/s   {statistics.median(speedups):5.2f} × plain   "
-            f"the equations' work at {statistics.median(ratios):4.0%} of the matrix rate"
+            f"the equations' work at {statistics.median(shares):4.0%} of the matrix rate"
         )
 
 

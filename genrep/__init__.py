@@ -1,7 +1,7 @@
 """GenRep: generative modelling over the latents of implicit neural representations.
 
-A signal becomes a set of latent tokens, a generator learns to make such sets, and one shared coordinate network turns
-any set into a signal at any coordinates. Public names are loaded when first used, so that `import genrep` stays light.
+A signal becomes a set of latent tokens, a generator learns to produce such sets, and one shared coordinate network turns
+any set into a signal at any coordinates. Public names are loaded when first used, so that `import genrep` stays fast.
 """
 
 import importlib

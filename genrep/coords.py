@@ -1,7 +1,7 @@
 """The one coordinate convention: pixel centres in [-1, 1], axes in array order (y, x), `align_corners=False`.
 
-Index i among N along an axis sits at -1 + (2i + 1) / N, so neighbours are 2 / N apart (the pitch) and the image
-covers [-1, 1] from edge to edge. A region `(y0, x0, y1, x1)` is the rectangle that a grid covers instead.
+Index i of N along an axis is at -1 + (2i + 1) / N, so neighbours are 2 / N apart (the pitch) and the image covers [-1, 1]
+from edge to edge. A grid may cover a region `(y0, x0, y1, x1)` instead.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ from genrep.arguments import Integer, Number, as_integer, as_number, shown
 from genrep.errors import InputError, did_you_mean
 from genrep.interpolation import values_at
 
-Region = Sequence[Number] | Any  # `image_region` says what it is
+Region = Sequence[Number] | Any  # checked by `image_region`
 COORDS, TARGETS = ("grid", "gaussian", "uniform"), ("pixel", "bicubic")
-"""Kinds of coordinates and targets that `draw_targets` draws."""
+"""The kinds of coordinates and targets of `draw_targets`."""
 
 
 def image_shape(size: Integer | Sequence[Integer]) -> tuple[int, ...]:
-    """`8` means 8×8; a sequence is one length an axis. Integers of any kind; InputError for anything else."""
+    """`8` means 8×8; a sequence is one length per axis. Integers of any kind; InputError for anything else."""
     try:
         lengths: tuple[Any, ...] = tuple(size)
     except TypeError:
@@ -39,7 +39,7 @@ def image_shape(size: Integer | Sequence[Integer]) -> tuple[int, ...]:
 
 
 def grid_shape(size: Integer | Sequence[Integer], num_axes: int) -> tuple[int, ...]:
-    """One length for every axis: a number stands for all of them. InputError for another number of lengths."""
+    """One length per axis; a single number applies to all axes. InputError for another number of lengths."""
     shape = image_shape(size)
     if not isinstance(size, Sequence) and not hasattr(size, "__len__"):
         shape = shape[:1] * num_axes
@@ -49,7 +49,7 @@ def grid_shape(size: Integer | Sequence[Integer], num_axes: int) -> tuple[int, .
 
 
 def image_region(region: Region | None, num_axes: int = 2) -> tuple[float, ...]:
-    """The region as `num_axes` starts and then `num_axes` ends; None is all of [-1, 1]. InputError if empty."""
+    """The region as `num_axes` starts followed by `num_axes` ends; None is all of [-1, 1]. InputError if empty."""
     if region is None:
         return (-1.0,) * num_axes + (1.0,) * num_axes
     try:
@@ -61,7 +61,7 @@ def image_region(region: Region | None, num_axes: int = 2) -> tuple[float, ...]:
             f"region must be {2 * num_axes} finite numbers, starts then ends (y0, x0, y1, x1); got {shown(region)}"
         )
     if any(start >= end for start, end in zip(bounds[:num_axes], bounds[num_axes:], strict=True)):
-        raise InputError(f"region {region!r} is empty: every start must lie below its end, (y0, x0, y1, x1)")
+        raise InputError(f"region must have every start below its end, (y0, x0, y1, x1); got {shown(region)}")
     return bounds
 
 
@@ -73,9 +73,9 @@ def grid(
     stop: Integer | None = None,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, "points axes"]:
-    """Pixel centres of a grid in row-major order, `[points, axes]` float32; `start` and `stop` cut out a run of points.
+    """Pixel centres of a grid in row-major order, `[points, axes]` float32; only points `start` to `stop - 1` if given.
 
-    A run is computed by itself: the whole grid is never held.
+    The rest of the grid is not computed, so chunks of any grid fit in memory.
     """
     total = math.prod(image_shape(size))
     start, stop = as_integer(start, "start", low=0), total if stop is None else min(as_integer(stop, "stop"), total)
@@ -85,45 +85,45 @@ def grid(
 def grid_at(
     index: Int[Tensor, " points"], size: Integer | Sequence[Integer], region: Region | None = None
 ) -> Float[Tensor, "points axes"]:
-    """The pixel centres of a grid with these numbers in row-major order, `[points, axes]` float32."""
+    """The pixel centres with these row-major indices in a grid, `[points, axes]` float32."""
     return points_at(axis_centres(size, region, device=index.device), index)
 
 
 def axis_centres(
     size: Integer | Sequence[Integer], region: Region | None = None, *, device: torch.device | str | None = None
 ) -> list[Float[Tensor, "_"]]:
-    """The pixel centres along each axis of a grid, float32.
-
-    They are computed in float64, which keeps neighbours distinct in a small region of a large grid; and on the CPU, since
-    Apple's GPUs have no float64.
-    """
+    """The pixel centres along each axis of a grid, float32."""
+    # In float64, which keeps neighbours distinct in a small region of a large grid; on the CPU, because Apple's GPUs have no
+    # float64.
     shape = image_shape(size)
     bounds = image_region(region, len(shape))
     centres = []
     for axis, length in enumerate(shape):
         low, high = bounds[axis], bounds[axis + len(shape)]
         number = torch.arange(length, dtype=torch.float64, device="cpu")
-        centres.append(number.add_(0.5).mul_((high - low) / length).add_(low).to(torch.float32).to(device))
+        centres.append(
+            number.add_(0.5).mul_((high - low) / length).add_(low).to(torch.float32).to(device, non_blocking=True)
+        )
     return centres
 
 
 def points_at(centres: Sequence[Float[Tensor, "_"]], index: Int[Tensor, " points"]) -> Float[Tensor, "points axes"]:
-    """The points with these numbers, in row-major order, of the grid with these centres along its axes."""
+    """The points with these row-major indices in the grid with these centres along its axes."""
     columns = []
+    # Row-major: the last axis is the remainder, the axes before it are in the quotient.
     for centre in reversed(centres):
         columns.append(centre.index_select(0, index % len(centre)))
         index = index // len(centre)
     return torch.stack(columns[::-1], dim=-1)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)  # == of tensors has no truth value
 class GridChunk:
     """Points `start` to `stop - 1`, in row-major order, of the grid with these `centres` along its axes.
 
-    `render` decodes a grid in chunks, and hands them on as what they are: whoever needs coordinates takes `points`, and
-    what is a sum over axes can be computed once per row and column (`axes`). Nothing has to be searched for, so a GPU is
-    never waited for. A chunk may begin and end within a row; points 2 to 8 of a 3×4 grid have three centres along y
-    and four along x:
+    `render` passes chunks to decoders in this form: `points` are the coordinates, and with `axes` a sum over axes can be
+    computed once per row and column. Nothing has to be searched for, so no synchronisation with a GPU is needed. A chunk may
+    begin and end within a row; points 2 to 8 of a 3×4 grid have three centres along y and four along x:
 
         .  .  2  3        axes[0]: y₀ y₁ y₂,     index 0 0 1 1 1 1 2
         4  5  6  7        axes[1]: x₀ x₁ x₂ x₃,  index 2 3 0 1 2 3 0
@@ -136,7 +136,7 @@ class GridChunk:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """That of `points`."""
+        """The shape of `points`."""
         return self.stop - self.start, len(self.centres)
 
     @functools.cached_property
@@ -145,10 +145,10 @@ class GridChunk:
 
     @functools.cached_property
     def axes(self) -> tuple[tuple[Float[Tensor, "_"], Int[Tensor, " points"]], ...]:
-        """For each axis, the centres that occur in this chunk, and which of them each point has."""
+        """For each axis, the centres that occur in this chunk, and the index into them for each point."""
         numbers, stride, axes = self._numbers(), 1, []
         for centres in reversed(self.centres):
-            # The axis's position as if it were never reset: all the rows of a volume, say, counted through.
+            # Positions along the axis that do not wrap around, such as the rows of a volume counted through all its slices.
             first, last = self.start // stride, (self.stop - 1) // stride
             if last - first + 1 < len(centres):
                 occurring = torch.arange(first, last + 1, device=centres.device) % len(centres)
@@ -163,7 +163,7 @@ class GridChunk:
 
 
 Coords = Tensor | GridChunk
-"""Where to decode: any coordinates `[..., axes]`, or a chunk of a grid."""
+"""Coordinates to decode at: a tensor `[..., axes]`, or a chunk of a grid."""
 
 
 def as_points(coords: Coords) -> Float[Tensor, "*points axes"]:
@@ -172,7 +172,7 @@ def as_points(coords: Coords) -> Float[Tensor, "*points axes"]:
 
 
 def pitch(size: Integer | Sequence[Integer], region: Region | None = None) -> tuple[float, ...]:
-    """Distance between neighbouring pixel centres along each axis: 2 / N for the whole image."""
+    """The distance between neighbouring pixel centres along each axis: 2 / N for the whole image."""
     shape = image_shape(size)
     bounds = image_region(region, len(shape))
     return tuple((bounds[axis + len(shape)] - bounds[axis]) / shape[axis] for axis in range(len(shape)))
@@ -185,12 +185,12 @@ def jitter_gaussian(
     std: float = 0.15,
     clip: float = 0.25,
 ) -> Float[Tensor, "points axes"]:
-    """Variational coordinates (ANR eq. 9): Gaussian shifts of `std` pixels, clipped to ±`clip` pixels.
+    """Variational coordinates (ANR eq. 9): Gaussian shifts with a standard deviation of `std` pixels, clipped to ±`clip`.
 
-    The defaults are the published 0.3/N and 0.5/N in coordinates whose pitch is 2/N. The shift is clipped after scaling:
-    clipping V before it, as eq. 9 is printed, would leave almost no noise. A clip below 0.5 keeps every point nearer to
-    its own pixel than to a neighbour.
+    The defaults are the published 0.3/N and 0.5/N in coordinates whose pitch is 2/N. A clip below 0.5 keeps every point
+    nearer to its own pixel than to a neighbour.
     """
+    # Clipped after scaling, as in the published code: clipping V before it, as eq. 9 is printed, leaves almost no noise.
     noise = torch.randn(coords.shape, generator=generator).mul_(std).clamp_(-clip, clip)
     return coords + noise.to(coords.device) * coords.new_tensor(pitch(size))
 
@@ -198,15 +198,15 @@ def jitter_gaussian(
 def jitter_uniform(
     coords: Float[Tensor, "points axes"], size: Integer | Sequence[Integer], generator: torch.Generator
 ) -> Float[Tensor, "points axes"]:
-    """Coordinates spread evenly over the whole pixel around each centre; the image is covered without gaps."""
+    """Coordinates spread uniformly over the pixel around each centre, so that the image is covered without gaps."""
     noise = torch.rand(coords.shape, generator=generator).sub_(0.5)
     return coords + noise.to(coords.device) * coords.new_tensor(pitch(size))
 
 
 def random_subset(num_points: int, count: int, generator: torch.Generator) -> Int[Tensor, " count"]:
-    """`count` different indices below `num_points`, uniformly without replacement. InputError if there are too few."""
+    """`count` distinct indices below `num_points`, drawn uniformly. InputError if there are too few."""
     if not 0 < count <= num_points:
-        raise InputError(f"{count} points cannot be drawn from {num_points}: ask for 1 to {num_points}")
+        raise InputError(f"the number of points to draw must be 1 to {num_points}; got {count}")
     return torch.randperm(num_points, generator=generator)[:count]
 
 
@@ -222,21 +222,21 @@ def draw_targets(
     jitter_clip: float = 0.25,
     missing: bool = False,
 ) -> tuple[Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"], Float[Tensor, "batch points channels"]]:
-    """Coordinates at which to ask a decoder for signals, drawn at random, and what it should say there.
+    """Random coordinates to train a decoder at, and the target values there.
 
-    Pixels are drawn without replacement, then each coordinate is shifted within its pixel. ANR's way is `coords="gaussian"`
-    with `targets="pixel"`: a shifted coordinate keeps its pixel's value, which teaches blocks with seams between them.
-    `coords="uniform"` with `targets="bicubic"` asks for the interpolated image anywhere.
+    Pixels are drawn without replacement, then each coordinate is shifted within its pixel. ANR uses `coords="gaussian"` with
+    `targets="pixel"`: a shifted coordinate keeps its pixel's value, which teaches blocks with seams between them.
+    `coords="uniform"` with `targets="bicubic"` trains on the interpolated image everywhere.
 
     Args:
-        signals: on a grid of any number of axes, such as images `[B, C, H, W]`; a point of the grid is called a pixel here.
-        generator: one for coordinates `[N, axes]` that the batch shares, or one per signal for `[B, N, axes]`.
-        size: of the grid whose pixels are drawn, one length an axis or one for all; None is the signals' own.
-        num_coords: how many of its pixels; None is all, in order.
+        signals: signals on a grid of any number of axes, such as images `[B, C, H, W]`; "pixel" means a point of the grid.
+        generator: one for coordinates `[N, axes]` shared by the batch, or one per signal for `[B, N, axes]`.
+        size: the grid whose pixels are drawn, one length per axis or one for all; None is the signals' own.
+        num_coords: number of pixels to draw; None is all, in order.
         coords: "grid" (pixel centres), "gaussian" (`jitter_gaussian`) or "uniform" (`jitter_uniform`).
         targets: "pixel", the value at the pixel's centre, or "bicubic", the image interpolated at the coordinate.
-        jitter_std, jitter_clip: of Gaussian shifts, in pixels.
-        missing: NaN stands for values that are not there, see `values_at`.
+        jitter_std, jitter_clip: standard deviation and limit of the Gaussian shifts, in pixels.
+        missing: NaN means a missing value, see `values_at`.
 
     Raises:
         InputError: more coordinates than there are pixels, or an unknown kind of coordinates or targets.
@@ -248,7 +248,7 @@ def draw_targets(
     total = math.prod(shape)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Indices of pixels, and how far from their centres the coordinates are."""
+        """Indices of pixels, and the shifts of the coordinates from their centres."""
         chosen = torch.arange(total) if num_coords is None else random_subset(total, num_coords, generator)
         at_centres = torch.zeros(len(chosen), len(shape))
         if coords == "gaussian":
@@ -257,10 +257,12 @@ def draw_targets(
 
     if isinstance(generator, torch.Generator):
         chosen, shifts = draw(generator)
-    else:
+    else:  # separate coordinates for every image, as in the published code
         chosen, shifts = (torch.stack(part) for part in zip(*map(draw, generator), strict=True))
-    centres = grid_at(chosen.flatten().to(signals.device), shape).unflatten(0, chosen.shape)
-    points = centres + shifts.to(signals.device)
+    # Drawn on the CPU, so that they are the same on every device. A blocking copy would wait for the GPU's whole queue.
+    chosen, shifts = (part.to(signals.device, non_blocking=True) for part in (chosen, shifts))
+    centres = grid_at(chosen.flatten(), shape).unflatten(0, chosen.shape)
+    points = centres + shifts
     if targets == "pixel":
         return points, values_at(signals, centres, "nearest")
     return points, values_at(signals, points, "bicubic", missing)

@@ -1,4 +1,4 @@
-"""The device that a script runs on, and what depends on it: the one place that asks torch which devices there are."""
+"""The device that a script runs on, and what depends on it. The only place that asks torch which devices exist."""
 
 import os
 import re
@@ -10,28 +10,26 @@ import torch
 from genrep.errors import InputError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Number types by the names that configs and options use."""
+"""Dtypes by the names that configs and options use."""
 
 
 def move(model: Any, device: torch.device | str, dtype: str) -> Any:
-    """A model or pipeline on a device, in a number type by its name in `DTYPES`.
-
-    Weights are loaded in float32. diffusers warns of modules to be kept in float32 whenever a number type is named, also
-    where there are none, so that float32 is not named.
-    """
+    """Move a model or pipeline to a device and to a dtype, given by its name in `DTYPES`."""
+    # Weights are loaded in float32. Passing it on again would make diffusers warn about modules to keep in float32, even if
+    # there are none.
     return model.to(device) if dtype == "fp32" else model.to(device, DTYPES[dtype])
 
 
 def choose_device(asked: str | None = None) -> torch.device:
-    """The device asked for; by default CUDA where there is one, else Apple's MPS, else the CPU.
+    """The requested device; by default CUDA if available, else Apple's MPS, else the CPU.
 
-    With several processes each takes the GPU of its own rank. ACCELERATE_USE_CPU=true keeps the default on the CPU.
+    With several processes each takes the GPU of its rank. ACCELERATE_USE_CPU=true makes the CPU the default.
 
     Args:
         asked: "cpu", "mps", "cuda" or "cuda:1".
 
     Raises:
-        InputError: a device of another name, or one that is not there.
+        InputError: an unknown device, or one that is not available.
     """
     if asked is None:
         on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "on", "t")
@@ -48,23 +46,23 @@ def choose_device(asked: str | None = None) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         number = int(asked.partition(":")[2] or 0)
         if number >= count:
-            there = "no CUDA device" if not count else f"only {', '.join(f'cuda:{n}' for n in range(count))}"
-            raise InputError(f"device {asked}: torch finds {there} here; use cpu, or leave the option out")
+            available = "no CUDA device" if not count else f"only {', '.join(f'cuda:{n}' for n in range(count))}"
+            raise InputError(f"device {asked}: torch finds {available} here; use cpu, or leave the option out")
         return torch.device("cuda", number)
     return torch.device(asked)
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """Where to compute in float64 what belongs on `device`: there, or on the CPU for Apple's GPUs, which have no float64.
+    """The device for float64 computations: `device` itself, or the CPU for Apple's GPUs, which have no float64.
 
-    Move first and convert then, `x.to(float64_device(x.device)).double()`: `to(device, dtype)` in one step may convert
-    where the tensor is.
+    Move first, then convert, `x.to(float64_device(x.device)).double()`: `to(device, dtype)` in one step may convert before
+    it moves.
     """
     return torch.device("cpu") if device.type == "mps" else device
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done all that was asked of it; the CPU always has."""
+    """Wait until a device has finished its queued work; the CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -72,7 +70,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes that this process has held: of the GPU's memory (MPS keeps no peak: what it holds now), else of RAM."""
+    """Peak memory of this process in bytes: on the GPU (on MPS, which has no peak, the current memory), otherwise RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
@@ -88,7 +86,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes that a device has: a GPU's memory, else the machine's RAM."""
+    """Memory of a device in bytes: a GPU's memory, or the machine's RAM."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     if device.type == "mps":
@@ -101,10 +99,11 @@ def total_memory(device: torch.device) -> int:
 
 
 def check_memory(num_bytes: int, device: torch.device, what: str) -> None:
-    """InputError for what a device cannot hold, even if it held nothing else."""
+    """InputError if something exceeds a device's total memory."""
+    # Total rather than free memory: a refusal must not depend on what else happens to run.
     total = total_memory(device)
     if num_bytes > total:
         raise InputError(
-            f"{what} would take {num_bytes / 2**30:,.0f} GiB, and {device} has {total / 2**30:,.0f} GiB: "
-            "render a smaller size, or one region after the other"
+            f"{what} would take {num_bytes / 2**30:,.0f} GiB, but {device} has {total / 2**30:,.0f} GiB: "
+            "render a smaller size, or one region at a time"
         )

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: the one way anything is written, and the one hash. Does not import torch."""
+"""Atomic writing: a file is complete or absent. All writing goes through here, and all hashes. Does not import torch."""
 
 import contextlib
 import errno
@@ -28,7 +28,7 @@ _REASONS = {
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What goes wrong with a disk, whatever is being written."""
+"""Errors of the disk, whatever is being written."""
 
 
 def explain(error: OSError) -> str:
@@ -38,13 +38,12 @@ def explain(error: OSError) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """A temporary path next to `path` to write a file or a folder to; it replaces `path` when the block ends.
+    """A temporary path next to `path` for a file or a folder, which replaces `path` when the block ends.
 
-    When the block fails, the temporary path is removed and what was at `path` before stays as it was. The folder that
-    `path` lies in is made if it is missing.
+    If the block fails, the temporary path is removed and `path` stays as it was. The parent folder is created if missing.
 
     Raises:
-        InputError: it cannot be written: a full disk, a file-size limit, no permission, a path below a file.
+        InputError: writing fails: a full disk, a file-size limit, no permission, a path below a file.
     """
     path = Path(path)
     _refuse_device(path)
@@ -62,13 +61,13 @@ def replacing(path: Path | str) -> Iterator[Path]:
                 remove(old)
             else:
                 os.replace(partial, path)
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             remove(partial)
             raise
 
 
 def check_writable(path: Path | str) -> Path:
-    """InputError for a path that no file could be written to, before the work whose result it is for; writes nothing."""
+    """InputError if no file can be written to `path`. Writes nothing, so it can be called before the work."""
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} cannot be written: {_REASONS[errno.EISDIR]}")
@@ -81,20 +80,20 @@ def check_writable(path: Path | str) -> Path:
 
 
 def _refuse_device(path: Path) -> None:
-    """`replacing` would put a file in the place of a device such as /dev/null, for everybody."""
+    """InputError for a device such as /dev/null, which `replacing` would turn into a file for everybody."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(f"{path} is not a file but a device or a pipe; give the name of a file")
 
 
 @contextlib.contextmanager
 def writing_to(path: Path | str) -> Iterator[None]:
-    """Turn what goes wrong while `path` is written into one InputError that names it and says what to do."""
+    """Turn errors while `path` is written into one InputError that names it and says what to do."""
     try:
         yield
     except OSError as error:
         raise InputError(f"{path} cannot be written: {explain(error)}") from error
     except (SafetensorError, RuntimeError) as error:  # safetensors and torch.save wrap the system's error in their own
-        # torch's writer reports a short write without saying why, so a failure of its own is taken for a full disk
+        # torch's writer reports a short write without a reason, so its failures are taken for a full disk
         if isinstance(error, SafetensorError) and "I/O error" not in str(error) and "IoError" not in str(error):
             raise
         if isinstance(error, RuntimeError) and not any(
@@ -105,7 +104,7 @@ def writing_to(path: Path | str) -> Iterator[None]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
+    """Delete a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -113,7 +112,7 @@ def remove(path: Path) -> None:
 
 
 def make_folder(path: Path | str) -> Path:
-    """Make a folder and those above it. InputError if that cannot be, such as below a file."""
+    """Create a folder and its parents. InputError if that fails, for example below a file."""
     path = Path(path)
     with writing_to(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -121,7 +120,7 @@ def make_folder(path: Path | str) -> Path:
 
 
 def write_text(path: Path | str, text: str) -> Path:
-    """Write a text file, whole or not at all. InputError if it cannot be written."""
+    """Write a text file atomically. InputError if that fails."""
     path = Path(path)
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -129,7 +128,7 @@ def write_text(path: Path | str, text: str) -> Path:
 
 
 def write_json(path: Path | str, content: Any) -> Path:
-    """Write plain data as indented JSON, whole or not at all. InputError if it cannot be written."""
+    """Write plain data as indented JSON, atomically. InputError if that fails."""
     return write_text(path, json.dumps(content, indent=2) + "\n")
 
 

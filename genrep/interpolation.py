@@ -1,6 +1,6 @@
-"""Values of signals between the points of their grid, for any number of axes.
+"""Interpolation of signals between the points of their grid, for any number of axes.
 
-Coordinates are those of `genrep/coords.py`: [-1, 1], axes in array order, values at the centres of the grid's cells.
+Coordinates follow `genrep/coords.py`: [-1, 1], axes in array order, values at the centres of the grid's cells.
 """
 
 import itertools
@@ -21,36 +21,43 @@ def values_at(
     interpolation: str = "bicubic",
     missing: bool = False,
 ) -> Float[Tensor, "batch points channels"]:
-    """Values of signals on a grid of any number of axes at coordinates, `[B, N, C]`; beyond the border the edge value goes on.
+    """Values of gridded signals at coordinates, `[B, N, C]`; beyond the border the edge value is repeated.
 
-    NaN passes on to every point whose interpolation touches it. With `missing` it is a value that is not there: a point
-    whose cubic interpolation touches one is interpolated linearly between those that are there, and is NaN itself only
-    where they have less than half of the weight.
+    NaN propagates to every point whose interpolation touches it. With `missing`, NaN means a missing value: a point whose
+    cubic interpolation touches one is interpolated linearly between the values that are present, and is NaN only if these
+    have less than half of the weight.
 
     Args:
         signals: `[B, C, *shape]`, such as images `[B, C, H, W]`.
-        coords: `[N, axes]`, which the batch shares, or `[B, N, axes]`, each signal's own.
+        coords: `[N, axes]`, shared by the batch, or `[B, N, axes]`, separate for each signal.
         interpolation: "nearest", "bilinear" or "bicubic" (a = -0.75), along every axis, as in
             `torch.nn.functional.interpolate`.
-        missing: NaN stands for values that are not there.
+        missing: NaN means a missing value.
+
+    Raises:
+        InputError: an unknown interpolation.
     """
     if interpolation not in INTERPOLATIONS:
         near = did_you_mean(interpolation, INTERPOLATIONS)
         raise InputError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}; got {interpolation!r}{near}")
     if missing and interpolation != "nearest":
-        whole = values_at(signals, coords, interpolation)
-        there = signals.isfinite().to(signals.dtype)
-        weight = values_at(there, coords, "bilinear")
-        partial = values_at(signals.nan_to_num() * there, coords, "bilinear") / weight.clamp_min(0.5)
-        return torch.where(whole.isfinite(), whole, torch.where(weight >= 0.5, partial, torch.nan))
+        complete = values_at(signals, coords, interpolation)
+        present = signals.isfinite().to(signals.dtype)
+        weight = values_at(present, coords, "bilinear")
+        partial = values_at(signals.nan_to_num() * present, coords, "bilinear") / weight.clamp_min(0.5)
+        return torch.where(complete.isfinite(), complete, torch.where(weight >= 0.5, partial, torch.nan))
     batch, channels = signals.shape[:2]
     if coords.shape[-1] > 2:  # grid_sample has no cubic interpolation for these
         return _interpolate(signals, coords, interpolation)
-    points = coords.flip(-1).to(signals.dtype)  # grid_sample wants (x, y)
+    points = coords.flip(-1).to(signals.dtype)  # grid_sample takes (x, y)
     if coords.shape[-1] == 1:  # a curve is an image of one row, at y = 0
         signals, points = signals[:, :, None], F.pad(points, (0, 1))
-    if coords.ndim == 2:  # one grid for all: signals become channels, so the weights are computed once
+    if coords.ndim == 2 and signals.device.type == "cpu":
+        # shared coordinates: signals become channels, so that the weights are computed once
         signals, points = signals.reshape(1, batch * channels, *signals.shape[2:]), points[None]
+    elif coords.ndim == 2:
+        # a GPU runs one thread per point and image, each over all channels: as channels of one image they would be serial
+        points = points.expand(batch, -1, -1)
     sampled = F.grid_sample(signals, points[:, :, None], mode=interpolation, padding_mode="border", align_corners=False)
     return sampled.reshape(batch, channels, -1).transpose(1, 2)
 
@@ -62,10 +69,10 @@ def _interpolate(
 ) -> Float[Tensor, "batch points channels"]:
     """`values_at` as a sum over the neighbours of every point: 1, 2 or 4 along each axis."""
     shape, flat = signals.shape[2:], signals.flatten(2)  # [B, C, P]
-    neighbours = []  # of every axis: (index, weight) of each neighbour, [..., N]
+    neighbours = []  # for every axis: (index, weight) of each neighbour, [..., N]
     for axis, length in enumerate(shape):
         place = ((coords[..., axis].to(signals.dtype) + 1) * length - 1) / 2
-        if interpolation != "bicubic":  # whose neighbours alone are clamped, as torch does
+        if interpolation != "bicubic":  # for bicubic torch clamps the neighbours only, not the place
             place = place.clamp(0, length - 1)
         if interpolation == "nearest":
             neighbours.append([(place.round().long(), torch.ones_like(place))])
@@ -94,7 +101,7 @@ def _interpolate(
 
 
 def _cubic_weights(part: Tensor, a: float = -0.75) -> list[Tensor]:
-    """Of the neighbours at -1, 0, 1 and 2 for a point at `part` in [0, 1) (Keys, 1981)."""
+    """Weights of the neighbours at -1, 0, 1 and 2 for a point at `part` in [0, 1) (Keys, 1981)."""
 
     def near(x: Tensor) -> Tensor:
         return ((a + 2) * x - (a + 3)) * x * x + 1

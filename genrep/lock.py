@@ -23,22 +23,22 @@ else:
 
 LOCK = ".lock"
 _PAST_THE_TEXT = 1 << 30
-"""On Windows others cannot read bytes that are locked, so a byte is locked where the file has none."""
+"""On Windows other processes cannot read locked bytes, so the lock is on a byte beyond the end of the file."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 class FolderLock:
-    """Holds a folder for the duration of a `with` block; the folder is made if it is missing.
+    """Locks a folder for the duration of a `with` block; the folder is created if missing.
 
-    The lock is the system's, on the file `.lock`, which says who holds it. It ends with the process however that ends,
-    so a file that a killed process left is no obstacle. Deleting the file while it is held lets a second process in.
+    The lock is the operating system's, on the file `.lock`, which says who holds it. It ends with the process, however that
+    ends, so a file left by a killed process does no harm. Deleting the file while it is locked lets a second process in.
 
     Args:
-        folder: the folder to hold.
+        folder: the folder to lock.
         what: what is written there, for the message to a second process: "a training run", "a latent cache".
 
     Raises:
-        InputError: another process holds the folder, or the folder cannot be written to.
+        InputError: another process has locked the folder, or the folder is not writable.
     """
 
     def __init__(self, folder: Path | str, what: str):
@@ -52,7 +52,7 @@ class FolderLock:
                 file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
                 try:
                     taken = _take(file)
-                    # the holder before may have deleted the file after it was opened here: then this is no lock
+                    # The previous holder may have deleted the file after it was opened here; a lock on it means nothing.
                     if taken and _is_at(file, self.path):
                         self._file = file
                     elif not taken:
@@ -80,7 +80,7 @@ class FolderLock:
         if self._file is None:
             return
         _held.discard(self)
-        if sys.platform == "win32":  # an open file cannot be deleted, nor one that another process has just opened
+        if sys.platform == "win32":  # a file that is open, here or in another process, cannot be deleted
             os.close(self._file)
             with contextlib.suppress(PermissionError, FileNotFoundError):
                 self.path.unlink()
@@ -96,7 +96,7 @@ class FolderLock:
         try:
             holder = json.loads(self.path.read_text(encoding="utf-8"))
             who = f"process {holder['pid']} on {holder['host']} since {holder['started']} ({holder['command']})"
-        except (OSError, ValueError, KeyError, TypeError):  # it has the lock and has not yet written who it is
+        except (OSError, ValueError, KeyError, TypeError):  # it has the lock but has not written its name yet
             who = "another process"
         return (
             f"{self.path.parent} is in use: {self.what} is being written there by {who}. "
@@ -108,16 +108,16 @@ _held: "weakref.WeakSet[FolderLock]" = weakref.WeakSet()
 
 
 def release_all() -> None:
-    """Let go of every folder that this process holds, such as that of a run which an error ended."""
+    """Release every lock of this process, for example after an error has ended a run."""
     for lock in list(_held):
         lock.__exit__(None, None, None)
 
 
 def _let_go() -> None:
-    """In a forked child: it must not keep the lock of a parent that is killed."""
+    """Called in a forked child, which must not keep the lock of a parent that is killed."""
     for lock in _held:
         if lock._file is not None:
-            os.close(lock._file)  # the parent's stays: a lock ends with the last copy of its file
+            os.close(lock._file)  # the parent keeps its lock, which ends with the last open copy of the file
             lock._file = None
     _held.clear()
 

@@ -1,7 +1,11 @@
-"""Curves as pictures."""
+"""Plots of curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
 
 from genrep.files import replacing
 
@@ -12,10 +16,10 @@ def save_curves(
     path: Path | str,
     levels: Mapping[str, float | int] | None = None,
 ) -> Path:
-    """Panels side by side, `{xlabel: {name: (x, y)}}`, one legend, written as a PNG. Points are marked: one is seen too.
+    """Write a PNG of panels side by side, `{xlabel: {name: (x, y)}}`, with one legend.
 
-    `levels` are heights to compare some of the curves with, by their names: dashed lines of the same colours, called
-    "published". InputError if it cannot be written.
+    `levels` are values to compare curves with, by name: dashed lines in the curves' colours, labelled "published".
+    InputError if the file cannot be written.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -25,6 +29,7 @@ def save_curves(
     for axis, (xlabel, curves) in zip(axes, panels.items(), strict=True):
         axis.set_prop_cycle(color=colormaps["tab10" if len(curves) <= 10 else "tab20"](range(20)))
         for name, (x, y) in curves.items():
+            # With markers, because a curve of a single evaluation would be invisible.
             (line,) = axis.plot(x, y, label=name, linewidth=1.5, marker="o", markersize=3)
             if levels and name in levels:
                 axis.axhline(levels[name], color=line.get_color(), linestyle="--", linewidth=1.5)
@@ -36,3 +41,49 @@ def save_curves(
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
     return Path(path)
+
+
+def draw_fit(
+    at: Float[np.ndarray, " samples"],
+    samples: Float[np.ndarray, "channels samples"],
+    fine: Float[np.ndarray, " points"],
+    fit: Float[np.ndarray, "channels points"],
+    curve: Float[np.ndarray, "channels points"] | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A fit's curve over the samples, dots, that it was fitted to; below it, its error at them and on the curve.
+
+    Args:
+        at, samples: coordinates of the samples, and what they are.
+        fine, fit: coordinates that are closer together, and the fit there.
+        curve: what it should be there; None where that is not known, and the error is of the samples alone.
+    """
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.2), layout="constrained", dpi=100)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    colours: Any = colormaps["tab10"](range(10))
+    for channel in range(len(samples)):
+        colour = colours[channel % 10]
+        dots = {"color": colour, "marker": "o", "linestyle": "", "markersize": 3.5, "markeredgecolor": "black"}
+        if curve is not None:
+            above.plot(fine, curve[channel], color="black", linewidth=1, alpha=0.6, label="signal")
+            below.plot(fine, fit[channel] - curve[channel], color=colour, linewidth=1)
+        above.plot(fine, fit[channel], color=colour, linewidth=1.2, label="fit")
+        above.plot(at, samples[channel], label="samples", **dots)
+        below.plot(at, np.interp(at, fine, fit[channel]) - samples[channel], **dots)
+    above.legend(*_first_of_each(above), loc="upper right", fontsize=8, ncols=3)
+    below.set(ylabel="error", xlabel="coordinate")
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _first_of_each(axes: Any) -> tuple[list[Any], list[str]]:
+    """The legend's entries, each name once."""
+    handles, names = axes.get_legend_handles_labels()
+    first = {name: handle for handle, name in reversed(list(zip(handles, names, strict=True)))}
+    return list(first.values())[::-1], list(first)[::-1]

@@ -1,4 +1,4 @@
-"""Test-time optimisation: from the encoder's prediction, latents (and decoder) that fit given images better (section 4.5)."""
+"""Test-time optimisation of predicted latents, and optionally the decoder, for given images (locality-aware, section 4.5)."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 
 NUM_COORDS = 2048
-"""Coordinates at which a step compares every image, where there are more."""
+"""Default number of coordinates per image and step, if the image has as many pixels."""
 
 
 def refine(
@@ -33,30 +33,30 @@ def refine(
     jitter_std: float = 0.15,
     jitter_clip: float = 0.25,
 ) -> tuple[INRAutoencoder, Float[Tensor, "batch tokens latent"]]:
-    """Latents of `images`, or other signals, after `steps` of Adam on the squared error, and the autoencoder whose decoder they belong to.
+    """Fit latents to `images` (or other signals) by `steps` steps of Adam on the squared error.
 
-    Images do not influence each other, unless the decoder is refined too: it then comes back as a copy that belongs to
-    this batch, so give one image at a time for a decoder of its own.
+    Returns the latents and the autoencoder whose decoder they belong to. Images do not influence each other, unless the
+    decoder is refined too: the result is then a copy for this whole batch, so pass one image at a time to get one decoder per
+    image.
 
     By default coordinates are drawn anywhere in the image and compared with the interpolated image, as in training. With
-    `coords="grid"` every step sees the pixel centres alone: the image at its own size then comes out more exact, but what is
-    rendered between the pixels gets worse.
+    `coords="grid"` only pixel centres are fitted: the image is more exact at its own size, but worse between the pixels.
 
     Args:
-        autoencoder: encoder and decoder; it is not changed.
-        images: in [-1, 1], of the encoder's size; NaN is a missing value where the model knows of them.
-        steps: optimizer steps; the rate falls to 0 along half a cosine.
-        lr: Adam's rate for the latents, in units of the deviation of the image's predicted latents.
-        decoder_lr: Adam's rate for the decoder's weights; None leaves the decoder as it is.
-        num_coords: coordinates a step, drawn anew from `seed`; None is as many as there are pixels, 2,048 at most.
-        seed: of that draw.
-        coords, targets, jitter_std, jitter_clip: how coordinates and what should be there are drawn, see
-            `genrep.coords.draw_targets` and a run's `reconstruction`.
+        autoencoder: encoder and decoder; not modified.
+        images: images in [-1, 1] at the encoder's size; NaN is a missing value if the model supports them.
+        steps: optimizer steps; the learning rate falls to 0 along half a cosine.
+        lr: learning rate for the latents, in units of the standard deviation of the image's predicted latents.
+        decoder_lr: learning rate for the decoder's weights; None keeps the decoder fixed.
+        num_coords: coordinates per step, drawn at random; None is one per pixel, at most 2,048.
+        seed: seed of the coordinates.
+        coords, targets, jitter_std, jitter_clip: how coordinates and targets are drawn, see `genrep.coords.draw_targets` and
+            a run's `reconstruction`.
         target_size: size of the grid whose pixels are drawn; None is the images' own.
 
     Raises:
-        InputError: a negative number of steps, more coordinates than there are pixels, a rate that is no positive number,
-            or an unknown kind of coordinates or targets.
+        InputError: a negative number of steps, more coordinates than pixels, a learning rate that is not positive, or an
+            unknown kind of coordinates or targets.
     """
     *_, last = refinements(
         autoencoder,
@@ -90,12 +90,12 @@ def refinements(
     jitter_std: float = 0.15,
     jitter_clip: float = 0.25,
 ) -> Iterator[tuple[INRAutoencoder, Float[Tensor, "batch tokens latent"]]]:
-    """`refine` as it goes: the encoder's prediction, then what there is after each step. The next step changes the decoder."""
+    """`refine` step by step: the encoder's prediction, then the result of each step. Steps modify the decoder in place."""
     if torch.is_inference_mode_enabled():
         raise InputError(
             "refinement needs gradients, which torch.inference_mode forbids: use torch.no_grad() around it"
         )
-    dtype = torch.promote_types(autoencoder.dtype, torch.float32)  # Adam's steps are too small for bf16
+    dtype = torch.promote_types(autoencoder.dtype, torch.float32)  # bf16 would round Adam's small steps away
     images = as_floats(images, "images", "[batch, channels, height, width]", dtype)
     steps, seed = as_integer(steps, "steps", low=0), as_integer(seed, "seed", low=0)
     size = tuple(images.shape[2:]) if target_size is None else grid_shape(target_size, images.ndim - 2)
@@ -104,18 +104,19 @@ def refinements(
     lr = as_rate(lr, "lr")
     decoder_lr = None if decoder_lr is None else as_rate(decoder_lr, "decoder_lr")
     generator = torch.Generator().manual_seed(seed)
-    training = autoencoder.training
+    training = autoencoder.training  # restored below: the caller's model must not change
     with torch.no_grad():
-        predicted, mask = autoencoder.eval().encode_set(images)  # the start is without dropout's noise
+        predicted, mask = autoencoder.eval().encode_set(images)  # without dropout
         predicted = predicted.to(dtype)
     autoencoder.train(training)
-    unit = predicted.std(dim=(1, 2), keepdim=True, correction=0)  # each image's own
+    # Adam's steps are of size lr whatever the gradient. In units of each image's latents one lr suits every autoencoder.
+    unit = predicted.std(dim=(1, 2), keepdim=True, correction=0)
     offset = torch.zeros_like(predicted, requires_grad=True)
     parameters, rates = [offset], [lr]
     if decoder_lr is not None:
         decoder = copy.deepcopy(autoencoder.decoder)
-        autoencoder = copy.copy(autoencoder)  # the same encoder, a decoder of its own
-        autoencoder._modules = {**autoencoder._modules, "decoder": decoder}
+        autoencoder = copy.copy(autoencoder)  # shares the encoder, has a separate decoder
+        autoencoder._modules = {**autoencoder._modules, "decoder": decoder}  # the original keeps its dictionary
         weights = list(autoencoder.decoder.requires_grad_(True).parameters())
         parameters, rates = [*parameters, *weights], [*rates, *[decoder_lr] * len(weights)]
     groups = [{"params": [parameter], "lr": rate} for parameter, rate in zip(parameters, rates, strict=True)]
@@ -137,9 +138,11 @@ def refinements(
         )
         with torch.enable_grad():
             values = autoencoder.decode(predicted + unit * offset, points, mask)
-            if autoencoder.missing:  # a missing value asks for what is there already
+            if autoencoder.missing:  # a target equal to the prediction has no error and no gradient
                 expected = torch.where(expected.isfinite(), expected, values.detach())
-            loss = (values - expected).square().mean(dim=(1, 2)).sum()  # each image's own mean
+            # The sum of each image's mean, so that an image's gradient does not depend on the batch size.
+            loss = (values - expected).square().mean(dim=(1, 2)).sum()
+        # Not `backward`, which would also accumulate gradients in the caller's own weights.
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()

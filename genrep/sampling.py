@@ -1,9 +1,9 @@
-"""What the scripts that draw samples are told: settings of the pipeline, as `--sampling.key VALUE`, and flags of their own.
+"""The command line of scripts that draw samples: settings of the pipeline, as `--sampling.key VALUE`, and further flags.
 
     python sample/generate.py RUN --sampling.num_inference_steps 20 --sampling.guidance_interval "[0.1,0.8]" --size 64
 
-Settings are those that the pipeline was saved with, as in Python, unless the command line overrides them, by the same keys,
-parser and messages as train/ overrides a config. Does not import torch, so that `--help` stays fast.
+As in Python, the settings are those that the pipeline was saved with, unless overridden. Overrides use the same keys, parser
+and messages as in train/. Does not import torch, so that `--help` stays fast.
 """
 
 import argparse
@@ -26,7 +26,7 @@ S = TypeVar("S", bound=SamplingSpec)
 
 
 class SamplingConfig(Spec, Generic[S]):
-    """The part of a run's config that the scripts in sample/ take overrides of."""
+    """The part of a run's config that scripts in sample/ can override."""
 
     sampling: S
     """How samples are drawn."""
@@ -34,12 +34,12 @@ class SamplingConfig(Spec, Generic[S]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a script draws samples, from any pipeline.
+    """How a script draws samples from a pipeline.
 
     Attributes:
-        settings: of the sampler, as in the pipeline.
+        settings: settings of the sampler, as in the pipeline.
         seed: image i depends on (seed, i).
-        size: one length per axis, or one for all, as (height, width); None is what the model was trained at.
+        size: one length per axis, such as (height, width), or one for all; None is the size that the model was trained on.
         region: (y0, x0, y1, x1), or None for the whole image.
         batch_size: images at a time.
     """
@@ -51,11 +51,13 @@ class Sampling:
     batch_size: int
 
     def load_pipeline(self, place: str | Path) -> Any:
-        """The pipeline of a run or pipeline folder, silent, with the scheduler of the settings."""
+        """The pipeline of a run or pipeline folder, without progress bars, with the scheduler of the settings."""
         pipeline = load_pipeline(place)
         pipeline.set_progress_bar_config(disable=True)
         scheduler = getattr(self.settings, "scheduler", None)
-        if scheduler is not None and "scheduler" in self.settings.model_fields_set:  # else the pipeline keeps its own
+        if (
+            scheduler is not None and "scheduler" in self.settings.model_fields_set
+        ):  # otherwise keep the saved scheduler
             from genrep.diffusion.schedulers import scheduler_name, swap_scheduler
 
             if scheduler_name(pipeline.scheduler) != scheduler:
@@ -63,21 +65,23 @@ class Sampling:
         return pipeline
 
     def grid(self, pipeline: Any) -> tuple[int, ...]:
-        """The size of the samples, one length per axis. InputError for another number of axes than the pipeline's."""
+        """The size of the samples, one length per axis. InputError if its number of axes is not the pipeline's."""
         from genrep.coords import grid_shape
 
-        own = tuple(pipeline.image_shape)
-        return own if self.size is None else grid_shape(self.size, len(own))
+        trained = tuple(pipeline.image_shape)
+        return trained if self.size is None else grid_shape(self.size, len(trained))
 
     def refuse_resizing(self, pipeline: Any, data: Any) -> None:
-        """InputError where samples are to be compared at another size than that of data which are not resized."""
+        """InputError if samples would be compared with data of another size that cannot be resized."""
         if not data.resizes and self.grid(pipeline) != tuple(pipeline.image_shape):
-            raise InputError("--size: these signals come at one size, which samples are compared at: leave it out")
+            raise InputError(
+                "--size: these signals exist at one size only, at which samples are compared: leave it out"
+            )
 
     def images(
         self, pipeline: Any, indices: Sequence[int], labels: Sequence[int] | None, output_type: str = "uint8"
     ) -> Any:
-        """Pictures, uint8 `[N, C, H, W]`, of the given indices and, for a conditional model, labels; or another output."""
+        """Samples with these indices and, for a conditional model, labels: uint8 pictures `[N, C, H, W]`, or another output."""
         from genrep.randomness import image_generators
 
         return pipeline(
@@ -92,7 +96,7 @@ class Sampling:
         ).images
 
     def record(self, pipeline: Any) -> dict[str, Any]:
-        """All that the images of a pipeline from `load_pipeline` depend on besides the pipeline, as plain data."""
+        """Everything that samples of `load_pipeline`'s pipeline depend on, other than the pipeline, as plain data."""
         record = {**self.settings.model_dump(), "seed": self.seed, "region": self.region}
         record["size"] = None if self.size is None else self.grid(pipeline)
         if "scheduler" in record:
@@ -109,17 +113,17 @@ def parse_sampling(
     pipelines: Sequence[str] = tuple(PIPELINES),
     former_flags: bool = True,
 ) -> tuple[Sampling, argparse.Namespace]:
-    """`script.py RUN --sampling.key VALUE --flag`: how to draw samples from RUN, and the script's own options.
+    """Parse `script.py RUN --sampling.key VALUE --flag`: how to draw samples from RUN, and the script's own options.
 
     Args:
-        description: what `--help` begins with.
-        add_options: adds options of the script besides those of every script that draws, `run` among them.
-        argv: arguments; None is the process's own.
-        pipelines: classes that the script can draw from.
-        former_flags: whether the script had flags in place of `--sampling.key` in earlier versions.
+        description: the beginning of `--help`.
+        add_options: adds the script's own options, including `run`.
+        argv: arguments; None is the command line.
+        pipelines: pipeline classes that the script supports.
+        former_flags: whether earlier versions of the script had flags instead of `--sampling.key`.
 
     Raises:
-        InputError: what is wrong with the options, or no pipeline in RUN that the script can draw from.
+        InputError: invalid options, or no supported pipeline in RUN.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -136,14 +140,14 @@ def parse_sampling(
     former: list[tuple[str, str]] = []
     for flag in [flag for flag in FORMER_FLAGS if hasattr(options, flag)]:
         text = getattr(options, flag)
-        value = f"[{text}]" if flag == "--guidance-interval" else text  # it was 0.1,0.8
+        value = f"[{text}]" if flag == "--guidance-interval" else text  # it used to be written 0.1,0.8
         former.append((f"sampling.{FORMER_FLAGS[flag]}", value))
         replacement = f"--sampling.{FORMER_FLAGS[flag]} {shlex.quote(value)}"
         warnings.warn(f"{flag} {text} is now {replacement}", FutureWarning, stacklevel=2)
 
     pipeline = pipeline_name(options.run)
     if pipeline not in pipelines:
-        raise InputError(f"{options.run} holds a {pipeline}; this script takes a {' or a '.join(pipelines)}")
+        raise InputError(f"{options.run} has a {pipeline}; this script needs a {' or a '.join(pipelines)}")
     saved, where = saved_settings(options.run)
     kind: Any = SamplingConfig[PIPELINES[pipeline].sampling]  # type: ignore[misc] # which one is known at run time
     settings = override(kind, {"sampling": saved}, [*former, *overrides], where).sampling
@@ -157,11 +161,8 @@ def parse_sampling(
 
 
 def saved_settings(place: str | Path) -> tuple[Any, str]:
-    """How the pipeline of a run or pipeline folder draws unless told otherwise, not yet validated; and the file it is from.
-
-    Versions that saved a pipeline without settings drew by the config of its run or, of a pipeline elsewhere, by the spec's
-    defaults.
-    """
+    """The saved settings of a run's or folder's pipeline, not yet validated, and the file that they are from."""
+    # Earlier versions saved pipelines without settings: they used the run's config or, outside a run, the spec's defaults.
     settings = pipeline_sampling(place)
     if settings is not None:
         return settings, str(index_file(place))
@@ -172,17 +173,17 @@ def saved_settings(place: str | Path) -> tuple[Any, str]:
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    """What every script that draws is told besides the settings of the sampler."""
+    """The options common to all scripts that draw samples."""
     group = parser.add_argument_group("drawing")
-    group.add_argument("--seed", type=non_negative, default=0, help="image i depends on (seed, i) alone (default 0)")
+    group.add_argument("--seed", type=non_negative, default=0, help="image i depends only on (seed, i) (default 0)")
     group.add_argument(
         "--size",
-        help="N or HEIGHTxWIDTH in pixels, or one length per axis (default: the size the model was trained at)",
+        help="N or HEIGHTxWIDTH in pixels, or one length per axis (default: the size the model was trained on)",
     )
     group.add_argument("--region", help="Y0,X0,Y1,X1 in [-1, 1]: the part of the image to render (default: all)")
-    parser._negative_number_matcher = re.compile(r"^-[0-9.]+(,-?[0-9.]+)*$")  # --region -1,-1,0,0: a value, no option
+    parser._negative_number_matcher = re.compile(r"^-[0-9.]+(,-?[0-9.]+)*$")  # -1,-1,0,0 is a value of --region
     group.add_argument(
-        "--batch-size", type=positive, default=64, help="images at a time; changes memory, not images (default 64)"
+        "--batch-size", type=positive, default=64, help="images at a time; affects memory, not images (default 64)"
     )
     add_device_options(group)
 
@@ -194,13 +195,11 @@ FORMER_FLAGS = {
     "--guidance-interval": "guidance_interval",
     "--truncation": "truncation",
 }
-"""Flags of earlier versions, and the keys of `sampling` that took their place."""
+"""Flags of earlier versions, and the keys of `sampling` that replaced them."""
 
 
 def _help_on_keys(pipelines: Sequence[str]) -> list[str]:
-    lines = [
-        "keys of the sampler (type, meaning); a pipeline's own, which it was saved with, hold where none is given:"
-    ]
+    lines = ["keys of the sampler (type, meaning); those that are not given are as the pipeline was saved with:"]
     for name in pipelines:
-        lines += ["", f"of a {name}:", *describe(PIPELINES[name].sampling, "sampling", defaults=False)]
+        lines += ["", f"for a {name}:", *describe(PIPELINES[name].sampling, "sampling", defaults=False)]
     return lines

@@ -1,10 +1,12 @@
-"""Generate images from a trained run, at any size.
+"""Generate images, or signals of another kind, from a trained run, at any size.
 
     python sample/generate.py runs/digits/diffusion --classes 0-9 --per-class 8 --size 64 --out grid.png
+    python sample/generate.py runs/digits/diffusion --num-images 16 --region -0.5,-0.5,0.5,0.5 --size 256 --images samples
     python sample/generate.py runs/digits/diffusion --sampling.num_inference_steps 50 --sampling.guidance_scale 2
 
-Image i depends on (seed, i) alone: the same whatever the batch size, the size it is rendered at, or the machine's number
-of processes (up to float rounding).
+Writes a grid of all samples to --out and, if asked for, each sample as a PNG (--images) or all values as a NumPy array
+(--values). Sample i depends only on the seed and i: not, up to float rounding, on the batch size, the rendered size or the
+number of processes.
 """
 
 import argparse
@@ -34,29 +36,30 @@ def generate(sampling: Sampling, options: argparse.Namespace) -> None:
     names = {int(label): name for label, name in (pipeline.config.id2label or {}).items()}
     labels = None
     if options.classes is not None and options.num_images is not None:
-        raise InputError("--classes takes --per-class, and --num-images is for images without class: give one of them")
+        raise InputError("--num-images is for samples without a class; with --classes, give --per-class instead")
     if names and options.num_images is None:
-        chosen = parse_classes(options.classes, names) if options.classes is not None else sorted(names)
-        labels = [label for label in chosen for _ in range(options.per_class)]
+        classes = parse_classes(options.classes, names) if options.classes is not None else sorted(names)
+        labels = [label for label in classes for _ in range(options.per_class)]
     elif options.classes is not None:
-        parse_classes(options.classes, names)  # says that there are none
+        parse_classes(options.classes, names)  # raises: the model has no classes
     count = len(labels) if labels is not None else options.num_images or 16
+    # before sampling, which may take hours
     check_writable(options.out)
     if options.images is not None:
         check_writable(Path(options.images) / "0.png")
     if options.values is not None:
         check_writable(options.values)
 
-    # sample and render; every process its share of the batches
+    # sample and render; every process takes a share of the batches
     rank, num_processes = accelerator.process_index, accelerator.num_processes
     parts = {}
     with tqdm(total=count, desc="generating", unit=" images", disable=rank > 0) as bar:
         for start in list(range(0, count, sampling.batch_size))[rank::num_processes]:
             indices = range(start, min(start + sampling.batch_size, count))
-            of_these = None if labels is None else labels[start : indices.stop]
-            parts[start] = sampling.images(pipeline, indices, of_these, "kept")
+            batch_labels = None if labels is None else labels[start : indices.stop]
+            parts[start] = sampling.images(pipeline, indices, batch_labels, "kept")
             bar.update(len(indices) * num_processes)
-    parts = {start: images for made in gather_object([parts]) for start, images in made.items()}
+    parts = {start: images for process_parts in gather_object([parts]) for start, images in process_parts.items()}
     if not accelerator.is_main_process:
         return
     kept = torch.cat([parts[start] for start in sorted(parts)])
@@ -77,19 +80,20 @@ def generate(sampling: Sampling, options: argparse.Namespace) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="run folder of stage 2, or a pipeline folder")
-    parser.add_argument("--classes", help="labels, ranges or names: 0-9 or cat,dog (default: all)")
-    parser.add_argument("--per-class", type=positive, default=8, help="images a class (default 8)")
+    parser.add_argument("run", help="run folder of train/diffusion.py or train/gan.py, or a pipeline folder")
+    parser.add_argument("--classes", help="labels, ranges or names, such as 0-9 or cat,dog (default: all)")
+    parser.add_argument("--per-class", type=positive, default=8, help="samples per class (default 8)")
     parser.add_argument(
         "--num-images",
         type=positive,
-        help="images without class, for unconditional models or instead of --classes (default 16)",
+        help="number of samples without a class, instead of --classes (default 16 for a model without classes)",
     )
     parser.add_argument("--out", default="grid.png", help="PNG of the grid (default grid.png)")
-    parser.add_argument("--columns", type=positive, help="images a row of the grid (default: --per-class)")
-    parser.add_argument("--images", help="folder for every sample's picture as a PNG of its own")
+    parser.add_argument("--columns", type=positive, help="samples per row of the grid (default: --per-class)")
+    parser.add_argument("--images", help="folder to write every sample to, as a PNG")
     parser.add_argument(
-        "--values", help="NumPy file for the values [N, C, *size]: 0 to 255 of images, in their own unit of arrays"
+        "--values",
+        help="NumPy file to write all values to, [N, C, *size]: 0 to 255 for images, in their own unit for arrays",
     )
 
 

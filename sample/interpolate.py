@@ -1,10 +1,10 @@
-"""Walk from one sample of a GAN to another: a row of images for every pair of noise vectors.
+"""Interpolate between samples of a GAN: a row of images for every pair of noise vectors.
 
     python sample/interpolate.py runs/digits/gan --rows 5 --steps 8 --size 64 --out walk.png
 
-Row k goes from the noise of sample 2k to that of sample 2k + 1 along the sphere (noise from N(0, 1) has nearly one length,
-and a straight line would leave it), at one class: --classes in turn. Sample i is that of sample/generate.py with this seed
-and truncation.
+Row k goes from the noise of sample 2k to that of sample 2k + 1, at a fixed class; the rows cycle through --classes. The path
+follows a sphere, because vectors from N(0, 1) all have nearly the same length and a straight line would pass through shorter
+ones. Sample i is that of sample/generate.py with the same seed and truncation.
 """
 
 import argparse
@@ -32,14 +32,14 @@ def interpolate(sampling: Sampling, options: argparse.Namespace) -> None:
     if pipeline.num_classes:
         labels = parse_classes(options.classes, names) if options.classes is not None else sorted(names)
     elif options.classes is not None:
-        raise InputError("--classes: this model was trained without classes; leave it out")
+        raise InputError("--classes: this model was trained without classes: leave it out")
     check_writable(options.out)
     noise_dim = pipeline.generator_model.noise_dim
     rows = []
     for row in range(options.rows):
         pair = image_generators(sampling.seed, [2 * row, 2 * row + 1])
-        one, other = (torch.randn(noise_dim, generator=generator) for generator in pair)
-        noise = torch.stack([spherical(one, other, share) for share in torch.linspace(0, 1, options.steps).tolist()])
+        first, last = (torch.randn(noise_dim, generator=generator) for generator in pair)
+        noise = torch.stack([spherical(first, last, share) for share in torch.linspace(0, 1, options.steps).tolist()])
         images = pipeline.from_noise(
             noise * sampling.settings.truncation,
             [labels[row % len(labels)]] * options.steps,
@@ -54,14 +54,16 @@ def interpolate(sampling: Sampling, options: argparse.Namespace) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder of train/gan.py, or its pipeline folder")
-    parser.add_argument("--classes", help="labels, ranges or names, for the rows in turn (default: all)")
-    parser.add_argument("--rows", type=positive, default=8, help="pairs of samples (default 8)")
-    parser.add_argument("--steps", type=positive, default=8, help="images a row, the two samples included (default 8)")
+    parser.add_argument(
+        "--classes", help="labels, ranges or names, such as 0-9 or cat,dog, that the rows cycle through (default: all)"
+    )
+    parser.add_argument("--rows", type=positive, default=8, help="number of rows, one pair of samples each (default 8)")
+    parser.add_argument("--steps", type=positive, default=8, help="images per row, including both samples (default 8)")
     parser.add_argument("--out", default="walk.png", help="PNG of the grid (default walk.png)")
 
 
 def main() -> None:
-    # no former flags: --steps has always been the images of a row here
+    # no former flags: here --steps has always been the number of images per row, not of sampling steps
     interpolate(*parse_sampling(__doc__, add_options, pipelines=["GANPipeline"], former_flags=False))
 
 

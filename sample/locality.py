@@ -1,11 +1,11 @@
-"""Show what each token of a representation stands for: the difference that zeroing it makes, image by image.
+"""Show which part of an image each latent token determines: how the render changes when the token is set to zero.
 
     python sample/locality.py runs/digits/locality --tokens 0,3,7 --num-images 6
 
-One row an image: original, reconstruction, then for every chosen token the absolute difference between the renders with
-and without it, each picture scaled to a maximum of 1 (figures 5 and 12 of the locality-aware paper). The tokens are the
-same for all images. The report gives each token's spread: the share of the image that its difference covers, from 1
-pixel's to 1, where 1 is a token that changes every pixel alike.
+Every row shows an image: the original, its reconstruction, and for each token the absolute difference between the renders
+with and without it, scaled to a maximum of 1 (figures 5 and 12 of the locality-aware paper). The tokens are the same in all
+rows. The report gives each token's spread, the share of the image that its difference covers: 1 for a token that changes
+all pixels equally, down to a single pixel's share.
 """
 
 import argparse
@@ -36,14 +36,16 @@ def show(options: argparse.Namespace) -> None:
     num_tokens = autoencoder.latent_shape[0]
     if options.tokens is None:
         if options.num_tokens > num_tokens:
-            raise InputError(f"--num-tokens {options.num_tokens} is more than the {num_tokens} tokens of {options.run}")
+            raise InputError(
+                f"--num-tokens must be at most {num_tokens}, the tokens of {options.run}; got {options.num_tokens}"
+            )
         order = torch.randperm(num_tokens, generator=stream_generator(options.seed, "tokens"))
         tokens = sorted(order[: options.num_tokens].tolist())
     else:
         try:
             tokens = [int(word) for word in options.tokens.split(",")]
         except ValueError:
-            raise InputError(f"--tokens {options.tokens!r}: give whole numbers, as in 0,3,7") from None
+            raise InputError(f"--tokens must be integers, as in 0,3,7; got {options.tokens!r}") from None
 
     # differences
     kept = data.read(evenly(len(data), options.num_images))
@@ -55,19 +57,20 @@ def show(options: argparse.Namespace) -> None:
     differences = token_differences(autoencoder, latents, tokens, size).cpu()
 
     # write
-    places = tuple(range(2, differences.ndim))
-    scaled = differences / differences.amax(dim=places, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    grid_axes = tuple(range(2, differences.ndim))
+    # scaled one by one, as in the paper: the picture tells where a token acts, the report how strongly
+    scaled = differences / differences.amax(dim=grid_axes, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     as_values = (2 * scaled - 1).flatten(0, 1)[:, None].expand(-1, kept.shape[1], *size)
-    shown = signal.pictures(signal.keep(as_values)).unflatten(0, differences.shape[:2])
+    difference_pictures = signal.pictures(signal.keep(as_values)).unflatten(0, differences.shape[:2])
     originals = signal.pictures(signal.keep(signal.resize(values, size)).cpu())
-    rows = torch.cat([originals[:, None], reconstructed[:, None], shown], dim=1)
+    rows = torch.cat([originals[:, None], reconstructed[:, None], difference_pictures], dim=1)
     save_png(picture_grid(legible(rows.flatten(0, 1)), columns=rows.shape[1]), out)
     spreads = spread(differences, len(size)).mean(dim=0)
     report = {
         "spread": float(spreads.mean()),
         "spread_of_tokens": dict(zip(map(str, tokens), spreads.tolist(), strict=True)),
         "largest_difference_of_tokens": dict(
-            zip(map(str, tokens), differences.amax(dim=(0, *places)).tolist(), strict=True)
+            zip(map(str, tokens), differences.amax(dim=(0, *grid_axes)).tolist(), strict=True)
         ),
         "num_images": len(kept),
         "size": list(size),
@@ -83,16 +86,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("run", help="run folder of stage 1")
-    parser.add_argument("--tokens", help="which tokens, as in 0,3,7 (default: --num-tokens of them, drawn by --seed)")
-    parser.add_argument("--num-tokens", type=positive, default=8, help="tokens to draw (default 8)")
-    parser.add_argument("--num-images", type=positive, default=6, help="images, evenly spaced (default 6)")
+    parser.add_argument("run", help="run folder of train/autoencoder.py")
+    parser.add_argument("--tokens", help="tokens to show, as in 0,3,7 (default: --num-tokens random ones)")
+    parser.add_argument("--num-tokens", type=positive, default=8, help="number of random tokens (default 8)")
     parser.add_argument(
-        "--scale", type=positive, default=2, help="render at so many times the image's size (default 2)"
+        "--num-images", type=positive, default=6, help="number of images, evenly spaced in the split (default 6)"
+    )
+    parser.add_argument(
+        "--scale", type=positive, default=2, help="render at this multiple of the image's size (default 2)"
     )
     parser.add_argument("--split", default="held_out", help="held_out or train (default held_out)")
-    parser.add_argument("--seed", type=non_negative, default=0, help="seed of the draw (default 0)")
-    parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/locality.png)")
+    parser.add_argument("--seed", type=non_negative, default=0, help="seed that draws the tokens (default 0)")
+    parser.add_argument("--out", help="PNG; a JSON report of the same name goes with it (default RUN/locality.png)")
     add_device_options(parser)
     show(parser.parse_args())
 

@@ -1,12 +1,12 @@
-"""Look for a pattern that is in every sample: the mean and the deviation of each pixel over many samples.
+"""Look for a pattern that all samples share: the mean and standard deviation of each pixel over many samples.
 
     python sample/pattern.py runs/cifar10/gan --num-images 1000
 
-The picture shows the samples' mean and (three times) their deviation, then the same of as many real images. A generator that
-paints a fixed noise pattern, as coordinate embeddings may (figure 7 of Levels-of-Experts), shows it in the mean, since it is
-in all samples. The report has the detail in both means, that is the root mean square of what a 3×3 mean takes away, in grey
-values, and the detail in their difference, `pattern`. Without a pattern this is about `chance`, the detail that so many
-independent images leave in it.
+The picture shows the mean of the samples and three times their standard deviation, then the same for as many real images. A
+generator that paints a fixed noise pattern, as coordinate embeddings may (figure 7 of Levels-of-Experts), shows it in the
+mean, because it is in every sample. The report measures detail, the root mean square, in grey values, of what a 3×3 mean
+filter removes: the detail of both means, and that of their difference, `pattern`. Without a shared pattern, `pattern` is
+about as large as `chance`, the detail that this many independent images leave in the difference.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def show(sampling: Sampling, options: argparse.Namespace) -> None:
     from genrep.training.folders import run_data
 
     if sampling.region is not None:
-        raise InputError("--region: a part of an image cannot be compared with whole ones; leave it out")
+        raise InputError("--region: a part of an image cannot be compared with whole images; leave it out")
     out, report_file = picture_and_report(options.out or Path(options.run) / "pattern.png")
     pipeline = move(sampling.load_pipeline(options.run), choose_device(options.device), options.dtype)
     sampling.refuse_resizing(pipeline, run_data(options.run))
@@ -46,21 +46,22 @@ def show(sampling: Sampling, options: argparse.Namespace) -> None:
                 bar.update(len(indices))
 
     def reals():
-        chosen = evenly(len(data), options.num_images)
-        for start in range(0, len(chosen), sampling.batch_size):
-            yield data.signal.pictures(data.read(chosen[start : start + sampling.batch_size]))
+        indices = evenly(len(data), options.num_images)
+        for start in range(0, len(indices), sampling.batch_size):
+            yield data.signal.pictures(data.read(indices[start : start + sampling.batch_size]))
 
-    made, real = statistics(samples()), statistics(reals())
-    panels = [made.mean, 3 * made.deviation, real.mean, 3 * real.deviation]
+    sampled, real = statistics(samples()), statistics(reals())
+    panels = [sampled.mean, 3 * sampled.deviation, real.mean, 3 * real.deviation]
     report = {
         "num_images": options.num_images,
         "run": str(options.run),
         "data": data.name,
-        "pattern": detail(made.mean - real.mean),
-        "chance": math.hypot(made.chance, real.chance),
-        "detail_of_samples": detail(made.mean),
+        # relative to the real mean, whose own detail, such as that of centred faces, is not the generator's pattern
+        "pattern": detail(sampled.mean - real.mean),
+        "chance": math.hypot(sampled.chance, real.chance),
+        "detail_of_samples": detail(sampled.mean),
         "detail_of_real": detail(real.mean),
-        "deviation_of_samples": float(made.deviation.mean()),
+        "deviation_of_samples": float(sampled.deviation.mean()),
         "deviation_of_real": float(real.deviation.mean()),
     }
     pixels = torch.stack(panels).round().clamp(0, 255).to(torch.uint8)
@@ -73,8 +74,10 @@ def show(sampling: Sampling, options: argparse.Namespace) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder of train/gan.py or train/diffusion.py")
-    parser.add_argument("--num-images", type=positive, default=1000, help="samples, and real images (default 1000)")
-    parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/pattern.png)")
+    parser.add_argument(
+        "--num-images", type=positive, default=1000, help="number of samples, and of real images (default 1000)"
+    )
+    parser.add_argument("--out", help="PNG; a JSON report of the same name goes with it (default RUN/pattern.png)")
 
 
 def main() -> None:

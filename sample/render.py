@@ -1,10 +1,10 @@
-"""Render a field at any size and region: a picture of an image, a folder of frames of a video.
+"""Render a field at any size and region, as a picture or, for a video, a folder of frames.
 
     python sample/render.py runs/camera/quad_tree --size 2048 --out camera.png
     python sample/render.py runs/camera/quad_tree --region -0.2,-0.2,0.2,0.2 --size 512 --out part.png
 
-Regions are starts, then ends, of every axis in [-1, 1], in array order: Y0,X0,Y1,X1 of an image, T0,Y0,X0,T1,Y1,X1 of a
-video. Only a chunk of points is held beside the result.
+A region gives the start of every axis, then the end of every axis, in [-1, 1] and array order: Y0,X0,Y1,X1 for an image,
+T0,Y0,X0,T1,Y1,X1 for a video. Besides the result, memory holds one chunk of points.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def render(options: argparse.Namespace) -> None:
     region = parse_region(options.region, num_axes)
     if size is not None and (num_axes > 2 if isinstance(size, int) else len(size) != num_axes):
         raise InputError(
-            f"--size {options.size!r}: give {num_axes} positive numbers, as in {'x'.join(map(str, field.shape))}"
+            f"--size must be {num_axes} positive integers, as in {'x'.join(map(str, field.shape))}; got {options.size!r}"
         )
     size = None if size is None else grid_shape(size, num_axes)
     pictures = field.signal.frames(field.signal.keep(field.render(size, region).cpu()))
@@ -46,11 +46,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser._negative_number_matcher = re.compile(r"^-[0-9.]+(,-?[0-9.]+)*$")  # --region -1,-1,0,0: a value, no option
-    parser.add_argument("run", help="run or model folder of a field")
-    parser.add_argument("--size", help="N, HEIGHTxWIDTH or FRAMESxHEIGHTxWIDTH (default: the signal's own)")
-    parser.add_argument("--region", help="starts, then ends, of every axis in [-1, 1] (default: all)")
-    parser.add_argument("--out", default="render.png", help="PNG; of a video the folder of this name without .png")
+    # argparse would take the value of --region -1,-1,0,0 for an option
+    parser._negative_number_matcher = re.compile(r"^-[0-9.]+(,-?[0-9.]+)*$")
+    parser.add_argument("run", help="run folder of train/field.py, or its model folder")
+    parser.add_argument("--size", help="N, HEIGHTxWIDTH or FRAMESxHEIGHTxWIDTH (default: that of the signal)")
+    parser.add_argument(
+        "--region", help="start of every axis, then end of every axis, in [-1, 1] (default: everything)"
+    )
+    parser.add_argument(
+        "--out",
+        default="render.png",
+        help="PNG; for a video, the name of the frames' folder plus .png (default render.png)",
+    )
     add_device_options(parser)
     render(parser.parse_args())
 

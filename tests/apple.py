@@ -1,8 +1,8 @@
-"""A stand-in for Apple's GPU: tensors that say they are on `mps`, compute on the CPU, and refuse what `mps` refuses.
+"""A stand-in for Apple's GPU: tensors that claim to be on `mps`, compute on the CPU, and refuse what `mps` refuses.
 
-The real device has no float64, and an operation on it takes no tensors of another device (but single numbers, and
-indices). All else is computed by the CPU, so results can be compared, and whatever a program does because a tensor's device
-is `mps` it does here. What the real device lacks or computes differently is not imitated.
+The real device has no float64, and its operations refuse tensors of other devices (except single numbers and indices).
+Everything else is computed by the CPU, so results can be compared, and code that depends on the device being `mps` runs
+here as it would there. Other limitations or differences of the real device are not imitated.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 MPS = torch.device("mps", 0)
 MAY_MIX = {"copy_", "_foreach_copy_", "index", "index_put_", "_index_put_impl_"}
-"""Operations that take tensors of several devices."""
+"""Operations that accept tensors of several devices."""
 
 
 class AppleTensor(Tensor):
     """A tensor on the stand-in; `held` has its values."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # operations come to `__torch_dispatch__` alone
+    __torch_function__ = torch._C._disabled_torch_function_impl  # operations only reach `__torch_dispatch__`
     held: Tensor
 
     @staticmethod
@@ -87,7 +87,7 @@ def _held(leaf: Any) -> Any:
 
 
 class _Mode(TorchDispatchMode):
-    """Catches what makes a tensor or moves one, on or to `mps`."""
+    """Intercepts operations that create tensors on `mps` or move them there."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return _run(func, args, kwargs or {})
@@ -95,7 +95,7 @@ class _Mode(TorchDispatchMode):
 
 @contextmanager
 def apple_gpu() -> Iterator[torch.device]:
-    """The device `mps`, which exists inside."""
+    """The device `mps`, available inside the block."""
     lifts = torch._C._only_lift_cpu_tensors()
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="mps") asks the mode, not the missing backend

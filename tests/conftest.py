@@ -1,9 +1,9 @@
-"""Shared by all tests: annotated shapes are checked at run time, and one thread, so that processes do not fight."""
+"""Shared by all tests: shape annotations are checked at run time, and torch uses one thread, so processes do not compete."""
 
 import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-os.environ["OMP_NUM_THREADS"] = "1"  # runs take this number in place of the one that they find to be the fastest
+os.environ["OMP_NUM_THREADS"] = "1"  # otherwise runs measure which number is fastest
 
 from jaxtyping import install_import_hook
 
@@ -18,4 +18,4 @@ from accelerate.state import AcceleratorState
 def quiet_torch():
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    AcceleratorState._reset_state(reset_partial_state=True)  # each test is a process of its own to accelerate
+    AcceleratorState._reset_state(reset_partial_state=True)  # its state is global: each test starts afresh

@@ -1,7 +1,7 @@
 """Run one of the project's scripts in float64: `python tests/double.py train/gan.py CONFIG ...`.
 
-A run on two processes and one on a single process round their sums differently. A GAN multiplies that difference about
-threefold a step, so that after a dozen steps nothing in float32 tells rounding from an error; in float64 it does.
+Runs on one and on two processes round their sums differently. A GAN amplifies the difference about threefold per step, so
+that after a dozen steps of float32 rounding cannot be distinguished from an error; in float64 it can.
 """
 
 import runpy
@@ -20,7 +20,7 @@ for name in ("normal_at", "uniform_at"):
     draw = getattr(genrep.randomness, name)
     setattr(genrep.randomness, name, lambda *arguments, draw=draw: draw(*arguments).double())
 
-import genrep.training.folders  # noqa: E402 what it imports must find the functions above
+import genrep.training.folders  # noqa: E402 after the patches above, which its imports must see
 
 load = genrep.training.folders.load_autoencoder
 genrep.training.folders.load_autoencoder = lambda *arguments: load(*arguments).double()

@@ -1,4 +1,4 @@
-"""Running the project's scripts from tests, as a person would."""
+"""Running the project's scripts from tests, as users do."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def launch(processes: int, script: str, *arguments: object) -> str:
 
 
 def lines(folder: Path) -> list[dict]:
-    """metrics.jsonl without what the clock decides."""
+    """metrics.jsonl without the values that depend on timing or memory."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
         {key: value for key, value in row.items() if key not in ("seconds", "images_per_second", "peak_memory_gib")}

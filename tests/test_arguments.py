@@ -1,5 +1,5 @@
-"""What public calls are given: anything that can be meant is taken, the rest is refused by name, and nothing that is not finite
-passes."""
+"""Arguments of public calls: every reasonable type is accepted, everything else is refused by name, and so are NaN and
+infinities."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_integers_of_any_kind(value):
     "value",
     [3.0, "3", True, None, np.float32(3), np.True_, torch.tensor(3.0), torch.tensor(True), [3], torch.ones(2).long()],
 )
-def test_what_is_no_integer(value):
+def test_invalid_integers(value):
     with pytest.raises(InputError, match="^steps must be an integer; got "):
         as_integer(value, "steps")
 
@@ -50,7 +50,7 @@ def test_numbers_of_any_kind(value):
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf"), "1.5", True, None, 1j, [1.5], torch.ones(2), torch.tensor(NAN)])
-def test_what_is_no_finite_number(value):
+def test_invalid_numbers(value):
     with pytest.raises(InputError, match="^scale must be a finite number; got "):
         as_number(value, "scale")
 
@@ -59,9 +59,9 @@ def test_what_is_no_finite_number(value):
 
 IMAGES, LATENTS, COORDS = torch.zeros(2, 1, 8, 8), torch.zeros(2, 4, 8), torch.zeros(3, 2)
 AUTOENCODER_CALLS = {
-    "uint8 images": (lambda m: m.encode(IMAGES.byte()), "images must be floating-point numbers; got torch.uint8: genrep.render.from_uint8"),
+    "uint8 images": (lambda m: m.encode(IMAGES.byte()), "images must be floating-point numbers; got torch.uint8: convert .* with genrep.render.from_uint8"),
     "integer images": (lambda m: m.encode(IMAGES.long()), "images must be floating-point numbers; got torch.int64$"),
-    "numpy images": (lambda m: m.encode(IMAGES.numpy()), "images must be a torch tensor .* got numpy.ndarray: torch.from_numpy makes one"),
+    "numpy images": (lambda m: m.encode(IMAGES.numpy()), "images must be a torch tensor .* got numpy.ndarray: convert it with torch.from_numpy"),
     "a list of images": (lambda m: m.encode([IMAGES[0]]), "images must be a torch tensor .* got list"),
     "no images": (lambda m: m.encode(IMAGES[:0]), "there are no images to encode: give a batch of one or more"),
     "images with NaN": (lambda m: m.encode(IMAGES + NAN), "images must be finite; 128 of 128 numbers are NaN or infinite"),
@@ -71,7 +71,7 @@ AUTOENCODER_CALLS = {
     "integer latents": (lambda m: m.decode(LATENTS.int(), COORDS), "latents must be floating-point numbers; got torch.int32"),
     "integer coordinates": (lambda m: m.decode(LATENTS, COORDS.long()), "coords must be floating-point numbers; got torch.int64"),
     "numpy coordinates": (lambda m: m.decode(LATENTS, COORDS.numpy()), "coords must be a torch tensor .* got numpy.ndarray"),
-    "one number as coordinates": (lambda m: m.decode(LATENTS, torch.tensor(0.0)), r"coordinates of shape \(\) do not fit"),
+    "one number as coordinates": (lambda m: m.decode(LATENTS, torch.tensor(0.0)), r"coords must be .*; got \[\]"),
     "rendering latents with NaN": (lambda m: m.render(LATENTS + NAN), "latents must be finite"),
     "rendering a list": (lambda m: m.render([LATENTS]), "latents must be a torch tensor .* got list"),
     "rendering one number": (lambda m: m.render(torch.tensor(0.0)), "there are no latents to render"),
@@ -93,7 +93,7 @@ def test_invalid_calls_of_the_autoencoder(call):
         function(tiny_autoencoder())
 
 
-def test_floats_of_any_width_are_brought_to_the_models():
+def test_floats_of_any_width_are_converted_to_the_models():
     autoencoder, images = tiny_autoencoder(), torch.rand(2, 1, 8, 8) * 2 - 1
     latents = autoencoder.encode(images)
     assert torch.equal(autoencoder.encode(images.double()), latents)
@@ -122,15 +122,15 @@ def test_pixels_are_rounded_as_the_floats_are(monkeypatch):
 def test_a_render_that_the_machine_cannot_hold():
     with pytest.raises(
         InputError,
-        match="a render of 1000000 × 1000000 would take 7,451 GiB, and cpu has .* GiB: render a smaller size",
+        match="a render of 1000000 × 1000000 would take 7,451 GiB, but cpu has .* GiB: render a smaller size",
     ):
         tiny_autoencoder().render(LATENTS, 10**6)
     with pytest.raises(InputError, match="a render of 10000000 × 10000000 would take 186,265 GiB"):
         render(tiny_autoencoder(), LATENTS, 10**7, as_uint8=True)
 
 
-def test_training_and_tensors_without_numbers_are_not_looked_at():
-    """No check that would make a GPU wait, or that has no numbers to look at."""
+def test_values_are_not_checked_in_training_or_without_data():
+    """No check that would synchronise with a GPU, and none for tensors without data."""
     autoencoder = tiny_autoencoder()
     assert not in_training(autoencoder, LATENTS) and in_training(autoencoder, LATENTS.clone().requires_grad_())
     assert autoencoder.decode((LATENTS + NAN).requires_grad_(), COORDS).isnan().any(), "through a frozen decoder"
@@ -148,7 +148,7 @@ def test_training_and_tensors_without_numbers_are_not_looked_at():
 
 DENOISER_CALLS = {
     "integer latents": ((LATENTS.long(), 5), "noisy_latents must be floating-point numbers; got torch.int64"),
-    "latents of another shape": ((torch.zeros(2, 5, 8), 5), r"noisy_latents of shape \[2, 5, 8\] do not fit: this denoiser takes \[batch, 4, 8\]"),
+    "latents of another shape": ((torch.zeros(2, 5, 8), 5), r"noisy_latents must be \[batch, 4, 8\] for this denoiser; got \[2, 5, 8\]"),
     "a timestep in words": ((LATENTS, "5"), "timesteps must be a finite number from 0; got '5'"),
     "timesteps of another batch": ((LATENTS, torch.zeros(3)), r"timesteps must be one number, or \[2\]; got torch.float32 \[3\]"),
     "labels in a list": ((LATENTS, 5, [0, 1]), r"class_labels must be a tensor of 2 integers; got \[0, 1\]"),
@@ -190,13 +190,11 @@ def test_invalid_calls_of_a_field():
 
 
 def test_invalid_calls_of_the_normalizer():
-    with pytest.raises(InputError, match="the deviation of the latents must be finite; 1 of 32"):
+    with pytest.raises(InputError, match="the standard deviation of the latents must be finite; 1 of 32"):
         std = torch.ones(4, 8)
         std[1, 2] = NAN
         LatentNormalizer.from_statistics(torch.zeros(4, 8), std)
-    with pytest.raises(
-        InputError, match=r"latents of shape \[2, 5, 8\] do not fit: this normalizer has \[batch, 4, 8\]"
-    ):
+    with pytest.raises(InputError, match=r"latents must be \[batch, 4, 8\] for this normalizer; got \[2, 5, 8\]"):
         LatentNormalizer(4, 8).restore(torch.zeros(2, 5, 8))
 
 

@@ -37,7 +37,7 @@ def test_rows_come_first():
 
 @pytest.mark.parametrize("size", [(7,), (3, 4), (2, 3, 4)])
 def test_a_chunk_of_a_grid_is_its_points_wherever_it_begins_and_ends(size):
-    """Every chunk there is, in a region: its points, and its axes put together; no centre is given that does not occur."""
+    """For all chunks in a region: points and axes agree, and axes contain only centres that occur."""
     region = [*(-0.3 for _ in size), *(0.9 for _ in size)]
     whole, centres = grid(size, region), tuple(axis_centres(size, region))
     for start in range(len(whole)):
@@ -123,7 +123,7 @@ def test_gaussian_jitter_is_clipped_and_has_the_papers_spread():
 
 
 def test_gaussian_jitter_in_coordinates_is_the_published_one():
-    """Deviation 0.3 / N and clip 0.5 / N, where the pitch is 2 / N."""
+    """Standard deviation 0.3 / N and clip 0.5 / N, where the pitch is 2 / N."""
     coords = torch.zeros(100_000, 2)
     shift = jitter_gaussian(coords, 64, torch.Generator().manual_seed(0), std=0.15, clip=10.0)
     assert shift.std() == pytest.approx(0.3 / 64, rel=0.02)
@@ -140,7 +140,7 @@ def test_uniform_jitter_covers_the_pixel_and_no_more():
 def test_subset_has_no_repeats():
     chosen = random_subset(50, 50, torch.Generator().manual_seed(0))
     assert sorted(chosen.tolist()) == list(range(50))
-    with pytest.raises(InputError, match="51 points cannot be drawn from 50"):
+    with pytest.raises(InputError, match="the number of points to draw must be 1 to 50; got 51"):
         random_subset(50, 51, torch.Generator())
 
 
@@ -199,7 +199,7 @@ def test_invalid_regions(region):
 
 
 def test_regions_of_any_kind_of_number():
-    with pytest.raises(InputError, match="is empty: every start must lie below its end"):
+    with pytest.raises(InputError, match="region must have every start below its end"):
         image_region((0, 0, 0, 1))
     for region in (
         (-1, 0, 1, 0.5),

@@ -1,4 +1,4 @@
-"""What is required is declared, and a model is loaded and drawn from with the core's requirements alone."""
+"""All requirements are declared, and the core's are enough to load models and sample from them."""
 
 import ast
 import functools
@@ -31,7 +31,9 @@ from tests.scripts import PROJECT
 from tests.tiny import tiny_autoencoder
 
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-ABSENT = [*EXTRAS, "scipy", "torchvision", "pandas", "pytest"]
+SCRIPTS = ("train", "eval", "tracking", "video", "shapes")
+"""Extras that scripts need; `test` and `dev` are for working on the project."""
+ABSENT = [*EXTRAS, "torchvision", "pandas", "pytest"]
 
 WORK = f"""
 import importlib.util, runpy, sys
@@ -67,20 +69,20 @@ CORE = names(DECLARED["dependencies"])
 
 
 def imports(path: Path, top_level: bool) -> set[str]:
-    """Modules of other projects that a file imports: anywhere, or as it is imported itself."""
+    """Third-party modules that a file imports: anywhere, or only at its top level."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = set()
+    modules = set()
     for node in tree.body if top_level else ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {name.name.split(".")[0] for name in node.names}
+            modules |= {name.name.split(".")[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found - sys.stdlib_module_names - {"genrep", "train", "sample", "tests"}
+            modules.add(node.module.split(".")[0])
+    return modules - sys.stdlib_module_names - {"genrep", "train", "sample", "tests", "docs"}
 
 
 @functools.cache
 def installed() -> Mapping[str, list[str]]:
-    """Module -> the packages that bring it."""
+    """Module => the packages that provide it."""
     return packages_distributions()
 
 
@@ -94,16 +96,16 @@ def files(*folders: str) -> list[Path]:
 
 
 def test_every_import_is_declared():
-    scripts = CORE | extra("train") | extra("eval") | extra("tracking")
-    found = {
+    scripts = CORE.union(*map(extra, SCRIPTS))
+    imported = {
         package
         for path in files("genrep", "train", "sample", "benchmarks")
         for package in packages(imports(path, False))
     }
-    assert found - scripts == set()
-    assert CORE - found == set(), "the core requires nothing that it does not import"
+    assert imported - scripts == set()
+    assert CORE - imported == set(), "the core requires nothing that it does not import"
     tests = {package for path in files("tests") for package in packages(imports(path, False))}
-    assert tests - scripts - extra("test") == set()
+    assert tests - scripts - extra("test") - extra("docs") == set()
 
 
 def test_only_training_needs_an_extra_to_be_imported():
@@ -115,14 +117,14 @@ def test_only_training_needs_an_extra_to_be_imported():
 def test_the_message_about_extras_knows_every_package():
     for package, name in EXTRAS.values():
         assert package in extra(name)
-    in_extras = extra("train") | extra("eval") | extra("tracking")
+    in_extras = set().union(*map(extra, SCRIPTS))
     assert in_extras == {package for package, _ in EXTRAS.values()}
 
 
 def test_constraints_name_every_requirement():
     pinned = names((PROJECT / "constraints.txt").read_text(encoding="utf-8").partition("\n")[2].split())
-    wanted = CORE.union(*(extra(name) for name in DECLARED["optional-dependencies"])) - {"genrep", "psutil"}
-    assert wanted - pinned == set()
+    required = CORE.union(*(extra(name) for name in DECLARED["optional-dependencies"])) - {"genrep", "psutil"}
+    assert required - pinned == set()
 
 
 @pytest.fixture(scope="module")
@@ -141,26 +143,26 @@ def models(tmp_path_factory) -> Path:
 
 
 def needed(requirements: list[str]) -> dict[str, Distribution]:
-    """The installed packages that these requirements, and theirs, ask for."""
-    found: dict[str, Distribution] = {}
+    """The installed packages that these requirements need, directly or indirectly."""
+    required_packages: dict[str, Distribution] = {}
     todo = [Requirement(text) for text in requirements]
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)
-        for text in distribution(name).requires or [] if name not in found or requirement.extras else []:
+        for text in distribution(name).requires or [] if name not in required_packages or requirement.extras else []:
             following = Requirement(text)
             if any(
                 following.marker is None or following.marker.evaluate({"extra": part})
                 for part in ("", *requirement.extras)
             ):
                 todo.append(following)
-        found[name] = distribution(name)
-    return found
+        required_packages[name] = distribution(name)
+    return required_packages
 
 
 @pytest.fixture(scope="module")
 def core_only(tmp_path_factory) -> Path:
-    """A folder of links to the core's requirements, to be the only place that Python imports packages from."""
+    """A folder of links to the core's requirements, for a Python that can import nothing else."""
     folder = tmp_path_factory.mktemp("core")
     for package in needed(DECLARED["dependencies"]).values():
         for top in {file.parts[0] for file in package.files or [] if file.parts[0] not in ("..", "__pycache__")}:
@@ -186,7 +188,7 @@ def test_the_core_alone_draws_and_training_says_what_it_needs(models, core_only)
 
 @pytest.mark.slow
 def test_a_fresh_environment_with_the_core_alone(models):
-    """Minutes, and gigabytes in the system's temporary folder, which are deleted."""
+    """Takes minutes, and gigabytes in the system's temporary folder, which are deleted afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

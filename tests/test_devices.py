@@ -32,9 +32,9 @@ def test_default_device(monkeypatch, cuda, mps, environment, device):
     assert choose_device() == torch.device(device)
 
 
-def test_a_device_asked_for_is_taken(monkeypatch):
+def test_a_requested_device_is_used(monkeypatch):
     there(monkeypatch, cuda=2, mps=True)
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # concerns the default alone
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # only affects the default
     assert [str(choose_device(name)) for name in ("cpu", "mps", "cuda", "cuda:1")] == ["cpu", "mps", "cuda:0", "cuda:1"]
 
 
@@ -47,19 +47,19 @@ def test_a_device_asked_for_is_taken(monkeypatch):
         ("mps", "torch finds no Apple GPU here"),
     ],
 )
-def test_a_device_that_is_not_there(monkeypatch, asked, message):
+def test_unavailable_devices_are_refused(monkeypatch, asked, message):
     there(monkeypatch)
     with pytest.raises(InputError, match=message):
         choose_device(asked)
 
 
-def test_a_gpu_that_is_not_there(monkeypatch):
+def test_a_missing_gpu_is_refused(monkeypatch):
     there(monkeypatch, cuda=2)
     with pytest.raises(InputError, match="only cuda:0, cuda:1 here"):
         choose_device("cuda:2")
 
 
-def test_peak_memory_holds_what_was_allocated():
+def test_peak_memory_includes_allocations():
     before = peak_memory(torch.device("cpu"))
     block = torch.ones(64 * 2**20, dtype=torch.uint8)
     assert peak_memory(torch.device("cpu")) >= max(before, block.numel())

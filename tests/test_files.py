@@ -1,4 +1,4 @@
-"""Files are whole or not there, whatever goes wrong while they are written."""
+"""Files are complete or absent, whatever goes wrong while they are written."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def test_a_full_disk_is_one_message(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "full"] and (tmp_path / "a.txt").read_text() == "old"
 
 
-def test_safetensors_that_cannot_be_written_are_one_message(tmp_path):
+def test_a_failed_write_of_safetensors_is_one_message(tmp_path):
     limited = tmp_path / "w.safetensors"
     with pytest.raises(InputError, match="w.safetensors cannot be written"), replacing(limited):
         save_file({"w": torch.zeros(3)}, tmp_path / "nowhere" / "w.safetensors")
@@ -55,6 +55,7 @@ def test_a_path_below_a_file_is_one_message(tmp_path):
             write(tmp_path / "file" / "a")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for write in (check_writable, lambda path: write_text(path, "")):

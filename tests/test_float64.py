@@ -1,4 +1,4 @@
-"""Nothing is computed in float64 on Apple's GPU, which has none: the main paths on a stand-in for it, against the CPU."""
+"""Nothing is computed in float64 on Apple's GPU, which lacks it: the main paths on a stand-in, compared with the CPU."""
 
 from functools import partial
 
@@ -60,13 +60,13 @@ def same(gpu, work, atol=1e-5):
 
 
 def batch_of(kept, sources=None):
-    """A batch of the training stream that holds these images."""
+    """A batch of the training stream with these images."""
     positions = list(range(len(kept)))
     return TrainingBatch(positions, positions, torch.zeros(len(kept), dtype=torch.bool), kept, sources, labels=None)
 
 
 def step(model, loss):
-    """One of every kind of optimizer step: the weights after it, in one row."""
+    """The weights, flattened, after an optimizer step with clipping and averaging."""
     state = TrainingState(model, OptimizerSpec(type="muon", lr=1e-3), EMASpec())
     loss.backward()
     state.optimizer.clip_gradients()
@@ -246,10 +246,10 @@ def test_statistics_of_latents_and_of_images(gpu):
     latents, images = torch.randn(50, 4, 8) + 3, torch.randint(0, 256, (20, 1, 6, 6), dtype=torch.uint8)
 
     def measured(device):
-        found = LatentStatistics((4, 8))
+        latent_statistics = LatentStatistics((4, 8))
         for part in latents.to(device).split(20):
-            found.update(part)
-        return torch.stack([found.mean, found.std])
+            latent_statistics.update(part)
+        return torch.stack([latent_statistics.mean, latent_statistics.std])
 
     same(gpu, measured, atol=0)
     same(gpu, lambda device: statistics(images.to(device).split(10)).deviation, atol=0)

@@ -107,7 +107,7 @@ def test_a_clip_that_is_still_is_its_picture_at_every_time():
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_edge_goes_on_beyond_the_border(shape, interpolation):
+def test_the_edge_is_repeated_beyond_the_border(shape, interpolation):
     """From two pixels beyond the outermost centre on no interpolation sees anything but the edge."""
     signals = torch.randn(2, 3, *shape)
     for end, index in ((-1, 0), (1, -1)):

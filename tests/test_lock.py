@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path):
         with (
             pytest.raises(
                 InputError,
-                match=rf"{tmp_path} is in use: a cache is being written there by process {process.pid} on .+ since "
+                match=rf"{re.escape(str(tmp_path))} is in use: a cache is being written there by process {process.pid} on .+ since "
                 r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(-c .*\). Wait until it ends or stop it, or choose another folder",
             ),
             FolderLock(tmp_path, "a cache"),
@@ -52,7 +53,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path):
 
 def test_a_killed_process_leaves_no_obstacle(tmp_path):
     process = holder(tmp_path)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     assert (tmp_path / LOCK).exists()
     with FolderLock(tmp_path, "a run"):
@@ -90,7 +91,7 @@ def test_a_lock_file_that_says_nothing_still_locks(tmp_path):
             FolderLock(tmp_path, "a run").__enter__()
 
 
-def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):
+def test_a_failure_to_create_the_folder_is_one_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a file is in the way"):
         FolderLock(tmp_path / "file" / "run", "a run").__enter__()

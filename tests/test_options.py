@@ -1,4 +1,4 @@
-"""Options that scripts share: what is meant, and a message for what cannot be."""
+"""Options that scripts share: how they are parsed, and messages for invalid ones."""
 
 import argparse
 
@@ -37,22 +37,22 @@ def test_names_of_classes():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("10", "--classes: class 10 does not exist; this model has 0 to 9"),
-        ("8-12", "--classes: class 10 does not exist; this model has 0 to 9"),
-        ("5-3", "--classes: '5-3' is no class; give labels, ranges or names, as in 0-9 or 3,5"),
-        ("-1", "--classes: '-1' is no class"),
-        ("", "--classes: '' is no class"),
-        ("1,,2", "--classes: '' is no class"),
-        ("1.5", r"--classes: '1.5' is no class"),
+        ("10", "--classes must be in 0 to 9, the classes of this model; got 10"),
+        ("8-12", "--classes must be in 0 to 9, the classes of this model; got 10"),
+        ("5-3", "--classes must be labels, ranges or names, as in 0-9 or 3,5; got '5-3'"),
+        ("-1", "--classes must be labels, .*; got '-1'"),
+        ("", "--classes must be labels, .*; got ''"),
+        ("1,,2", "--classes must be labels, .*; got ''"),
+        ("1.5", "--classes must be labels, .*; got '1.5'"),
     ],
 )
-def test_classes_that_are_not_there_are_refused(text, message):
+def test_unknown_classes_are_refused(text, message):
     with pytest.raises(InputError, match=f"^{message}"):
         parse_classes(text, DIGITS)
 
 
-def test_a_misspelt_class_names_the_nearest():
-    with pytest.raises(InputError, match=r"'sea loin' is no class; .*; did you mean 'sea lion'\?$"):
+def test_a_misspelt_class_suggests_the_closest_name():
+    with pytest.raises(InputError, match=r"; got 'sea loin'; did you mean 'sea lion'\?$"):
         parse_classes("sea loin", ANIMALS)
 
 
@@ -63,8 +63,8 @@ def test_a_model_without_classes_takes_none():
         parse_classes("3", {})
 
 
-def test_a_superscript_is_no_label():
-    with pytest.raises(InputError, match="'²' is no class"):
+def test_a_superscript_is_not_a_label():
+    with pytest.raises(InputError, match="got '²'"):
         parse_classes("²", DIGITS)
 
 
@@ -82,7 +82,8 @@ def test_a_size_is_one_number_or_one_per_axis(text, size):
 @pytest.mark.parametrize("text", ["", "0", "0x8", "8x0", "-8", "8x", "x8", "8x8x0", "8.5", "big", "8 x 8"])
 def test_other_sizes_are_refused(text):
     with pytest.raises(
-        InputError, match=f"^--size '{text}': give one positive number, or HEIGHTxWIDTH, as in 64 or 48x64$"
+        InputError,
+        match=rf"^--size must be a positive integer, or one per axis as in 48x64 \(height × width\); got '{text}'$",
     ):
         parse_size(text)
 
@@ -98,14 +99,14 @@ def test_a_region_is_starts_then_ends():
 
 @pytest.mark.parametrize("text", ["0,0,1", "0,0,1,x", "", "0", "0;0;1;1"])
 def test_other_regions_are_refused(text):
-    general = "give a start for each axis, then an end for each, with commas between them, as in -1,-1,0,0 of images"
-    for num_axes, advice in ((None, general), (2, "give 4 numbers with commas between them")):
-        with pytest.raises(InputError, match=f"^--region '{text}': {advice}$"):
+    any_axes = r"the starts, then the ends, of all axes, separated by commas \(for an image -1,-1,0,0\)"
+    for num_axes, required in ((None, any_axes), (2, "4 numbers separated by commas")):
+        with pytest.raises(InputError, match=f"^--region must be {required}; got '{text}'$"):
             parse_region(text, num_axes)
 
 
-def test_a_region_is_of_the_axes_that_are_there():
-    with pytest.raises(InputError, match="^--region '0,0,1,1': give 6 numbers with commas between them$"):
+def test_a_region_must_have_the_number_of_axes():
+    with pytest.raises(InputError, match="^--region must be 6 numbers separated by commas; got '0,0,1,1'$"):
         parse_region("0,0,1,1", num_axes=3)
 
 

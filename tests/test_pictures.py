@@ -1,4 +1,4 @@
-"""Pictures that people look at, and how they are written."""
+"""Pictures for people to look at, and how they are written."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_rows_of_small_images_are_legible():
     assert picture_grid(groups[0], columns=2).shape == (1, 8 + 2 * 2, 2 * 8 + 3 * 2), "results stay as they are"
 
 
-def test_a_picture_that_cannot_be_written_says_so(tmp_path):
+def test_a_failed_write_of_a_picture_is_one_message(tmp_path):
     image = torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8)
     with Image.open(save_png(image, tmp_path / "new" / "one.png")) as picture:
         assert picture.size == (5, 4)
@@ -48,6 +48,6 @@ def test_a_grid_of_pictures_is_torchvisions(channels, count):
 
 
 def test_previews_are_bounded_in_all():
-    """Four times the size, up to 1,024 an axis and 1,024² points: a volume of 128³ has more at its own size already."""
+    """Four times the size, up to 1,024 per axis and 1,024² points: a volume of 128³ already has more."""
     assert enlarged((8, 8)) == (32, 32) and enlarged((256,)) == (1024,) and enlarged((512, 512)) == (1024, 1024)
     assert enlarged((8, 16, 16)) == (32, 64, 64) and enlarged((128, 128, 128)) == (128, 128, 128)

@@ -1,4 +1,4 @@
-"""Curves as pictures that another program can open."""
+"""Plots of curves, as PNG files that other programs can open."""
 
 import numpy as np
 import pytest
@@ -26,15 +26,15 @@ def test_curves_are_written_as_a_png(tmp_path, panels):
     assert all((np.asarray(half) == BLUE).all(axis=-1).any() for half in halves), "a curve in every panel"
 
 
-def test_every_curve_has_a_colour_of_its_own(tmp_path):
-    one, two = (
+def test_curves_have_different_colours(tmp_path):
+    single, two = (
         save_curves({"x": curves}, "y", str(tmp_path / name)) for curves, name in ((ONE, "1.png"), (TWO, "2.png"))
     )
-    assert pixels_of(one, BLUE) > 100 and pixels_of(one, ORANGE) == 0
+    assert pixels_of(single, BLUE) > 100 and pixels_of(single, ORANGE) == 0
     assert pixels_of(two, BLUE) > 100 and pixels_of(two, ORANGE) > 100
 
 
-def test_the_names_are_shown(tmp_path):
+def test_labels_and_names_are_drawn(tmp_path):
     paths = [
         save_curves({xlabel: {name: ([0.0, 1.0], [0.0, 1.0])}}, ylabel, tmp_path / f"{number}.png")
         for number, (xlabel, ylabel, name) in enumerate(
@@ -46,7 +46,7 @@ def test_the_names_are_shown(tmp_path):
 
 
 def test_whole_numbers_are_numbers(tmp_path):
-    """Images and steps are counted."""
+    """Images and steps are integers."""
     whole, same = (
         save_curves({"images": {"a": (x, [1.0, 3.0])}}, "y", tmp_path / f"{number}.png").read_bytes()
         for number, x in enumerate([[0, 2], [0.0, 2.0]])
@@ -61,8 +61,8 @@ def test_levels_are_drawn_in_the_colours_of_their_curves(tmp_path):
     assert abs(pixels_of(with_level, BLUE) - pixels_of(plain, BLUE)) < 60  # where the two cross
 
 
-def test_a_curve_of_one_point_is_seen(tmp_path):
+def test_a_curve_of_one_point_is_visible(tmp_path):
     """A run with one evaluation has no line to draw."""
     empty = save_curves({"x": {"a": ([], [])}}, "y", tmp_path / "empty.png")
-    one = save_curves({"x": {"a": ([1.0], [2.0])}}, "y", tmp_path / "one.png")
-    assert pixels_of(one, BLUE) > pixels_of(empty, BLUE) + 10
+    single = save_curves({"x": {"a": ([1.0], [2.0])}}, "y", tmp_path / "one.png")
+    assert pixels_of(single, BLUE) > pixels_of(empty, BLUE) + 10

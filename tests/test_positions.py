@@ -1,4 +1,4 @@
-"""Tokens with positions, from an autoencoder to a pipeline: a decoder that is written here stands for any such one."""
+"""Tokens with positions, from the autoencoder to the pipeline, with a small decoder defined here."""
 
 from pathlib import Path
 from typing import Literal
@@ -34,11 +34,11 @@ from genrep.training.targets import target_sizes
 from tests.tiny import AUTOENCODER, tiny_autoencoder, tiny_denoiser
 
 MOST, WIDTH, POSITION_DIM = 6, 5, 2
-"""Tokens of a set at most, numbers of a token, and how many of them are its position."""
+"""Largest number of tokens in a set, width of a token, and how many of its channels are its position."""
 
 
 class NearbySpec(BaseDecoderSpec):
-    """What a table of decoders would have of it."""
+    """The spec of `NearbyDecoder`."""
 
     type: Literal["nearby"]
 
@@ -48,7 +48,7 @@ class NearbySpec(BaseDecoderSpec):
 
 
 class NearbyDecoder(Decoder):
-    """A value is the mean of what the tokens say, weighted by a softmax of minus the squared distance to their positions."""
+    """The mean of the tokens' values, weighted by a softmax of the negative squared distances to their positions."""
 
     num_axes, position_dim = 2, POSITION_DIM
 
@@ -71,7 +71,7 @@ class NearbyDecoder(Decoder):
 
 
 class CloudAutoencoder(INRAutoencoder):
-    """8×8 images as 2 to 6 tokens with positions; a brighter image has more of them. Its constructor's decoder is not used."""
+    """8×8 images as 2 to 6 tokens with positions, their number depending on the image. The decoder argument is ignored."""
 
     @register_to_config
     def __init__(
@@ -100,7 +100,7 @@ def cloud_autoencoder(**options):
 
 
 def cloud_denoiser(conditioning="adaln", num_tokens=MOST, num_classes=3, **options):
-    """A denoiser of positions, every weight of it moved off the zeros that it starts with."""
+    """A denoiser for tokens with positions, with noise added to all weights, many of which start at zero."""
     torch.manual_seed(0)
     denoiser = LatentDenoiser(
         num_tokens, WIDTH, num_classes, dim=16, depth=2, num_heads=2, head_dim=8, mlp_dim=32, conditioning=conditioning,
@@ -122,7 +122,7 @@ def sets_and_mask(batch=4):
 # decoding
 
 
-def test_permuting_the_tokens_changes_no_render():
+def test_permuting_the_tokens_does_not_change_a_render():
     model, (latents, mask) = cloud_autoencoder(), sets_and_mask()
     order = torch.randperm(MOST)
     for of_set, of_permuted in ((None, None), (mask, mask[:, order])):
@@ -133,7 +133,7 @@ def test_permuting_the_tokens_changes_no_render():
     )
 
 
-def test_tokens_that_are_not_there_change_no_render():
+def test_masked_tokens_do_not_change_a_render():
     model, (latents, mask) = cloud_autoencoder(), sets_and_mask()
     others = torch.where(mask[..., None], latents, 100 * torch.randn_like(latents))
     render = model.render(latents, size=9, mask=mask)
@@ -152,7 +152,7 @@ def test_a_mask_of_tokens_with_slots_is_refused():
         lambda: model.decoding(latents, mask),
         lambda: model.render(latents, mask=mask),
     ):
-        with pytest.raises(InputError, match="a mask was given, but the tokens of this decoder have slots"):
+        with pytest.raises(InputError, match="mask needs tokens with positions; this decoder's tokens have slots"):
             call()
 
 
@@ -200,7 +200,7 @@ def test_a_normalizer_of_channels_takes_any_number_of_tokens():
     assert torch.equal(normalizer.standardize(latents[:, :3]), standardized[:, :3])
     order = torch.randperm(MOST)
     assert torch.equal(normalizer.standardize(latents[:, order]), standardized[:, order])
-    with pytest.raises(InputError, match=r"do not fit: this normalizer has \[batch, 1, 5\]"):
+    with pytest.raises(InputError, match=r"latents must be \[batch, tokens, 5\] for this normalizer"):
         normalizer.standardize(latents[..., :4])
 
 
@@ -208,7 +208,7 @@ def test_a_normalizer_of_channels_takes_any_number_of_tokens():
 
 
 @pytest.mark.parametrize("conditioning", ["adaln", "token"])
-def test_permuting_the_tokens_permutes_what_is_predicted(conditioning):
+def test_permuting_the_tokens_permutes_the_prediction(conditioning):
     denoiser, (noisy, mask) = cloud_denoiser(conditioning), sets_and_mask()
     timesteps, labels, order = torch.tensor([1, 500, 900, 10]), torch.tensor([0, 1, 2, 3]), torch.randperm(MOST)
     for of_set, of_permuted in ((None, None), (mask, mask[:, order])):
@@ -244,8 +244,8 @@ def test_an_empty_set_has_finite_gradients_and_half_precision_is_near(conditioni
     assert float((half - predicted)[mask].abs().max()) < 0.05 * float(predicted[mask].abs().max())
 
 
-def test_a_moved_token_is_predicted_otherwise():
-    """The position counts, and not only its linear embedding among the other channels."""
+def test_moving_a_token_changes_its_prediction():
+    """The position matters beyond its linear embedding among the other channels."""
     denoiser, (noisy, _) = cloud_denoiser(), sets_and_mask()
     with torch.no_grad():
         denoiser.embed.weight[:, :POSITION_DIM] = 0
@@ -254,15 +254,15 @@ def test_a_moved_token_is_predicted_otherwise():
     assert not torch.allclose(denoiser(noisy, 5), denoiser(moved, 5), atol=1e-3)
 
 
-def test_denoisers_refuse_what_does_not_fit():
+def test_denoisers_refuse_wrong_shapes():
     noisy, mask = sets_and_mask()
     with pytest.raises(
         InputError, match=r"mask must be \[batch, tokens\], .*; got \[4, 5\] for latents \[4, 6, 5\] and pos"
     ):
         cloud_denoiser()(noisy, 1, None, mask[:, :5])
-    with pytest.raises(InputError, match=r"mask must be .* of tokens with positions; .* position_dim 0"):
+    with pytest.raises(InputError, match=r"mask must be .* for tokens with positions; .* position_dim 0"):
         tiny_denoiser()(torch.randn(4, 4, 8), 1, None, mask[:, :4])
-    with pytest.raises(InputError, match=r"do not fit: this denoiser takes \[batch, tokens, 5\]"):
+    with pytest.raises(InputError, match=r"noisy_latents must be \[batch, tokens, 5\] for this denoiser"):
         cloud_denoiser()(noisy[..., :4], 1)
 
 
@@ -271,7 +271,7 @@ def test_denoisers_refuse_what_does_not_fit():
 
 @pytest.mark.parametrize("weighting", ["plain", "min_snr"])
 def test_the_masked_loss_is_a_plain_formula(weighting):
-    """For each set weight(t) times the mean square over its own tokens; the mean over sets."""
+    """For each set weight(t) times the mean square over its present tokens; then the mean over sets."""
     latents, mask = sets_and_mask()
     normalizer = LatentNormalizer.from_statistics(torch.full((1, WIDTH), 0.5), torch.full((1, WIDTH), 2.0))
     levels = NoiseLevels(NoiseSpec(weighting=weighting), (MOST, WIDTH))
@@ -298,7 +298,7 @@ def test_the_masked_loss_is_a_plain_formula(weighting):
 
 @pytest.fixture
 def digits_like(tmp_path):
-    """30 arrays of 8×8 with labels: every one a set of another number of tokens."""
+    """30 labelled arrays of 8×8, which are encoded as sets of different sizes."""
     import numpy as np
 
     generator = np.random.default_rng(0)
@@ -325,9 +325,9 @@ def test_a_cache_with_a_mask_is_read_as_it_was_written(digits_like, tmp_path):
     indices = [23, 0, 9, 10, 11, 3]  # in three shards
     torch.testing.assert_close(cache.latents(indices), latents[indices])
     assert torch.equal(cache.masks(indices), mask[indices])
-    other = LatentCache(spec.folder, split="held_out")
+    held_out_cache = LatentCache(spec.folder, split="held_out")
     of_held_out = model.encode_set(held_out.signal.values(held_out.read(range(6))))[1]
-    assert torch.equal(other.masks(range(6)), of_held_out)
+    assert torch.equal(held_out_cache.masks(range(6)), of_held_out)
     shards = sorted(Path(spec.folder).glob("latents-*.safetensors"))
     assert [load_file(shard)["mask"].shape for shard in shards] == [(10, 1, MOST), (10, 1, MOST), (4, 1, MOST)]
 
@@ -400,8 +400,8 @@ def test_a_pipeline_of_positions_is_saved_and_loaded(pipeline, tmp_path):
     assert draws[0].float().std() > 1
 
 
-def test_a_smaller_set_is_what_that_number_alone_gives(pipeline):
-    """From the same noise, a pipeline whose sets have three tokens at most draws what three of six are."""
+def test_a_smaller_set_equals_a_pipeline_of_that_size(pipeline):
+    """From the same noise, three of at most six tokens give what a pipeline for three tokens gives."""
     noise, labels = torch.randn(3, MOST, WIDTH), [0, 1, 2]
     mixed = pipeline(labels, num_tokens=[3, 6, 2], latents=noise, output_type="uint8", size=12).images
     for k, number in enumerate([3, 6, 2]):
@@ -438,27 +438,31 @@ def test_invalid_numbers_of_tokens_are_refused(pipeline):
 def slots_pipeline(**parts):
     levels = NoiseLevels(NoiseSpec(), (4, 8))
     normalizer = LatentNormalizer.from_statistics(torch.zeros(4, 8), torch.ones(4, 8))
-    given = {"autoencoder": tiny_autoencoder(), "denoiser": tiny_denoiser(), "normalizer": normalizer, **parts}
-    return LatentDiffusionPipeline(**given, scheduler=make_scheduler("ddim", levels))
+    components = {"autoencoder": tiny_autoencoder(), "denoiser": tiny_denoiser(), "normalizer": normalizer, **parts}
+    return LatentDiffusionPipeline(**components, scheduler=make_scheduler("ddim", levels))
 
 
 def test_a_number_of_tokens_with_slots_is_refused():
-    with pytest.raises(InputError, match="num_tokens is of tokens with positions; .* have slots: leave it out"):
+    with pytest.raises(InputError, match="num_tokens needs tokens with positions; .* have slots: leave it out"):
         slots_pipeline()(num_images=1, num_tokens=3)
 
 
 def test_parts_that_disagree_are_refused():
-    with pytest.raises(InputError, match="a denoiser of tokens with position_dim 2 does not fit an .* decoder has 0"):
+    with pytest.raises(
+        InputError, match="a denoiser with position_dim 2 does not fit an autoencoder with position_dim 0"
+    ):
         slots_pipeline(denoiser=tiny_denoiser(position_dim=2))
     cloud = cloud_autoencoder(num_tokens=4, latent_dim=WIDTH)
-    with pytest.raises(InputError, match="a denoiser of tokens with position_dim 0 does not fit an .* decoder has 2"):
+    with pytest.raises(
+        InputError, match="a denoiser with position_dim 0 does not fit an autoencoder with position_dim 2"
+    ):
         slots_pipeline(autoencoder=cloud)
     with pytest.raises(
-        InputError, match=r"a denoiser of latents \(6, 5\) does not fit an autoencoder of latents \(4, 5\)"
+        InputError, match=r"a denoiser with latents \(6, 5\) does not fit an autoencoder with latents \(4, 5\)"
     ):
         slots_pipeline(autoencoder=cloud, denoiser=cloud_denoiser())
     of_slots = LatentNormalizer.from_statistics(torch.zeros(4, WIDTH), torch.ones(4, WIDTH))
-    with pytest.raises(InputError, match=r"a normalizer of latents \(4, 5\) does not fit"):
+    with pytest.raises(InputError, match=r"a normalizer with statistics \(4, 5\) does not fit"):
         slots_pipeline(autoencoder=cloud, denoiser=cloud_denoiser(num_tokens=4), normalizer=of_slots)
 
 
@@ -471,12 +475,12 @@ def test_a_gan_of_latents_needs_slots():
     )
     spec = AutoencoderSpec.model_validate(AUTOENCODER)
     assert target_sizes(config, spec).grid == (4,)
-    with pytest.raises(InputError, match="have positions in place of slots: train a diffusion model on them"):
+    with pytest.raises(InputError, match="have positions instead of slots: train a diffusion model on them"):
         target_sizes(config, spec.model_copy(update={"decoder": NearbySpec(type="nearby")}))
 
 
 def test_a_gan_pipeline_of_positions_is_refused():
     normalizer = LatentNormalizer.from_statistics(torch.zeros(1, WIDTH), torch.ones(1, WIDTH))
     generator = CoordinateGenerator(1, WIDTH, noise_dim=4, widths=[8, 8], tile=[2], cells=[2])
-    with pytest.raises(InputError, match="maps the place of a token .* have positions in place of slots"):
+    with pytest.raises(InputError, match="needs tokens with slots, and this autoencoder's tokens have positions"):
         GANPipeline(generator, cloud_autoencoder(), normalizer)

@@ -1,4 +1,4 @@
-"""Random numbers: a row depends on (seed, stream, index) alone."""
+"""Random numbers: a row depends only on (seed, stream, index)."""
 
 import math
 
@@ -13,7 +13,7 @@ INDICES = [0, 1, 5, LENGTH - 1, LENGTH, LENGTH + 1, 3 * LENGTH + 7, 10**7]
 
 
 @pytest.mark.parametrize("draw", [normal_at, uniform_at])
-def test_a_row_is_the_same_whatever_it_is_drawn_beside(draw):
+def test_a_row_does_not_depend_on_the_other_rows(draw):
     whole = draw(INDICES, SHAPE, 7, "noise")
     assert whole.shape == (len(INDICES), *SHAPE)
     for row, index in enumerate(INDICES):
@@ -23,7 +23,7 @@ def test_a_row_is_the_same_whatever_it_is_drawn_beside(draw):
 
 
 @pytest.mark.parametrize("draw", [normal_at, uniform_at])
-def test_a_row_is_the_same_whatever_was_drawn_before(draw):
+def test_a_row_does_not_depend_on_earlier_draws(draw):
     first = draw([3], SHAPE, 7, "noise")
     torch.manual_seed(123)
     for other in range(20):  # more blocks than are kept
@@ -44,7 +44,7 @@ def test_rows_seeds_and_streams_all_differ(draw):
     assert len({tuple(row.flatten().tolist()) for row in rows}) == 3 * len(INDICES)
 
 
-def test_every_row_of_several_blocks_is_its_own():
+def test_rows_of_several_blocks_differ():
     rows = uniform_at(range(2 * LENGTH + 3), SHAPE, 0, "noise")[:, 0, 0]
     assert len(set(rows.tolist())) > 0.999 * len(rows)  # float32 has 2^24 numbers in [0, 1), so a few meet by chance
 

@@ -1,4 +1,4 @@
-"""The shipped recipes say what the papers say, and each key of ours changes what its name says, and only that."""
+"""The shipped recipes follow the papers, and each of our own keys changes only what its name says."""
 
 import pytest
 import torch
@@ -134,7 +134,7 @@ OURS = {
     ],
     ids=["swiglu", "rms", "qk_norm"],
 )
-def test_a_key_of_the_denoiser_changes_what_it_says(change, probe):
+def test_each_key_of_the_denoiser_changes_its_part(change, probe):
     ours, without = LatentDenoiser(4, 8, 3, **TINY, **OURS), LatentDenoiser(4, 8, 3, **TINY, **{**OURS, **change})
     assert probe(without) and not probe(ours)
     assert not torch.allclose(latents_of(ours), latents_of(without))
@@ -144,7 +144,7 @@ def test_a_key_of_the_denoiser_changes_what_it_says(change, probe):
     ("key", "value", "log_snr_moves", "weight_changes"),
     [("weighting", "plain", False, True), ("shift", 1.0, True, True), ("density", "normal", False, False)],
 )
-def test_a_key_of_the_noise_changes_what_it_says(key, value, log_snr_moves, weight_changes):
+def test_each_key_of_the_noise_changes_its_part(key, value, log_snr_moves, weight_changes):
     run = diffusion_run("imagenet/diffusion_ours.yaml")
     ours, without = (
         NoiseLevels(spec, (256, 32))
@@ -169,7 +169,7 @@ def test_the_bottleneck_narrows_only_the_representation_and_its_keys():
 
 
 def test_configs_for_gpus_use_bfloat16():
-    """The papers' sizes, which nobody trains without one; `--run.precision fp32` is what the papers' own code has."""
+    """The papers' sizes need a GPU; the published code trains in fp32, which is `--run.precision fp32`."""
     paths = [
         path for name in ("celeba", "ffhq", "imagenet", "imagenette", "pluto") for path in CONFIGS.glob(f"{name}/*")
     ]

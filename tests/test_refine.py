@@ -1,4 +1,4 @@
-"""Refinement at test time: what falls, what stays, what repeats."""
+"""Refinement at test time: errors fall, the autoencoder is not modified, results are reproducible."""
 
 import copy
 import math
@@ -22,7 +22,7 @@ every_decoder = pytest.mark.parametrize("kind", DECODERS)
 
 
 def make_images(autoencoder, count=3):
-    """Within the decoder's reach, and each of a contrast of its own."""
+    """Images that the decoder can represent, each with a different contrast."""
     return autoencoder.render(
         torch.tensor([2.0, 4.0, 0.5])[:count, None, None] * torch.randn(count, *autoencoder.latent_shape)
     )
@@ -36,14 +36,14 @@ def errors(autoencoder, latents, images):
 
 
 def state(autoencoder):
-    """Everything of a model that refining it could change."""
+    """Everything about a model that refinement could change."""
     flags = [(name, p.requires_grad, p.grad is None) for name, p in autoencoder.named_parameters()]
     return copy.deepcopy(autoencoder.state_dict()), flags, autoencoder.training
 
 
-def assert_same_state(one, other):
-    torch.testing.assert_close(one[0], other[0], rtol=0, atol=0)
-    assert one[1:] == other[1:]
+def assert_same_state(first, second):
+    torch.testing.assert_close(first[0], second[0], rtol=0, atol=0)
+    assert first[1:] == second[1:]
 
 
 @every_decoder
@@ -132,7 +132,7 @@ def test_a_seed_repeats_and_another_draws_other_pixels():
 @every_decoder
 @pytest.mark.parametrize("num_coords", [None, 5])
 def test_refining_one_image_equals_adam_written_out(kind, num_coords):
-    """Pixels drawn anew at every step, betas of 0.9 and 0.999, half a cosine to 0, in units of the latents' deviation."""
+    """New pixels in every step, betas 0.9 and 0.999, half a cosine to 0, in units of the latents' standard deviation."""
     autoencoder, steps = tiny_inr(kind), 6
     images = torch.rand(1, 1, 8, 8) * 2 - 1
     coords, targets = grid(8), images.flatten(2).transpose(1, 2)
@@ -173,17 +173,17 @@ def test_the_rate_begins_at_lr_deviations_and_falls_to_zero(lr):
     assert float(moves[-1].max()) < 0.1, "0.024 of the rate at the end"
 
 
-def test_the_decoders_rate_is_its_own():
+def test_the_decoder_has_a_separate_learning_rate():
     autoencoder = tiny_inr("multiband")
     images = make_images(autoencoder, 1)
     refined, _ = refine(autoencoder, images, 1, decoder_lr=1e-3)
-    for one, other in zip(refined.decoder.parameters(), autoencoder.decoder.parameters(), strict=True):
-        assert float((one - other).detach().abs().max()) == pytest.approx(1e-3, rel=0.01)
+    for refined_weight, weight in zip(refined.decoder.parameters(), autoencoder.decoder.parameters(), strict=True):
+        assert float((refined_weight - weight).detach().abs().max()) == pytest.approx(1e-3, rel=0.01)
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """An autoencoder trained on four digits for some seconds, and these."""
+    """An autoencoder trained on four digits for a few seconds, and these digits."""
     data = ImageData(ImageDataSpec(), "held_out", (8, 8), 1)
     images = from_uint8(data.read(range(4)))
     torch.manual_seed(0)
@@ -210,7 +210,7 @@ def test_refinement_raises_the_image_between_its_pixels_too(trained):
         assert (decibels(autoencoder, latents, images, size) > before + 0.5).all()
 
 
-def test_refinement_at_pixel_centres_harms_what_lies_between(trained):
+def test_refinement_at_pixel_centres_harms_other_points(trained):
     """Why that is not the default."""
     autoencoder, images = trained
     predicted = autoencoder.encode(images)
@@ -223,7 +223,7 @@ def test_refinement_at_pixel_centres_harms_what_lies_between(trained):
 
 
 def test_the_grid_of_coordinates_may_have_another_size():
-    """Then all its pixels are the default, up to 2,048, and their coordinates are what the decoder is asked for."""
+    """By default all of its pixels are used, up to 2,048."""
     autoencoder = tiny_inr("multiband")
     images = make_images(autoencoder)
     asked = []
@@ -263,13 +263,13 @@ def test_images_need_not_be_square():
         (0, -5, "num_coords must be an integer from 1 to 64; got -5"),
     ],
 )
-def test_what_cannot_be_is_refused(steps, num_coords, message):
+def test_invalid_numbers_are_refused(steps, num_coords, message):
     with pytest.raises(InputError, match=message):
         refine(tiny_inr("multiband"), torch.zeros(2, 1, 8, 8), steps, num_coords=num_coords)
 
 
 @pytest.mark.parametrize("rates", [{"lr": 0.0}, {"lr": -0.1}, {"lr": math.nan}, {"decoder_lr": math.inf}])
-def test_a_rate_that_is_no_positive_number_is_refused(rates):
+def test_invalid_learning_rates_are_refused(rates):
     autoencoder = tiny_inr("anr")
     with pytest.raises(InputError, match="lr must be a finite number above 0; got"):
         refine(autoencoder, make_images(autoencoder), 1, **rates)
@@ -290,7 +290,7 @@ def test_a_model_in_training_starts_where_one_in_evaluation_does():
     assert autoencoder.training
 
 
-def test_a_single_number_of_latents_is_no_nan():
+def test_latents_of_a_single_number_stay_finite():
     autoencoder = tiny_inr("multiband", num_tokens=1, latent_dim=1)
     _, latents = refine(autoencoder, make_images(autoencoder), 2)
     assert latents.isfinite().all()

@@ -1,4 +1,4 @@
-"""Rendering: chunked equals whole, any size and region, bounded memory, one rounding."""
+"""Rendering: chunked equals whole, any size and region, bounded memory, consistent rounding."""
 
 import math
 import subprocess
@@ -15,7 +15,7 @@ from tests.tiny import tiny_autoencoder
 
 
 class Plane:
-    """A field that is known everywhere: channel 0 is y, channel 1 is x plus the first latent number."""
+    """A field known in closed form: channel 0 is y, channel 1 is x plus the first number of the latents."""
 
     def decode(self, latents, coords):
         return torch.stack([coords[:, 0].expand(len(latents), -1), coords[:, 1] + latents[:, 0, :1]], dim=-1)
@@ -73,14 +73,14 @@ def test_impossible_renders_are_refused():
     autoencoder, latents = tiny_autoencoder(), torch.zeros(1, 4, 8)
     with pytest.raises(InputError, match="size must be a positive integer"):
         autoencoder.render(latents, size=0)
-    with pytest.raises(InputError, match="is empty"):
+    with pytest.raises(InputError, match="region must have every start below its end"):
         autoencoder.render(latents, size=4, region=(0, 0, -1, 1))
     with pytest.raises(InputError, match="chunk must be an integer from 1; got 0"):
         autoencoder.render(latents, size=4, chunk=0)
 
 
 class Volume:
-    """A decoder of any number of axes as `render` takes it."""
+    """A decoder for any number of axes, in the form that `render` takes."""
 
     def __init__(self, num_axes):
         torch.manual_seed(0)
@@ -99,17 +99,18 @@ class Volume:
 @pytest.mark.parametrize("size", [(40,), (11, 9), (4, 5, 6)])
 @pytest.mark.parametrize("chunk", [7, 32, 1000])
 def test_decoders_are_given_chunks_of_the_grid_of_any_axes(size, chunk):
-    """Cut within rows; equal to decoding the grid's points."""
+    """Chunks may begin and end within a row; the result equals decoding the grid's points."""
     model, latents = Volume(len(size)), torch.randn(2, 4, 6)
-    found = render(model, latents, size, chunk=2 * chunk)
+    rendered = render(model, latents, size, chunk=2 * chunk)
     assert [type(coords) for coords in model.asked] == [GridChunk] * -(-math.prod(size) // chunk)
     expected = model.decode(latents, grid(size)).transpose(1, 2).unflatten(2, size)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(rendered, expected, atol=1e-5, rtol=1e-4)
 
 
 MEMORY = """
-import resource, sys, torch
+import sys, torch
 torch.set_num_threads(2)
+from genrep.devices import peak_memory
 from genrep.models.autoencoder import INRAutoencoder
 autoencoder = INRAutoencoder(
     encoder={"type": "cross_attention", "dim": 16, "num_heads": 1, "head_dim": 8, "mlp_dim": 8, "encoder_depth": 1, "decoder_depth": 1, "patch_size": 4},
@@ -118,10 +119,10 @@ autoencoder = INRAutoencoder(
 latents = torch.randn(1, 4, 8)
 latents.requires_grad_()  # as `encode` gives them
 autoencoder.render(latents, size=64)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory(torch.device("cpu"))
 from genrep.render import to_uint8
 to_uint8(autoencoder.render(latents, size=int(sys.argv[1])))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(peak_memory(torch.device("cpu")) - before)
 """
 
 
@@ -142,11 +143,11 @@ def test_an_8192_render_stays_below_two_gibibytes():
 
 
 @pytest.mark.parametrize("gradients", [False, True])
-def test_what_depends_on_the_latents_alone_is_done_once(gradients):
+def test_work_on_the_latents_alone_is_done_once(gradients):
     """Equal to `decode` chunk by chunk, and prepared once however many chunks there are."""
     autoencoder, latents, prepared = tiny_autoencoder(), torch.randn(3, 4, 8), []
     decoding = autoencoder.decoder.decoding
-    autoencoder.decoder.decoding = lambda given: prepared.append(len(given)) or decoding(given)
+    autoencoder.decoder.decoding = lambda latents: prepared.append(len(latents)) or decoding(latents)
     images = autoencoder.render(latents, size=(9, 7), chunk=12, gradients=gradients)
     assert prepared == [3]
     torch.testing.assert_close(images.flatten(2).transpose(1, 2), autoencoder.decode(latents, grid((9, 7))))

@@ -1,4 +1,4 @@
-"""What scripts that draw samples are told: settings of a pipeline, overrides of them, former spellings, flags."""
+"""The command line of scripts that draw samples: a pipeline's settings, overrides, former spellings, flags."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def sampling(place, *arguments: str, **options) -> Sampling:
 
 
 def drawn(place, *arguments: str) -> Sampling:
-    """By an earlier command line, which warns of every flag that has a new name."""
+    """Parse an earlier version's command line, which warns about every renamed flag."""
     former = sum(argument.partition("=")[0] in FORMER_FLAGS for argument in arguments)
     with pytest.warns(FutureWarning) as warnings:
         result = sampling(place, *arguments)
@@ -84,8 +84,8 @@ def test_settings_have_the_names_of_the_pipelines_arguments():
         kind.sampling.model_validate(kind.defaults)
 
 
-def test_the_pipeline_that_was_saved_says_how_to_draw(run, tmp_path):
-    """In Python and in scripts, wherever it is copied to, whatever has become of the run's config."""
+def test_a_saved_pipeline_keeps_its_settings(run, tmp_path):
+    """In Python and in scripts, after copying it, and after changes to the run's config."""
     shutil.copytree(run / "pipeline", tmp_path / "copied")
     for place in (run, run / "pipeline", tmp_path / "copied"):
         assert in_short(sampling(place)) == (4, 3.0, [0.2, 0.7], None)
@@ -106,16 +106,16 @@ def test_some_settings_leave_the_rest_as_in_python(pipeline, tmp_path):
     assert load_pipeline(tmp_path).sampling_settings()["num_inference_steps"] == 50
 
 
-def test_the_command_line_goes_over_the_pipelines_settings(run, gan):
-    found = sampling(
+def test_the_command_line_overrides_the_pipelines_settings(run, gan):
+    parsed = sampling(
         run, "--sampling.num_inference_steps", "9", "--sampling.scheduler=heun", "--sampling.guidance_scale", "0",
         "--sampling.guidance_interval", "[0, 0.5]", "--seed", "4", "--size", "8x16", "--region=-1,-0.5,0,.5", "--batch-size", "3",
     )  # fmt: skip
-    assert in_short(found) == (9, 0.0, [0.0, 0.5], "heun")
-    assert (found.seed, found.size, found.region, found.batch_size) == (4, (8, 16), (-1.0, -0.5, 0.0, 0.5), 3)
-    found = sampling(run, "--sampling={guidance_scale: 5, num_inference_steps: 2}", "--sampling.num_inference_steps=3")
-    assert in_short(found) == (3, 5.0, [0.2, 0.7], None)
-    assert (found.seed, found.size, found.region, found.batch_size) == (0, None, None, 64)
+    assert in_short(parsed) == (9, 0.0, [0.0, 0.5], "heun")
+    assert (parsed.seed, parsed.size, parsed.region, parsed.batch_size) == (4, (8, 16), (-1.0, -0.5, 0.0, 0.5), 3)
+    parsed = sampling(run, "--sampling={guidance_scale: 5, num_inference_steps: 2}", "--sampling.num_inference_steps=3")
+    assert in_short(parsed) == (3, 5.0, [0.2, 0.7], None)
+    assert (parsed.seed, parsed.size, parsed.region, parsed.batch_size) == (0, None, None, 64)
     assert sampling(gan).settings == GANSamplingSpec(truncation=0.5)
     assert sampling(gan, "--sampling.truncation", "0.7").settings == GANSamplingSpec(truncation=0.7)
 
@@ -127,21 +127,24 @@ def test_a_region_may_begin_with_a_minus(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--sampling.scheduler=dimm", r"command line: sampling.scheduler: got 'dimm'; .*; did you mean 'ddim'\?"),
-        ("--sampling.num_inference_steps=0", r"command line: sampling.num_inference_steps: got 0; .*greater than 0"),
-        ("--sampling.num_inference_steps=2.5", r"command line: sampling.num_inference_steps: got 2.5; .*valid integer"),
+        (
+            "--sampling.scheduler=dimm",
+            r"command line: sampling.scheduler: must be .*; got 'dimm'; did you mean 'ddim'\?",
+        ),
+        ("--sampling.num_inference_steps=0", r"command line: sampling.num_inference_steps: .*greater than 0; got 0"),
+        ("--sampling.num_inference_steps=2.5", r"command line: sampling.num_inference_steps: .*valid integer; got 2.5"),
         ("--sampling.num_inferense_steps=2", r"command line: sampling.num_inferense_steps: unknown key; did you mean"),
         (
             "--sampling.guidance_scale=-1",
-            r"command line: sampling.guidance_scale: got -1; .*greater than or equal to 0",
+            r"command line: sampling.guidance_scale: .*greater than or equal to 0; got -1",
         ),
-        ("--sampling.guidance_scale=.nan", r"command line: sampling.guidance_scale: got nan; .*finite number"),
+        ("--sampling.guidance_scale=.nan", r"command line: sampling.guidance_scale: .*finite number; got nan"),
         ("--sampling.guidance_interval=[0.5]", r"command line: sampling.guidance_interval: .*at least 2 items"),
-        ("--sampling.guidance_interval=0,1", r"command line: sampling.guidance_interval: got '0,1'; .*valid list"),
-        ("--sampling.guidance_interval=[0,1.5]", r"command line: sampling.guidance_interval: got 1.5; .*equal to 1"),
+        ("--sampling.guidance_interval=0,1", r"command line: sampling.guidance_interval: .*valid list; got '0,1'"),
+        ("--sampling.guidance_interval=[0,1.5]", r"command line: sampling.guidance_interval: .*equal to 1; got 1.5"),
         (
             "--sampling.guidance_interval=[0.7,0.3]",
-            r"command line: sampling: guidance_interval \[0.7, 0.3\] runs backw",
+            r"command line: sampling: guidance_interval must be \[low, high\] with low <= high; got \[0.7, 0.3\]",
         ),
         (
             "--sampling.truncation=1",
@@ -149,18 +152,18 @@ def test_a_region_may_begin_with_a_minus(run):
         ),
         (
             "--sampling.guidance_scale",
-            r"--sampling.guidance_scale: a value must follow, as in --sampling.guid.* VALUE$",
+            r"--sampling.guidance_scale needs a value: write --sampling.guid.* VALUE$",
         ),
         ("--sampling.guidance_scale=[", r"--sampling.guidance_scale: not valid YAML: line 1"),
         ("--data.source=digits", r"command line: data: unknown key; allowed here: sampling$"),
-        ("--guidance=3", r"--guidance=3: unknown option; config keys are written --section.key VALUE, see --help"),
-        ("--region=0,0,1", r"--region '0,0,1': give a start for each axis, then an end for each, with commas"),
-        ("--region=0,0,1,x", r"--region '0,0,1,x': give a start for each axis, then an end for each, with commas"),
-        ("--region=", r"--region '': give a start for each axis, then an end for each, with commas"),
-        ("--size=0", r"--size '0': give one positive number"),
+        ("--guidance=3", r"--guidance=3: unknown option; write config keys as --section.key VALUE, and see --help"),
+        ("--region=0,0,1", r"--region must be the starts, then the ends, of all axes, .*; got '0,0,1'"),
+        ("--region=0,0,1,x", r"--region must be the starts, then the ends, of all axes, .*; got '0,0,1,x'"),
+        ("--region=", r"--region must be the starts, then the ends, of all axes, .*; got ''"),
+        ("--size=0", r"--size must be a positive integer, .*; got '0'"),
     ],
 )
-def test_options_that_cannot_be_are_refused(run, options, message):
+def test_invalid_options_are_refused(run, options, message):
     with pytest.raises(InputError, match=f"^{message}"):
         sampling(run, options)
 
@@ -173,7 +176,7 @@ def test_a_gan_has_no_steps(gan):
 
 
 def test_a_script_for_one_kind_refuses_another(run, gan):
-    with pytest.raises(InputError, match="run.* holds a LatentDiffusionPipeline; this script takes a GANPipeline$"):
+    with pytest.raises(InputError, match="run.* has a LatentDiffusionPipeline; this script needs a GANPipeline$"):
         sampling(run, pipelines=["GANPipeline"])
     assert sampling(gan, pipelines=["GANPipeline"]).settings.truncation == 0.5
 
@@ -183,7 +186,7 @@ def test_a_script_for_one_kind_refuses_another(run, gan):
     [
         (3, "model_index.json: sampling: must be a mapping of keys; got 3"),
         ({"steps": 3}, "model_index.json: sampling.steps: unknown key; allowed here: .*num_inference_steps"),
-        ({"guidance_scale": "2"}, "model_index.json: sampling.guidance_scale: got '2'; input should be a valid number"),
+        ({"guidance_scale": "2"}, "model_index.json: sampling.guidance_scale: must be a valid number; got '2'"),
     ],
 )
 def test_damaged_settings_of_a_pipeline_are_named(run, tmp_path, saved, message):
@@ -230,9 +233,9 @@ def test_former_flags_are_overrides_with_a_warning(run, gan):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--steps=2.5", r"command line: sampling.num_inference_steps: got 2.5; input should be a valid integer"),
+        ("--steps=2.5", r"command line: sampling.num_inference_steps: must be a valid integer; got 2.5"),
         ("--guidance-interval=0.5", r"command line: sampling.guidance_interval: .*at least 2 items"),
-        ("--guidance-interval=0,half", r"command line: sampling.guidance_interval: got 'half'; .*valid number"),
+        ("--guidance-interval=0,half", r"command line: sampling.guidance_interval: .*valid number; got 'half'"),
         ("--truncation=1", r"command line: sampling.truncation: unknown key; allowed here: guidance_interval,"),
     ],
 )
@@ -247,7 +250,7 @@ def test_a_script_may_have_a_flag_of_a_former_name(gan):
 
 
 def test_a_pipeline_of_an_earlier_version_draws_by_its_runs_config(tmp_path):
-    """Saved without settings: by the config of its run, of a pipeline elsewhere by the spec's defaults, as it always did."""
+    """Saved without settings: by its run's config or, outside a run, by the spec's defaults, as in that version."""
     shutil.copytree(EARLIER, tmp_path / "run" / "pipeline")
     shutil.copytree(EARLIER, tmp_path / "elsewhere" / "copied")
     (tmp_path / "run" / "config.yaml").write_text(
@@ -274,7 +277,7 @@ def test_a_pipeline_of_an_earlier_version_draws_by_its_runs_config(tmp_path):
 
 
 def test_sampling_is_the_pipelines_call(run):
-    found = sampling(
+    parsed = sampling(
         run,
         "--sampling.num_inference_steps=3",
         "--sampling.guidance_scale=2",
@@ -283,22 +286,22 @@ def test_sampling_is_the_pipelines_call(run):
         "--size=6x4",
         "--region=-1,-1,0,0",
     )
-    pipeline = found.load_pipeline(run)
-    images = found.images(pipeline, [2, 9], [0, 1])
+    pipeline = parsed.load_pipeline(run)
+    images = parsed.images(pipeline, [2, 9], [0, 1])
     assert images.shape == (2, 1, 6, 4) and images.dtype == torch.uint8
     direct = pipeline(
         [0, 1], guidance_scale=2.0, guidance_interval=(0.2, 0.8), num_inference_steps=3, height=6, width=4, region=(-1, -1, 0, 0),
         generator=image_generators(5, [2, 9]), output_type="uint8",
     ).images  # fmt: skip
     assert torch.equal(images, direct)
-    assert found.images(pipeline, [0, 1, 2], None).shape == (3, 1, 6, 4)
-    assert found.record(pipeline) == {
+    assert parsed.images(pipeline, [0, 1, 2], None).shape == (3, 1, 6, 4)
+    assert parsed.record(pipeline) == {
         "scheduler": "dpm_solver", "num_inference_steps": 3, "guidance_scale": 2.0, "guidance_interval": [0.2, 0.8],
         "seed": 5, "size": (6, 4), "region": (-1, -1, 0, 0),
     }  # fmt: skip
 
 
-def test_the_scheduler_asked_for_draws(run):
+def test_the_requested_scheduler_is_used(run):
     euler = sampling(run, "--sampling.num_inference_steps=2", "--sampling.scheduler=euler")
     pipeline = euler.load_pipeline(run)
     assert scheduler_name(pipeline.scheduler) == euler.record(pipeline)["scheduler"] == "euler"
@@ -306,7 +309,7 @@ def test_the_scheduler_asked_for_draws(run):
 
 
 def test_a_scheduler_that_was_swapped_and_saved_stays(pipeline, tmp_path):
-    """It is a component of the pipeline, so that no setting can say otherwise; nor does the spec's default."""
+    """It is a component of the pipeline, which neither a setting nor the spec's default overrides."""
     from diffusers import UniPCMultistepScheduler
 
     swapped = LatentDiffusionPipeline(**pipeline.components, sampling=OWN)
@@ -320,12 +323,12 @@ def test_a_scheduler_that_was_swapped_and_saved_stays(pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--region=0,0,0,1", r"region \(0.0, 0.0, 0.0, 1.0\) is empty"),
+        ("--region=0,0,0,1", r"region must have every start below its end, .*; got \(0.0, 0.0, 0.0, 1.0\)"),
         ("--region=0,0,nan,1", r"region must be 4 finite numbers"),
         ("--sampling.num_inference_steps=1001", "num_inference_steps must be an integer from 1 to 1000; got 1001"),
     ],
 )
-def test_what_only_the_pipeline_refuses(run, option, message):
-    found = sampling(run, option)
+def test_options_that_only_the_pipeline_can_check(run, option, message):
+    parsed = sampling(run, option)
     with pytest.raises(InputError, match=message):
-        found.images(found.load_pipeline(run), [0], [0])
+        parsed.images(parsed.load_pipeline(run), [0], [0])

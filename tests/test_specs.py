@@ -1,4 +1,4 @@
-"""Typed descriptions: what is accepted, what is refused, and that every message names key, value and the way out."""
+"""Specs: what is accepted, what is refused, and that every message names the key, the value and what to do."""
 
 import inspect
 from typing import Annotated, Literal
@@ -39,25 +39,25 @@ class Paint(Spec):
     size: Size = 8
 
 
-def paint(**given) -> Paint:
-    return validate(Paint, {"colour": {"type": "named"}, **given}, where="paint.yaml")
+def paint(**values) -> Paint:
+    return validate(Paint, {"colour": {"type": "named"}, **values}, where="paint.yaml")
 
 
-def refusal(**given) -> str:
+def refusal(**values) -> str:
     with pytest.raises(InputError) as error:
-        paint(**given)
+        paint(**values)
     return str(error.value)
 
 
 def test_plain_data_becomes_a_frozen_spec():
-    made = paint(colour={"type": "mixed", "parts": [1, 2.5]}, size=[8, 16], layers=0)
-    assert isinstance(made.colour, Mixed) and made.colour.parts == [1.0, 2.5]
-    assert (made.coats, made.thinner, made.size, made.layers) == (2, 0.5, [8, 16], 0)
+    spec = paint(colour={"type": "mixed", "parts": [1, 2.5]}, size=[8, 16], layers=0)
+    assert isinstance(spec.colour, Mixed) and spec.colour.parts == [1.0, 2.5]
+    assert (spec.coats, spec.thinner, spec.size, spec.layers) == (2, 0.5, [8, 16], 0)
     with pytest.raises(pydantic.ValidationError, match="frozen"):
-        made.coats = 3
+        spec.coats = 3
 
 
-def test_an_unknown_key_names_the_nearest_right_one():
+def test_an_unknown_key_suggests_the_closest():
     assert refusal(cotas=3).startswith(
         "paint.yaml: cotas: unknown key; did you mean 'coats'? allowed here: coats, colour, glossy, layers, size, thinner"
     )
@@ -78,15 +78,15 @@ def test_inside_a_union_only_the_chosen_variants_keys_are_allowed():
 def test_a_wrong_or_missing_type_lists_the_variants():
     assert (
         refusal(colour={"type": "mxed"})
-        == "paint.yaml: colour.type: got 'mxed'; allowed: mixed, named; did you mean 'mixed'?"
+        == "paint.yaml: colour.type: must be one of mixed, named; got 'mxed'; did you mean 'mixed'?"
     )
-    assert refusal(colour={"parts": [1, 2]}) == "paint.yaml: colour.type: got None; allowed: mixed, named"
+    assert refusal(colour={"parts": [1, 2]}) == "paint.yaml: colour.type: must be one of mixed, named; got None"
 
 
 def test_a_missing_key_is_named():
-    with pytest.raises(InputError, match=r"^paint.yaml: colour: this key is required and was not given$"):
+    with pytest.raises(InputError, match=r"^paint.yaml: colour: this key is required$"):
         validate(Paint, {}, where="paint.yaml")
-    assert refusal(colour={"type": "mixed"}) == "paint.yaml: colour.parts: this key is required and was not given"
+    assert refusal(colour={"type": "mixed"}) == "paint.yaml: colour.parts: this key is required"
 
 
 @pytest.mark.parametrize(
@@ -102,17 +102,17 @@ def test_a_missing_key_is_named():
     ],
 )
 def test_nothing_is_converted_silently(key, value):
-    assert refusal(**{key: value}).startswith(f"paint.yaml: {key}: got {value!r}; input should be a valid ")
+    assert refusal(**{key: value}).startswith(f"paint.yaml: {key}: must be a valid ")
 
 
-def test_what_is_not_a_mapping_is_refused():
+def test_anything_but_a_mapping_is_refused():
     assert refusal(colour=3) == "paint.yaml: colour: must be a mapping of keys (type, ...); got 3"
     with pytest.raises(InputError, match=r"^paint.yaml: must be a mapping of keys \(.*coats.*\); got \[1\]$"):
         validate(Paint, [1], where="paint.yaml")
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "wanted"),
+    ("key", "value", "required"),
     [
         ("coats", 0, "greater than 0"),
         ("coats", -3, "greater than 0"),
@@ -121,25 +121,25 @@ def test_what_is_not_a_mapping_is_refused():
         ("layers", -1, "greater than or equal to 0"),
     ],
 )
-def test_an_impossible_value_says_what_is_possible(key, value, wanted):
-    assert refusal(**{key: value}) == f"paint.yaml: {key}: got {value!r}; input should be {wanted}"
+def test_an_invalid_value_says_what_is_valid(key, value, required):
+    assert refusal(**{key: value}) == f"paint.yaml: {key}: must be {required}; got {value!r}"
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_numbers_are_finite(value):
-    assert "colour.parts: got" in refusal(colour={"type": "mixed", "parts": [1.0, value]})
+    assert "colour.parts: must be a finite number; got" in refusal(colour={"type": "mixed", "parts": [1.0, value]})
 
 
-def test_a_misspelt_choice_names_the_nearest():
+def test_a_misspelt_choice_suggests_the_closest():
     assert refusal(colour={"type": "named", "name": "gren"}) == (
-        "paint.yaml: colour.name: got 'gren'; input should be 'red', 'green' or 'blue'; did you mean 'green'?"
+        "paint.yaml: colour.name: must be 'red', 'green' or 'blue'; got 'gren'; did you mean 'green'?"
     )
 
 
-def test_an_index_into_a_list_is_no_key():
+def test_an_index_into_a_list_is_not_a_key():
     assert (
         refusal(colour={"type": "mixed", "parts": [1, -1]})
-        == "paint.yaml: colour.parts: got -1; input should be greater than 0"
+        == "paint.yaml: colour.parts: must be greater than 0; got -1"
     )
 
 
@@ -150,10 +150,10 @@ def test_a_size_is_one_number_or_two(size):
 
 @pytest.mark.parametrize("size", [0, -1, [], [8], [8, 8, 8], [8, 0], "8", 8.0, None, True])
 def test_other_sizes_are_refused(size):
-    assert refusal(size=size).startswith("paint.yaml: size: got ")
+    assert refusal(size=size).startswith("paint.yaml: size: must be ")
 
 
-def test_everything_wrong_is_said_at_once_a_line_each():
+def test_all_errors_are_reported_at_once_one_per_line():
     lines = refusal(coats=0, thinner=2.0, cotas=1, colour={"type": "mixed", "parts": [-1, -1]}).splitlines()
     assert sorted(line.split(": ")[1] for line in lines) == ["coats", "colour.parts", "cotas", "thinner"]
 
@@ -172,17 +172,17 @@ def test_the_origin_is_of_the_key_then_its_section_then_the_default():
 
 
 def test_a_rule_over_several_keys_speaks_for_the_whole():
-    with pytest.raises(InputError, match=r"^NoiseSpec: beta_start must lie below beta_end, got 0.5 and 0.1$"):
+    with pytest.raises(InputError, match=r"^NoiseSpec: beta_start must be below beta_end; got 0.5 and 0.1$"):
         validate(NoiseSpec, {"beta_start": 0.5, "beta_end": 0.1}, where="NoiseSpec")
 
 
-@pytest.mark.parametrize("given", [[1], None, 3, "digits"])
-def test_what_is_no_mapping_has_no_type(given):
+@pytest.mark.parametrize("value", [[1], None, 3, "digits"])
+def test_anything_but_a_mapping_has_no_type(value):
     run = {"autoencoder": "anr", "run": {"folder": "run", "batch": 1, "steps": 1}}
     for kind, key, rest in ((Paint, "colour", {}), (DiffusionRun, "data", run)):
         with pytest.raises(InputError) as error:
-            validate(kind, {**rest, key: given})
-        assert str(error.value) == f"{key}: must be a mapping of keys (type, ...); got {given!r}"
+            validate(kind, {**rest, key: value})
+        assert str(error.value) == f"{key}: must be a mapping of keys (type, ...); got {value!r}"
 
 
 def test_variants_are_found_by_tag():
@@ -218,6 +218,6 @@ def test_a_spec_and_its_constructor_have_the_same_arguments_and_defaults(spec, m
 
 @pytest.mark.parametrize("spec", [AutoencoderSpec, DenoiserSpec, ClassifierArchitecture, ImageDataSpec])
 def test_a_string_below_a_field_is_its_help(spec):
-    """Of a tag, which --help shows too, the spec's own docstring."""
+    """For the `type` tag, --help shows the docstring of the spec."""
     assert spec.__doc__
     assert [name for name, info in spec.model_fields.items() if not info.description and name != "type"] == []

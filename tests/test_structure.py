@@ -1,4 +1,4 @@
-"""The house's rules: imports run one way, importing is light, every shipped config builds."""
+"""Rules of the project: imports run one way, importing is fast, every shipped config builds."""
 
 import ast
 import re
@@ -17,13 +17,14 @@ from genrep.models.field import NeuralField
 from genrep.models.generator import CoordinateGenerator
 from genrep.pipelines import DiffusionSamplingSpec, GANSamplingSpec
 from genrep.specs import validate
-from genrep.training.config import read_config
+from genrep.training.config import override, read_config, split_overrides
 from genrep.training.folders import describe_autoencoder
+from genrep.training.recipe import RecipeSpec, arguments
 from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun, GANRun
 
 PROJECT = Path(__file__).parent.parent
-# Each may import what stands before it, and its own. `specs` files and packages' tables are typed descriptions without
-# torch; they may be read from anywhere above them.
+# A package may import itself and those before it. `specs` files and packages' tables are typed descriptions without torch,
+# which may be read from anywhere above them.
 ORDER = [
     ["errors"], ["files", "devices", "arguments", "options"], ["lock", "pictures", "plots"], ["randomness", "specs", "interpolation"], ["coords"], ["signals"], ["nn"],
     ["encoders", "decoders"], ["fields"], ["models"], ["render"], ["refine"], ["diffusion", "gan"], ["pipelines"], ["data"], ["metrics"], ["training"],
@@ -40,11 +41,11 @@ def rank(module: str) -> int:
 
 
 def imports(path: Path) -> set[str]:
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("genrep."):
-            found.add(node.module.removeprefix("genrep."))
-    return found
+            modules.add(node.module.removeprefix("genrep."))
+    return modules
 
 
 def test_imports_run_one_way():
@@ -60,7 +61,7 @@ def test_imports_run_one_way():
 
 
 def test_a_pipeline_needs_no_training_code():
-    """Nor do the scripts' command lines, which are above both: a copied pipeline draws without either."""
+    """A copied pipeline works without training code and without the scripts' command lines."""
     paths = (PROJECT / "genrep" / "pipelines").glob("*.py")
     above = [f"{path.name}: {name}" for path in paths for name in imports(path) if rank(name) > rank("pipelines")]
     assert above == []
@@ -118,14 +119,14 @@ def test_help_teaches_and_loads_no_torch(script):
         "except SystemExit as stop: assert not stop.code\n"
         "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules\n"
     )
-    shown = python(code)
-    assert f"python {script}" in shown, "an example to copy"
-    assert len(shown) > 300
+    help_text = python(code)
+    assert f"python {script}" in help_text, "an example to copy"
+    assert len(help_text) > 300
     keys = SAMPLING_KEYS.get(script, ())
-    assert re.findall(r"^  --sampling\.(\w+)", shown, re.MULTILINE) == list(keys)
+    assert re.findall(r"^  --sampling\.(\w+)", help_text, re.MULTILINE) == list(keys)
     for kind in (DiffusionSamplingSpec, GANSamplingSpec):
         for name in kind.model_fields.keys() & set(keys):
-            assert kind.model_fields[name].description in shown, "what it means"
+            assert kind.model_fields[name].description in help_text, "what it means"
 
 
 STAGE = {
@@ -134,20 +135,21 @@ STAGE = {
     "classifier": ClassifierRun,
     "gan": GANRun,
 }
-FIELDS = ("camera", "pluto")
-"""Folders of configs of fields."""
-CONFIGS = sorted(path for path in (PROJECT / "configs").rglob("*.yaml") if path.stem != "data")
+CONFIGS = sorted(
+    path for path in (PROJECT / "configs").rglob("*.yaml") if path.stem.split("_")[0] not in ("data", "recipe")
+)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_loads_and_builds(path, monkeypatch):
-    """Large ones too: nothing is allocated."""
+    """Large ones too, on the meta device."""
     monkeypatch.chdir(PROJECT)
-    kind = FieldRun if path.parent.name in FIELDS else STAGE[path.stem.split("_")[0]]
-    config = validate(kind, read_config(path), where=str(path))
+    content = read_config(path)
+    kind = FieldRun if "field" in content else STAGE[path.stem.split("_")[0]]
+    config = validate(kind, content, where=str(path))
     with torch.device("meta"):
         if isinstance(config, FieldRun):
-            model = NeuralField(config.field.model_dump(), (64, 64), config.signal.channels or 1)
+            model = NeuralField(config.field.model_dump(), (64, 64), getattr(config.signal, "channels", None) or 1)
         elif isinstance(config, GANRun):
             spec = (
                 describe_autoencoder(config.autoencoder, str(path.relative_to(PROJECT))) if config.autoencoder else None
@@ -164,7 +166,20 @@ def test_every_shipped_config_loads_and_builds(path, monkeypatch):
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
-def test_nothing_of_a_machine_stands_in_the_tree():
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs").rglob("recipe*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_names_scripts_and_configs(path):
+    recipe = validate(RecipeSpec, read_config(path), where=str(path))
+    for stage in recipe.stages:
+        assert (PROJECT / stage.script).is_file()
+        if stage.target.endswith(".yaml"):
+            kind = STAGE[stage.target.split("_")[0].removesuffix(".yaml")]
+            words = arguments(recipe, stage, path.parent)[1:]
+            _, overrides = split_overrides(kind, words)
+            config = override(kind, read_config(path.parent / stage.target), overrides, stage.target)
+            assert config.run.seconds == stage.seconds
+
+
+def test_no_path_of_this_machine_is_in_the_tree():
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=PROJECT).stdout.split()
     for name in tracked:
         if (

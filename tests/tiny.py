@@ -1,4 +1,4 @@
-"""Tiny real models: the classes that users use, at sizes that run in milliseconds."""
+"""Tiny real models: the public classes at sizes that run in milliseconds."""
 
 import torch
 
@@ -18,13 +18,13 @@ AUTOENCODER = {
 
 
 def tiny_autoencoder(seed: int = 0, **options) -> INRAutoencoder:
-    """An autoencoder of 8×8 grey images with 4 tokens of 8, frozen, its weights drawn from `seed`."""
+    """A frozen autoencoder for 8×8 grey images with 4 tokens of width 8 and random weights from `seed`."""
     torch.manual_seed(seed)
     return INRAutoencoder(**{**AUTOENCODER, **options}).freeze()
 
 
 def tiny_denoiser(num_classes: int = 10, seed: int = 0, **options) -> LatentDenoiser:
-    """A denoiser of 4 tokens of 8."""
+    """A denoiser for 4 tokens of width 8."""
     torch.manual_seed(seed)
     return LatentDenoiser(
         4, 8, num_classes, **{"dim": 16, "depth": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, **options}

@@ -1,8 +1,11 @@
 """Train stage 1: an INR autoencoder that turns signals into latent tokens and back.
 
-    python train/autoencoder.py configs/digits/anr.yaml --optimizer.lr 1e-3
+    python train/autoencoder.py configs/digits/anr.yaml
+    python train/autoencoder.py configs/digits/anr.yaml --optimizer.lr 1e-3 --run.folder runs/digits/anr_fast
+    python train/autoencoder.py configs/celeba/anr.yaml --data.source FOLDER --dry-run
 
-The run folder gets config.yaml, metrics.jsonl, samples/*.png, checkpoints/ and model/, which from_pretrained reads.
+The run folder receives config.yaml, metrics.jsonl (loss, held-out PSNR), samples/*.png (originals, reconstructions, larger
+renders, bicubic enlargements), checkpoints/ and, at the end, model/, for INRAutoencoder.from_pretrained and for stage 2.
 Re-running the command resumes from the latest checkpoint.
 """
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def build(config: AutoencoderRun, signal: dict[str, Any]) -> "INRAutoencoder":
-    """The model of a run, for signals of a kind (the plain data of its spec)."""
+    """The model of a run. `signal` is the spec of its kind of signals, as plain data."""
     from genrep.models.autoencoder import INRAutoencoder
 
     return INRAutoencoder(**{**config.autoencoder.model_dump(), "signal": signal})
@@ -31,7 +34,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     from genrep.randomness import stream_seed
     from genrep.training.optimizer import learning_rate
     from genrep.training.order import SignalStream
-    from genrep.training.reconstruction import check_model, latent_noise, training_points
+    from genrep.training.reconstruction import check_model, latent_noise, noise_shapes, training_points
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
 
@@ -44,14 +47,13 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     # run
     settings = config.run
     run = Run(config, settings, restart, identity={"data": data.fingerprint()})
-    stream = SignalStream(data, settings.seed, data.flips, wants_source=data.has_source)
+    noise_of = noise_shapes(config.reconstruction, config.autoencoder)
+    stream = SignalStream(data, settings.seed, data.flips, wants_source=data.has_source, noise=noise_of)
 
     # models
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed)  # the initial weights depend on the seed alone
     autoencoder = build(config, signal.spec.model_dump()).to(run.device)
-    forward = run.accelerator.prepare(autoencoder)
-    if settings.compile:
-        forward = torch.compile(forward)
+    forward = run.prepare(autoencoder)
 
     # optimizer
     state = TrainingState(autoencoder, config.optimizer, config.ema)
@@ -68,7 +70,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
         run.write_mean("psnr", float(decibels.sum()), len(decibels))
 
     def preview() -> None:
-        """Held-out signals, their reconstructions, larger renders, and what interpolation makes of the signals there."""
+        """Held-out signals, their reconstructions, larger renders, and the signals interpolated to that size."""
         if run.is_main:
             kept = held_out.read(range(min(8, len(held_out))))
             large = enlarged(shape)
@@ -84,12 +86,13 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     # loop
     for step, parts in run.training_steps(stream, config.data.num_workers):
         for batch in parts:
+            # dropout draws from the global generator: seeded from the position, a resumed run drops the same units
             torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
             with run.accelerator.accumulate(forward):
                 values = signal.values(batch.signals.to(run.device, non_blocking=True))
                 points = training_points(config.reconstruction, data, batch, run.device, settings.seed, step)
-                noise = latent_noise(config.reconstruction, batch.positions, autoencoder.latent_shape, settings.seed)
-                predicted = forward(values, points.coords, None if noise is None else noise.to(run.device))
+                noise = latent_noise(config.reconstruction, batch, run.device)
+                predicted = forward(values, points.coords, noise)
                 run.backward(points.loss(predicted))
         rate = learning_rate(config.optimizer, step, run.num_steps)
         gradient_norm = optimizer.clip_gradients()
@@ -137,7 +140,7 @@ def dry_run(config: AutoencoderRun) -> None:
 
     memory = training_memory(lambda: build(config, {"type": "image"}), loss, config.optimizer, config.ema)
     print_memory(part, *memory)
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals, {num_coords:,} coordinates each")
+    print(f"run: {config.run.length} of {config.run.batch} signals with {num_coords:,} coordinates each")
     check_model(config, check_data(config.data, spec.image_shape, spec.channels))
 
 

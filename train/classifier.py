@@ -1,9 +1,11 @@
-"""Train a classifier on the data set itself: the feature network of fd_classifier, where Inception's weights mean little.
+"""Train a classifier on the data set itself, as the feature network of sample/evaluate.py's fd_classifier metric.
 
     python train/classifier.py configs/digits/classifier.yaml
+    python sample/evaluate.py runs/digits/diffusion --metrics fd_classifier,agreement --classifier runs/digits/classifier
 
-The run folder gets config.yaml, metrics.jsonl, checkpoints/ and model/, which sample/evaluate.py --classifier reads. Re-running
-the command resumes from the latest checkpoint.
+Inception's features, learned on ImageNet photographs, mean little for digits, curves or clips; those of a classifier of the
+data do. The data set must have labels. The run folder receives config.yaml, metrics.jsonl (loss, held-out accuracy),
+checkpoints/ and, at the end, model/. Re-running the command resumes from the latest checkpoint.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def build(config: ClassifierRun, num_classes: int, signal: dict[str, Any] | None = None) -> "ImageClassifier":
-    """The model of a run, for signals of a kind (the plain data of its spec; None is images)."""
+    """The model of a run. `signal` is the spec of its kind of signals, as plain data; None means images."""
     from genrep.models.classifier import ImageClassifier
 
     return ImageClassifier(
@@ -33,6 +35,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     from genrep.files import replacing
     from genrep.metrics.fidelity import classifier_accuracy
     from genrep.randomness import stream_seed, uniform_at
+    from genrep.training.augment import cut_out, shifted
     from genrep.training.optimizer import learning_rate
     from genrep.training.order import SignalStream
     from genrep.training.run import Run
@@ -43,9 +46,8 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     data, held_out = (config.data.open(split, shape, config.channels) for split in ("train", "held_out"))
     if data.labels is None:
         raise InputError(
-            f"{data.name}: a classifier needs labels, and there are none; see the keys of data that name them"
+            f"{data.name} has no labels, which a classifier needs: set data.label_column (images) or data.labels_key (arrays)"
         )
-
     check_whole(data, "a classifier")
 
     # run
@@ -54,11 +56,9 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     stream = SignalStream(data, settings.seed, data.flips)
 
     # models
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed)  # the initial weights depend on the seed alone
     classifier = build(config, len(data.class_names), data.signal.spec.model_dump()).to(run.device)
-    forward = run.accelerator.prepare(classifier)
-    if settings.compile:
-        forward = torch.compile(forward)
+    forward = run.prepare(classifier)
 
     # optimizer
     state = TrainingState(classifier, config.optimizer, config.ema)
@@ -67,15 +67,20 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     # resume
     state.restore(run.checkpoint)
 
-    def shifted(signals, positions):
-        """Signals moved by up to `config.shift` points each way along every axis, the border repeated."""
-        span = 2 * config.shift + 1
-        moves = (uniform_at(positions, (len(shape),), settings.seed, "shift") * span).long().tolist()
-        padded = F.pad(signals, [config.shift] * (2 * len(shape)), mode="replicate")
-        cuts = [[slice(start, start + length) for start, length in zip(move, shape, strict=True)] for move in moves]
-        return torch.stack([one[:, *cut] for one, cut in zip(padded, cuts, strict=True)])
+    def augmented(batch):
+        """A batch's signals as training sees them: shifted, and with a part cut out; the positions key where."""
+        signals = data.signal.values(batch.signals.to(run.device, non_blocking=True))
+        draws = uniform_at(batch.positions, (len(shape),), settings.seed, "shift")
+        signals = shifted(signals, config.shift, draws)
+        if config.cutout:
+            draws = uniform_at(batch.positions, (len(shape),), settings.seed, "cutout")
+            signals = cut_out(signals, config.cutout, draws)
+        if run.device.type == "cuda" and len(shape) == 2:
+            return signals.to(memory_format=torch.channels_last)  # in which the fast convolutions of GPUs work
+        return signals
 
     def evaluate() -> None:
+        """Accuracy on all held-out signals."""
         if run.is_main:
             with average.applied():
                 accuracy = classifier_accuracy(classifier.eval(), held_out)
@@ -86,11 +91,13 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     classifier.train()
     for step, parts in run.training_steps(stream, config.data.num_workers):
         for batch in parts:
+            # dropout draws from the global generator: seeded from the position, a resumed run drops the same units
             torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
             assert batch.labels is not None
             with run.accelerator.accumulate(forward):
-                signals = shifted(data.signal.values(batch.signals.to(run.device)), batch.positions)
-                run.backward(F.cross_entropy(forward(signals), batch.labels.to(run.device)))
+                labels = batch.labels.to(run.device, non_blocking=True)
+                loss = F.cross_entropy(forward(augmented(batch)), labels, label_smoothing=config.label_smoothing)
+                run.backward(loss)
         rate = learning_rate(config.optimizer, step, run.num_steps)
         gradient_norm = optimizer.clip_gradients()
         optimizer.step(rate)
@@ -107,16 +114,15 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
         with average.applied():
             with replacing(run.folder / "model") as partial:
                 classifier.eval().save_pretrained(partial)
-            print(
-                f"classifier: {run.folder / 'model'}: {classifier_accuracy(classifier, held_out):.2%} of {len(held_out):,} held-out signals right"
-            )
+            accuracy = classifier_accuracy(classifier, held_out)
+            print(f"classifier: {run.folder / 'model'}: accuracy {accuracy:.2%} on {len(held_out):,} held-out signals")
     run.finish()
 
 
 def dry_run(config: ClassifierRun) -> None:
     from genrep.training.describe import check_data, on_meta, print_parts
 
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals")
+    print(f"run: {config.run.length} of {config.run.batch} signals")
     num_classes = len(check_data(config.data, config.image_shape, config.channels).class_names)
     print_parts("classifier", on_meta(lambda: build(config, num_classes)))
 

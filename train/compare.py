@@ -1,14 +1,16 @@
-"""Train several representations of the same data, or several fields of one signal, as long as each other, and compare them.
+"""Train several representations of the same data, or several fields of the same signals, equally long, and compare them.
 
     python train/compare.py configs/cifar10/compare/{locality,ipc,transinr,anr}.yaml --folder runs/cifar10/comparison
     python train/compare.py configs/cifar10/compare/*.yaml --folder runs/comparison --seeds 0 1 --run.steps 500 --run.seconds 120
     python train/compare.py configs/camera/*.yaml --folder runs/camera/comparison --run.steps 300
+    python train/compare.py configs/kodak/*.yaml --sources data/kodak/*.png --folder runs/kodak/comparison --run.steps 500
 
 Every YAML is a run of train/autoencoder.py or, where it has a `field`, of train/field.py, named by its stem; options with a
-dot are config keys, given to all of them. All are checked before the first is trained. The same command goes on where it
-stopped and keeps what is finished; a run that fails is named, and the table is written of the others. Writes comparison.md
-(the table), comparison.json and comparison.png (PSNR on held-out images over images and over seconds of training) into
---folder. "PSNR after" columns read those curves where the shortest run ends. With --published FILE the table holds every
+dot are config keys, given to all of them. With --sources every field is fitted to each of these signals (signal.source), and
+the table holds means over them; a signal is named by its file's stem. All configs are checked before the first is trained.
+Re-running the command resumes where it stopped and skips what is finished; a run that fails is named, and the table is written
+of the others. Writes comparison.md (the table), comparison.json and comparison.png (PSNR, of shapes IoU, over steps or images
+and over seconds of training) into --folder. "PSNR after" columns read those curves where the shortest run ends. With --published FILE the table holds every
 config's gap to the first against the published one, and gaps.png draws it:
 
     python train/compare.py configs/camera/{pe_mlp,quad_tree,fine_to_coarse}.yaml --folder runs/camera/table_5 \\
@@ -16,6 +18,7 @@ config's gap to the first against the published one, and gaps.png draws it:
 """
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from genrep.errors import InputError
 from genrep.files import make_folder, write_json, write_text
 from genrep.options import non_negative, positive
 from genrep.training.comparison import (
+    HEADLINES,
     PUBLISHED_EXAMPLE,
     TrainedRun,
     draw_curves,
@@ -34,7 +38,15 @@ from genrep.training.comparison import (
 )
 from genrep.training.config import STOPPED, parse_command_line, run_script, split_overrides
 from genrep.training.interrupts import run_child
-from genrep.training.measurements import AUTOENCODERS, common_kind, kind_of, refuse_different_data
+from genrep.training.measurements import (
+    AUTOENCODERS,
+    FIELDS,
+    RunKind,
+    common_kind,
+    is_finished,
+    kind_of,
+    refuse_different_data,
+)
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -50,29 +62,33 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
     first, *_ = configs
     published = {} if options.published is None else read_published(options.published, first)
 
+    sources = name_sources(kind, options.sources)
+
     from genrep.devices import choose_device  # torch, after what is quick to refuse
 
     device = choose_device(options.device)
     folder = make_folder(options.folder)
 
     # train, each in a process of its own
-    places = {(name, seed): folder / f"{name}-seed{seed}" for name in configs for seed in options.seeds}
-    failed = []
-    for (name, seed), place in places.items():
-        print(f"\n{name}, seed {seed}", flush=True)
+    runs, failed = [], []
+    for name, signal, seed in itertools.product(configs, sources, options.seeds):
+        title = ", ".join(filter(None, [name, signal, f"seed {seed}"]))
+        print(f"\n{title}", flush=True)
+        place = folder / "-".join(filter(None, [name, signal, f"seed{seed}"]))
         own = ["--run.folder", str(place), "--run.seed", str(seed)]
-        status = run_child([sys.executable, str(PROJECT / kind.script), configs[name], *overrides, *own])
-        if status == STOPPED:
-            raise SystemExit(STOPPED)
-        if status:
-            failed.append((name, seed))
-
-    # measure
-    runs = [
-        TrainedRun(name, seed, read_curve(place), kind.measure(place, options.num_images, device))
-        for (name, seed), place in places.items()
-        if (name, seed) not in failed
-    ]
+        own += ["--signal.source", sources[signal]] if signal else []
+        words = [configs[name], *overrides, *own]
+        if is_finished(place, parse_command_line(kind.config, "", words)[0]):
+            print("finished before")
+        else:
+            status = run_child([sys.executable, str(PROJECT / kind.script), *words])
+            if status == STOPPED:
+                raise SystemExit(STOPPED)
+            if status:
+                failed.append(f"{name} with seed {seed}" + (f" of {signal}" if signal else ""))
+                continue
+        measured = kind.measure(place, options.num_images, device)
+        runs.append(TrainedRun(name, seed, read_curve(place), measured, signal))
 
     # report
     if published and without_pair(runs, first):
@@ -83,15 +99,27 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
         used = {run.name: configs[run.name] for run in runs}
         write_json(folder / "comparison.json", {"rows": table.report(), "options": overrides, "configs": used})
         write_text(folder / "comparison.md", table.markdown())
-        draw_curves(runs, kind.unit, kind.quality, folder / "comparison.png")
+        quality = " ".join(filter(None, [HEADLINES[table.headline].label, kind.where]))
+        draw_curves(runs, kind.unit, quality, folder / "comparison.png")
         print(f"\n{table.markdown()}\ntable: {folder / 'comparison.md'}\ncurves: {folder / 'comparison.png'}")
         (folder / "gaps.png").unlink(missing_ok=True)
         if published:
             draw_gaps(runs, kind.unit, published, folder / "gaps.png")
             print(f"gaps: {folder / 'gaps.png'}")
     if failed:
-        names = " and ".join(f"{name} with seed {seed}" for name, seed in failed)
-        raise InputError(f"{names} failed, see above; the same command goes on from what is done")
+        raise InputError(f"{' and '.join(failed)} failed, see above; the same command goes on from what is done")
+
+
+def name_sources(kind: RunKind, sources: list[str] | None) -> dict[str, str]:
+    """The signals by their names; without any, the configs' own, called "". InputError for what cannot be named."""
+    if not sources:
+        return {"": ""}
+    if kind is not FIELDS:
+        raise InputError("--sources is of fields, each of which has one signal; give data.source for autoencoders")
+    names = {Path(source).stem: source for source in sources}
+    if len(names) < len(sources):
+        raise InputError("two of the --sources have the same file name, by which a signal is named: rename one")
+    return names
 
 
 def main() -> None:
@@ -103,6 +131,7 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=non_negative, nargs="+", default=[0], help="train each with each of these (default 0)"
     )
+    parser.add_argument("--sources", nargs="+", metavar="SOURCE", help="fit every field to each of these signals")
     parser.add_argument(
         "--published",
         type=Path,
@@ -116,6 +145,8 @@ def main() -> None:
         if key in dict(overrides):
             raise InputError(f"--{key}: every run has its own; give {option}")
     options = parser.parse_args(rest)
+    if options.sources and "signal.source" in dict(overrides):
+        raise InputError("--signal.source: every run has its own with --sources; leave it out")
     compare(options, [word for key, value in overrides for word in (f"--{key}", value)])
 
 

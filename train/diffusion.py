@@ -1,10 +1,13 @@
 """Train stage 2: a diffusion transformer over the latents of a frozen autoencoder.
 
-    python train/diffusion.py configs/digits/diffusion.yaml --optimizer.lr 3e-4
+    python train/diffusion.py configs/digits/diffusion.yaml
+    python train/diffusion.py configs/digits/diffusion.yaml --optimizer.lr 3e-4 --run.folder runs/digits/diffusion_fast
+    accelerate launch --multi_gpu --num_processes 8 train/diffusion.py configs/imagenet/diffusion.yaml
 
-Encodes the data set first if `latents.folder` is empty. The run folder gets config.yaml, metrics.jsonl, samples/*.png,
-checkpoints/ and pipeline/, which LatentDiffusionPipeline.from_pretrained reads. Re-running the command resumes from the
-latest checkpoint.
+Train stage 1 first: the key `autoencoder` names its run folder. The data set is encoded before training if `latents.folder`
+holds no cache yet (train/latents.py does only that). The run folder receives config.yaml, metrics.jsonl (loss, held-out
+loss), samples/*.png, checkpoints/ and, at the end, pipeline/, for LatentDiffusionPipeline.from_pretrained,
+sample/generate.py and sample/evaluate.py. Re-running the command resumes from the latest checkpoint.
 """
 
 from typing import TYPE_CHECKING
@@ -55,13 +58,14 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     # data
     settings, sampling = config.run, config.sampling
     autoencoder = load_autoencoder(config.autoencoder, config_path)
-    two_terms = config.diffusion.loss == "two_term"  # it compares values; without it a whole cache is enough
+    # the two-term loss compares decoded values with the signals, for which a cache of latents is not enough
+    two_terms = config.diffusion.loss == "two_term"
     check_decoded_points(config.diffusion, autoencoder)
     data, held_out = (
         open_split(config.data, config.latents, autoencoder, split, signals=two_terms)
         for split in ("train", "held_out")
     )
-    if two_terms and isinstance(data, SignalData):  # always, since it asked for the signals
+    if two_terms and isinstance(data, SignalData):  # isinstance is for the type checker: open_split gave signals
         check_whole(data, "diffusion.loss two_term")
     identity = {"autoencoder": autoencoder_hash(autoencoder), "data": data.fingerprint()}
     class_names, latent_shape = data.class_names, autoencoder.latent_shape
@@ -71,7 +75,8 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     run = Run(config, settings, restart, identity=identity)
     autoencoder.to(run.device)
     latent_data = open_latents(autoencoder, data, config.latents, run.process, run.accelerator.wait_for_everyone)
-    if not two_terms and config.latents.folder is not None and isinstance(data, SignalData):  # just encoded
+    # the cache did not exist when the data were opened and does now: read the held-out latents from it as well
+    if not two_terms and config.latents.folder is not None and isinstance(data, SignalData):
         held_out = open_split(config.data, config.latents, autoencoder, "held_out")
     stream = SignalStream(
         data,
@@ -83,12 +88,10 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     )
 
     # models
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed)  # the initial weights depend on the seed alone
     denoiser = build(config, autoencoder.spec, len(class_names)).to(run.device)
     normalizer = LatentNormalizer.from_statistics(latent_data.mean, latent_data.std).to(run.device)
-    forward = run.accelerator.prepare(denoiser)
-    if settings.compile:
-        forward = torch.compile(forward)
+    forward = run.prepare(denoiser)
     objective = DenoisingObjective(config.diffusion, levels, normalizer, len(class_names), autoencoder.decode)
     pipeline: Any = LatentDiffusionPipeline(
         autoencoder,
@@ -96,7 +99,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         normalizer,
         make_scheduler(sampling.scheduler, levels),
         id2label=dict(enumerate(class_names)) or None,
-        sampling=sampling.model_dump(exclude={"scheduler"}),  # which is a component, above
+        sampling=sampling.model_dump(exclude={"scheduler"}),  # the scheduler is saved as a component
     )
     pipeline.set_progress_bar_config(disable=True)
 
@@ -109,6 +112,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
 
     def denoising_loss(model, sets, signals, labels, positions, noise, stream_name):
         """The objective for signals at `positions`, which key its randomness."""
+        # float32, whatever the cache stores: latents are standardised and mixed with noise in it
         latents, mask = sets
         latents = latents.to(run.device, non_blocking=True).float()
         mask = None if mask is None else mask.to(run.device, non_blocking=True)
@@ -121,7 +125,8 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         return objective(model, latents, labels, noise, draws, mask, points)
 
     def evaluate() -> None:
-        """The objective on held-out signals, with the same noise every time."""
+        """The objective on held-out signals."""
+        # keyed by the signals' indices: the same noise and levels every time, so that changes come from the model alone
         total, share = 0.0, run.held_out_share(held_out)
         with average.applied(), torch.no_grad():
             denoiser.eval()
@@ -140,7 +145,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         run.write_mean("held_out_loss", total, len(share))
 
     def preview() -> None:
-        """Eight samples of each of up to ten classes, the same noise every time."""
+        """Eight samples for each of up to ten classes, from the same noise every time."""
         if run.is_main:
             path = run.folder / "samples" / f"step-{run.step:08d}.png"
             with average.applied():
@@ -191,7 +196,7 @@ def dry_run(config: DiffusionRun, config_path: str) -> None:
     levels = NoiseLevels(config.diffusion.noise, (spec.num_tokens, spec.latent_dim))
     low, high = float(levels.log_snr[0]), float(levels.log_snr[-1])
     print(f"noise: {len(levels.log_snr)} levels, log-SNR {low:.2f} to {high:.2f}, shift {levels.shift:.3g}")
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals")
+    print(f"run: {config.run.length} of {config.run.batch} signals")
     num_classes = len(check_data(config.data, spec.image_shape, spec.channels).class_names)
     print_parts("denoiser", on_meta(lambda: build(config, spec, num_classes)))
 

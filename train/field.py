@@ -1,19 +1,23 @@
-"""Fit a field to one signal: an image, a video, an array of any number of axes.
+"""Fit a field to one signal: an image, a video, an array of any number of axes, the signed distance of a shape.
 
     python train/field.py configs/camera/quad_tree.yaml --run.steps 1000
     python train/field.py configs/camera/quad_tree.yaml --signal.source photo.png --run.folder runs/photo
+    python train/field.py configs/shapes/siren.yaml --signal.source bunny.obj --run.folder runs/bunny
 
 The run folder gets config.yaml, metrics.jsonl (PSNR and the signal's other metrics over time), samples/*.png (the render, the
 signal and ten times the error), checkpoints/ and model/, which NeuralField.from_pretrained reads and sample/render.py renders
-at any size and region. Re-running the command resumes from the latest checkpoint.
+at any size and region; and mesh.ply where the signal is a shape. Re-running the command resumes from the latest checkpoint.
 """
 
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, Any
 
 from genrep.training.config import add_training_options, parse_command_line, run_script
 from genrep.training.specs import FieldRun
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from genrep.data.single import SingleSignal
     from genrep.models.field import NeuralField
 
@@ -22,17 +26,16 @@ def build(config: FieldRun, single: "SingleSignal") -> "NeuralField":
     """The model of a run, for a signal."""
     from genrep.models.field import NeuralField
 
-    channels, *shape = single.kept.shape
-    return NeuralField(config.field.model_dump(), shape, channels, single.signal.spec.model_dump())
+    return NeuralField(config.field.model_dump(), single.shape, single.channels, single.signal.spec.model_dump())
 
 
 def train(config: FieldRun, restart: bool = False) -> None:
     import torch
     import torch.nn.functional as F
 
-    from genrep.coords import grid_at
+    from genrep.data.single import Rendered, Share
     from genrep.files import replacing
-    from genrep.pictures import save_png, side_by_side
+    from genrep.pictures import save_png
     from genrep.randomness import stream_generator
     from genrep.training.optimizer import learning_rate
     from genrep.training.run import Run
@@ -40,20 +43,17 @@ def train(config: FieldRun, restart: bool = False) -> None:
 
     # data
     single = config.signal.open()
-    signal, shape = single.signal, tuple(single.kept.shape[1:])
 
     # run
     settings = config.run
     run = Run(config, settings, restart, identity={"data": single.hash()}, splits_batch=False)
-    rank, num_processes = run.process
-    kept = single.kept.flatten(1).T.contiguous().to(run.device)  # [N, C]
+    single.to(run.device)
+    share = Share(*run.process)
 
     # models
     torch.manual_seed(settings.seed)
     field = build(config, single).to(run.device)
-    forward = run.accelerator.prepare(field)
-    if settings.compile:
-        forward = torch.compile(forward)
+    forward = run.prepare(field)
 
     # optimizer
     state = TrainingState(field, config.optimizer, config.ema)
@@ -62,41 +62,36 @@ def train(config: FieldRun, restart: bool = False) -> None:
     # resume
     state.restore(run.checkpoint)
 
-    def prepared(chosen):
-        """This process's share of the chosen points, in chunks: what depends on the coordinates alone, and the values."""
-        share = chosen.tensor_split(num_processes)[rank].to(run.device)
-        num_chunks = -(-len(chosen) // (num_processes * config.fitting.chunk))  # as many on every process
-        chunks = share.tensor_split(num_chunks)
-        return [(field.prepare(grid_at(chunk, shape)), signal.values(kept[chunk])) for chunk in chunks]
+    def draw(step: int) -> list[tuple[Any, "Tensor"]]:
+        """This process's share of a step's points, in chunks: what depends on the coordinates alone, and the values."""
+        points = single.points(config.fitting, stream_generator(settings.seed, "coords", step), share)
+        num_chunks = -(-num_points // (share.num_processes * config.fitting.chunk))  # as many on every process
+        chunks = zip(*(part.tensor_split(num_chunks) for part in points), strict=True)
+        return [(field.prepare(coords), values) for coords, values in chunks]
+
+    @functools.lru_cache(maxsize=1)
+    def rendered(step: int) -> Rendered:
+        """The field after a step, to be measured, shown and saved; with the averaged weights, where they are applied."""
+        return Rendered(field)
 
     def evaluate() -> None:
-        """All metrics of the whole signal; of a video their means and standard deviations over its frames."""
+        """All metrics of the whole signal."""
         if run.is_main:
             with average.applied():
-                rendered = field.render().cpu()
-            metrics = signal.measure(rendered[None], single.values[None])
-            run.write({name: float(value) for name, value in metrics.items()})
+                run.write(single.measure(rendered(run.step)))
 
     def preview() -> None:
-        """Render, signal, and ten times the error; of a video its middle frame."""
+        """The render beside the signal."""
         if run.is_main:
             with average.applied():
-                rendered = signal.keep(field.render().cpu())
-            render, original = rendered[None], single.kept[None]
-            parts = [signal.pictures(render), signal.pictures(original), signal.errors(render, original)]
-            save_png(side_by_side([torch.cat(parts)]), run.folder / "samples" / f"step-{run.step:08d}.png")
+                save_png(single.picture(rendered(run.step)), run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
-    every_point, num_points = None, config.fitting.num_coords or len(kept)
-    total = num_points * kept.shape[1] / num_processes  # gradients are averaged; shares may differ by a point
-    if config.fitting.num_coords is None:  # planned once
-        every_point = prepared(torch.arange(len(kept)))
+    num_points = config.fitting.num_coords or single.num_points
+    total = num_points * single.channels / share.num_processes  # gradients are averaged; shares may differ by a point
+    fixed = draw(0) if single.is_fixed(config.fitting) else None
     for step in run.steps():
-        chunks = every_point
-        if chunks is None:
-            generator = stream_generator(settings.seed, "coords", step)
-            chunks = prepared(torch.randint(len(kept), (num_points,), generator=generator))
-        for points, targets in chunks:
+        for points, targets in fixed or draw(step):
             run.backward(F.mse_loss(forward(points), targets, reduction="sum") / total)
         rate = learning_rate(config.optimizer, step, run.num_steps)
         gradient_norm = optimizer.clip_gradients()
@@ -113,22 +108,26 @@ def train(config: FieldRun, restart: bool = False) -> None:
 
     # done
     if run.is_main:
-        with average.applied(), replacing(run.folder / "model") as partial:
-            field.save_pretrained(partial)
+        with average.applied():
+            with replacing(run.folder / "model") as partial:
+                field.save_pretrained(partial)
+            files = single.save(rendered(run.step), run.folder)
         print(f"model: {run.folder / 'model'}\npictures: {run.folder / 'samples'}")
+        for file in files:
+            print(f"{file.stem}: {file}")
     run.finish()
 
 
 def dry_run(config: FieldRun) -> None:
     from genrep.training.cost import multiply_adds
-    from genrep.training.describe import num_parameters
+    from genrep.training.describe import parameters_text
 
     single = config.signal.open()
     field = build(config, single)
-    print(f"field: {num_parameters(field):,} parameters, {multiply_adds(field):,} multiply-adds per point")
-    points = config.fitting.num_coords or single.kept[0].numel()
-    print(f"signal: {' × '.join(map(str, single.kept.shape))} numbers of {config.signal.source}")
-    print(f"run: {config.run.num_steps:,} steps of {points:,} points")
+    print(f"field: {parameters_text(field)}, {multiply_adds(field):,} multiply-adds per point")
+    print(f"signal: {single.describe()}")
+    points = config.fitting.num_coords or single.num_points
+    print(f"run: {config.run.length} of {points:,} points")
 
 
 def main() -> None:

@@ -3,9 +3,11 @@
     python train/gan.py configs/digits/gan.yaml --run.steps 2000
     python train/gan.py configs/digits/gan_latents.yaml
 
-Every step moves the discriminators, then the generator. The run folder gets config.yaml, metrics.jsonl, samples/*.png,
-checkpoints/ and pipeline/, which GANPipeline.from_pretrained, sample/generate.py and sample/evaluate.py read. Re-running the
-command resumes from the latest checkpoint.
+With `gan.target: images` the generator makes pixels; with `latents` it makes token sets, which stage 1's frozen decoder
+renders (train that first; `autoencoder` names its run folder). Every step updates the discriminators, then the generator.
+The run folder receives config.yaml, metrics.jsonl (losses, share of logits above 0), samples/*.png, checkpoints/ and, at the
+end, pipeline/, for GANPipeline.from_pretrained, sample/generate.py and sample/evaluate.py. Re-running the command resumes
+from the latest checkpoint.
 """
 
 from typing import TYPE_CHECKING
@@ -62,13 +64,14 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     stream = target.open(run)
 
     # models
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed)  # the initial weights depend on the seed alone
     generator, discriminators = build(config, target.sizes, len(class_names))
     generator, discriminators = generator.to(run.device), discriminators.to(run.device)
-    # The last convolutions have one output, an axis whose stride means nothing; torch warns of it with several processes
+    # torch warns about the gradients' strides with several processes. Harmless: the last convolutions have one output
+    # channel, and the stride of an axis of length 1 has no meaning.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     generate, judge = run.accelerator.prepare(generator), run.accelerator.prepare(discriminators)
-    judge_for_penalty = judge  # a compiled network has no second derivatives, which R1 takes
+    judge_for_penalty = judge  # R1 needs second derivatives, which a compiled network does not have
     if settings.compile:
         generate, judge = torch.compile(generate), torch.compile(judge)
     pipeline: Any = GANPipeline(
@@ -90,19 +93,19 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
     state.restore(run.checkpoint)
 
     def fakes(positions, labels, stream_name) -> list[torch.Tensor]:
-        """Views of what the generator makes for `positions`, which key its noise."""
+        """Views of generated samples; `positions` key their noise."""
         noise = normal_at(positions, (generator.noise_dim,), settings.seed, f"{stream_name} noise").to(run.device)
         return target.fake(generate(points, noise, labels))
 
     def augmented(views, positions, stream_name) -> list[torch.Tensor]:
-        """What the discriminators are shown; `gan.augment` is of images, the first view."""
+        """The views with `gan.augment` applied to the images, which are the first view."""
         if not objective.augment:
             return views
         draws = uniform_at(positions, (NUM_DRAWS,), settings.seed, f"{stream_name} augmentation")
         return [augment(views[0], objective.augment, draws), *views[1:]]
 
     def preview() -> None:
-        """Eight samples of each of up to ten classes, the same noise every time."""
+        """Eight samples for each of up to ten classes, from the same noise every time."""
         if run.is_main:
             path = run.folder / "samples" / f"step-{run.step:08d}.png"
             with average.applied():
@@ -110,7 +113,7 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
 
     # loop
     for step, parts in run.training_steps(stream, config.data.num_workers):
-        (batch,) = parts  # a GAN's step is not accumulated
+        (batch,) = parts  # run.accumulation is 1: the two networks are updated in turn
         positions = batch.positions
         labels = batch.labels.to(run.device) if class_names and batch.labels is not None else None
         real = target.real(batch)
@@ -119,12 +122,14 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         discriminators.requires_grad_(True)
         with torch.no_grad():
             fake = fakes(positions, labels, "discriminator")
-        shown = zip(augmented(real, positions, "real"), augmented(fake, positions, "fake"), strict=True)
-        both = None if labels is None else torch.cat([labels, labels])
-        logits = judge([torch.cat(pair) for pair in shown], both)  # one batch, so that each network runs once
-        of_real, of_fake = zip(*(part.chunk(2) for part in logits), strict=True)
-        discriminator_loss = hinge_discriminator_loss(of_real, of_fake)
-        if objective.r1 and step % objective.r1_every == 0:  # lazily: as much stronger as it is rarer
+        # real and fake in one batch, so that each network runs only once
+        view_pairs = zip(augmented(real, positions, "real"), augmented(fake, positions, "fake"), strict=True)
+        pair_labels = None if labels is None else torch.cat([labels, labels])
+        logits = judge([torch.cat(pair) for pair in view_pairs], pair_labels)
+        real_logits, fake_logits = zip(*(part.chunk(2) for part in logits), strict=True)
+        discriminator_loss = hinge_discriminator_loss(real_logits, fake_logits)
+        # lazy R1 (Karras et al., 2020): every r1_every steps, r1_every times as strong
+        if objective.r1 and step % objective.r1_every == 0:
             views = [view.detach().requires_grad_() for view in real]
             penalty = r1_penalty(judge_for_penalty(augmented(views, positions, "real"), labels), views)
             discriminator_loss = discriminator_loss + objective.r1 / 2 * objective.r1_every * penalty
@@ -133,9 +138,10 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
         state.discriminator.optimizer.step(learning_rate(critic, step, run.num_steps))
 
         # generator
-        discriminators.requires_grad_(False)  # their gradients are not needed on the way back to the generator
-        made = augmented(fakes(positions, labels, "generator"), positions, "made")
-        run.backward(hinge_generator_loss(judge(made, labels)))
+        # with fresh noise: the fakes above were made without a graph
+        discriminators.requires_grad_(False)  # backward passes through them without computing their gradients
+        fake = augmented(fakes(positions, labels, "generator"), positions, "made")
+        run.backward(hinge_generator_loss(judge(fake, labels)))
         rate = learning_rate(config.optimizer, step, run.num_steps)
         gradient_norm = state.generator.optimizer.clip_gradients()
         state.generator.optimizer.step(rate)
@@ -145,8 +151,8 @@ def train(config: GANRun, config_path: str, restart: bool = False) -> None:
             lr=rate,
             gradient_norm=gradient_norm,
             discriminator_loss=discriminator_loss.detach(),
-            real_above_0=share_above_zero(of_real),
-            fake_above_0=share_above_zero(of_fake),
+            real_above_0=share_above_zero(real_logits),
+            fake_above_0=share_above_zero(fake_logits),
         )
 
         if run.due(settings.preview_every):
@@ -176,7 +182,7 @@ def dry_run(config: GANRun, config_path: str) -> None:
     generator, discriminators = on_meta(lambda: build(config, sizes, num_classes))
     print_parts("generator", generator)
     print_parts("discriminators", discriminators)
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals")
+    print(f"run: {config.run.length} of {config.run.batch} signals")
 
 
 def main() -> None:

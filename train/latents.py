@@ -1,11 +1,12 @@
-"""Encode a data set once with the frozen autoencoder, into a cache that training memory-maps.
+"""Encode a data set once with stage 1's frozen autoencoder, into the latent cache that stage 2 trains on.
 
     python train/latents.py configs/digits/diffusion.yaml
+    accelerate launch --multi_gpu --num_processes 8 train/latents.py configs/imagenet/diffusion.yaml
 
-The folder `latents.folder` gets shards, statistics and a manifest; with the autoencoder they are all that stage 2 trains
-on, wherever the images are. A cache that is there already and fits is kept, and gets the held-out split if it has none;
-one that was made from something else is refused. `--latents.verify true` compares every byte of it with its hash. On many
-processes each encodes its share.
+Takes the config of stage 2, whose training script does the same if the cache is missing. `latents.folder` receives shards,
+statistics and a manifest; together with the autoencoder they are enough for training, wherever the images are. A cache that
+already exists is kept, and completed if its held-out split is missing; one made from something else is refused (--restart
+deletes it). `--latents.verify true` checks every byte against its hash. With several processes, each encodes a share.
 """
 
 from genrep.training.config import add_training_options, parse_command_line, run_script
@@ -22,7 +23,7 @@ def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> Non
     from genrep.training.latents import held_out_signals, open_for
 
     if config.latents.folder is None:
-        raise InputError(f"{config_path}: latents.folder is null, so there is nowhere to write latents: give a folder")
+        raise InputError(f"{config_path}: latents.folder is null: give the folder to write latents to")
     folder = Path(config.latents.folder)
 
     # run
@@ -47,7 +48,7 @@ def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> Non
         cache = LatentCache(folder, verify=config.latents.verify)
         num_held_out = len(LatentCache(folder, split="held_out")) if has_cache(folder, "held_out") else 0
         print(
-            f"latents: {folder}: {len(cache):,} images, {cache.num_views} view(s), {tuple(cache.manifest['latent_shape'])}, "
+            f"latents: {folder}: {len(cache):,} images, {cache.num_views} view(s) of {tuple(cache.manifest['latent_shape'])}, "
             f"{cache.manifest['dtype']}; {num_held_out:,} held-out images"
         )
     accelerator.end_training()

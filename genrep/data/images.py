@@ -1,12 +1,14 @@
-"""Images from any source that `datasets` reads, as uint8 pixels of one size: the same pixels for training and metrics.
+"""Images from any source that `datasets` reads, as uint8 pixels of one size, the same for training and metrics.
 
-What the values of images mean is in `genrep/signals/images.py`.
+How pixels become values is in `genrep/signals/images.py`.
 """
 
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +26,30 @@ from genrep.randomness import uniform_at
 from genrep.signals import ImageSignalSpec
 
 FINGERPRINT_ROWS = 256
+"""Images hashed for a fingerprint: enough to notice other images, few enough to read at every start."""
+SMALL_FILE = 8192
+"""Bytes of an encoded image below which it is decoded in one thread."""
+MOST_KEPT = 2**30
+"""Bytes of a split's pixels up to which they are kept for the next one who opens it in this process."""
+_DECODED: dict[Any, Tensor] = {}
 
 
 class ImageData(SignalData):
-    """One split of a data set: uint8 images `[C, H, W]` of one size, and labels if it has any.
+    """One split of a data set: uint8 images `[C, H, W]` of one size, and their labels if there are any.
 
-    Resizing takes the short side to the target (bicubic, antialiased), then crops the centre. Training may take crops at
-    other places instead, without resizing.
+    Images are resized until they just cover the target (bicubic, antialiased), then the centre is cropped. Training may
+    instead take random crops of the unresized image.
 
-    Attributes (besides those of every `SignalData`):
+    Attributes (in addition to those of `SignalData`):
         skipped: names of the images left out because they cannot be decoded.
-        source_rows: `[N]` the row of every image in the source's own split, `source_split`, counted from 0.
+        source_rows: `[N]` every image's row in `source_split`, the source's own split, counted from 0.
     """
 
     def __init__(self, spec: ImageDataSpec, split: str, image_shape: tuple[int, ...], channels: int):
         if len(image_shape) != 2 or channels not in (1, 3):
             raise InputError(
-                f"data of type images has 2 axes and 1 or 3 channels; got {len(image_shape)} axes (image_size) and {channels} "
-                "channels: set them, or data.type: arrays"
+                f"data.type images needs 2 axes and 1 or 3 channels; got {len(image_shape)} axes (image_size) and {channels} "
+                "channels: change them, or set data.type: arrays"
             )
         self.spec, self.split, self.channels = spec, split, channels
         self.shape: tuple[int, int] = (image_shape[0], image_shape[1])
@@ -52,10 +60,11 @@ class ImageData(SignalData):
         if spec.source_size is not None:
             if spec.source_size < max(image_shape):
                 raise InputError(
-                    f"data.source_size {spec.source_size} is smaller than the image size {image_shape}: leave it out"
+                    f"data.source_size must be at least {max(image_shape)}, the image size; got {spec.source_size}"
                 )
             scale = spec.source_size / max(image_shape)
             self.source_shape = (round(image_shape[0] * scale), round(image_shape[1] * scale))
+        # undecoded: labels and splits are read without decoding a single image
         tables = open_source(spec)
         rows, self.source_rows, self.source_split = split_rows(tables, spec, split)
         self.rows = undecoded(rows, spec)
@@ -63,6 +72,7 @@ class ImageData(SignalData):
         if spec.on_bad_image == "skip":
             self._leave_out_bad()
         self.labels, self.class_names = labels(self.rows, tables, spec, self.row_name)
+        # random crops come from the unresized image, so those are what must be kept in memory
         whole = spec.crop == "random" and split == "train"
         self._whole = self._decode_whole() if spec.in_memory and whole else None
         self._pixels = self._decode_all() if spec.in_memory and not whole else None
@@ -73,7 +83,7 @@ class ImageData(SignalData):
     def crops(
         self, indices: Sequence[int], places: Float[Tensor, "batch 2"]
     ) -> UInt8[Tensor, "batch channels height width"]:
-        """Crops of the unresized images by index, `places` in [0, 1): from the first possible row and column to the last.
+        """Crops of the unresized images by index, at `places` in [0, 1): 0 is the first possible row or column.
 
         An image smaller than the crop is resized to cover it.
         """
@@ -87,9 +97,10 @@ class ImageData(SignalData):
         )
 
     def read(self, indices: Sequence[int], source: bool = False) -> UInt8[Tensor, "batch channels height width"]:
-        """Images by index; with `source`, at `data.source_size`. InputError names an image that cannot be decoded."""
+        """Images by index, with `source` at `data.source_size`. InputError names an image that cannot be decoded."""
         if self._pixels is not None and not source:
             return self._pixels[torch.as_tensor(indices, dtype=torch.long)]
+        # one access for all rows, which costs `datasets` less than one for each
         rows = self.rows[[int(index) for index in indices]][self.spec.image_column]
         shape = self.source_shape if source and self.source_shape else self.shape
         return torch.stack([self._decode(row, index, shape) for row, index in zip(rows, indices, strict=True)])
@@ -104,6 +115,7 @@ class ImageData(SignalData):
         if self.source_shape is None:
             return [], None
         height, width = self.source_shape
+        # smaller originals would be enlarged, and an interpolation is no ground truth for super-resolution
         rows = [row for row, (h, w) in enumerate(self.original_sizes(indices)) if h >= height and w >= width]
         return rows, self.read([indices[row] for row in rows], source=True) if rows else None
 
@@ -118,25 +130,25 @@ class ImageData(SignalData):
         return kept.flip(-1)
 
     def row_name(self, index: int) -> str:
-        """Where an image lies in the source, for messages: its row as stored, whatever slice or draw it came from."""
+        """An image's row in the stored source, for messages, regardless of slices and of the held-out draw."""
         return f"row {self.source_rows[index]} of split {self.source_split}"
 
     def transform(self) -> dict[str, Any]:
-        """What was done to the pixels, for manifests and reports."""
+        """How the pixels were processed, for manifests and reports."""
         transform = {
             "image_shape": list(self.shape),
             "channels": self.channels,
             "resize": "short side, PIL bicubic",
             "crop": "centre",
         }
-        if (
-            self.spec.background != ImageDataSpec.model_fields["background"].default
-        ):  # caches older than the key have none
+        # left out at its default, so that fingerprints and caches made before the key existed still match
+        if self.spec.background != ImageDataSpec.model_fields["background"].default:
             transform["background"] = self.spec.background
         return transform
 
     def fingerprint(self) -> str:
-        """Hash of the content: row count, labels, and the encoded bytes of evenly spaced rows. Paths play no part."""
+        """Hash of the row count, the labels, and the encoded bytes of evenly spaced rows, wherever the files are."""
+        # Encoded bytes, not pixels: they need no decoding, and do not change with the version of the decoder.
         digest = hashlib.sha256(json.dumps([len(self.rows), self.transform()]).encode())
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
@@ -148,7 +160,7 @@ class ImageData(SignalData):
             except (OSError, TypeError) as error:
                 raise self._bad(row, index, error) from error
             digest.update(encoded)
-            if _is_transparent(encoded):  # earlier versions dropped the transparency: other pixels, another fingerprint
+            if _is_transparent(encoded):  # earlier versions ignored alpha, so their pixels differed
                 digest.update(b"blended")
         return digest.hexdigest()[:16]
 
@@ -158,7 +170,7 @@ class ImageData(SignalData):
     def _open(self, row: Any, index: int) -> Any:
         try:
             return decode(row, self.channels, self.spec.background)
-        except Exception as error:
+        except Exception as error:  # PIL raises many types for damaged files
             raise self._bad(row, index, error) from error
 
     def _bad(self, row: Any, index: int, error: Exception) -> InputError:
@@ -168,8 +180,9 @@ class ImageData(SignalData):
         )
 
     def _leave_out_bad(self) -> None:
-        """Keep the rows that decode, and name those that do not. `datasets` keeps the answer for the next time."""
+        """Keep the rows that can be decoded, and print the names of the others."""
         column, count = self.spec.image_column, len(self.rows)
+        # `map` caches its result on disk by the hash of the rows and of `check`: later runs do not decode everything again
         check: Callable[[Any], dict[str, str | None]] = _Check(column, self.spec.background)
         faults = self.rows.map(check, remove_columns=self.rows.column_names, desc=f"checking {self.name}")["fault"][:]
         bad = [index for index, fault in enumerate(faults) if fault]
@@ -178,22 +191,38 @@ class ImageData(SignalData):
         for index in bad:
             row = self.rows[index][column]
             self.skipped.append(f"{_with_path(row, self.row_name(index))}: {faults[index]}")
-        shown = "\n  ".join(self.skipped[:20]) + (f"\n  ... and {len(bad) - 20} more" if len(bad) > 20 else "")
-        tqdm.write(f"{self.name}: {len(bad)} of {count} images cannot be decoded and are left out:\n  {shown}")
+        names = "\n  ".join(self.skipped[:20]) + (f"\n  ... and {len(bad) - 20} more" if len(bad) > 20 else "")
+        tqdm.write(f"{self.name}: {len(bad)} of {count} images cannot be decoded and are left out:\n  {names}")
         if len(bad) == count:
             raise InputError(f"{self.name}: none of the {count:,} images can be decoded; give other images")
-        whole = [index for index, fault in enumerate(faults) if not fault]
-        self.rows, self.source_rows = self.rows.select(whole), self.source_rows[whole]
+        good = [index for index, fault in enumerate(faults) if not fault]
+        self.rows, self.source_rows = self.rows.select(good), self.source_rows[good]
 
     def _decode_all(self) -> UInt8[Tensor, "images channels height width"]:
+        """Pixels of the whole split. A process that opens it again, as the stages of a recipe do, gets the same tensor."""
+        # datasets' fingerprint is of the source's files, with their times, and of the rows chosen
+        key = (self.rows._fingerprint, self.spec.image_column, self.shape, self.channels, self.spec.background)
+        if key in _DECODED:
+            return _DECODED[key]
         pixels = torch.empty(len(self), self.channels, *self.shape, dtype=torch.uint8)
-        step = 512
-        for start in tqdm(
-            range(0, len(self), step), desc=f"decoding {self.name}", unit_scale=step, disable=len(self) < 5000
-        ):
-            rows = self.rows[start : start + step][self.spec.image_column]
-            for offset, row in enumerate(rows):
-                pixels[start + offset] = self._decode(row, start + offset, self.shape)
+        step = 512  # rows fetched at a time: all at once would hold every encoded image in memory as well
+        # PIL's decoders work without Python's lock, so that threads share the cores; of small files the rest is most of the work
+        encoded = len(_encoded(self.rows[0][self.spec.image_column])) if len(self) else 0
+        threads = (os.cpu_count() or 1) if encoded > SMALL_FILE else 1
+        with ThreadPoolExecutor(threads) as pool:
+            for start in tqdm(
+                range(0, len(self), step), desc=f"decoding {self.name}", unit_scale=step, disable=len(self) < 5000
+            ):
+                rows = self.rows[start : start + step][self.spec.image_column]
+                indices = range(start, start + len(rows))
+                shapes = [self.shape] * len(rows)
+                decoded = (map if threads == 1 else pool.map)(self._decode, rows, indices, shapes)
+                for index, image in zip(indices, decoded, strict=True):
+                    pixels[index] = image
+        if pixels.numel() <= MOST_KEPT:
+            while len(_DECODED) > 1:  # a training and a held-out split
+                del _DECODED[next(iter(_DECODED))]
+            _DECODED[key] = pixels
         return pixels
 
     def _decode_whole(self) -> list[Any]:
@@ -201,76 +230,82 @@ class ImageData(SignalData):
 
 
 def decode(row: Any, channels: int, background: int = 255) -> Any:
-    """An undecoded row of `datasets` ({"bytes", "path"}) => a PIL image, grey or RGB, 8 bits a channel.
+    """An undecoded row of `datasets` ({"bytes", "path"}) => a PIL image, grey or RGB, with 8 bits per channel.
 
-    Transparent images are put on `background`, a grey level. Raises ValueError for values whose range says nothing.
+    Transparent images are blended with `background`, a grey level.
+
+    Raises:
+        ValueError: not an image, or values in a range that does not tell their scale.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         opened = Image.open(io.BytesIO(_encoded(row)))
     except UnidentifiedImageError:
-        raise ValueError("no known image format") from None
+        raise ValueError("not in a known image format") from None
     with opened as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # PIL would clip at 255
+        upright = ImageOps.exif_transpose(image)  # cameras store rotation as a tag
+        if upright.mode.startswith("I"):  # PIL's own conversion would clip 16-bit values at 255
             upright = Image.fromarray((sixteen_bits(upright) >> 8).clip(0, 255).astype(np.uint8))
         return opaque(unit_floats(upright), background).convert("L" if channels == 1 else "RGB")
 
 
 def sixteen_bits(image: Any) -> np.ndarray:
-    """A PIL image of whole numbers (modes I;16 and I) => int64, refused where they do not fit into 16 bits."""
+    """A PIL image of integers (modes I;16 and I) => int64 values. ValueError if they do not fit into 16 bits."""
     values = np.array(image, dtype=np.int64)
+    # 32-bit integers have no agreed white level, and as 16-bit values they would come out black or wrap around
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(
-            f"its whole numbers must lie in 0 to 65535; they go from {values.min()} to {values.max()}: save it with 8 or 16 bits"
+            f"integer pixels must lie in 0 to 65535; they range from {values.min()} to {values.max()}: save them with 8 or 16 bits"
         )
     return values
 
 
 def unit_floats(image: Any) -> Any:
-    """A PIL image of floats (mode F) in [0, 1] => 8 bits; ValueError outside. Other images stay as they are."""
+    """A PIL image of floats (mode F) in [0, 1] => 8 bits, ValueError outside; other images are returned unchanged."""
     from PIL import Image
 
     if image.mode != "F":
         return image
     values = np.array(image, dtype=np.float64)
     low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):  # NaN is refused too
+    if not (low >= 0 and high <= 1):  # written this way round so that NaN is refused
         raise ValueError(
-            f"its floats must lie in [0, 1]; they go from {low:g} to {high:g}: rescale them, or save 8 or 16 bits"
+            f"float pixels must lie in [0, 1]; they range from {low:g} to {high:g}: rescale them, or save 8 or 16 bits"
         )
     return Image.fromarray(np.round(values * 255).astype(np.uint8))
 
 
 def opaque(image: Any, background: int) -> Any:
-    """A PIL image with what is transparent blended with a grey level; an opaque one stays as it is."""
+    """A PIL image with its transparent pixels blended with a grey level; an opaque image is returned unchanged."""
     from PIL import Image
 
     alpha = _alpha(image)
     if alpha is None:
         return image
+    # convert("RGB") alone would drop alpha and uncover whatever colour transparent pixels happen to store
     ground = Image.new("RGBA", image.size, (background, background, background, 255))
     return Image.alpha_composite(ground, alpha).convert("RGB")
 
 
 def _alpha(image: Any) -> Any:
-    """The image as RGBA if a pixel of it is transparent, else None. PIL keeps alpha in a channel or in a palette."""
-    of_palette = image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info
-    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and not of_palette:
+    """The image as RGBA if any of its pixels is transparent, else None."""
+    # PIL keeps alpha in a channel, or marks one palette entry or colour as transparent
+    has_transparent_colour = image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and not has_transparent_colour:
         return None
     with_alpha = image.convert("RGBA")
     return None if with_alpha.getextrema()[3][0] == 255 else with_alpha
 
 
 def _is_transparent(encoded: bytes) -> bool:
-    """Whether a pixel of an encoded image is transparent; of what PIL cannot read, no."""
+    """Whether any pixel of an encoded image is transparent; False if PIL cannot read it."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             return _alpha(image) is not None
-    except Exception:  # PIL's are many; whoever wants the pixels will hear of it
+    except Exception:  # PIL raises many types; decoding the pixels reports the error
         return False
 
 
@@ -282,6 +317,7 @@ def resize_and_crop(image: Any, shape: tuple[int, int]) -> UInt8[Tensor, "channe
     scale = max(height / image.height, width / image.width)
     cropped_height, cropped_width = height / scale, width / scale
     top, left = (image.height - cropped_height) / 2, (image.width - cropped_width) / 2
+    # One resize from a fractional box does both: cropping whole pixels afterwards would be off centre by up to half a one.
     if (image.height, image.width) != shape:
         box = (left, top, left + cropped_width, top + cropped_height)
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
@@ -289,7 +325,7 @@ def resize_and_crop(image: Any, shape: tuple[int, int]) -> UInt8[Tensor, "channe
 
 
 def crop_at(image: Any, shape: tuple[int, int], place: Sequence[float]) -> UInt8[Tensor, "channels height width"]:
-    """The crop of `shape` at `place` in [0, 1)², (0, 0) the upper left one; a smaller image is first resized to cover it."""
+    """The crop of `shape` at `place` in [0, 1)²; (0, 0) is the upper left. A smaller image is first resized to cover it."""
     from PIL import Image
 
     height, width = shape
@@ -305,10 +341,12 @@ def crop_at(image: Any, shape: tuple[int, int], place: Sequence[float]) -> UInt8
 
 def _tensor(image: Any) -> UInt8[Tensor, "channels height width"]:
     array = np.array(image)
+    # channels first, as encoders and torch-fidelity take images
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
 def _encoded(row: Any) -> bytes:
+    # `datasets` stores an image's bytes in the table (parquet), or only the path of its file (image folders)
     return row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
 
 
@@ -317,12 +355,14 @@ def _with_path(row: Any, name: str) -> str:
 
 
 class _Check:
+    """A row => what keeps it from being decoded. A class, because `datasets` must be able to hash and pickle it."""
+
     def __init__(self, column: str, background: int):
         self.column, self.background = column, background
 
     def __call__(self, row: Any) -> dict[str, str | None]:
         try:
             decode(row[self.column], channels=3, background=self.background)
-        except Exception as error:  # whatever PIL raises, the image is bad and gets named
+        except Exception as error:  # whatever PIL raises, the image is bad
             return {"fault": str(error) or type(error).__name__}
         return {"fault": None}

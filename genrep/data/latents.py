@@ -1,11 +1,14 @@
-"""Latents of a data set, encoded once: safetensors shards that training memory-maps, a manifest, and statistics.
+"""The latent cache: a data set's latents, encoded once, in safetensors shards that training memory-maps.
 
-A cache folder holds `manifest.json`, `statistics.safetensors` (mean and deviation, see `LatentStatistics`) and
-`latents-00000-of-00003.safetensors` (`latents` [n, views, R, D], `labels` [n] if there are any, and, where sets differ in
-size, `mask` [n, views, R]), rows in the order of the data set. View 0 is the signal, view 1 its mirror image. `held_out-00000-of-00001.safetensors` holds the same of the
-held-out split, one view. A cache with its autoencoder is all that stage 2 needs: the images may be elsewhere.
+A cache folder holds:
+- `manifest.json`: what was encoded, by which autoencoder, and the hashes of all files;
+- `statistics.safetensors`: mean and standard deviation, see `LatentStatistics`;
+- `latents-00000-of-00003.safetensors`: `latents` [n, views, R, D], `labels` [n] if there are any and, if sets differ in
+  size, `mask` [n, views, R], with rows in the order of the data set; view 0 is the signal, view 1 its mirror image;
+- `held_out-00000-of-00001.safetensors`: the same for the held-out split, with one view.
 
-Encoding on the fly and the choice between the two is in `genrep/training/latents.py`.
+With its autoencoder, a cache is all that stage 2 needs; the images may be elsewhere. Encoding on the fly, and the choice
+between the two, is in `genrep/training/latents.py`.
 """
 
 import contextlib
@@ -34,14 +37,14 @@ UNFINISHED = "unfinished.json"
 STATISTICS = "statistics.safetensors"
 FORMAT = 2
 INFORMATION = ("source", "class_names", "selection")
-"""Keys of a manifest that may differ: they tell where the images were, not what they are."""
+"""Manifest keys that may differ: they tell where the images were, not what they are."""
 
 
 class LatentStatistics:
-    """Mean and deviation over the latents it has seen, in float64 (Chan's pairwise update).
+    """Running mean and standard deviation of latents, in float64.
 
-    Of tokens with slots for every token and channel, `[R, D]`; of tokens with positions for every channel, over all tokens
-    that are there, `[1, D]`, since their order means nothing.
+    Tokens with slots have statistics per token and channel, `[R, D]`. Tokens with positions have them per channel, over all
+    tokens in use, `[1, D]`, because the order of tokens means nothing there.
     """
 
     def __init__(self, latent_shape: Sequence[int], position_dim: int = 0):
@@ -53,11 +56,13 @@ class LatentStatistics:
     def update(
         self, latents: Float[Tensor, "batch tokens latent"], mask: Bool[Tensor, "batch tokens"] | None = None
     ) -> None:
-        latents = latents.cpu().double()  # in this order: Apple's GPUs have no float64
+        latents = latents.cpu().double()  # first to the CPU: Apple's GPUs have no float64
         if not self.has_slots:
             latents = (latents.flatten(0, 1) if mask is None else latents[mask.cpu()])[:, None]
         if len(latents) == 0:
             return
+        # Chan, Golub and LeVeque's pairwise update (1983): the sum of squares minus the squared sum would lose the
+        # variance of channels whose mean is large.
         mean, count = latents.mean(0), len(latents)
         delta, total = mean - self.mean, self.count + count
         self.squares += ((latents - mean) ** 2).sum(0) + delta**2 * (self.count * count / total)
@@ -66,16 +71,17 @@ class LatentStatistics:
 
     @property
     def std(self) -> Float[Tensor, "rows latent"]:
-        """Population deviation."""
+        """Population standard deviation."""
         return (self.squares / max(1, self.count)).sqrt()
 
 
 def autoencoder_hash(autoencoder: INRAutoencoder) -> str:
-    """Hash of the weights and of what they mean; equal for equal models wherever they are saved."""
+    """Hash of the weights and the config; equal for equal models, wherever they are saved."""
     public = {key: value for key, value in autoencoder.config.items() if not key.startswith("_")}
     for key, defaults in (("signal", (None, {"type": "image"})), ("missing", (False,))):
-        if public.get(key) in defaults:  # models of earlier versions have none
+        if public.get(key) in defaults:  # models of earlier versions lack the key, and must keep their hash
             public.pop(key, None)
+    # the config counts as well, since two decoders can have the same weights and other bandwidths
     digest = hashlib.sha256(json.dumps(public, sort_keys=True, default=list).encode())
     for name, value in sorted(autoencoder.state_dict().items()):
         digest.update(name.encode())
@@ -84,7 +90,7 @@ def autoencoder_hash(autoencoder: INRAutoencoder) -> str:
 
 
 def cache_settings(autoencoder: INRAutoencoder, spec: LatentsSpec) -> dict[str, Any]:
-    """What a cache must say to be the right one for this autoencoder and these settings, whatever the images."""
+    """The manifest entries that a cache must have for this autoencoder and these settings, whatever the images."""
     return {
         "format": FORMAT,
         "autoencoder": autoencoder_hash(autoencoder),
@@ -96,7 +102,7 @@ def cache_settings(autoencoder: INRAutoencoder, spec: LatentsSpec) -> dict[str, 
 
 
 def cache_manifest(autoencoder: INRAutoencoder, data: SignalData, spec: LatentsSpec) -> dict[str, Any]:
-    """What a cache must say to be the right one for this autoencoder, these images and these settings."""
+    """The manifest entries that a cache must have for this autoencoder, these images and these settings."""
     return {
         **cache_settings(autoencoder, spec),
         "data": data.fingerprint(),
@@ -110,7 +116,7 @@ def cache_manifest(autoencoder: INRAutoencoder, data: SignalData, spec: LatentsS
 
 
 def has_cache(folder: Path | str, split: str = "train") -> bool:
-    """Whether a folder holds a whole cache, with the latents of this split."""
+    """Whether a folder holds a complete cache that includes this split."""
     path = Path(folder) / MANIFEST
     return path.exists() and (split == "train" or "held_out" in _read_manifest(path))
 
@@ -119,7 +125,8 @@ def has_cache(folder: Path | str, split: str = "train") -> bool:
 def encode_views(
     autoencoder: INRAutoencoder, data: SignalData, kept: Tensor, flips: bool
 ) -> tuple[Float[Tensor, "batch views tokens latent"], Bool[Tensor, "batch views tokens"] | None]:
-    """Signals of a data set, as it keeps them => latents of the signal and, with `flips`, of its mirror image; and their mask."""
+    """Stored signals => the latents of every signal and, with `flips`, of its mirror image; and their mask."""
+    # mirrored before encoding: mirroring the tokens of a set afterwards has no meaning
     kept = kept.to(autoencoder.device)
     views = [kept, data.mirrored(kept)] if flips else [kept]
     sets = [autoencoder.encode_set(data.signal.values(view)) for view in views]
@@ -136,64 +143,71 @@ def write_cache(
     barrier: Callable[[], None] = lambda: None,
     held_out: SignalData | None = None,
 ) -> None:
-    """Encode a data set into `folder`; shards that are there whole are kept, so an interrupted call goes on.
+    """Encode a data set into `folder`. After an interruption, calling it again keeps the complete shards and continues.
 
-    A whole cache is left as it is, but for the held-out split: it is added to a cache that lacks it.
+    A complete cache is left alone, except that a missing held-out split is added.
 
     Args:
-        process: (rank, number of processes); each encodes its own shards.
+        process: (rank, number of processes); each process encodes its own shards.
         barrier: waits for all processes.
-        held_out: the held-out split, to be encoded too.
+        held_out: the held-out split, to be encoded as well.
 
     Raises:
-        InputError: the folder holds a cache of something else, another process writes there, or nobody can.
+        InputError: the folder holds a cache of something else, is in use by another process, or is not writable.
     """
     rank, num_processes = process
     manifest = cache_manifest(autoencoder, data, spec)
 
+    # A manifest is the mark of a complete cache; it is written last. Shards are written under temporary names. So a folder
+    # without a manifest is work in progress, and every shard in it is complete.
     def is_done() -> bool:
         if not (folder / MANIFEST).exists():
             return False
         _refuse_other(folder / MANIFEST, manifest)
         return held_out is None or has_cache(folder, "held_out")
 
-    if is_done():  # without a lock: a shared folder may be read-only
+    if is_done():  # before locking, which writes: a shared cache may be read-only
         return
     with FolderLock(folder, "a latent cache") if rank == 0 else contextlib.nullcontext():
-        barrier()  # from here on the folder changes by these processes alone
+        barrier()  # from here on only these processes change the folder
         if is_done():
             return
         adds_held_out, unfinished = (folder / MANIFEST).exists(), folder / UNFINISHED
-        described = _read_manifest(folder / MANIFEST) if adds_held_out else dict(manifest)
+        new_manifest = _read_manifest(folder / MANIFEST) if adds_held_out else dict(manifest)
         if held_out is not None:
-            described["held_out"] = _describe_held_out(held_out)
-        started = _read_json(unfinished) if unfinished.exists() else None
-        if started is not None:
+            new_manifest["held_out"] = _describe_held_out(held_out)
+        # an interrupted call of the same settings is continued, one of others is refused
+        unfinished_manifest = _read_json(unfinished) if unfinished.exists() else None
+        if unfinished_manifest is not None:
             _refuse_other(unfinished, manifest)
         if rank == 0:
-            # nobody knows what shards are of that no manifest describes
+            # Shards without a manifest could be of anything: only those that an unfinished call of this same cache left,
+            # described by UNFINISHED, are kept.
             strays = ["*.partial"]
-            if started is None and not adds_held_out:
+            if unfinished_manifest is None and not adds_held_out:
                 strays.append("latents-*.safetensors")
-            if started is None or _held_out_data(started) != _held_out_data(described):
+            if unfinished_manifest is None or _held_out_data(unfinished_manifest) != _held_out_data(new_manifest):
                 strays.append("held_out-*.safetensors")
             for stray in [path for pattern in strays for path in folder.glob(pattern)]:
                 remove(stray)
             if not adds_held_out:
-                write_json(unfinished, described)
+                write_json(unfinished, new_manifest)
         barrier()
 
         def encode(images: SignalData, prefix: str, flips: bool) -> list[str]:
             starts = range(0, len(images), spec.shard_size)
+            # the number of shards is part of their names, so that shards of another size are not taken for these
             names = [_shard_name(prefix, number, len(starts)) for number in range(len(starts))]
             with tqdm(total=len(images), desc=f"encoding {images.name}", unit=" images", disable=rank > 0) as bar:
                 for number, start in enumerate(starts):
                     stop = min(start + spec.shard_size, len(images))
+                    # a shard that exists is complete: an interrupted call left it
                     if number % num_processes != rank or (folder / names[number]).exists():
                         continue
                     parts, masks = [], []
                     for first in range(start, stop, spec.batch):
                         indices = range(first, min(first + spec.batch, stop))
+                        # batches never cross shards: the latents are the same to the bit however many processes encode
                         views, mask = encode_views(autoencoder, images, images.read(indices), flips)
                         parts.append(views.to(getattr(torch, spec.dtype)).cpu())
                         masks += [] if mask is None else [mask.cpu()]
@@ -206,10 +220,12 @@ def write_cache(
                     _save_whole(tensors, folder / names[number])
             return names
 
+        # held-out signals are measured, never mirrored: one view is enough
         names = [] if adds_held_out else encode(data, "latents", spec.flips)
         held_out_names = [] if held_out is None else encode(held_out, "held_out", flips=False)
         barrier()
         if rank == 0:
+            # computed from the finished shards: a call that continued has not seen all of the latents
             if not adds_held_out:
                 statistics = LatentStatistics(autoencoder.latent_shape, autoencoder.position_dim)
                 for name in names:
@@ -219,50 +235,50 @@ def write_cache(
                         statistics.update(part.flatten(0, 1), mask)
                 _save_whole({"mean": statistics.mean.float(), "std": statistics.std.float()}, folder / STATISTICS)
                 names.append(STATISTICS)
-            written = [folder / name for name in (*names, *held_out_names)]
-            described["files"] = {**described.get("files", {}), **_hashes(written)}
-            sizes = {path.name: path.stat().st_size for path in written}
-            described["sizes"] = {**described.get("sizes", {}), **sizes}
-            write_json(folder / MANIFEST, described)
+            new_files = [folder / name for name in (*names, *held_out_names)]
+            new_manifest["files"] = {**new_manifest.get("files", {}), **_hashes(new_files)}
+            sizes = {path.name: path.stat().st_size for path in new_files}
+            new_manifest["sizes"] = {**new_manifest.get("sizes", {}), **sizes}
+            write_json(folder / MANIFEST, new_manifest)  # last: a folder with a manifest is a complete cache
             remove(unfinished)
         barrier()
 
 
 def delete_cache(folder: Path) -> None:
-    """Delete what is in the folder of a cache, whole or not. Nothing is deleted of a folder that holds none.
+    """Delete the contents of a cache's folder, complete or not. Does nothing to a folder that holds no cache.
 
     Raises:
-        InputError: another process writes there.
+        InputError: the folder is in use by another process.
     """
     if (folder / MANIFEST).exists() or (folder / UNFINISHED).exists():
         with FolderLock(folder, "a latent cache"):
             for path in folder.iterdir():
-                if path.name != LOCK:
+                if path.name != LOCK:  # the lock's own file stays until it is released
                     remove(path)
 
 
 class LatentCache:
-    """One split of a cache folder, memory-mapped: rows are read from disk when they are asked for.
+    """One split of a latent cache, memory-mapped: rows are read from disk when accessed.
 
-    Shards are opened at the first use, in whatever process that is, and a copy that is sent to another process is no
-    more than the folder's name; so the workers of a loader read by themselves.
+    Pickling sends only the folder's name, and shards are opened on first use, so that a loader's workers read the files
+    themselves.
 
     Args:
-        folder: what `write_cache` wrote.
-        expected: what the manifest must say, from `cache_manifest` or `cache_settings`; None takes any.
-        verify: compare every file with its hash; else shards are held to their sizes and the statistics to their hash.
-        split: `train`, or `held_out` where the cache has it.
+        folder: a folder written by `write_cache`.
+        expected: entries that the manifest must have, from `cache_manifest` or `cache_settings`; None accepts any cache.
+        verify: check the hash of every file; otherwise the sizes of the shards and the hash of the statistics.
+        split: `train`, or `held_out` if the cache has it.
 
     Attributes:
-        manifest: what the folder says of itself.
-        mean, std: statistics of the training split, as `LatentStatistics` has them.
+        manifest: content of `manifest.json`.
+        mean, std: statistics of the training split, see `LatentStatistics`.
         labels: `[N]` int64, or None.
         class_names: names of the classes, empty without labels.
         num_views: 1, or 2 with mirror images.
-        name: source and split of the images, as they were when they were encoded.
+        name: source and split of the images when they were encoded.
 
     Raises:
-        InputError: no cache, a damaged one, or one of other images, another autoencoder or other settings.
+        InputError: no cache there, a damaged one, or one of other images, another autoencoder or other settings.
     """
 
     def __init__(
@@ -276,7 +292,7 @@ class LatentCache:
         path = self.folder / MANIFEST
         if not path.exists():
             raise InputError(
-                f"{self.folder}: no latent cache here ({MANIFEST} is missing); write it with train/latents.py"
+                f"{self.folder}: no latent cache here ({MANIFEST} is missing); create it with train/latents.py"
             )
         if expected is not None:
             _refuse_other(path, expected)
@@ -293,6 +309,7 @@ class LatentCache:
         self._shards = [self.folder / _shard_name(prefix, number, count) for number in range(count)]
         self._opened: dict[int, Tensor] = {}
         self._check_lengths()
+        # the statistics are small, and a bit flipped there would shift every latent: they are hashed in any case
         if verify:
             self.verify()
         else:
@@ -302,6 +319,7 @@ class LatentCache:
             torch.cat([_read_shard(shard, "labels") for shard in self._shards]) if self._of_split["labelled"] else None
         )
 
+        # labels and masks are small next to the latents, and read whole
         masks = [_read_mask(shard) for shard in self._shards]
         self._masks = None if any(mask is None for mask in masks) else torch.cat([m for m in masks if m is not None])
 
@@ -319,11 +337,11 @@ class LatentCache:
         return str(self._of_split["data"])
 
     def is_of(self, spec: BaseDataSpec) -> bool:
-        """Whether the images were chosen by the same keys, wherever they were. Caches of earlier versions do not tell."""
+        """Whether the images were selected by the same keys, wherever they are. True for caches too old to record the keys."""
         return self.manifest.get("selection", spec.selection()) == spec.selection()
 
     def verify(self) -> None:
-        """Compare every file with its hash, which reads the whole cache. InputError names a damaged one."""
+        """Check the hash of every file, which reads the whole cache. InputError names a damaged file."""
         paths = [self.folder / name for name in self.manifest["files"]]
         with _hashing_bar(paths) as bar:
             for path in paths:
@@ -333,29 +351,29 @@ class LatentCache:
     def latents(
         self, indices: Sequence[int], views: Sequence[int] | None = None
     ) -> Float[Tensor, "batch tokens latent"]:
-        """Latents by image index and view (None is the image's own), float32."""
+        """Latents by image index and view (None takes view 0, the image itself), in float32."""
         return self.stored(indices, views).float()
 
     def stored(
         self, indices: Sequence[int], views: Sequence[int] | None = None
     ) -> Shaped[Tensor, "batch tokens latent"]:
-        """The same in the number type of the cache."""
-        at = torch.as_tensor(indices, dtype=torch.long)
-        shards = at // self.shard_size
-        rows = (at % self.shard_size) * self.num_views
+        """The same in the dtype of the cache."""
+        image_indices = torch.as_tensor(indices, dtype=torch.long)
+        shards = image_indices // self.shard_size
+        rows = (image_indices % self.shard_size) * self.num_views
         if views is not None:
             rows += torch.as_tensor(views, dtype=torch.long)
-        wanted = shards.unique().tolist()
-        if len(wanted) == 1:
-            return self._open(wanted[0]).index_select(0, rows)
-        latents = torch.empty(len(at), *self.manifest["latent_shape"], dtype=getattr(torch, self.manifest["dtype"]))
-        for shard in wanted:
-            here = (shards == shard).nonzero()[:, 0]
-            latents[here] = self._open(shard).index_select(0, rows[here])
+        touched_shards = shards.unique().tolist()
+        if len(touched_shards) == 1:  # no copy of the rows into a second tensor
+            return self._open(touched_shards[0]).index_select(0, rows)
+        latents = torch.empty(len(rows), *self.manifest["latent_shape"], dtype=getattr(torch, self.manifest["dtype"]))
+        for shard in touched_shards:
+            in_shard = (shards == shard).nonzero()[:, 0]
+            latents[in_shard] = self._open(shard).index_select(0, rows[in_shard])
         return latents
 
     def masks(self, indices: Sequence[int], views: Sequence[int] | None = None) -> Bool[Tensor, "batch tokens"] | None:
-        """Which tokens are there, by index and view; None where all sets are of one size."""
+        """Which tokens are in use, by index and view; None if all sets have the same size."""
         if self._masks is None:
             return None
         view = [0] * len(indices) if views is None else list(views)
@@ -367,28 +385,31 @@ class LatentCache:
 
     def _open(self, number: int) -> Tensor:
         if number not in self._opened:
+            # flattened to [n · views, R, D], so that a row is one latent set whatever the view
             self._opened[number] = _read_shard(self._shards[number], "latents").flatten(0, 1)
         return self._opened[number]
 
     def _check_lengths(self) -> None:
-        """Every shard has the bytes that the manifest and its own header say, and all have as many latents as there are images."""
-        sizes, found = self.manifest.get("sizes", {}), 0  # earlier versions wrote no sizes
+        """InputError unless every file has the size recorded for it, and the shards together one latent set per image."""
+        # Finds interrupted copies without reading the data: hashing would read 168 GB for ImageNet.
+        sizes, num_sets = self.manifest.get("sizes", {}), 0  # earlier versions wrote no sizes
         for path in (*self._shards, self.folder / STATISTICS):
             with _opened(path) as file:  # refuses a file that is shorter or longer than its header says
-                found += file.get_slice("latents").get_shape()[0] if path.name != STATISTICS else 0
+                num_sets += file.get_slice("latents").get_shape()[0] if path.name != STATISTICS else 0
             size = path.stat().st_size
             if size != sizes.get(path.name, size):
                 raise _damaged(path, f"it has {size:,} bytes instead of {sizes[path.name]:,}")
-        if found != len(self):
+        if num_sets != len(self):
             raise InputError(
-                f"{self.folder}: {found} latents where the manifest says {len(self)}; delete the folder and encode again"
+                f"{self.folder}: the shards hold {num_sets} latent sets, but the manifest says {len(self)}; delete the folder and "
+                "encode again"
             )
 
     def _compare_hash(self, path: Path) -> None:
         if not path.exists():
             raise _missing(path)
         if file_hash(path) != self.manifest["files"].get(path.name):
-            raise _damaged(path, "its hash is another")
+            raise _damaged(path, "its hash does not match")
 
 
 def _describe_held_out(data: SignalData) -> dict[str, Any]:
@@ -418,7 +439,7 @@ def _missing(path: Path) -> InputError:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, its header read and checked."""
+    """A safetensors file whose header has been read and checked."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -429,15 +450,15 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _read_shard(path: Path, name: str) -> Tensor:
-    """A tensor of a shard, memory-mapped: rows are read from disk when they are touched, and processes share them."""
+    """A tensor of a shard, memory-mapped: rows are read from disk when accessed, and processes share them in memory."""
     with _opened(path) as file:
         return file.get_tensor(name)
 
 
 def _read_mask(path: Path) -> Tensor | None:
-    """The mask of a shard; None where its sets are of one size."""
+    """The mask of a shard; None if its sets all have the same size."""
     with _opened(path) as file:
-        return file.get_tensor("mask") if "mask" in file.keys() else None  # noqa: SIM118 safetensors' file is no mapping
+        return file.get_tensor("mask") if "mask" in file.keys() else None  # noqa: SIM118 a safetensors file is not a mapping
 
 
 def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:
@@ -446,7 +467,7 @@ def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _hashing_bar(paths: Sequence[Path]) -> tqdm:
-    total = sum(path.stat().st_size for path in paths if path.exists())
+    total = sum(path.stat().st_size for path in paths if path.exists())  # the bar is shown from 1 GiB
     return tqdm(total=total, desc="hashing the latents", unit="B", unit_scale=True, disable=total < 2**30)
 
 
@@ -466,16 +487,18 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: damaged ({error}); delete the folder and encode again") from error
     if not isinstance(content, dict):
         raise InputError(
-            f"{path}: damaged (a {type(content).__name__} instead of an object); delete the folder and encode again"
+            f"{path}: damaged (it must hold a JSON object; got {type(content).__name__}); delete the folder and encode again"
         )
     return content
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a whole cache. InputError if it is of another format, or lacks what every manifest has."""
+    """The manifest of a complete cache. InputError if it has another format, or lacks a required entry."""
     manifest = _read_json(path)
     if manifest.get("format") != FORMAT:
-        raise InputError(f"{path}: format {manifest.get('format')} is not {FORMAT}; encode again")
+        raise InputError(
+            f"{path}: format must be {FORMAT}; got {manifest.get('format')}: delete the folder and encode again"
+        )
     of_split = {"data": str, "source": str, "num_images": int, "labelled": bool}
     kinds = {
         "num_views": int,
@@ -488,24 +511,25 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     parts = [("", {**of_split, **kinds}, manifest)]
     if "held_out" in manifest:
         parts.append(("held_out.", of_split, manifest["held_out"]))
-    for prefix, wanted, part in parts:
-        for key, kind in wanted.items():
+    for prefix, required, part in parts:
+        for key, kind in required.items():
             if not isinstance(part, dict) or not isinstance(part.get(key), kind):
                 raise InputError(
-                    f"{path}: damaged ({prefix}{key} is not there or wrong); delete the folder and encode again"
+                    f"{path}: damaged ({prefix}{key} is missing or wrong); delete the folder and encode again"
                 )
     return manifest
 
 
 def _refuse_other(path: Path, expected: dict[str, Any]) -> None:
-    found = _read_json(path)
+    """InputError if a manifest's entries differ from the expected ones."""
+    manifest = _read_json(path)
     differences = [
-        f"{key}: the cache has {found.get(key)!r}, this run needs {value!r}"
+        f"{key}: the cache has {manifest.get(key)!r}, this run needs {value!r}"
         for key, value in expected.items()
-        if key not in INFORMATION and found.get(key) != value
+        if key not in INFORMATION and manifest.get(key) != value
     ]
     if differences:
         raise InputError(
-            f"{path}: this cache was made from something else. Delete its folder, or set latents.folder to another.\n  "
+            f"{path}: this cache was made from something else. Delete its folder, or set latents.folder to another one.\n  "
             + "\n  ".join(differences)
         )

@@ -1,4 +1,4 @@
-"""Small labelled sets of arrays that are computed: something to try other signals than images on, as `digits` are for images."""
+"""Small labelled sets of synthetic arrays, for trying signals other than images as `digits` serves for images."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ Arrays = tuple[np.ndarray, np.ndarray, list[str]]
 
 @functools.cache
 def sines(count: int = 2000, samples: int = 256) -> Arrays:
-    """Curves of one axis, sums of three sines. The class is the band of their frequencies, in periods over the curve."""
+    """Curves, each a sum of three sines. The class is the band of their frequencies, in periods per curve."""
     bands = {"1 to 2 periods": (1, 2), "3 to 4": (3, 4), "5 to 7": (5, 7), "8 to 11": (8, 11)}
     generator = np.random.default_rng(0)
     labels = np.arange(count) % len(bands)
@@ -25,12 +25,13 @@ def sines(count: int = 2000, samples: int = 256) -> Arrays:
 
 @functools.cache
 def blobs(count: int = 2000, frames: int = 8, side: int = 16) -> Arrays:
-    """Clips `[frames, side, side]` of a bright spot that crosses the picture. The class is the way it goes."""
+    """Clips `[frames, side, side]` of a bright spot crossing the picture. The class is its direction."""
     ways = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
     generator = np.random.default_rng(0)
     labels = np.arange(count) % len(ways)
     way = np.array(list(ways.values()), dtype=float)[labels]
     speed, width = 0.8 + 0.4 * generator.random((count, 1)), 0.18 + 0.12 * generator.random((count, 1, 1, 1))
+    # a spot travels at most 1.2, so its centre stays within 0.4 + 1.2 / 2 = 1: it never leaves the picture
     middle = generator.uniform(-0.4, 0.4, (count, 2))
     time = np.linspace(-0.5, 0.5, frames)
     centres = middle[:, None] + time[:, None] * (way * speed)[:, None]  # [count, frames, (y, x)]
@@ -41,4 +42,4 @@ def blobs(count: int = 2000, frames: int = 8, side: int = 16) -> Arrays:
 
 
 MADE_UP: dict[str, Callable[[], Arrays]] = {"sines": sines, "blobs": blobs}
-"""By the name that `data.source` gives."""
+"""By their names in `data.source`."""

@@ -1,9 +1,11 @@
-"""The seam between kinds of signals and everything that trains, encodes or measures: a split of a data set.
+"""A split of a data set: the interface between kinds of signals and the code that trains, encodes or measures.
 
-data.read(indices)                  what the loader's workers fetch, `[B, C, *shape]`, in the kind's own type
+data.read(indices)                  what the loader's workers fetch: stored signals `[B, C, *shape]`, in the kind's own dtype
 data.signal.values(kept)            what `encode` takes: floats in about [-1, 1], NaN where a value is missing
 data.points(kept, generator, ...)   what the loss compares: coordinates, values there, and their weights
-data.signal.pictures, .measure      what people look at, and how near a render comes
+data.signal.pictures, .measure      pictures for people, and the metrics of a render
+
+Stored signals are called `kept`: uint8 pixels of images, values in their own unit of arrays.
 """
 
 from collections.abc import Sequence
@@ -20,12 +22,12 @@ from genrep.signals.base import Signal
 
 
 class Points(NamedTuple):
-    """Where decoders are asked, and what they should say there.
+    """Coordinates at which decoders are trained, and their target values.
 
     Attributes:
         coords: `[N, axes]`, shared by the batch, or `[B, N, axes]`.
         values: `[B, N, C]`.
-        weights: `[B, N, C]`, 0 where a value is missing; None is 1 everywhere.
+        weights: `[B, N, C]`, 0 where a value is missing; None means 1 everywhere.
     """
 
     coords: Tensor
@@ -33,25 +35,29 @@ class Points(NamedTuple):
     weights: Tensor | None = None
 
     def loss(self, predicted: Float[Tensor, "batch points channels"]) -> Float[Tensor, ""]:
-        """Mean squared error over all points; a missing value counts as one without error."""
+        """Mean squared error over all points; a missing value counts as an error of 0."""
+        # Divided by all points, not by those with values: so the parts and processes of a step, which have different
+        # numbers of them, still average to the loss of the whole batch.
         squares = (predicted - self.values).square()
         return (squares if self.weights is None else squares * self.weights).mean()
 
 
 class SignalData(Dataset):
-    """One split of a data set: signals on a grid of one shape, and labels if it has any. A kind writes `read` and `fingerprint`.
+    """One split of a data set: signals on a grid of one shape, and their labels if there are any.
+
+    Subclasses implement `__len__`, `read`, `transform` and `fingerprint`.
 
     Attributes:
-        spec: as the config gives it.
-        signal: what the values mean.
-        shape: the grid, one length an axis.
-        channels: of the values.
+        spec: the data set's spec.
+        signal: the kind of signals: what their values mean.
+        shape: the grid, one length per axis.
+        channels: number of channels.
         labels: `[N]` int64, or None.
         class_names: names of the classes, empty without labels.
         name: source and split, for messages and reports.
-        flips: training sees signals mirrored along the last axis at random.
-        has_source: `read` gives them at a larger size too.
-        may_miss: values may be missing.
+        flips: whether training mirrors signals along the last axis at random.
+        has_source: whether `read` can also give them at a larger size.
+        may_miss: whether values may be missing.
     """
 
     spec: Any
@@ -69,22 +75,22 @@ class SignalData(Dataset):
         raise NotImplementedError
 
     def read(self, indices: Sequence[int], source: bool = False) -> Shaped[Tensor, "batch channels *shape"]:
-        """Signals by index, as they are kept; with `source` at the larger size. InputError names one that cannot be read."""
+        """Stored signals by index, with `source` at the larger size. InputError names one that cannot be read."""
         raise NotImplementedError
 
     def at_source_size(self, indices: Sequence[int]) -> tuple[list[int], Tensor | None]:
-        """Which of these signals are that large themselves, and those at the larger size; none where there is no such source."""
+        """(positions in `indices` of the signals whose originals are that large, those at the larger size or None)."""
         return [], None
 
     def read_training(
         self, indices: Sequence[int], positions: Sequence[int], seed: int
     ) -> Shaped[Tensor, "batch channels *shape"]:
-        """Signals as training sees them; `positions` in the training stream key what is random about it."""
+        """Signals as training sees them, such as cropped at random; `positions` in the stream key the randomness."""
         return self.read(indices)
 
     def mirrored(self, kept: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """Mirror images. InputError for kinds of signals that have none."""
-        raise InputError(f"{self.name}: only images have mirror images: set latents.flips to false")
+        raise InputError(f"{self.name}: only images can be mirrored: set latents.flips to false")
 
     def points(
         self,
@@ -93,22 +99,24 @@ class SignalData(Dataset):
         resized_to: Sequence[int] | None = None,
         **how: Any,
     ) -> Points:
-        """Coordinates drawn at random and the signals' values there, as `genrep.coords.draw_targets` does.
+        """Coordinates drawn at random, and the signals' values there.
 
         Args:
-            kept: signals as they are kept.
-            generator: one for coordinates that the batch shares, or one a signal.
-            resized_to: interpolate the signals on this grid first.
-            how: size, num_coords, coords, targets, jitter_std, jitter_clip.
+            kept: stored signals.
+            generator: one, for coordinates that the batch shares, or one per signal.
+            resized_to: resize the signals to this grid first.
+            how: arguments of `genrep.coords.draw_targets`: size, num_coords, coords, targets, jitter_std, jitter_clip.
         """
         signals = self.signal.values(kept)
         if resized_to is not None:
             signals = self.signal.resize(signals, resized_to)
+        # a missing value is NaN, and interpolation would spread it to its neighbours: draw_targets works around it
         coords, values = draw_targets(signals, generator, missing=self.may_miss, **how)
         if not self.may_miss:
             return Points(coords, values)
-        there = values.isfinite()
-        return Points(coords, values.nan_to_num(), there.to(values.dtype))
+        # NaN times a weight of 0 would still be NaN
+        is_known = values.isfinite()
+        return Points(coords, values.nan_to_num(), is_known.to(values.dtype))
 
     def labels_of(self, indices: Sequence[int]) -> Int[Tensor, " batch"] | None:
         """Labels by index, None without labels."""
@@ -118,37 +126,37 @@ class SignalData(Dataset):
         return self.read([index])[0]
 
     def transform(self) -> dict[str, Any]:
-        """What was done to the values, for manifests and reports."""
+        """How the values were processed, for manifests and reports."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Hash of the content, whatever its place."""
+        """Hash of the content, independent of where it is stored."""
         raise NotImplementedError
 
     def describe(self) -> str:
-        """One line for people: how many, how large, how many classes."""
+        """One line for people: number of signals, their size, number of classes."""
         classes = f", {len(self.class_names)} classes" if self.class_names else ", no labels"
         return f"{self.name}: {len(self):,} of {' × '.join(map(str, (self.channels, *self.shape)))}{classes}"
 
 
-def evenly(count: int, wanted: int | None) -> list[int]:
-    """Up to `wanted` indices below `count`, evenly spaced, so that a sorted data set gives of all its classes; None is all."""
-    if wanted is None or wanted >= count:
+def evenly(count: int, number: int | None) -> list[int]:
+    """Up to `number` indices below `count`, evenly spaced so that all classes of a sorted data set occur; None takes all."""
+    if number is None or number >= count:
         return list(range(count))
-    return [index * count // wanted for index in range(wanted)]
+    return [index * count // number for index in range(number)]
 
 
-def check_whole(data: SignalData, what: str) -> None:
-    """InputError if values may be missing where `what` needs all of them."""
+def check_whole(data: SignalData, consumer: str) -> None:
+    """InputError if values may be missing although `consumer`, named in the message, needs all of them."""
     if data.may_miss:
-        raise InputError(f"{data.name}: {what} needs every value, and data.missing is keep: set it to refuse")
+        raise InputError(f"{data.name}: {consumer} needs every value, but data.missing is keep: set it to refuse")
 
 
 def check_signal(model: Any, data: SignalData) -> None:
-    """InputError if a model's values mean something else than a data set's; `model` has `signal`."""
-    own, other = model.signal.spec, data.signal.spec
-    if (type(own), own.scale()) != (type(other), other.scale()):
+    """InputError if `model.signal` is of another kind or scale than the data set's signals."""
+    model_signal, data_signal = model.signal.spec, data.signal.spec
+    if (type(model_signal), model_signal.scale()) != (type(data_signal), data_signal.scale()):
         raise InputError(
-            f"{data.name} holds signals {other}, and the model was trained on {own}: give data of the same kind and range "
-            "(data.value_range)"
+            f"{data.name} holds signals {data_signal}, but the model was trained on {model_signal}: give data of the same kind "
+            "and range (data.value_range)"
         )

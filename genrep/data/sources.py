@@ -1,4 +1,4 @@
-"""Sources of images, whatever `datasets` reads: opened, split, undecoded."""
+"""Sources of images, everything that `datasets` reads: opened and split, not yet decoded."""
 
 import functools
 import io
@@ -15,15 +15,15 @@ from genrep.data import ImageDataSpec
 from genrep.errors import InputError, did_you_mean
 
 MOST_CLASSES = 100_000
-"""Labels without names may go up to this even where there are fewer images: a small part of a set keeps its labels."""
+"""Labels without names may be as large as this even with fewer images, so that a small part of a data set can be used."""
 
 
 class MissingSource(InputError):
-    """The data set is not where `data.source` says."""
+    """`data.source` does not exist."""
 
 
 def open_source(spec: ImageDataSpec) -> Any:
-    """The source as a `datasets.DatasetDict`. MissingSource if it is not there, InputError if it cannot be read."""
+    """The source as a `datasets.DatasetDict`. MissingSource if it does not exist, InputError if it cannot be read."""
     import datasets
 
     source = spec.source
@@ -35,23 +35,23 @@ def open_source(spec: ImageDataSpec) -> Any:
 
         files = sorted(glob.glob(str(place)))
         if not files:
-            raise MissingSource(f"data.source {source!r} matches no file")
+            raise MissingSource(f"data.source {source!r} matches no files")
         return _load(_builder_of(files[0], source), data_files=files)
     if place.is_file():
         return _load(_builder_of(str(place), source), data_files=str(place))
+    # a folder may hold a data set saved by `datasets`, tables, or images: the more specific is looked for first
     if place.is_dir():
         if (place / "dataset_dict.json").exists() or (place / "state.json").exists():
             try:
                 saved = datasets.load_from_disk(str(place))
-            except Exception as error:  # pyarrow's and fsspec's are many
-                raise InputError(
-                    f"data.source {source}: cannot be read, a file is damaged or missing ({error})"
-                ) from error
+            except Exception as error:  # pyarrow and fsspec raise many types
+                raise InputError(f"data.source {source}: a file is damaged or missing ({error})") from error
             return saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved)
         for suffix in ("parquet", "arrow"):
             if any(place.glob(f"**/*.{suffix}")):
                 return _load(suffix, data_dir=str(place))
         return _load("imagefolder", data_dir=str(place))
+    # checked first, because `datasets` takes a mistyped folder for a Hub id, and without a network retries for 23 s
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
         near = did_you_mean(source, BUILT_IN)
         raise MissingSource(
@@ -64,7 +64,7 @@ def _builder_of(file: str, source: str) -> str:
     suffix = Path(file).suffix.lstrip(".")
     if suffix not in ("parquet", "arrow"):
         raise InputError(
-            f"data.source {source!r}: files of type .{suffix} are not read: give parquet or Arrow files, or a folder of images"
+            f"data.source {source!r}: .{suffix} files are not supported: give parquet or Arrow files, or a folder of images"
         )
     return suffix
 
@@ -76,8 +76,8 @@ def _load(builder: str, **where: Any) -> Any:
         return datasets.load_dataset(builder, **where)
     except ConnectionError as error:
         raise MissingSource(
-            f"data.source {builder!r} is neither a folder here nor a data set that the Hub let us reach ({error}): "
-            "check the name, or download it first and give its folder"
+            f"data.source {builder!r} is not a folder, and the Hub could not be reached ({error}): check the name, or download "
+            "the data set and give its folder"
         ) from error
     except (
         datasets.exceptions.DatasetNotFoundError,
@@ -92,9 +92,9 @@ def _load(builder: str, **where: Any) -> Any:
         ) from error
 
 
-@functools.cache  # a third of a second each time, and one process may open them for many scripts
+@functools.cache  # building it takes a third of a second, and one process may run many scripts
 def _digits() -> Any:
-    """scikit-learn's 1,797 handwritten digits, 8×8, values 0..16 stretched to 0..255."""
+    """scikit-learn's 1,797 handwritten digits, 8×8, with values 0..16 scaled to 0..255."""
     import datasets
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -109,23 +109,25 @@ def _digits() -> Any:
 
 
 def _photographs() -> Any:
-    """The seven colour photographs that come with scikit-image and scikit-learn, about 0.3 megapixels each."""
+    """Seven colour photographs that come with scikit-image and scikit-learn, of about 0.3 megapixels each."""
     import datasets
     import skimage
     import sklearn
 
-    images, more = Path(skimage.__file__).parent / "data", Path(sklearn.__file__).parent / "datasets" / "images"
-    files = [
-        images / name for name in ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
-    ]
-    files += [more / name for name in ("china.jpg", "flower.jpg")]
+    of_skimage, of_sklearn = (
+        Path(skimage.__file__).parent / "data",
+        Path(sklearn.__file__).parent / "datasets" / "images",
+    )
+    names = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+    files = [of_skimage / name for name in names]
+    files += [of_sklearn / name for name in ("china.jpg", "flower.jpg")]
     return datasets.Dataset.from_dict(
         {"image": [str(file) for file in files]}, features=datasets.Features({"image": datasets.Image()})
     )
 
 
 BUILT_IN: dict[str, Callable[[], Any]] = {"digits": _digits, "photographs": _photographs}
-"""Sources that come with the packages this project needs."""
+"""Sources that come with packages this project depends on."""
 
 
 def _png(image: Any) -> dict[str, Any]:
@@ -135,13 +137,13 @@ def _png(image: Any) -> dict[str, Any]:
 
 
 def split_rows(tables: Any, spec: ImageDataSpec, split: str) -> tuple[Any, np.ndarray, str]:
-    """The rows of `train` or `held_out`, as the spec says; where each lies in the source, and in which of its splits.
+    """(rows, their row numbers in the source, the source's split they are from) of the spec's `train` or `held_out` split.
 
     Raises:
-        InputError: no such split, a slice that cannot be read, or one that holds no images.
+        InputError: no such split, an invalid slice, or one without images.
     """
     if split not in ("train", "held_out"):
-        raise InputError(f"split {split!r} is not one of train, held_out")
+        raise InputError(f"split must be train or held_out; got {split!r}")
     if split == "held_out" and spec.held_out_split is not None:
         return _select(tables, spec.held_out_split, spec, "data.held_out_split")
     rows, source_rows, source_split = _select(tables, spec.train_split, spec, "data.train_split")
@@ -150,19 +152,20 @@ def split_rows(tables: Any, spec: ImageDataSpec, split: str) -> tuple[Any, np.nd
     held_out = round(len(rows) * spec.held_out_fraction)
     if held_out == 0 and split == "held_out":
         raise InputError(
-            f"data.held_out_fraction {spec.held_out_fraction} of {len(rows)} images holds none out: raise it, or name data.held_out_split"
+            f"data.held_out_fraction {spec.held_out_fraction} of {len(rows)} images holds out none: raise it, or set data.held_out_split"
         )
     if held_out == len(rows) and split == "train":
         raise InputError(
             f"data.held_out_fraction {spec.held_out_fraction} of {len(rows)} images leaves none to train on: lower it"
         )
     order = np.random.default_rng(spec.split_seed).permutation(len(rows))
-    chosen = np.sort(order[:held_out] if split == "held_out" else order[held_out:])
-    return rows.select(chosen), source_rows[chosen], source_split
+    # sorted, so that neighbouring images are read from neighbouring places of the files
+    members = np.sort(order[:held_out] if split == "held_out" else order[held_out:])
+    return rows.select(members), source_rows[members], source_split
 
 
 def _select(tables: Any, name: str, spec: ImageDataSpec, key: str) -> tuple[Any, np.ndarray, str]:
-    """A split, or a slice of one, by `datasets`' own rules: train, test[:10%], train[-5000:]."""
+    """A split or a slice of one, in the syntax of `datasets`: train, test[:10%], train[-5000:]."""
     import datasets
 
     lengths = {split: len(rows) for split, rows in tables.items()}
@@ -176,7 +179,7 @@ def _select(tables: Any, name: str, spec: ImageDataSpec, key: str) -> tuple[Any,
         (part,) = datasets.ReadInstruction.from_spec(name).to_absolute(lengths)
     except (ValueError, AssertionError) as error:
         raise InputError(
-            f"split {name!r} cannot be read ({error}); write it like train, train[:-5000] or test[:10%]; there is {known}"
+            f"{key} {name!r} is not a valid split ({error}); write it like train, train[:-5000] or test[:10%]; the source has {known}"
         ) from error
     source_rows = np.arange(part.from_ or 0, lengths[base] if part.to is None else part.to)
     if len(source_rows) == 0:
@@ -187,7 +190,7 @@ def _select(tables: Any, name: str, spec: ImageDataSpec, key: str) -> tuple[Any,
 
 
 def undecoded(rows: Any, spec: ImageDataSpec) -> Any:
-    """Rows whose images come as encoded bytes. InputError if the column is not there or holds no images."""
+    """The rows with their images as encoded bytes. InputError if the column does not exist or does not hold images."""
     import datasets
 
     if spec.image_column not in rows.column_names:
@@ -197,18 +200,18 @@ def undecoded(rows: Any, spec: ImageDataSpec) -> Any:
         )
     try:
         return rows.cast_column(spec.image_column, datasets.Image(decode=False))
-    except Exception as error:  # pyarrow's are many
+    except Exception as error:  # pyarrow raises many types
         feature = rows.features[spec.image_column]
         raise InputError(
-            f"data.image_column {spec.image_column!r} of {spec.source!r} holds no images but {feature}; "
-            f"it has {', '.join(rows.column_names)}"
+            f"data.image_column {spec.image_column!r} of {spec.source!r} must hold images; it holds {feature}. The columns are "
+            f"{', '.join(rows.column_names)}"
         ) from error
 
 
 def labels(
     rows: Any, tables: Any, spec: ImageDataSpec, row_name: Callable[[int], str] = "row {}".format
 ) -> tuple[Tensor | None, list[str]]:
-    """Labels `[N]` of the rows and the names of the classes; None and none without labels.
+    """Labels `[N]` of the rows and the names of the classes; (None, []) without labels.
 
     Args:
         rows: the split.
@@ -217,12 +220,12 @@ def labels(
         row_name: index of a row => its name in messages.
 
     Raises:
-        InputError: no such column, labels that are no whole numbers below the number of classes, or splits with other
-            classes.
+        InputError: no such column, labels that are not integers from 0 to the number of classes minus one, or splits whose
+            classes differ.
     """
     column = spec.label_column
     if column is None or column not in rows.column_names:
-        if column not in (None, "label"):  # asked for by name, not by default
+        if column not in (None, "label"):  # only the default column is optional
             raise InputError(
                 f"data.label_column {column!r} is not in {spec.source!r}, which has {', '.join(rows.column_names)}"
             )
@@ -230,51 +233,51 @@ def labels(
     values = np.asarray(rows.with_format("numpy")[column][:])
     if values.dtype.kind not in "iu":
         raise InputError(
-            f"data.label_column {column!r} must hold whole numbers from 0 (a ClassLabel), got {values[:3].tolist()}"
+            f"data.label_column {column!r} must hold integers from 0 (a ClassLabel); got {values[:3].tolist()}"
         )
     names = _class_names(rows.features[column], tables, column)
     for split in (spec.train_split, spec.held_out_split):
         table = tables.get((split or "").split("[")[0].strip())
         if table is None or column not in table.column_names:
             continue
-        others = _class_names(table.features[column], tables, column)
-        if others != names:
+        names_there = _class_names(table.features[column], tables, column)
+        if names_there != names:  # the same number would be another class there
             raise InputError(
-                f"data.label_column {column!r}: split {split} of {spec.source!r} has other classes ({_shown(others)}) than "
-                f"this one ({_shown(names)}); give all splits the same ClassLabel"
+                f"data.label_column {column!r}: split {split} of {spec.source!r} has other classes ({_listed(names_there)}) than "
+                f"this one ({_listed(names)}); give all splits the same ClassLabel"
             )
     bad = np.flatnonzero((values < 0) | (values >= len(names)))
     if len(bad):
         first = int(values[bad[0]])
-        of_unlabelled = " (-1 often stands for an image without a label)" if first == -1 else ""
+        hint = " (-1 often marks an unlabelled image)" if first == -1 else ""
         raise InputError(
-            f"data.label_column {column!r} must hold whole numbers from 0 to {max(0, len(names) - 1)}, one for each class; "
-            f"{row_name(int(bad[0]))} has {first}{of_unlabelled}. {len(bad):,} of {len(values):,} rows are out of range: "
+            f"data.label_column {column!r} must hold integers from 0 to {max(0, len(names) - 1)}, one per class; "
+            f"{row_name(int(bad[0]))} has {first}{hint}. {len(bad):,} of {len(values):,} rows are out of range: "
             "correct their labels, leave them out, or set data.label_column: null"
         )
     return torch.from_numpy(values.astype(np.int64)), names
 
 
 def _class_names(feature: Any, tables: Any, column: str) -> list[str]:
-    """Names of the classes: a ClassLabel's, or for plain numbers "0", "1", ... up to the largest in any split."""
+    """Names of the classes: those of a ClassLabel, or for plain numbers "0", "1", ... up to the largest in any split."""
     import datasets
 
     if isinstance(feature, datasets.ClassLabel):
         return list(feature.names)
-    # every split counts: one that lacks the last class must not have fewer
+    # over all splits: one that happens to lack the last class must not have fewer classes
     labelled = [table for table in tables.values() if column in table.column_names and len(table)]
     columns = [np.asarray(table.with_format("numpy")[column][:], dtype=np.float64) for table in labelled]
-    present = [numbers[~np.isnan(numbers)] for numbers in columns]  # a split that nobody asked for may be unlabelled
+    present = [numbers[~np.isnan(numbers)] for numbers in columns]  # a split that is not used may be unlabelled
     largest = max((numbers.max() for numbers in present if len(numbers)), default=-1)
     num_images = sum(len(table) for table in labelled)
-    # an index or an identifier taken for a label would make as many classes as it is large, without an image of most
+    # an index or identifier mistaken for a label would make as many classes as its value, most of them without an image
     if largest >= max(num_images, MOST_CLASSES):
         raise InputError(
-            f"data.label_column {column!r} has a label of {int(largest):,}, which makes {int(largest) + 1:,} classes of "
-            f"{num_images:,} images: number the classes from 0 to one less than there are, or set data.label_column: null"
+            f"data.label_column {column!r} has a label of {int(largest):,}, which would make {int(largest) + 1:,} classes for "
+            f"{num_images:,} images: number the classes consecutively from 0, or set data.label_column: null"
         )
     return [str(number) for number in range(1 + max(-1, int(largest)))]
 
 
-def _shown(names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f", ... {len(names)} in all" if len(names) > 5 else "")

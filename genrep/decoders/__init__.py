@@ -1,4 +1,4 @@
-"""Shared INRs: coordinates and latents to values. The table of what there is; a new one is a spec here and a file."""
+"""Shared INRs, from coordinates and latents to values: a table of their specs. A new decoder is a spec here and a file."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
 
 
 class BaseDecoderSpec(Spec):
-    """What every decoder's spec has."""
+    """Properties and checks common to all decoders."""
 
     def check(self, channels: int, num_tokens: int, latent_dim: int, num_axes: int) -> None:
-        """ValueError if the decoder does not fit such latents, values, and signals of so many axes."""
+        """ValueError if the decoder does not fit these latents, channels and axes of the signal."""
 
     def with_axes(self, num_axes: int) -> "BaseDecoderSpec":
-        """The same with its own number of axes set, where it has one and leaves it to the signal."""
+        """This spec with its `num_axes` filled in from the signal, if it has that field and left it to the signal."""
         if getattr(self, "num_axes", num_axes) is not None:
             return self
         return self.model_copy(update={"num_axes": num_axes})
 
     @property
     def position_dim(self) -> int:
-        """0: tokens have slots, the k-th of every set means the same. Else their first so many channels are their position."""
+        """Leading channels of a token that are its position; 0 if tokens have slots, as explained in `Decoder`."""
         return 0
 
     def token_groups(self, channels: int, num_tokens: int) -> list[int]:
-        """Numbers of consecutive tokens that mean the same kind of thing: an encoder has one head for each group."""
+        """Sizes of the groups of consecutive tokens that share an output head in the encoder."""
         return [num_tokens]
 
 
@@ -49,14 +49,17 @@ class LocalizedAttentionSpec(BaseDecoderSpec):
     max_frequency: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Highest frequency, in periods over the image; null is the training grid's Nyquist limit, size / 2."""
     threshold: Fraction | None = None
-    """m of L-softmax; null is 0.384 / tokens, the rule behind the paper's 0.0015 at 256 tokens."""
+    """m of L-softmax; null is 0.384 / tokens, which is the paper's 0.0015 at 256 tokens."""
 
     def build(self, image_size: tuple[int, ...], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
         from genrep.decoders.localized_attention import LocalizedAttentionDecoder
 
         options = self.model_dump(exclude={"type"}) | {"num_axes": len(image_size)}
+        # The published 1024 at 128 pixels is 16 times the Nyquist limit: decoding between the grid's points aliases unless
+        # coordinates are jittered in training. The default is the limit itself.
         if self.max_frequency is None:
             options["max_frequency"] = max(1.0, max(image_size) / 2)
+        # 0.384 = 0.0015 × 256 = 0.003 × 128, the published settings for images and for NeRF.
         if self.threshold is None:
             options["threshold"] = 0.384 / num_tokens
         return LocalizedAttentionDecoder(channels, latent_dim, **options)
@@ -70,28 +73,28 @@ class MultiBandSpec(BaseDecoderSpec):
 
     type: Literal["multiband"]
     hidden_dim: PositiveInt = 256
-    """d, width of the query, of the modulation and of the hidden layers."""
+    """d, the width of the query, the modulation and the hidden layers."""
     num_features: PositiveInt = 256
     """d_f, Fourier features of a coordinate."""
     bandwidths: list[Bandwidth] = Field(default=[128.0, 32.0], min_length=1)
-    """Highest frequency of every level, first to last; the first goes through the most layers. Of modulation multiband."""
+    """Highest frequency of each level; the first level passes through all layers. For `modulation: multiband`."""
     query_bandwidth: Bandwidth = 16.0
     """Highest frequency of the query."""
     num_heads: PositiveInt = 2
-    """Heads of the cross-attention. Of aggregation attention."""
+    """Heads of the cross-attention. For `aggregation: attention`."""
     num_axes: PositiveInt | None = None
-    """Axes of the coordinates: null is as many as the signal has, 2 for images; 6 for rays (Plücker)."""
+    """Axes of the coordinates: null is the signal's number, 2 for images; 6 for rays (Plücker)."""
     aggregation: Literal["attention", "composed"] = "attention"
-    """Selective token aggregation, or IPC's composed weight in its place (table 3, w/o STA)."""
+    """Selective token aggregation, or IPC's composed weight instead (table 3, w/o STA)."""
     modulation: Literal["multiband", "mlp"] = "multiband"
-    """Multi-band feature modulation, or a plain MLP in its place (table 3, w/o multiFM)."""
+    """Multi-band feature modulation, or a plain MLP instead (table 3, w/o multiFM)."""
     mlp_depth: PositiveInt = 3
-    """Linear layers of that plain MLP, the output layer included. Of modulation mlp."""
+    """Linear layers of the plain MLP, the output layer included. For `modulation: mlp`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "MultiBandSpec":
         if self.hidden_dim % self.num_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} cannot be cut into {self.num_heads} equal heads")
+            raise ValueError(f"hidden_dim must be a multiple of num_heads; got {self.hidden_dim} and {self.num_heads}")
         return self
 
     def check(self, channels: int, num_tokens: int, latent_dim: int, num_axes: int) -> None:
@@ -107,7 +110,7 @@ class MultiBandSpec(BaseDecoderSpec):
 
 
 class ModulatedMLPSpec(BaseDecoderSpec):
-    """What the MLPs of IPC and TransINR share."""
+    """Fields common to the MLPs of IPC and TransINR."""
 
     hidden_dim: PositiveInt = 256
     """Width of the MLP; a token holds this many weights, so latent_dim must equal it."""
@@ -118,14 +121,14 @@ class ModulatedMLPSpec(BaseDecoderSpec):
     bandwidth: Bandwidth = 128.0
     """Highest frequency of the features."""
     num_axes: PositiveInt | None = None
-    """Axes of the coordinates; null is as many as the signal has, 2 for images."""
+    """Axes of the coordinates; null is the signal's number, 2 for images."""
 
     def check(self, channels: int, num_tokens: int, latent_dim: int, num_axes: int) -> None:
         _enough_features(self.num_features, self.num_axes or num_axes)
 
 
 class IPCSpec(ModulatedMLPSpec):
-    """IPC: an MLP whose second weight is composed of the tokens; the others are shared."""
+    """IPC: an MLP whose second weight is composed from the tokens; the other weights are shared."""
 
     type: Literal["ipc"]
 
@@ -141,24 +144,27 @@ class IPCSpec(ModulatedMLPSpec):
 
 
 class TransINRSpec(ModulatedMLPSpec):
-    """TransINR: an MLP all of whose weights are modulated by the tokens, a group of output units by each.
+    """TransINR: an MLP whose weights are all modulated by the tokens, one token per group of output units.
 
-    Its code, and IPC's, give the tokens of each layer a LayerNorm and Linear of their own in the encoder.
+    In the published code, and in IPC's, the tokens of each layer have a separate LayerNorm and Linear in the encoder.
     """
 
     type: Literal["transinr"]
     num_groups: PositiveInt = 64
-    """Groups of output units of a layer, a token each; a layer with fewer units has one for each unit."""
+    """Groups of output units per layer, one token each; a layer with fewer units has one group per unit."""
     shared_head: bool = False
-    """One head of the encoder for the tokens of all layers, as earlier versions had it, in place of one for each layer."""
+    """Share one encoder head between the tokens of all layers, as in earlier versions, instead of one head per layer."""
 
     @model_validator(mode="after")
     def _equal_groups(self) -> "TransINRSpec":
         if self.hidden_dim > self.num_groups and self.hidden_dim % self.num_groups:
-            raise ValueError(f"hidden_dim {self.hidden_dim} cannot be cut into {self.num_groups} equal groups")
+            raise ValueError(
+                f"hidden_dim must be a multiple of num_groups; got {self.hidden_dim} and {self.num_groups}"
+            )
         return self
 
     def _groups_of_layers(self, channels: int) -> list[int]:
+        # 64 groups for an output layer of 3 channels would leave 61 tokens without a unit.
         return [min(self.num_groups, self.hidden_dim)] * (self.depth - 1) + [min(self.num_groups, channels)]
 
     def token_groups(self, channels: int, num_tokens: int) -> list[int]:
@@ -174,8 +180,10 @@ class TransINRSpec(ModulatedMLPSpec):
             )
         if channels % groups[-1]:
             raise ValueError(
-                f"decoder transinr cannot cut {channels} channels into {groups[-1]} equal groups: change num_groups"
+                f"decoder transinr needs channels that are a multiple of its {groups[-1]} groups; got {channels}: change "
+                "num_groups"
             )
+        # A token must reach the widest layer's inputs; narrower layers use its leading channels.
         axes = self.num_axes or num_axes
         num_features = 2 * axes * (self.num_features // (2 * axes))
         _fan_in(latent_dim, max(self.hidden_dim, num_features), "decoder transinr")
@@ -188,19 +196,20 @@ class TransINRSpec(ModulatedMLPSpec):
 
 
 def _enough_features(num_features: int, num_axes: int) -> None:
-    if num_features < 4 * num_axes:
+    if num_features < 4 * num_axes:  # one frequency has no spacing from 1 to the bandwidth
         raise ValueError(
-            f"decoder.num_features {num_features} is too few: cosine and sine of two frequencies on {num_axes} axes are {4 * num_axes}"
+            f"decoder.num_features must be at least {4 * num_axes}, cosine and sine of two frequencies on {num_axes} axes; "
+            f"got {num_features}"
         )
 
 
 def _fan_in(latent_dim: int, fan_in: int, name: str) -> None:
     if latent_dim != fan_in:
         raise ValueError(
-            f"{name} does not fit latents of width {latent_dim}: a token holds the {fan_in} weights into one unit; "
+            f"{name} does not fit latents of width {latent_dim}: a token holds the {fan_in} input weights of a unit; "
             f"set latent_dim to {fan_in}, or change the decoder's widths"
         )
 
 
 DecoderSpec = Annotated[LocalizedAttentionSpec | MultiBandSpec | IPCSpec | TransINRSpec, Field(discriminator="type")]
-"""Every decoder there is: a union, told apart by `type`."""
+"""All decoders, discriminated by `type`."""

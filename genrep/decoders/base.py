@@ -1,4 +1,4 @@
-"""What every decoder is: a shared INR, (coords, latents) to values. It also says what its tokens are."""
+"""The base class of decoders: a shared INR, from (coords, latents) to values, that also says what its tokens are."""
 
 from collections.abc import Callable
 
@@ -9,15 +9,16 @@ from genrep.coords import Coords
 
 
 class Decoder(nn.Module):
-    """A decoder writes `decoding`; the rest of the project calls either.
+    """Subclasses implement `decoding`; callers may use `forward` or `decoding`.
 
     Attributes:
         num_axes: axes of a coordinate.
-        position_dim: 0 if tokens have slots: the k-th token of every set means the same kind of thing, and there are always as
-            many. Else the first so many channels of a token are its position in [-1, 1]; the order of the tokens means
-            nothing, and a mask says which of them are there. What models latent sets asks this, and nothing else.
+        position_dim: 0 if tokens have slots: every set has the same number of tokens, and the k-th token always plays the
+            same role. Otherwise the first `position_dim` channels of a token are its position in [-1, 1], the order of the
+            tokens has no meaning, and a mask says which of them are present.
     """
 
+    # Models of latent sets (denoiser, normalizer, pipelines) decide by position_dim alone, never by the decoder's class.
     num_axes = 2
     position_dim = 0
 
@@ -27,25 +28,26 @@ class Decoder(nn.Module):
         latents: Float[Tensor, "batch tokens latent"],
         mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch points channels"]:
-        """Values at coordinates that the batch shares `[N, axes]`, or at each signal's own `[B, N, axes]`."""
+        """Values at coordinates shared by the batch, `[N, axes]`, or separate for each signal, `[B, N, axes]`."""
         return self.masked_decoding(latents, mask)(coords)
 
     def decoding(self, latents: Float[Tensor, "batch tokens latent"]) -> Callable[[Coords], Tensor]:
-        """Coordinates to values, for these latents: what depends on them alone is done here, once.
+        """A function from coordinates to values for these latents; work that depends on the latents alone is done here, once.
 
-        Where tokens have positions it also takes a `mask`, True where a token is there and None where all are. The function
-        takes what `forward` takes, and a `GridChunk`, which a render gives it: `FourierFeatures.projected` makes use of one,
-        for everything else `as_points` makes coordinates of it.
+        If tokens have positions, it also takes a `mask`: True where a token is present, None if all are. The returned
+        function takes the coordinates that `forward` takes, or a `GridChunk`, which `render` passes:
+        `FourierFeatures.projected` exploits its structure, and `as_points` turns it into plain coordinates.
         """
         raise NotImplementedError
 
     def masked_decoding(
         self, latents: Float[Tensor, "batch tokens latent"], mask: Bool[Tensor, "batch tokens"] | None
     ) -> Callable[[Coords], Tensor]:
-        """`decoding`, with the mask where there is one."""
+        """`decoding`, with the mask if there is one."""
+        # Decoders of tokens with slots do not have the argument.
         return self.decoding(latents) if mask is None else self.decoding(latents, mask)  # type: ignore[call-arg]
 
 
 def with_batch(values: Float[Tensor, "*batch points dim"]) -> Float[Tensor, "#batch points dim"]:
-    """Values at points that the batch shares, `[N, dim]`, as `[1, N, dim]`; those at each signal's own as they are."""
+    """Values at points shared by the batch, `[N, dim]`, as `[1, N, dim]`; batched values `[B, N, dim]` unchanged."""
     return values if values.ndim == 3 else values[None]

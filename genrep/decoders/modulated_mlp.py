@@ -1,7 +1,7 @@
-"""MLPs whose weights the tokens modulate: Instance Pattern Composers and TransINR, the baselines of locality-aware.
+"""MLPs whose weights are modulated by the tokens: Instance Pattern Composers and TransINR, the locality-aware baselines.
 
-Every weight of these MLPs is normalised over its inputs, the output layer's too: `unit_columns`. The papers do not say
-so, their published code does it. Columns in the papers' [inputs, outputs] are rows of PyTorch's [outputs, inputs].
+Every weight of these MLPs, including the output layer's, is normalised over its inputs: `unit_columns`. The papers do not
+mention it; the published code does it. Columns of the papers' [inputs, outputs] are rows of PyTorch's [outputs, inputs].
 """
 
 import itertools
@@ -18,10 +18,9 @@ from genrep.nn.fourier import FourierFeatures, frequencies_of
 
 
 def unit_columns(weight: Float[Tensor, "*batch outputs inputs"]) -> Float[Tensor, "*batch outputs inputs"]:
-    """Weights with the inputs of every output unit scaled to an L2 norm of 1; zeros stay zeros.
-
-    In float32 or better: a norm that is rounded to bfloat16 is off by up to 0.4 % for all weights of a unit alike.
-    """
+    """Weights scaled so that the inputs of every output unit have an L2 norm of 1; zeros stay zeros."""
+    # In float32 or better: a norm rounded to bfloat16 is off by up to 0.4 %, in the same direction for all weights of a
+    # unit, and in float16 the squares of weights of 1e-6 vanish.
     precise = weight.to(torch.promote_types(weight.dtype, torch.float32))
     return F.normalize(precise, dim=-1).to(weight.dtype)
 
@@ -38,14 +37,15 @@ class UnitLinear(nn.Linear):
 
 
 class ComposedLinear(nn.Module):
-    """IPC's modulated layer: W = V Z, the R tokens composed by a shared V `[outputs, R]`, then unit columns.
+    """IPC's modulated layer: W = V Z, the R tokens Z composed by a shared V `[outputs, R]`, then unit columns.
 
-    Token k is an instance pattern, the weights of one hidden unit; V ~ N(0, 1) / sqrt(R · inputs).
+    A token is an instance pattern: the input weights of one unit.
     """
 
     def __init__(self, num_tokens: int, inputs: int, outputs: int):
         super().__init__()
         self.composer = nn.Linear(num_tokens, outputs, bias=False)
+        # V ~ N(0, 1) / sqrt(R · inputs), as in the published code
         nn.init.normal_(self.composer.weight, std=(num_tokens * inputs) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(outputs))
 
@@ -53,13 +53,13 @@ class ComposedLinear(nn.Module):
         return unit_columns(self.composer.weight @ latents)
 
     def layer(self, latents: Float[Tensor, "batch tokens inputs"]) -> Callable[[Tensor], Tensor]:
-        """The layer of these latents, `[#B, N, inputs]` to `[B, N, outputs]`."""
+        """The layer for these latents: a function from `[#B, N, inputs]` to `[B, N, outputs]`."""
         weight = self.weight(latents)
         return lambda values: instance_linear(values, weight, self.bias)
 
 
 class IPCDecoder(Decoder):
-    """Instance Pattern Composers: Fourier features, then an MLP whose second weight alone is the image's own."""
+    """Instance Pattern Composers: Fourier features, then an MLP in which only the second weight depends on the image."""
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class IPCDecoder(Decoder):
         self.encoding = FourierFeatures(num_axes, frequencies_of(num_features, num_axes), bandwidth)
         self.first = UnitLinear(self.encoding.num_features, hidden_dim)
         widths = [hidden_dim] * (depth - 1) + [channels]
+        # The composed weight replaces the second layer's altogether; its bias stays shared (published code).
         self.composed = ComposedLinear(num_tokens, hidden_dim, widths[1])
         self.rest = nn.ModuleList(UnitLinear(hidden_dim, width) for width in widths[2:])
 
@@ -85,7 +86,7 @@ class IPCDecoder(Decoder):
 
         def values(coords: Coords) -> Tensor:
             features = with_batch(self.encoding(as_points(coords))).to(latents.dtype)
-            hidden = composed(self.first(features).relu_())  # the first layer once for all images
+            hidden = composed(self.first(features).relu_())  # the first layer is computed once for all images
             for layer in self.rest:
                 hidden = layer(hidden.relu_())
             return hidden
@@ -94,10 +95,10 @@ class IPCDecoder(Decoder):
 
 
 class TransINRDecoder(Decoder):
-    """TransINR: Fourier features, then an MLP all of whose weights are scaled, input by input, by the image's tokens.
+    """TransINR: Fourier features, then an MLP whose weights are all multiplied by factors from the image's tokens.
 
-    A layer's output units fall into groups; a token holds one factor for each input of its group. Layers take their
-    tokens in order, and of a token as many numbers as they have inputs.
+    The output units of a layer form groups with one token each, which holds one factor per input. Layers take their tokens
+    in order, and from each token as many numbers as they have inputs.
     """
 
     def __init__(
@@ -116,15 +117,19 @@ class TransINRDecoder(Decoder):
         self.encoding = FourierFeatures(num_axes, frequencies_of(num_features, num_axes), bandwidth)
         widths = [self.encoding.num_features, *[hidden_dim] * (depth - 1), channels]
         self.layers = nn.ModuleList(UnitLinear(a, b) for a, b in itertools.pairwise(widths))
-        self.group_counts = [min(num_groups, width) for width in widths[1:]]
+        self.group_counts = [
+            min(num_groups, width) for width in widths[1:]
+        ]  # 3 groups for an RGB output, one per channel
 
     def weights(self, latents: Float[Tensor, "batch tokens latent"]) -> list[Tensor]:
-        """The image's own weights, `[B, outputs, inputs]` of every layer."""
+        """The modulated weights of every layer, `[B, outputs, inputs]`."""
         parts = latents.split(self.group_counts, dim=1)
         weights = []
         for layer, part in zip(self.layers, parts, strict=True):
             assert isinstance(layer, UnitLinear)
+            # A group is a run of consecutive output units, which share the factors of one token.
             factors = part[..., : layer.in_features].repeat_interleave(layer.out_features // part.shape[1], dim=1)
+            # Normalised after modulation: only the direction of a unit's factors matters, not their size.
             weights.append(unit_columns(layer.weight * factors))
         return weights
 
@@ -146,5 +151,6 @@ def instance_linear(
     weight: Float[Tensor, "batch outputs inputs"],
     bias: Float[Tensor, " outputs"],
 ) -> Float[Tensor, "batch points outputs"]:
-    """A linear layer with a weight of each image's own."""
+    """A linear layer with a separate weight for each image."""
+    # `expand` gives values shared by the batch a batch axis without copying them.
     return torch.baddbmm(bias, values.expand(len(weight), -1, -1), weight.transpose(1, 2))

@@ -1,4 +1,4 @@
-"""The objective of stage 2, for `train/diffusion.py` and for loops of your own."""
+"""The objective of stage 2, for `train/diffusion.py` and for your own training loops."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,20 +15,20 @@ from genrep.models.normalizer import LatentNormalizer
 
 
 class DenoisingObjective:
-    """The loss of a denoiser that predicts clean latents (x0) from noisy ones, at random noise levels, with labels dropped.
+    """The loss of a denoiser that predicts clean latents (x0) at random noise levels, with random label dropout.
 
         objective = DenoisingObjective(DiffusionSpec(), NoiseLevels(NoiseSpec(), (R, D)), normalizer, num_classes=10)
         loss = objective(denoiser, latents, class_labels, noise=torch.randn_like(latents), draws=torch.rand(B, 2))
 
-    All randomness is given, so that it can be keyed by whoever calls. With `spec.loss: two_term` the call also needs where
-    to decode, and the values there.
+    The caller supplies all random numbers, and thus controls what they depend on. `spec.loss: two_term` also needs points to
+    decode at, and the values there.
 
     Args:
         spec: loss and label dropout.
         levels: noise levels and their weights.
-        normalizer: latents to standardised latents, which the denoiser sees.
-        num_classes: of the denoiser; 0 is unconditional.
-        decode: (latents, coords) => values, of the frozen autoencoder; for the two-term loss.
+        normalizer: standardises the latents for the denoiser.
+        num_classes: classes of the denoiser; 0 is unconditional.
+        decode: (latents, coords) => values, the frozen autoencoder's; for the two-term loss.
     """
 
     def __init__(
@@ -56,30 +56,35 @@ class DenoisingObjective:
 
         Args:
             denoiser: (noisy latents, timesteps, class labels, [mask]) => clean latents.
-            latents: the encoder's, not standardised.
-            class_labels: of each set; None without classes.
-            noise: from N(0, 1), on the latents' device.
-            draws: uniform numbers in [0, 1), on the CPU: they choose a noise level, and whether the label is dropped.
-            mask: which tokens are there; None is all.
+            latents: the encoder's latents, not standardised.
+            class_labels: one label per set; None for an unconditional denoiser.
+            noise: noise from N(0, 1), on the latents' device.
+            draws: uniform numbers in [0, 1) on the CPU; the first chooses the noise level, the second drops the label.
+            mask: which tokens are present; None is all.
             points: `coords` and `values` of the signals, for the two-term loss.
+
+        Raises:
+            InputError: a mask with the two-term loss.
         """
         if mask is not None and self.spec.loss != "latents":
             raise InputError(
-                "diffusion.loss two_term is of tokens with slots; sets that differ in size take loss latents"
+                "diffusion.loss: two_term needs tokens with slots; use latents for sets that differ in size"
             )
         clean = self.normalizer.standardize(latents)
         timesteps = self.levels.timesteps(draws[:, 0])
-        if class_labels is not None:  # label num_classes is "no class"
+        if class_labels is not None:  # the label num_classes means "no class"
             dropped = draws[:, 1] < self.spec.label_dropout
             class_labels = torch.where(dropped.to(class_labels.device), self.num_classes, class_labels).to(
-                latents.device
+                latents.device, non_blocking=True
             )
         noisy = self.levels.add_noise(clean, noise, timesteps)
         options = {} if mask is None else {"mask": mask}
-        predicted = denoiser(noisy, timesteps.to(latents.device), class_labels, **options)
-        weight = self.levels.weight(timesteps).to(latents.device)
+        # non_blocking: a plain copy to a GPU waits until it has done all that was asked of it before
+        predicted = denoiser(noisy, timesteps.to(latents.device, non_blocking=True), class_labels, **options)
+        weight = self.levels.weight(timesteps).to(latents.device, non_blocking=True)
         if self.spec.loss == "latents":
             return latent_loss(predicted, clean, weight, mask)
         assert self.decode is not None and points is not None, "the two-term loss compares decoded values"
+        # ANR's terms, decoded values and normalised tokens, are of the encoder's own latents.
         restored = self.normalizer.restore(predicted)
         return two_term_loss(restored, latents, self.decode(restored, points.coords), points.values, weight)

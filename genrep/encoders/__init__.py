@@ -1,6 +1,6 @@
-"""Hypernetworks: signals to latents. The table of what there is; a new one is a spec here and a file beside this one.
+"""Hypernetworks, from signals to latents: a table of their specs. A new encoder is a spec here and a file in this folder.
 
-A spec's `build` is told by the decoder (`token_groups`) which consecutive tokens need a head of their own; None is one group.
+The decoder's `token_groups` tell a spec's `build` which consecutive tokens share an output head; None is one group.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,15 +17,15 @@ PatchSize = PositiveInt | list[PositiveInt]
 
 
 class BaseEncoderSpec(Spec):
-    """What every encoder's spec has."""
+    """Fields and checks common to all encoders."""
 
     patch_size: PatchSize
 
     def check(self, num_axes: int) -> None:
-        """ValueError if the encoder does not fit signals of so many axes."""
+        """ValueError if the encoder does not fit signals with `num_axes` axes."""
         if isinstance(self.patch_size, list) and len(self.patch_size) != num_axes:
             raise ValueError(
-                f"patch_size has {len(self.patch_size)} numbers for {num_axes} axes: give one, or one per axis"
+                f"patch_size must be one number, or one per axis; got {len(self.patch_size)} numbers for {num_axes} axes"
             )
 
 
@@ -38,9 +38,9 @@ class CrossAttentionSpec(BaseEncoderSpec):
     dim: PositiveInt = 512
     """Width of the transformer."""
     encoder_depth: NonNegativeInt = 6
-    """Blocks over the patches."""
+    """Transformer blocks over the patches."""
     decoder_depth: PositiveInt = 6
-    """Blocks over the queries."""
+    """Transformer blocks over the queries."""
     num_heads: PositiveInt = 6
     """Attention heads."""
     head_dim: PositiveInt = 64
@@ -71,7 +71,7 @@ class JointAttentionSpec(BaseEncoderSpec):
     dim: PositiveInt = 768
     """Width of the transformer."""
     depth: PositiveInt = 6
-    """Blocks."""
+    """Transformer blocks."""
     num_heads: PositiveInt = 12
     """Attention heads."""
     head_dim: PositiveInt = 64
@@ -79,7 +79,7 @@ class JointAttentionSpec(BaseEncoderSpec):
     mlp_dim: PositiveInt = 3072
     """Hidden width of the feed-forward layers."""
     dropout: Fraction = 0.0
-    """Dropout on the residual branches; the published code has 0.1."""
+    """Dropout on the residual branches; the published code uses 0.1."""
 
     def build(
         self,
@@ -96,4 +96,4 @@ class JointAttentionSpec(BaseEncoderSpec):
 
 
 EncoderSpec = Annotated[CrossAttentionSpec | JointAttentionSpec, Field(discriminator="type")]
-"""Every encoder there is: a union, told apart by `type`."""
+"""All encoders, discriminated by `type`."""

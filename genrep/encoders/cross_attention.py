@@ -12,12 +12,11 @@ from genrep.nn.transformer import DecoderBlock, EncoderBlock
 
 
 class CrossAttentionEncoder(nn.Module):
-    """Patches through a transformer encoder; learned queries read it through a transformer decoder; a per-token affine.
+    """A transformer encoder over patches, a transformer decoder over learned queries, an affine map per token.
 
-    Pre-norm blocks without dropout, no norm on the encoder's output. The decoder's output goes through LayerNorm, a
-    Linear to `latent_dim`, and a scale (from 1) and offset (from N(0, 1)) of its own for every token and channel: the
-    offset is what tells one token from another. With `token_groups`, each group of consecutive tokens has a LayerNorm and
-    Linear of its own.
+    Pre-norm blocks without dropout, and no norm on the encoder's output. The decoder's output passes through LayerNorm, a
+    Linear to `latent_dim`, and a scale and an offset for every token and channel. With `token_groups`, each group of
+    consecutive tokens has its own LayerNorm and Linear.
     """
 
     def __init__(
@@ -39,11 +38,12 @@ class CrossAttentionEncoder(nn.Module):
         super().__init__()
         self.tokenizer = PatchTokenizer(image_size, channels, patch_size, dim)
         self.encoder = nn.ModuleList(EncoderBlock(dim, num_heads, head_dim, mlp_dim) for _ in range(encoder_depth))
+        # The initial values of queries, scale and offset are the published code's; the paper does not give them.
         self.queries = nn.Parameter(torch.randn(num_tokens, dim))
         self.decoder = nn.ModuleList(DecoderBlock(dim, num_heads, head_dim, mlp_dim) for _ in range(decoder_depth))
         self.head = make_head(dim, latent_dim, token_groups or [num_tokens])
         self.scale = nn.Parameter(torch.ones(num_tokens, latent_dim))
-        self.offset = nn.Parameter(torch.randn(num_tokens, latent_dim))
+        self.offset = nn.Parameter(torch.randn(num_tokens, latent_dim))  # what distinguishes the tokens from the start
 
     def forward(self, signals: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch tokens latent"]:
         patches = self.tokenizer(signals)  # [B, P, dim]

@@ -1,4 +1,4 @@
-"""The last step of a hypernetwork: from the width of its transformer to that of a latent token."""
+"""The output heads of a hypernetwork: from the width of its transformer to that of a latent token."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,14 @@ from torch import Tensor, nn
 
 
 def make_head(dim: int, latent_dim: int, token_groups: Sequence[int]) -> nn.Module:
-    """LayerNorm and Linear, `[B, R, dim]` to `[B, R, D]`, with weights of its own for every group of tokens.
-
-    One group is a plain Sequential: its weights have the names that they have in saved models.
-    """
+    """LayerNorm and Linear, `[B, R, dim]` to `[B, R, D]`, with separate weights for every group of tokens."""
     heads = [nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, latent_dim)) for _ in token_groups]
+    # A single head stays a plain Sequential, so that its weights keep the names that they have in saved models.
     return heads[0] if len(heads) == 1 else GroupHeads(heads, token_groups)
 
 
 class GroupHeads(nn.ModuleList):
-    """Head k reads the k-th group of consecutive tokens, as TransINR's code has it for the layers of its MLP."""
+    """Head k reads the k-th group of consecutive tokens, as in TransINR's code, where each MLP layer has a group."""
 
     def __init__(self, heads: Sequence[nn.Module], token_groups: Sequence[int]):
         super().__init__(heads)

@@ -12,11 +12,11 @@ from genrep.nn.transformer import EncoderBlock
 
 
 class JointAttentionEncoder(nn.Module):
-    """R learned tokens ~ N(0, 1) behind the patches; what the transformer makes of them is the latents (section 3.2).
+    """R learned tokens ~ N(0, 1) follow the patches; the transformer turns them into the latents (section 3.2).
 
-    Pre-norm blocks with biases. The tokens go through LayerNorm and a Linear to `latent_dim`: the paper's encoder is 768
-    wide and its latents 256 (table 5), so a projection stands between them. TransINR's decoder asks for one such head for
-    each layer of its MLP: `token_groups` are the numbers of consecutive tokens that share one, None is one for all.
+    Pre-norm blocks with biases; the tokens then pass through LayerNorm and a Linear to `latent_dim`. TransINR's decoder asks
+    for one such head per layer of its MLP: `token_groups` are the numbers of consecutive tokens that share a head; None is
+    one head for all.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class JointAttentionEncoder(nn.Module):
         self.blocks = nn.ModuleList(
             EncoderBlock(dim, num_heads, head_dim, mlp_dim, qkv_bias=True, dropout=dropout) for _ in range(depth)
         )
+        # The paper does not mention a projection, but its encoder is 768 wide and its latents 256 (table 5). IPC's published
+        # code has one in this place.
         self.head = make_head(dim, latent_dim, token_groups or [num_tokens])
 
     def forward(self, signals: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch tokens latent"]:

@@ -1,18 +1,29 @@
-"""The Fourier-feature network of one signal (Tancik et al., 2020), what the locality-aware paper's figure 7 compares with.
+"""The Fourier-feature network of one signal (Tancik et al., Fourier Features Let Networks Learn High Frequency Functions, 2020).
 
-Fourier features themselves are in `genrep/nn/fourier.py`.
+What the locality-aware paper's figure 7 and SCONE compare with. Features of other networks are in `genrep/nn/fourier.py`.
 """
 
 import itertools
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genrep.fields.base import Field
+from genrep.nn.sines import full_precision
 
-class FourierField(nn.Module):
-    """An MLP with ReLU on [cos 2πBv, sin 2πBv], B ~ N(0, scale²) fixed, v in [0, 1] as in the paper.
+
+class Prepared(NamedTuple):
+    """Features of the coordinates."""
+
+    features: Tensor
+
+
+class FourierField(Field):
+    """An MLP with ReLU on γ(v) = [cos 2πBv, sin 2πBv], B ~ N(0, scale²) fixed (eq. 5), v in [0, 1] as in the paper.
 
     Args:
         num_axes: axes of the coordinates.
@@ -20,7 +31,7 @@ class FourierField(nn.Module):
         hidden_dim: width.
         depth: Linear layers, the output layer included.
         num_features: Fourier features, an even number.
-        scale: deviation of the frequencies, in periods over the signal.
+        scale: standard deviation of the frequencies, in periods over the signal.
     """
 
     def __init__(
@@ -41,10 +52,19 @@ class FourierField(nn.Module):
             layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
         self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], channels))
 
-    def forward(self, coords: Float[Tensor, "*points axes"]) -> Float[Tensor, "*points channels"]:
-        """Values at coordinates in [-1, 1]."""
-        with torch.autocast(coords.device.type, enabled=False):  # a product in bfloat16 rounds angles by a radian
-            dtype = torch.promote_types(self.frequencies.dtype, torch.float32)
+    @torch.no_grad()
+    def prepare(self, coords: Float[Tensor, "*points axes"]) -> Prepared:
+        dtype = full_precision(self.frequencies.dtype)
+        with torch.autocast(coords.device.type, enabled=False):
             angles = (math.pi * (coords.to(dtype) + 1)) @ self.frequencies.to(dtype).T
-        features = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.mlp(features.to(self.frequencies.dtype))
+        return Prepared(torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.frequencies.dtype))
+
+    def hidden_layers(self, prepared: Prepared) -> Iterator[tuple[str, Tensor]]:
+        hidden = prepared.features
+        yield "features", hidden
+        for number, (linear, activation) in enumerate(zip(self.mlp[:-1:2], self.mlp[1::2], strict=True), start=1):
+            hidden = activation(linear(hidden))
+            yield f"layer {number}", hidden
+
+    def values(self, prepared: Prepared) -> Float[Tensor, "*points channels"]:
+        return self.mlp(prepared.features)

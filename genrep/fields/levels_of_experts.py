@@ -1,4 +1,4 @@
-"""Levels-of-Experts: an MLP whose weights are tiled over the space at a grid of every layer's own (LoE, section 3)."""
+"""Levels-of-Experts: an MLP whose weights are tiled over space, by a grid of each layer's own (LoE, section 3)."""
 
 import itertools
 from collections.abc import Sequence
@@ -70,14 +70,29 @@ class LevelsOfExpertsField(Field):
         nn.init.zeros_(self.to_values.bias)
 
     def prepare(self, coords: Float[Tensor, "points axes"]) -> Prepared:
-        order = PointOrder(coords, self.tilings)
+        return self._prepare(coords, len(self.layers))
+
+    def values(self, prepared: Prepared) -> Float[Tensor, "points channels"]:
+        return prepared.order.restore(self.to_values(self._hidden(prepared)))[:, 0]
+
+    def activations(self, coords: Float[Tensor, "points axes"]) -> dict[str, Float[Tensor, "points width"]]:
+        activations = {}
+        for depth in range(1, len(self.layers) + 1):  # anew for each: only the last layer's order leads back
+            prepared = self._prepare(coords, depth)
+            activations[f"layer {depth}"] = prepared.order.restore(self._hidden(prepared))[:, 0]
+        return activations
+
+    def _prepare(self, coords: Tensor, depth: int) -> Prepared:
+        """For the first `depth` layers."""
+        order = PointOrder(coords, self.tilings[:depth])
         with torch.no_grad():
             inputs = self.encoding(order.coords) if self.encoding else torch.ones_like(coords[:, :1])
         return Prepared(order, inputs[:, None])
 
-    def values(self, prepared: Prepared) -> Float[Tensor, "points channels"]:
+    def _hidden(self, prepared: Prepared) -> Float[Tensor, "points 1 width"]:
+        """After the layers that the points were prepared for, in the order that the last of them leaves."""
         order, inputs = prepared
         hidden = inputs.to(self.to_values.weight.dtype)
-        for layer, layer_order in zip(self.layers, order.layers, strict=True):
+        for layer, layer_order in zip(self.layers, order.layers, strict=False):
             hidden = F.leaky_relu_(layer(layer_order.to_input_order(hidden), layer_order), 0.2)
-        return order.restore(self.to_values(hidden))[:, 0]
+        return hidden

@@ -1,7 +1,7 @@
-"""The MLP on a positional encoding, and the learned coordinate embedding: what Levels-of-Experts is compared with."""
+"""The MLP on a positional encoding, and the learned coordinate embedding: the baselines of Levels-of-Experts."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genrep.fields.base import Field
+from genrep.fields.base import Field, last
 from genrep.nn.fourier import CoordinateEmbedding, PositionalEncoding
 
 
@@ -53,10 +53,13 @@ class PositionalMLPField(Field):
         with torch.no_grad():
             return Prepared(coords, self.encoding(coords))
 
-    def values(self, prepared: Prepared) -> Float[Tensor, "points channels"]:
+    def hidden_layers(self, prepared: Prepared) -> Iterator[tuple[str, Tensor]]:
         hidden = prepared.encoding.to(self.to_values.weight.dtype)
         if self.embedding is not None:
             hidden = torch.cat([hidden, self.embedding(prepared.coords)], dim=-1)
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers, start=1):
             hidden = F.leaky_relu_(layer(hidden), 0.2)
-        return self.to_values(hidden)
+            yield f"layer {number}", hidden
+
+    def values(self, prepared: Prepared) -> Float[Tensor, "points channels"]:
+        return self.to_values(last(self.hidden_layers(prepared)))

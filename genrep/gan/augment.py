@@ -1,7 +1,7 @@
 """Differentiable augmentation of what a discriminator sees (DiffAugment, Zhao et al., 2020): colour, translation, cutout.
 
-Real and generated images are augmented alike, and gradients pass through, so the generator does not learn to make
-augmented images. Every number is drawn by image from the draws that are given, not from a hidden state.
+Real and generated images are augmented alike and gradients pass through, so the generator does not learn to produce
+augmented images. All random numbers come from the caller, separately for each image, so there is no hidden state.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from torch import Tensor
 
 KINDS = ("color", "translation", "cutout")
 NUM_DRAWS = 7
-"""Uniform numbers that one image's augmentation takes."""
+"""Uniform numbers needed to augment one image."""
 
 
 def augment(
     images: Float[Tensor, "batch channels height width"], kinds: Sequence[str], draws: Float[Tensor, "batch draws"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Images in [-1, 1], each changed by its own `NUM_DRAWS` uniform numbers in [0, 1).
+    """Augmented images in [-1, 1], each by its own `NUM_DRAWS` uniform numbers in [0, 1).
 
-    Brightness by ±0.5 and, of colours, saturation ×0 to 2; contrast ×0.5 to 1.5; a shift by up to an eighth, filled with
-    zeros; and a square of half the side set to zero.
+    Colour changes brightness by ±0.5, saturation by a factor of 0 to 2 and contrast by 0.5 to 1.5; translation shifts by up
+    to an eighth of the side and fills with zeros; cutout sets a square of half the side to zero.
     """
     draws = draws.to(images.device, images.dtype)
     if "color" in kinds:
@@ -33,6 +33,7 @@ def augment(
         images = mean + (images - mean) * (draws[:, 2].view(-1, 1, 1, 1) + 0.5)
     shape = images.shape[-2:]
     if "translation" in kinds:
+        # A gather from the padded image: one shift per image, without a loop over the batch.
         places = []
         for axis, side in enumerate(shape):
             reach = max(1, side // 8)
@@ -46,7 +47,9 @@ def augment(
         inside = []
         for axis, side in enumerate(shape):
             half = max(1, side // 4)
-            centre = (draws[:, 5 + axis] * side).floor()
+            centre = (
+                draws[:, 5 + axis] * side
+            ).floor()  # anywhere in the image, so the square may reach beyond the border
             inside.append((torch.arange(side, device=images.device) - centre[:, None] + 0.5).abs() < half)
         images = images * ~(inside[0][:, None, :, None] & inside[1][:, None, None, :])
     return images

@@ -1,1 +1,1 @@
-"""Quality of reconstructions and of generated images, always of uint8 pixels."""
+"""Quality of reconstructions and of generated images."""

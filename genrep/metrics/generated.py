@@ -1,4 +1,4 @@
-"""Generated signals on disk, as they are kept: the same N for any batch size, number of processes or restart."""
+"""Generated signals on disk, as they are kept: the same N whatever the batch size, number of processes or restarts."""
 
 import hashlib
 import json
@@ -21,18 +21,22 @@ CHUNK_IMAGES = 250
 
 
 class GeneratedImages(Dataset):
-    """N images with labels i mod classes, made where they are missing; chunks on disk, memory-mapped.
+    """N images with labels i mod `num_classes`, generated if missing; memory-mapped chunks on disk.
 
     Args:
-        folder: holds one folder for each way of making images, named by a hash of `settings`.
-        settings: everything the images depend on, as plain data.
+        folder: the parent folder; images are in a subfolder named by a hash of `settings`.
+        settings: everything that the images depend on, as plain data.
         num_images: N.
-        num_classes: labels are balanced; 0 is without labels.
+        num_classes: classes of the balanced labels; 0 is without labels.
+
+    Raises:
+        InputError: `num_images` below 1.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], num_images: int, num_classes: int):
         if num_images < 1:
-            raise InputError(f"{num_images} images: give a positive number")
+            raise InputError(f"num_images must be a positive integer; got {num_images}")
+        # Chunks of other settings stay valid in other folders; N is not among the settings, so a larger N adds to them.
         text = json.dumps(settings, sort_keys=True)
         self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.settings, self.num_images, self.num_classes = settings, num_images, num_classes
@@ -43,17 +47,17 @@ class GeneratedImages(Dataset):
 
     def __getitem__(self, index: int) -> Shaped[Tensor, "channels *shape"]:
         number = index // CHUNK_IMAGES
-        if number not in self._chunks:
+        if number not in self._chunks:  # mapped, not loaded: 50,000 images at 256² are 10 GB
             self._chunks[number] = self._read(number)
         return self._chunks[number][index % CHUNK_IMAGES]
 
     @property
     def labels(self) -> Int[Tensor, " images"] | None:
-        """The class that each image was asked for."""
+        """The class label that each image was generated for."""
         return torch.arange(self.num_images) % self.num_classes if self.num_classes else None
 
     def make(self, draw: Callable[[list[int], list[int] | None], Tensor], process: tuple[int, int] = (0, 1)) -> None:
-        """Make the chunks that are missing; each of the processes makes its own.
+        """Generate the missing chunks; every process generates its own share.
 
         Args:
             draw: (indices, labels) => images, or other signals as they are kept, `[n, C, *shape]`.
@@ -79,6 +83,7 @@ class GeneratedImages(Dataset):
         return self.folder / f"images-{number:05d}.safetensors"
 
     def _holds(self, number: int, count: int) -> bool:
+        # The last chunk of a smaller N is on disk, but too short.
         return self._path(number).exists() and len(self._read(number)) >= count
 
     def _read(self, number: int) -> Tensor:
@@ -86,4 +91,4 @@ class GeneratedImages(Dataset):
         try:
             return load_file(path)["images"]
         except (SafetensorError, KeyError) as error:
-            raise InputError(f"{path}: damaged ({error}); delete it, and it is made again") from error
+            raise InputError(f"{path}: damaged ({error}); delete it to generate it again") from error

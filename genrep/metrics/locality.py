@@ -1,4 +1,4 @@
-"""Where a token shows: the difference that zeroing it makes (locality-aware section 4.3, figures 5 and 12)."""
+"""Where a token acts: the difference that zeroing it makes (locality-aware, section 4.3, figures 5 and 12)."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def token_differences(
     tokens: Sequence[int],
     size: int | Sequence[int],
 ) -> Float[Tensor, "batch chosen *size"]:
-    """|render(latents) - render(latents with token k zeroed)|, the mean over channels, for every chosen token.
+    """|render(latents) - render(latents with token k zeroed)|, averaged over channels, for each k in `tokens`.
 
     Args:
         model: has `decode(latents, coords)`.
@@ -26,13 +26,13 @@ def token_differences(
         size: of the render.
 
     Raises:
-        InputError: a token that is not there.
+        InputError: no tokens, or a token that does not exist.
     """
     if not tokens:
-        raise InputError("no token is chosen: give one or more")
-    wrong = [token for token in tokens if not 0 <= token < latents.shape[1]]
-    if wrong:
-        raise InputError(f"token {wrong[0]} is not there: the latents have tokens 0 to {latents.shape[1] - 1}")
+        raise InputError("tokens is empty: give one index or more")
+    unknown = [token for token in tokens if not 0 <= token < latents.shape[1]]
+    if unknown:
+        raise InputError(f"tokens must be in 0 to {latents.shape[1] - 1}; got {unknown[0]}")
     whole = render(model, latents, size)
     differences = []
     for token in tokens:
@@ -43,10 +43,12 @@ def token_differences(
 
 
 def spread(differences: Float[Tensor, "..."], num_axes: int = 2) -> Float[Tensor, "..."]:
-    """Share of the signal that a difference d >= 0 covers: (Σd)² / (N Σd²), 1/N for one pixel, 1 for all alike, 0 for none.
+    """Share of the signal that a difference d >= 0 covers: (Σd)² / (N Σd²).
 
-    Differences `[..., *shape]` with `num_axes` axes to shares `[...]`.
+    1/N for a single pixel, 1 for equal differences everywhere, 0 for no difference. From `[..., *shape]` with `num_axes`
+    axes to `[...]`.
     """
+    # The participation ratio over N: it needs no threshold on what counts as covered.
     flat = differences.flatten(-num_axes)
     total = flat.shape[-1] * flat.square().sum(-1)
     return flat.sum(-1).square() / total.clamp_min(torch.finfo(flat.dtype).tiny)

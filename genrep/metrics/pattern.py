@@ -12,17 +12,17 @@ from genrep.errors import InputError
 
 
 class Statistics(NamedTuple):
-    """Of many images, in grey values 0 to 255."""
+    """Statistics of many images, in grey values 0 to 255."""
 
     mean: Float[Tensor, "channels height width"]
     deviation: Float[Tensor, "channels height width"]
     """Standard deviation of every pixel."""
     chance: float
-    """The detail that the mean of so many independent images has by chance: its standard error."""
+    """The detail that the mean of as many independent images has by chance: its standard error."""
 
 
 def statistics(batches: Iterable[Tensor]) -> Statistics:
-    """Statistics of all uint8 images `[N, C, H, W]` of some batches together.
+    """Statistics over all images of the batches, uint8 `[N, C, H, W]`.
 
     Raises:
         InputError: there are no images.
@@ -30,10 +30,12 @@ def statistics(batches: Iterable[Tensor]) -> Statistics:
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in batches:
         values = batch.cpu().double()  # in this order: Apple's GPUs have no float64
-        both = torch.cat([values, _highpass(values)], dim=1)
-        count, total, squares = count + len(batch), total + both.sum(0), squares + both.square().sum(0)
+        values_and_detail = torch.cat([values, _highpass(values)], dim=1)
+        count, total = count + len(batch), total + values_and_detail.sum(0)
+        squares = squares + values_and_detail.square().sum(0)
     if not count:
         raise InputError("there are no images: give one or more")
+    # E[x²] - E[x]² takes a single pass over the images, and cancels little for 8-bit values in float64.
     mean = total / count
     variance, variance_of_detail = (squares / count - mean.square()).clamp_min(0).chunk(2)
     chance = (variance_of_detail.mean() / count).sqrt()
@@ -41,7 +43,7 @@ def statistics(batches: Iterable[Tensor]) -> Statistics:
 
 
 def detail(image: Float[Tensor, "channels height width"]) -> float:
-    """Root mean square of what a 3×3 mean takes away from an image, in its own units."""
+    """Root mean square of the difference between an image and its 3×3 mean, in the image's units."""
     return float(_highpass(image[None]).square().mean().sqrt())
 
 

@@ -1,1 +1,1 @@
-"""What is saved and loaded: diffusers models, each a constructor whose arguments are its `config.json`."""
+"""Models that are saved and loaded: diffusers models, whose constructor arguments are their `config.json`."""

@@ -21,23 +21,24 @@ from genrep.specs import from_arguments
 
 
 class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
-    """Signals to a set of latent tokens and, through a shared coordinate network, to values anywhere.
+    """From signals to sets of latent tokens, and from these, through a shared coordinate network, to values anywhere.
 
     Args:
         encoder: `{"type": ..., ...}`, one of `genrep.encoders`.
         decoder: `{"type": ..., ...}`, one of `genrep.decoders`.
-        image_size: the grid that the encoder takes: a number for a square image, or one length per axis.
-        channels: of the values: 1 (grey) or 3 (RGB) of images.
-        num_tokens: R, the tokens of a representation.
+        image_size: the grid that the encoder takes: one number for a square image, or one length per axis.
+        channels: channels of the values: for images 1 (grey) or 3 (RGB).
+        num_tokens: R, the number of tokens of a representation.
         latent_dim: D, the width of a token.
         signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None is images.
-        missing: values may be missing (NaN), which the encoder is told by a channel of its own.
+        missing: values may be missing (NaN); the encoder gets an extra channel that says which are present.
 
     Raises:
-        InputError: an unknown key or type, or an impossible value.
+        InputError: an unknown key or type, or an invalid value.
     """
 
     _supports_gradient_checkpointing = False
+    _repeated_blocks = ["EncoderBlock", "DecoderBlock"]  # noqa: RUF012 diffusers' own declaration
 
     @register_to_config
     def __init__(
@@ -61,33 +62,33 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         self.encoder = spec.encoder.build(self.image_shape, observed, num_tokens, latent_dim, groups)
         self.decoder = spec.decoder.build(self.image_shape, channels, num_tokens, latent_dim)
         assert self.decoder.position_dim == spec.decoder.position_dim, (
-            "a decoder and its spec say the same of their tokens"
+            "a decoder and its spec must agree on position_dim"
         )
 
     @property
     def position_dim(self) -> int:
-        """Leading channels of a token that are its position; 0 if tokens have slots. The decoder says it."""
+        """The decoder's `position_dim`: leading channels of a token that are its position; 0 if tokens have slots."""
         return int(self.decoder.position_dim)
 
     @classmethod
     def _remedy(cls, info: Mapping[str, Any]) -> str:
         if "encoder.head.0.weight" in info["unexpected_keys"]:
             return (
-                "a TransINR of an earlier version has one head for the tokens of all layers: "
+                "in earlier versions TransINR had one head for the tokens of all layers: "
                 'add "shared_head": true to the decoder in config.json'
             )
         return super()._remedy(info)
 
-    # `encode`, `decode`, `decoding` and `render` are for people: they take floating-point tensors of any width, bring them to
-    # the model's, and refuse what is not finite, once a call and except where a graph is recorded. `forward` is for training
-    # loops and looks at no number. Offloading to the CPU hooks `forward` alone: `apply_forward_hook` calls its hook for these.
+    # `encode`, `decode`, `decoding` and `render` are for users: they convert floating-point tensors to the model's dtype, and
+    # refuse values that are not finite, once per call and only if no graph is recorded. `forward` is for training loops and
+    # checks no values. CPU offloading only hooks `forward`; `apply_forward_hook` runs its hook for these methods too.
 
     @apply_forward_hook
     def encode(self, images: Float[Tensor, "batch channels *shape"] | Any) -> Float[Tensor, "batch tokens latent"]:
-        """Images in [-1, 1], or other signals of the grid the encoder was built for -> latents `[B, R, D]`.
+        """Images in [-1, 1], or other signals on the grid that the encoder was built for => latents `[B, R, D]`.
 
-        InputError for signals of another shape or of whole numbers (`genrep.render.from_uint8` converts those), for an empty
-        batch, and for numbers that are not finite (NaN is a missing value where the model has `missing`).
+        InputError for signals of another shape, for integers (`genrep.render.from_uint8` converts pixels), for an empty batch,
+        and for values that are not finite (with `missing`, NaN is a missing value).
         """
         return self.encode_set(images)[0]
 
@@ -95,15 +96,15 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     def encode_set(
         self, images: Float[Tensor, "batch channels *shape"] | Any
     ) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"] | None]:
-        """`encode`, and the mask of the tokens that are there: None where all are.
+        """The latents of `encode`, and a mask of the tokens that are present (None if all are).
 
-        A network or an optimisation: whoever calls it need not know.
+        The encoder may be a network or an optimisation; callers need not know which.
         """
         images = as_floats(images, "images", "[batch, channels, height, width]", self.dtype)
         axes = len(self.image_shape)
         if images.ndim != 2 + axes:
-            wanted = "[batch, channels, height, width]" if axes == 2 else f"[batch, channels] and {axes} more axes"
-            raise InputError(f"images must be {wanted}; got {list(images.shape)}")
+            expected = "[batch, channels, height, width]" if axes == 2 else f"[batch, channels] and {axes} more axes"
+            raise InputError(f"images must be {expected}; got {list(images.shape)}")
         if images.shape[:1] == (0,):
             raise InputError("there are no images to encode: give a batch of one or more")
         if not in_training(self, images):
@@ -112,11 +113,13 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         return encoded if isinstance(encoded, tuple) else (encoded, None)
 
     def _encoded(self, values: Tensor) -> Any:
-        """What the encoder makes of values, latents or (latents, mask); of those that may be missing it sees which are there."""
+        """The encoder's result, latents or (latents, mask)."""
         if not self.missing:
             return self.encoder(values)
-        there = values.isfinite().all(dim=1, keepdim=True)
-        return self.encoder(torch.cat([torch.where(there, values, 0), there.to(values.dtype)], dim=1))
+        # 0 replaces missing values, and the extra channel tells it from a measured 0. A point is present if all its channels
+        # are.
+        present = values.isfinite().all(dim=1, keepdim=True)
+        return self.encoder(torch.cat([torch.where(present, values, 0), present.to(values.dtype)], dim=1))
 
     @apply_forward_hook
     def decode(
@@ -125,10 +128,10 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         coords: Float[Tensor, "points axes"] | Float[Tensor, "batch points axes"] | Any,
         mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch points channels"]:
-        """Values at coordinates in [-1, 1], axes in array order, (y, x): `[N, c]` shared by the batch, or `[B, N, c]`.
+        """Values at coordinates in [-1, 1], axes in array order (y, x): `[N, c]` shared by the batch, or `[B, N, c]`.
 
-        `mask` says which tokens are there, where sets differ in size. InputError for latents or coordinates of another shape,
-        of whole numbers, or not finite.
+        `mask` says which tokens are present, if sets differ in size. InputError for latents or coordinates of another shape,
+        integers, or values that are not finite.
         """
         latents, coords = self._latents(latents, mask), as_floats(coords, "coords", "[points, axes]")
         self._check_coords(coords, len(latents))
@@ -140,11 +143,10 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     def decoding(
         self, latents: Float[Tensor, "batch tokens latent"] | Any, mask: Bool[Tensor, "batch tokens"] | None = None
     ) -> Callable[[Coords], Tensor]:
-        """`decode` for these latents and many sets of coordinates: what depends on the latents alone is done once.
+        """`decode` for these latents as a function of coordinates; work that depends on the latents alone is done once.
 
-        The function takes the coordinates that `decode` takes, and chunks of a grid (`GridChunk`), which are faster.
-
-        InputError for latents that `decode` refuses; of the coordinates only the shape is looked at.
+        The function takes the coordinates that `decode` takes, or chunks of a grid (`GridChunk`), which are faster.
+        InputError for latents that `decode` refuses, and for coordinates of another shape; their values are not checked.
         """
         latents = self._latents(latents, mask)
         values = self.decoder.masked_decoding(latents, mask)
@@ -156,9 +158,11 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         return checked
 
     def _latents(self, latents: Any, mask: Tensor | None = None) -> Tensor:
-        """Latents in the model's number type. InputError for those that do not fit, or are not finite."""
+        """Latents in the model's dtype. InputError for latents that do not fit or are not finite."""
         if mask is not None and not self.position_dim:
-            raise InputError("a mask was given, but the tokens of this decoder have slots, which are always all there")
+            raise InputError(
+                "mask needs tokens with positions; this decoder's tokens have slots, which are always all present"
+            )
         latents = as_floats(latents, "latents", "[batch, tokens, dim]", self.dtype)
         self._check_latents(latents)
         if not in_training(self, latents):
@@ -168,15 +172,15 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     def _check_latents(self, latents: Tensor) -> None:
         if latents.ndim != 3 or tuple(latents.shape[1:]) != self.latent_shape:
             raise InputError(
-                f"latents of shape {tuple(latents.shape)} do not fit: this decoder takes [batch, {self.latent_shape[0]}, {self.latent_shape[1]}]"
+                f"latents must be [batch, {self.latent_shape[0]}, {self.latent_shape[1]}] for this decoder; "
+                f"got {list(latents.shape)}"
             )
 
     def _check_coords(self, coords: Coords, batch: int) -> None:
         axes, shape = self.decoder.num_axes, tuple(coords.shape)
         if len(shape) not in (2, 3) or shape[-1] != axes or (len(shape) == 3 and shape[0] != batch):
             raise InputError(
-                f"coordinates of shape {shape} do not fit: give [points, {axes}], or [{batch}, points, {axes}] for "
-                f"latents of batch {batch}"
+                f"coords must be [points, {axes}], or [{batch}, points, {axes}] for {batch} latent sets; got {list(shape)}"
             )
 
     @apply_forward_hook
@@ -190,9 +194,9 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         as_uint8: bool = False,
         mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch channels *size"] | UInt8[Tensor, "batch channels *size"]:
-        """Signals of any size and region, see `genrep.render.render`; the size is the encoder's when None.
+        """Signals at any size and region, see `genrep.render.render`; a size of None is the encoder's.
 
-        InputError for latents that `decode` refuses, and what `genrep.render.render` refuses.
+        InputError for latents that `decode` refuses, and for what `genrep.render.render` refuses.
         """
         shape = self.image_shape if size is None else grid_shape(size, self.decoder.num_axes)
         model = self if mask is None else _Masked(self, mask)
@@ -206,30 +210,30 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     ) -> Float[Tensor, "batch points channels"]:
         """Reconstruction at coordinates: `decode(encode(images), coords)`.
 
-        With `noise` the decoder learns to forgive a generator's errors: it is added to the latents, in units of each
-        channel's deviation from image to image (of one token, the mean over tokens), so that larger latents do not escape
-        it. The unit is measured on these images, two or more: like batch norm it changes a little with the parts that a
-        batch is computed in.
+        `noise` is added to the latents in units of each channel's standard deviation over the images, so that the decoder
+        learns to tolerate a generator's errors. InputError for noise with a single image.
         """
         latents = self._encoded(images)
         if noise is not None:
             if len(images) < 2:
                 raise InputError(
-                    "latent noise is in units of the deviation from image to image: give every process two images at a time "
-                    "or more (run.batch, run.accumulation), or set reconstruction.latent_noise to 0"
+                    "latent noise is in units of the standard deviation over images, so every process needs at least two at a "
+                    "time: change run.batch or run.accumulation, or set reconstruction.latent_noise to 0"
                 )
+            # Relative units, or the encoder would escape the noise by making its latents larger. A token's variance over the
+            # images is averaged over tokens. Like batch norm's, it depends a little on how a batch is split into parts.
             latents = latents + noise * latents.detach().var(dim=0).mean(dim=0).sqrt()
         self._check_latents(latents)
         self._check_coords(coords, len(latents))
         return self.decoder(coords, latents)
 
     def freeze(self) -> "INRAutoencoder":
-        """Evaluation mode, and no parameter takes a gradient: what stage 2 works with."""
+        """Switch to evaluation mode without gradients for the parameters, as stage 2 needs it."""
         return self.eval().requires_grad_(False)
 
 
 class _Masked:
-    """An autoencoder and the mask of the latents that it decodes, for `render`."""
+    """An autoencoder with a fixed mask, in the form that `render` takes."""
 
     def __init__(self, autoencoder: INRAutoencoder, mask: Tensor):
         self.autoencoder, self.mask = autoencoder, mask

@@ -11,19 +11,21 @@ from torch import Tensor, nn
 
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import ClassifierSpec
-from genrep.nn.convolution import average_pool_of, convolution_of
+from genrep.nn.convolution import average_pool_of, batch_norm_of, convolution_of
 from genrep.signals import ImageSignalSpec
 from genrep.specs import from_arguments, grid_of
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions behind GroupNorm and SiLU, with a residual."""
+    """Two convolutions of kernel 3 behind a norm and SiLU, with a residual."""
 
-    def __init__(self, channels: int, out_channels: int, num_axes: int):
+    def __init__(self, channels: int, out_channels: int, num_axes: int, norm: str = "group"):
         super().__init__()
         convolution = convolution_of(num_axes)
-        self.norm1, self.conv1 = nn.GroupNorm(8, channels), convolution(channels, out_channels, 3, padding=1)
-        self.norm2, self.conv2 = nn.GroupNorm(8, out_channels), convolution(out_channels, out_channels, 3, padding=1)
+        self.norm1 = _norm(norm, channels, num_axes)
+        self.conv1 = convolution(channels, out_channels, 3, padding=1)
+        self.norm2 = _norm(norm, out_channels, num_axes)
+        self.conv2 = convolution(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Identity() if channels == out_channels else convolution(channels, out_channels, 1)
 
     def forward(self, maps: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch out *shape"]:
@@ -51,6 +53,8 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         num_classes: classes.
         width: channels of the first stage, a multiple of 8; they double with every halving of the image.
         stages: resolutions.
+        depth: residual blocks at each of them.
+        norm: "group" or "batch".
         dropout: before the last layer.
         signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None is images.
 
@@ -68,6 +72,8 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         stages: int = 2,
         dropout: float = 0.1,
         signal: Mapping[str, Any] | Any | None = None,
+        depth: int = 1,
+        norm: str = "group",
     ):
         super().__init__()
         spec = from_arguments(ClassifierSpec, locals(), where=type(self).__name__)
@@ -79,10 +85,12 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         for stage in range(stages):
             if stage:
                 layers.append(Halve(num_axes))
-            layers.append(ResidualBlock(width * 2 ** max(0, stage - 1), width * 2**stage, num_axes))
+            channels_in, channels_out = width * 2 ** max(0, stage - 1), width * 2**stage
+            layers.append(ResidualBlock(channels_in, channels_out, num_axes, norm))
+            layers += [ResidualBlock(channels_out, channels_out, num_axes, norm) for _ in range(depth - 1)]
         self.blocks = nn.Sequential(*layers)
         self.num_features = width * 2 ** (stages - 1)
-        self.norm = nn.GroupNorm(8, self.num_features)
+        self.norm = _norm(norm, self.num_features, num_axes)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.num_features, num_classes)
 
@@ -92,3 +100,7 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
 
     def forward(self, images: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch classes"]:
         return self.head(self.dropout(self.features(images)))
+
+
+def _norm(kind: str, channels: int, num_axes: int) -> nn.Module:
+    return nn.GroupNorm(8, channels) if kind == "group" else batch_norm_of(num_axes)(channels)

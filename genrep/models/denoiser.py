@@ -19,13 +19,14 @@ from genrep.nn.transformer import FeedForward
 from genrep.specs import from_arguments
 
 TIME_FEATURES = 256
+"""Sinusoidal features of a timestep, as in DiT."""
 POSITION_FREQUENCIES = 16
-"""Of a token's position on each axis, 1 to this many periods over its range."""
+"""Frequencies of a token's position on each axis, from 1 to this many periods over its range."""
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class DenoiserBlock(nn.Module):
-    """A pre-norm transformer block; with adaLN-zero (DiT) its norms take shift and scale, and its branches a gate."""
+    """A pre-norm transformer block; adaLN-zero (DiT) adds shift and scale to its norms and gates to its branches."""
 
     def __init__(self, spec: DenoiserSpec):
         super().__init__()
@@ -35,7 +36,7 @@ class DenoiserBlock(nn.Module):
         self.mlp_norm = _norm(spec, affine=not adaptive)
         self.mlp = FeedForward(spec.dim, spec.mlp_dim, spec.mlp)
         self.modulation = nn.Linear(spec.dim, 6 * spec.dim) if adaptive else None
-        if self.modulation is not None:
+        if self.modulation is not None:  # gates start at 0, so the block starts as the identity
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
 
@@ -54,16 +55,15 @@ class DenoiserBlock(nn.Module):
 
 
 class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
-    """Transformer over a noisy latent set `[B, R, D]` that predicts the clean one (x0); it knows no noise schedule.
+    """A transformer that predicts the clean latent set (x0) from a noisy one, `[B, R, D]`, independent of the noise schedule.
 
-    Tokens with slots have a learned embedding for each slot. Tokens with positions have an embedding of the (noisy)
-    position in its place, so that permuting them permutes what is predicted; any number of them will do, and `mask` says
-    which are there. Time and class come in as tokens of the sequence (ANR, appendix I) or through adaptive norm
-    (adaLN-zero).
+    Tokens with slots get a learned embedding per slot. Tokens with positions get an embedding of their (noisy) position, so
+    that permuting them permutes the prediction; their number is free, and `mask` says which are present. Time and class
+    enter as extra tokens (ANR, appendix I) or through adaptive norms (adaLN-zero).
 
     Args:
         num_tokens, latent_dim: R and D.
-        num_classes: classes; 0 is unconditional. Label `num_classes` is "no class", what guidance contrasts with.
+        num_classes: number of classes; 0 is unconditional. The label `num_classes` means "no class", as guidance needs it.
         dim, depth, num_heads, head_dim, mlp_dim: width, blocks, heads, width of a head, feed-forward width.
         conditioning: "token" or "adaln".
         mlp: "gelu" or "swiglu".
@@ -72,8 +72,10 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         position_dim: leading channels of a token that are its position; 0 is tokens with slots.
 
     Raises:
-        InputError: an impossible value.
+        InputError: an invalid argument.
     """
+
+    _repeated_blocks = ["DenoiserBlock"]  # noqa: RUF012 diffusers' own declaration
 
     @register_to_config
     def __init__(
@@ -94,6 +96,7 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.spec = spec = from_arguments(DenoiserSpec, locals(), where=type(self).__name__)
+        # A latent set lies on no grid: attention distinguishes tokens by these embeddings of slots or positions alone.
         self.embed = nn.Linear(latent_dim, dim)
         if position_dim:
             self.encode_position = FourierFeatures(position_dim, POSITION_FREQUENCIES, float(POSITION_FREQUENCIES))
@@ -101,7 +104,7 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         else:
             self.slots = nn.Parameter(0.02 * torch.randn(num_tokens, dim))
         self.embed_time = nn.Sequential(nn.Linear(TIME_FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.embed_class = nn.Embedding(num_classes + 1, dim) if num_classes else None
+        self.embed_class = nn.Embedding(num_classes + 1, dim) if num_classes else None  # the last row is "no class"
         self.blocks = nn.ModuleList(DenoiserBlock(spec) for _ in range(depth))
         self.norm = _norm(spec, affine=conditioning == "token")
         self.modulation = nn.Linear(dim, 2 * dim) if conditioning == "adaln" else None
@@ -116,15 +119,16 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
 
     @property
     def latent_shape(self) -> tuple[int, int]:
-        """(R, D); of tokens with positions R is the most that a set has."""
+        """(R, D); for tokens with positions R is the largest set seen in training."""
         return self.spec.num_tokens, self.spec.latent_dim
 
     def _embedded(self, noisy_latents: Tensor) -> Float[Tensor, "batch tokens dim"]:
-        """Tokens with what tells one from another: their slot, or their position."""
+        """Tokens with an embedding of their slot or position."""
         position_dim = self.spec.position_dim
         if not position_dim:
             return self.embed(noisy_latents) + self.slots
-        # Standardised positions with noise reach to about ±4, which the encoding takes as its [-1, 1]
+        # Standardised positions with noise reach about ±4, which is mapped to the encoding's [-1, 1]. In the model's dtype
+        # only after the encoding, which computes in float32.
         features = self.encode_position(noisy_latents[..., :position_dim] / 4)
         return self.embed(noisy_latents) + self.embed_position(features.to(noisy_latents.dtype))
 
@@ -135,25 +139,32 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         class_labels: Int[Tensor, " batch"] | Any | None = None,
         mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens latent"]:
-        """Predict the clean latents. `class_labels` None or `num_classes` means "no class"; `mask` is of tokens with positions.
+        """Predict the clean latents.
 
-        Latents of another number type are brought to the model's; one timestep may stand for all. InputError for shapes and
-        types that do not fit; no number is looked at, since training loops call this.
+        Args:
+            noisy_latents: `[B, R, D]`, in any floating-point type; converted to the model's.
+            timesteps: `[B]`, or one number for the whole batch.
+            class_labels: integers `[B]`; None and `num_classes` mean "no class".
+            mask: which tokens are present, `[B, R]`, for tokens with positions; None is all.
+
+        Raises:
+            InputError: shapes or types that do not fit. Values are not checked, which would slow down training loops.
         """
         noisy_latents = as_floats(noisy_latents, "noisy_latents", "[batch, tokens, dim]", self.embed.weight.dtype)
         rows, width = self.latent_shape
         fits = noisy_latents.ndim == 3 and noisy_latents.shape[2] == width
         if not fits or (not self.spec.position_dim and noisy_latents.shape[1] != rows):
-            wanted = "tokens" if self.spec.position_dim else rows
+            tokens_axis = "tokens" if self.spec.position_dim else rows
             raise InputError(
-                f"noisy_latents of shape {list(noisy_latents.shape)} do not fit: this denoiser takes [batch, {wanted}, {width}]"
+                f"noisy_latents must be [batch, {tokens_axis}, {width}] for this denoiser; got {list(noisy_latents.shape)}"
             )
         if mask is not None and (not self.spec.position_dim or mask.shape != noisy_latents.shape[:2]):
             raise InputError(
-                f"mask must be [batch, tokens], of tokens with positions; got {list(mask.shape)} for latents "
+                f"mask must be [batch, tokens], for tokens with positions; got {list(mask.shape)} for latents "
                 f"{list(noisy_latents.shape)} and position_dim {self.spec.position_dim}"
             )
         batch = len(noisy_latents)
+        # Schedulers give a 0-d tensor, training [B]; users may give a plain number.
         if not isinstance(timesteps, Tensor):
             timesteps = torch.tensor(as_number(timesteps, "timesteps", low=0), device=noisy_latents.device)
         if timesteps.ndim == 0:
@@ -174,18 +185,18 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
                 class_labels = torch.full((batch,), self.spec.num_classes, device=tokens.device)
             label = self.embed_class(class_labels.long())
         elif class_labels is not None:
-            raise InputError("class labels were given to a denoiser that was trained without classes: leave them out")
+            raise InputError("this denoiser was trained without classes: leave class_labels out")
 
-        if self.modulation is None:
+        if self.modulation is None:  # time and class as tokens at the end of the sequence, dropped again by the head
             extra = time[:, None] if label is None else torch.stack([time, label], dim=1)
             num_tokens, tokens = tokens.shape[1], torch.cat([tokens, extra], dim=1)
             if mask is not None:
-                mask = F.pad(mask, (0, extra.shape[1]), value=True)
+                mask = F.pad(mask, (0, extra.shape[1]), value=True)  # they are always present
             for block in self.blocks:
                 tokens = block(tokens, time, mask)
             return self.head(self.norm(tokens[:, :num_tokens]))
 
-        condition = F.silu(time if label is None else time + label)
+        condition = F.silu(time if label is None else time + label)  # DiT's: one vector for all blocks
         for block in self.blocks:
             tokens = block(tokens, condition, mask)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
@@ -194,4 +205,5 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
 
 def _norm(spec: DenoiserSpec, affine: bool) -> nn.Module:
     kind = nn.RMSNorm if spec.norm == "rms" else nn.LayerNorm
+    # `affine` is False where adaLN supplies shift and scale. eps as in DiT.
     return kind(spec.dim, eps=1e-6, elementwise_affine=affine)

@@ -1,4 +1,4 @@
-"""Discriminators: of images, patch by patch at several scales (LoE, supplement E), and of token sets."""
+"""Discriminators of images, patch by patch at several scales (LoE, supplement E), and of token sets."""
 
 import itertools
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from genrep.specs import from_arguments
 
 
 def _started(layer: Any, normalize: bool) -> nn.Module:
+    """A layer with the paper's initial weights (supplement A) and, if `normalize`, spectral normalisation."""
     nn.init.kaiming_uniform_(layer.weight, a=0.2)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -25,7 +26,7 @@ def _started(layer: Any, normalize: bool) -> nn.Module:
 
 
 class Projection(nn.Module):
-    """A logit from features, and their inner product with an embedding of the class (projection discriminator)."""
+    """A logit from features plus their inner product with an embedding of the class (projection discriminator)."""
 
     def __init__(self, features: int, num_classes: int, last: nn.Module, normalize: bool):
         super().__init__()
@@ -33,22 +34,23 @@ class Projection(nn.Module):
         self.of_class: nn.Module | None = None
         if num_classes:
             embedding = nn.Embedding(num_classes, features)
-            if not normalize:  # inner products as large as the features, not √features times that
+            # Embeddings of length 1 keep the inner product the size of the features; N(0, 1) would make it √features larger.
+            if not normalize:
                 nn.init.normal_(embedding.weight, std=features**-0.5)
             self.of_class = parametrizations.spectral_norm(embedding) if normalize else embedding
 
     def forward(self, features: Tensor, class_labels: Int[Tensor, " batch"] | None) -> Tensor:
-        """Features `[B, F, ...]` to logits `[B, 1, ...]`."""
+        """From features `[B, F, ...]` to logits `[B, 1, ...]`."""
         logits = self.last(features)
         if self.of_class is None or class_labels is None:
             return logits
         pooled = features.flatten(2).mean(-1) if features.ndim > 2 else features
-        agreement = (self.of_class(class_labels) * pooled).sum(1)
+        agreement = (self.of_class(class_labels) * pooled).sum(1)  # one number per sample, added to all of its patches
         return logits + agreement.view(-1, *[1] * (logits.ndim - 1))
 
 
 class PatchDiscriminator(nn.Module):
-    """Convolutions of kernel 3 and stride 2 and leaky ReLU, with spectral norm or without; a logit for every patch."""
+    """Convolutions with kernel 3 and stride 2, leaky ReLU, optional spectral norm; one logit per patch."""
 
     def __init__(self, channels: int, num_classes: int, width: int, depth: int, normalize: bool, num_axes: int = 2):
         super().__init__()
@@ -67,16 +69,16 @@ class PatchDiscriminator(nn.Module):
 
 
 class ImageDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
-    """One patch discriminator for the whole image and one for each halving of it.
+    """One patch discriminator for the full image and one for each halving of it.
 
     Args:
-        channels: of the images.
-        num_classes: classes, through projection; 0 is unconditional.
-        width: channels after the first convolution; they double up to 8 times.
-        depth: convolutions, the last one included.
-        scales: sizes, each half of the one before.
-        spectral_norm: of every weight.
-        num_axes: axes of the signals: 2 for images, 1 to 3 for others.
+        channels: channels of the images.
+        num_classes: classes, for projection; 0 is unconditional.
+        width: channels after the first convolution; doubled by each further one, up to 8 times the width.
+        depth: number of convolutions, the last one included.
+        scales: number of sizes, each half the previous one.
+        spectral_norm: normalise every weight.
+        num_axes: axes of the signals: 2 for images, up to 3.
     """
 
     @register_to_config
@@ -100,24 +102,24 @@ class ImageDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
     def forward(
         self, images: Float[Tensor, "batch channels *shape"], class_labels: Int[Tensor, " batch"] | None = None
     ) -> list[Float[Tensor, "batch patches"]]:
-        """A logit for every patch, scale by scale; high is real."""
+        """One logit per patch, as a list over scales; high means real."""
         logits = []
         for number, scale in enumerate(self.scales):
             if number:
-                images = self.pool(images, 2, ceil_mode=True)
+                images = self.pool(images, 2, ceil_mode=True)  # odd sizes keep their last row and column
             logits.append(scale(images, class_labels))
         return logits
 
 
 class TokenDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
-    """A token set to one logit: linear layers over all numbers of the set.
+    """One logit per token set, by linear layers over all numbers of the set.
 
     Args:
-        num_tokens, latent_dim: of the latents.
-        num_classes: classes, through projection; 0 is unconditional.
-        width: of the hidden layers.
-        depth: linear layers, the last one included.
-        spectral_norm: of every weight.
+        num_tokens, latent_dim: shape of the latents.
+        num_classes: classes, for projection; 0 is unconditional.
+        width: width of the hidden layers.
+        depth: number of linear layers, the last one included.
+        spectral_norm: normalise every weight.
     """
 
     @register_to_config
@@ -139,7 +141,7 @@ class TokenDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
     def forward(
         self, latents: Float[Tensor, "batch tokens latent"], class_labels: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch 1"]:
-        """One logit a set `[B, 1]`; high is real. Latents are standardised."""
+        """One logit per set of standardised latents, `[B, 1]`; high means real."""
         hidden = latents.flatten(1)
         for layer in self.layers:
             hidden = F.leaky_relu(layer(hidden), 0.2)
@@ -147,11 +149,11 @@ class TokenDiscriminator(StrictLoading, ModelMixin, ConfigMixin):
 
 
 class Discriminators(nn.Module):
-    """What judges a sample by its signal, by its tokens, or by both: one discriminator for each view of it.
+    """One discriminator for each view of a sample: its signal, its latents, or both.
 
     Args:
-        channels: of the signals; None sees no signals.
-        latent_shape: (R, D) of the latents; None sees none.
+        channels: channels of the signals; None for no discriminator of signals.
+        latent_shape: (R, D) of the latents; None for no discriminator of latents.
         num_classes, width, depth, scales, token_width, token_depth, spectral_norm, num_axes: as in the discriminators.
     """
 
@@ -184,7 +186,7 @@ class Discriminators(nn.Module):
     def forward(
         self, views: Sequence[Tensor], class_labels: Tensor | None = None
     ) -> list[Float[Tensor, "batch logits"]]:
-        """Logits of the views that there are discriminators of: signals `[B, C, *shape]`, then standardised latents `[B, R, D]`."""
+        """Logits for the views: signals `[B, C, *shape]`, then standardised latents `[B, R, D]`, as far as both are judged."""
         logits = []
         views = list(views)
         if self.of_images is not None:

@@ -1,4 +1,4 @@
-"""The field of one signal, as it is saved and loaded."""
+"""The field of one signal, as a model that is saved and loaded."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,12 +24,12 @@ class NeuralField(StrictLoading, ModelMixin, ConfigMixin):
 
     Args:
         field: `{"type": ..., ...}`, one of `genrep.fields`.
-        shape: the signal's own size, one number an axis: (height, width), (frames, height, width).
-        channels: of its values.
-        signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None is pictures.
+        shape: the signal's own size, one number per axis: (height, width), (frames, height, width).
+        channels: channels of the values.
+        signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None is images.
 
     Raises:
-        InputError: an unknown key, a wrong type or an impossible value.
+        InputError: an unknown key, a wrong type or an invalid value.
     """
 
     @register_to_config
@@ -47,16 +47,16 @@ class NeuralField(StrictLoading, ModelMixin, ConfigMixin):
         self.field = spec.field.build(len(self.shape), channels)
 
     def prepare(self, coords: Float[Tensor, "points axes"]) -> Any:
-        """What depends on these coordinates alone, to give to `forward` again and again in their place."""
+        """Precompute what depends on these coordinates alone; `forward` takes the result in their place."""
         return self.field.prepare(coords)
 
     def forward(self, coords: Any) -> Float[Tensor, "points channels"]:
-        """Values, in [-1, 1] up to the model's error, at coordinates in [-1, 1], `[N, axes]`, axes in array order.
+        """Values at coordinates `[N, axes]` in [-1, 1], axes in array order; or at the result of `prepare`.
 
-        InputError for coordinates of another shape, of whole numbers or (except where a graph is recorded) not finite.
-        What `prepare` made of some is taken as it is.
+        Values are in [-1, 1] up to the model's error. InputError for coordinates of another shape, of integers, or (except
+        while a graph is recorded) not finite.
         """
-        if isinstance(coords, Tensor):
+        if isinstance(coords, Tensor):  # a prepared result was checked when it was made
             as_floats(coords, "coords", "[points, axes]")
             if coords.ndim != 2 or coords.shape[1] != len(self.shape):
                 raise InputError(f"coords must be [points, {len(self.shape)}]; got {list(coords.shape)}")
@@ -68,15 +68,15 @@ class NeuralField(StrictLoading, ModelMixin, ConfigMixin):
     def render(
         self, size: Integer | Sequence[Integer] | None = None, region: Region | None = None, chunk: Integer = 65_536
     ) -> Float[Tensor, "channels *size"]:
-        """The signal at any size and region, `[C, *size]`; beside it only `chunk` points are held.
+        """The signal at any size and region, `[C, *size]`. Besides the output, memory holds one chunk.
 
         Args:
-            size: one number for all axes, or one an axis; None is the signal's own.
-            region: starts, then ends, of every axis in [-1, 1]; None is all of it.
+            size: one number for all axes, or one per axis; None is the signal's own size.
+            region: the starts, then the ends, of all axes in [-1, 1]; None is the whole signal.
             chunk: points at a time.
 
         Raises:
-            InputError: an invalid size or region, or a result that the device cannot hold.
+            InputError: an invalid size or region, or an output that the device cannot hold.
         """
         shape = self.shape if size is None else grid_shape(size, len(self.shape))
         chunk = as_integer(chunk, "chunk", low=1)

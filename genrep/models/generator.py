@@ -22,22 +22,20 @@ from genrep.specs import from_arguments
 
 
 class Prepared(NamedTuple):
-    """Points in the order of the layers, and what is fed to the first layer there."""
+    """The order of the points in the layers, and their encoding in that order."""
 
     order: PointOrder
     encoding: Tensor
 
 
 class ExpertBlock(nn.Module):
-    """A residual block whose first linear layer has weight tiles; a linear shortcut where the width changes.
-
-    Its last layer starts 1/√`num_blocks` as large as Kaiming's and the shortcut keeps the variance, so that a stack of
-    blocks starts with values of the size of its input. The paper's figure 10 is not legible; with Kaiming's alone its seven
-    blocks would start with images of a deviation of 20 in place of 2.
-    """
+    """A residual block whose first linear layer has weight tiles; a linear shortcut if the width changes (LoE fig. 10)."""
 
     def __init__(self, inputs: int, outputs: int, tiling: Tiling, num_blocks: int, start: str):
         super().__init__()
+        # The last layer starts 1/√num_blocks as large as Kaiming's, and the shortcut keeps the variance, so that values keep
+        # the size of the input through the stack. Figure 10 does not say how the paper does it; with Kaiming alone its seven
+        # blocks would start with images of a standard deviation of 20 instead of 2.
         self.first, self.second = ExpertLinear(inputs, outputs, tiling, start), nn.Linear(outputs, outputs)
         self.skip = nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs, bias=False)
         nn.init.kaiming_uniform_(self.second.weight, a=0.2)
@@ -45,7 +43,7 @@ class ExpertBlock(nn.Module):
             self.second.weight.mul_(num_blocks**-0.5)
         nn.init.zeros_(self.second.bias)
         if isinstance(self.skip, nn.Linear):
-            nn.init.kaiming_uniform_(self.skip.weight, a=1)
+            nn.init.kaiming_uniform_(self.skip.weight, a=1)  # gain 1: no activation follows
 
     def forward(
         self, values: Float[Tensor, "points batch inputs"], order: LayerOrder
@@ -56,21 +54,20 @@ class ExpertBlock(nn.Module):
 
 
 class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
-    """G(p, z): a residual network of every point, with one noise vector for all points of a sample.
+    """G(p, z): a residual network applied to every point, with one noise vector for all points of a sample.
 
-    The first layer is fed the point's encoding (and, in the CE baseline, a learned embedding of its place), the noise and
-    the class; what noise and class add is computed once a sample. It starts as one Linear of place and noise side by side
-    (supplement A's Kaiming over the sum of their widths). Then come residual blocks, each with one expert layer.
+    The first layer takes the point's encoding (in the CE baseline also a learned embedding of its place), the noise and the
+    class. Residual blocks follow, each with one expert layer.
 
     Args:
         num_axes: axes of the coordinates: 2 for images, 1 for the tokens of a latent set.
-        channels: of the values: an image's, or a token's width.
-        num_classes: classes; 0 is unconditional.
+        channels: channels of the values: an image's, or the width of a token.
+        num_classes: number of classes; 0 is unconditional.
         noise_dim, widths, tile, cells, tiles_start, noise_gain, num_frequencies, embedding_dim, embedding_size: see
             `GeneratorArchitecture`.
 
     Raises:
-        InputError: an unknown key, a wrong type or an impossible value.
+        InputError: an unknown key, a wrong type or an invalid value.
     """
 
     @register_to_config
@@ -105,9 +102,10 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
             for a, b, tiling in zip(widths, widths[1:], self.tilings, strict=False)
         )
         self.to_values = nn.Linear(widths[-1], channels)
-        # The paper's first layer is one Linear of place and noise side by side. Ours is two, so that the noise's part is
-        # computed once a sample; they start as the columns of that one Linear. Each with a Kaiming start of its own would
-        # let 34 numbers of the place weigh as much as 512 of the noise.
+        # The paper's first layer is one Linear of place and noise, concatenated. Here it is two, so that the noise's part is
+        # computed once per sample, initialised as the columns of that one Linear. With a Kaiming initialisation each, the
+        # place's 34 numbers would weigh as much as the noise's 512, and the first images would have a standard deviation of
+        # 8.7 instead of 2.1.
         inputs = self.of_place.in_features
         first = torch.empty(widths[0], inputs + noise_dim)
         nn.init.kaiming_uniform_(first, a=0.2)
@@ -119,7 +117,8 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.bias)
 
     def prepare(self, coords: Float[Tensor, "points axes"], batch: int = 1) -> Prepared:
-        """What depends on the coordinates alone, to give to `forward` again and again in their place."""
+        """Precompute what depends on the coordinates alone; `forward` takes the result in their place."""
+        # Without gradients and without the embedding, which is trained: a plan may outlive a step.
         order = PointOrder(coords, self.tilings, batch)
         with torch.no_grad():
             return Prepared(order, self.encoding(order.coords))
@@ -130,24 +129,29 @@ class CoordinateGenerator(StrictLoading, ModelMixin, ConfigMixin):
         noise: Float[Tensor, "batch noise"] | Any,
         class_labels: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch points channels"]:
-        """Values at coordinates `[N, axes]` in [-1, 1], or at what `prepare` made of some, for noise from N(0, 1)."""
+        """Values at coordinates `[N, axes]` in [-1, 1], or at the result of `prepare`, for noise from N(0, 1).
+
+        InputError for noise or coordinates of another shape, and for labels that are missing or superfluous.
+        """
         noise = as_floats(noise, "noise", "[batch, noise]", self.of_noise.weight.dtype)
         if (class_labels is None) != (self.of_class is None):
-            needs = "a class label for every sample" if self.num_classes else "no class labels"
-            raise InputError(f"this generator has {self.num_classes} classes: give {needs}")
+            needed = "one class label per sample" if self.num_classes else "no class labels"
+            raise InputError(f"this generator has {self.num_classes} classes: give {needed}")
         order, encoding = self.prepare(coords, len(noise)) if isinstance(coords, Tensor) else coords
         if noise.shape[-1] != self.noise_dim or order.coords.shape[-1] != self.num_axes:
             raise InputError(
-                f"coordinates with {order.coords.shape[-1]} axes and noise of {noise.shape[-1]} numbers do not fit: this "
-                f"generator takes {self.num_axes} and {self.noise_dim}"
+                f"this generator takes coordinates with {self.num_axes} axes and noise of {self.noise_dim} numbers; got "
+                f"{order.coords.shape[-1]} and {noise.shape[-1]}"
             )
         encoding = encoding.to(self.of_place.weight.dtype)
         if self.embedding is not None:
             encoding = torch.cat([encoding, self.embedding(order.coords)], dim=-1)
-        sample = self.of_noise(noise)
+        per_sample = self.of_noise(noise)  # [B, width]
         if self.of_class is not None:
-            sample = sample + self.of_class(class_labels)
-        hidden = self.of_place(encoding)[:, None] + sample
+            per_sample = per_sample + self.of_class(class_labels)
+        hidden = (
+            self.of_place(encoding)[:, None] + per_sample
+        )  # [N, B, width]: the rows of a point together, for the tiles
         for block, layer_order in zip(self.blocks, order.layers, strict=True):
             hidden = block(hidden, layer_order)
         values = self.to_values(F.leaky_relu(hidden, 0.2))

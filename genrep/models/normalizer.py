@@ -1,4 +1,4 @@
-"""Standardisation of latents, saved with the pipeline."""
+"""Standardisation of latents, saved as part of a pipeline."""
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -12,12 +12,14 @@ from genrep.models.loading import StrictLoading
 
 
 class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
-    """Mean 0 and deviation 1 for every token and channel: the generator's side of the latents. Nothing is trained.
+    """Standardised latents, with mean 0 and standard deviation 1, for the generator. Nothing is trained.
 
-    Tokens with positions have no order, so that their statistics are those of the channels, `[1, D]`.
+    Statistics are per token and channel, `[R, D]` (locality-aware, A.3). Tokens with positions have no order, so theirs
+    are per channel, `[1, D]`.
 
     Args:
-        num_tokens, latent_dim: R, or 1 for all tokens alike, and D of the statistics.
+        num_tokens: R, or 1 for statistics shared by all tokens.
+        latent_dim: D.
     """
 
     mean: Tensor
@@ -26,6 +28,7 @@ class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, num_tokens: int, latent_dim: int):
         super().__init__()
+        # Buffers rather than config, so that they are saved with the weights and checked by their hash.
         self.register_buffer("mean", torch.zeros(num_tokens, latent_dim))
         self.register_buffer("std", torch.ones(num_tokens, latent_dim))
 
@@ -33,30 +36,29 @@ class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
     def from_statistics(
         cls, mean: Float[Tensor, "rows latent"], std: Float[Tensor, "rows latent"]
     ) -> "LatentNormalizer":
-        """Channels that never vary keep a deviation of 1e-6 of the largest, so that nothing is divided by zero.
-
-        InputError for statistics that are not finite.
-        """
+        """A normalizer with these statistics. InputError if they are not finite."""
         check_finite(mean, "the mean of the latents")
-        check_finite(std, "the deviation of the latents")
+        check_finite(std, "the standard deviation of the latents")
         normalizer = cls(*mean.shape)
         normalizer.mean.copy_(mean)
+        # A channel that never varies gets 1e-6 of the largest standard deviation, so that nothing is divided by zero; `tiny`
+        # is for latents that are all constant.
         normalizer.std.copy_(std.clamp_min(1e-6 * float(std.max()) + torch.finfo(torch.float32).tiny))
         return normalizer
 
     def standardize(self, latents: Float[Tensor, "batch tokens latent"]) -> Float[Tensor, "batch tokens latent"]:
-        """Encoder's latents => standardised latents."""
+        """The encoder's latents => standardised latents."""
         self._check(latents)
         return (latents - self.mean) / self.std
 
     def restore(self, standardized: Float[Tensor, "batch tokens latent"]) -> Float[Tensor, "batch tokens latent"]:
-        """Standardised latents => encoder's latents."""
+        """Standardised latents => the encoder's latents."""
         self._check(standardized)
         return standardized * self.std + self.mean
 
     def _check(self, latents: Tensor) -> None:
+        # Broadcasting would accept a single token, or statistics of one channel, without a word.
         rows, width = self.mean.shape
         if latents.shape[-1] != width or rows not in (1, latents.shape[-2]):
-            raise InputError(
-                f"latents of shape {list(latents.shape)} do not fit: this normalizer has [batch, {rows}, {width}]"
-            )
+            expected = f"[batch, {'tokens' if rows == 1 else rows}, {width}]"
+            raise InputError(f"latents must be {expected} for this normalizer; got {list(latents.shape)}")

@@ -1,6 +1,6 @@
-"""What each model is made of, typed: the arguments of the constructors in this folder. Does not import torch.
+"""Typed specs of the models in this folder: the arguments of their constructors. Does not import torch.
 
-Not how a run goes: that is in `genrep/training/specs.py`; what specs are is in `genrep/specs.py`.
+The settings of a run are in `genrep/training/specs.py`, the base class of specs in `genrep/specs.py`.
 """
 
 from typing import Annotated, Literal
@@ -18,32 +18,32 @@ class AutoencoderSpec(Spec):
     """The arguments of `INRAutoencoder`."""
 
     image_size: GridSize = 128
-    """The grid that the encoder takes: a number for a square image, or one length per axis, as [height, width] or [samples]."""
+    """The grid that the encoder takes: one number for a square image, or one length per axis: [height, width], [samples]."""
     channels: PositiveInt = 3
     """Channels of the values: 1 for grey, 3 for RGB."""
     num_tokens: PositiveInt = 256
-    """R: the tokens of a representation."""
+    """R, the number of tokens of a representation."""
     latent_dim: PositiveInt = 512
-    """D: the width of a token."""
+    """D, the width of a token."""
     encoder: EncoderSpec
-    """The hypernetwork, signals to latents."""
+    """The hypernetwork, from signals to latents."""
     decoder: DecoderSpec
-    """The shared INR, coordinates and latents to values."""
+    """The shared INR, from coordinates and latents to values."""
     signal: SignalSpec | None = None
-    """What the values mean; null is what the data say, in training, or else images."""
+    """What the values mean; null takes it from the data in training, and is images otherwise."""
     missing: bool = False
-    """Values may be missing (NaN): the encoder then gets 0 in their place, and a channel that says which are there."""
+    """Values may be missing (NaN): the encoder then gets 0 for them, and an extra channel that says which are present."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "AutoencoderSpec":
         self.encoder.check(len(self.image_shape))
         self.decoder.check(self.channels, self.num_tokens, self.latent_dim, len(self.image_shape))
-        # written out, as earlier versions did: their runs go on, and an equal model has an equal config
+        # num_axes is written out, as in earlier versions: their runs can be resumed, and equal models have equal configs.
         return self.model_copy(update={"decoder": self.decoder.with_axes(len(self.image_shape))})
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """One length per axis: (height, width) of images."""
+        """One length per axis: (height, width) for images."""
         return grid_of(self.image_size)
 
 
@@ -53,7 +53,7 @@ class DenoiserArchitecture(Spec):
     dim: PositiveInt = 512
     """Width of the transformer."""
     depth: PositiveInt = 8
-    """Blocks."""
+    """Transformer blocks."""
     num_heads: PositiveInt = 8
     """Attention heads."""
     head_dim: PositiveInt = 64
@@ -61,11 +61,11 @@ class DenoiserArchitecture(Spec):
     mlp_dim: PositiveInt = 2048
     """Hidden width of the feed-forward layers."""
     conditioning: Literal["token", "adaln"] = "adaln"
-    """How time and class come in: as tokens of the sequence (ANR), or through adaptive norm (adaLN-zero, DiT)."""
+    """How time and class enter: as tokens of the sequence (ANR), or through adaptive norms (adaLN-zero, DiT)."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
-    """Feed-forward kind."""
+    """Kind of feed-forward layer."""
     norm: Literal["layer", "rms"] = "layer"
-    """Normalisation kind."""
+    """Kind of normalisation."""
     qk_norm: bool = False
     """RMS-normalise queries and keys."""
 
@@ -74,11 +74,11 @@ class DenoiserSpec(DenoiserArchitecture):
     """All arguments of `LatentDenoiser`."""
 
     num_tokens: PositiveInt
-    """R."""
+    """R, the number of tokens."""
     latent_dim: PositiveInt
-    """D."""
+    """D, the width of a token."""
     num_classes: NonNegativeInt = 0
-    """Classes; 0 is unconditional."""
+    """Number of classes; 0 is unconditional."""
     position_dim: NonNegativeInt = 0
     """Leading channels of a token that are its position; 0 is tokens with slots."""
 
@@ -89,11 +89,11 @@ class FieldModelSpec(Spec):
     field: FieldSpec
     """The network."""
     shape: list[PositiveInt] = Field(min_length=1)
-    """The signal's size, one number an axis."""
+    """The signal's size, one number per axis."""
     channels: PositiveInt = 3
-    """Channels of its values."""
+    """Channels of the values."""
     signal: SignalSpec | None = None
-    """What the values mean; null is pictures."""
+    """What the values mean; null is images."""
 
 
 class GeneratorArchitecture(Spec):
@@ -102,36 +102,34 @@ class GeneratorArchitecture(Spec):
     noise_dim: PositiveInt = 512
     """Width of the noise vector."""
     widths: list[PositiveInt] = Field(default=[512, 512, 256, 256, 256, 128, 128, 32], min_length=2)
-    """Outputs of the first layer, then of every residual block."""
+    """Output widths of the first layer and of every residual block."""
     tile: PositiveInt | list[PositiveInt] = Field(default=[4, 8, 8, 4, 4, 4, 4])
-    """Weight matrices along every axis in the blocks' expert layers, one number or one for each block; 1 is a Linear."""
+    """Weight matrices along every axis in the blocks' expert layers, one number or one per block; 1 is a Linear."""
     cells: list[PositiveInt] = Field(default=[4, 8, 16, 32, 64, 128, 256])
     """Cells of each block's grid along every axis."""
     tiles_start: Literal["apart", "equal"] = "apart"
-    """Every matrix of a layer from a draw of its own, as in the paper, or all equal: at first the network knows no tiles."""
+    """Draw every matrix of a layer separately, as in the paper, or start with equal ones, like a network without tiles."""
     noise_gain: PositiveFloat = 1.0
-    """A factor on the noise's weights at the start, on top of the one Linear of place and noise that the first layer starts
-    as; 1 is the paper's start."""
+    """Factor on the noise's initial weights; 1 is the paper's initialisation, one Linear of place and noise."""
     num_frequencies: Frequencies = 8
-    """Frequencies of the positional encoding on each axis, beside the coordinates: 1, 2, 4, ... periods over [-1, 1]."""
+    """Frequencies of the positional encoding on each axis, in addition to the coordinates: 1, 2, 4, ... periods over
+    [-1, 1]."""
     embedding_dim: NonNegativeInt = 0
-    """Channels of a learned coordinate embedding (the CE baseline); 0 is none."""
+    """Channels of a learned coordinate embedding (the CE baseline); 0 disables it."""
     embedding_size: PositiveInt | list[PositiveInt] = 256
-    """Cells of that embedding along every axis."""
+    """Cells of the embedding along every axis."""
 
     @property
     def tiles(self) -> list[int]:
-        """Matrices along an axis, of every block."""
+        """Matrices along an axis, for every block."""
         return [self.tile] * (len(self.widths) - 1) if isinstance(self.tile, int) else self.tile
 
     @model_validator(mode="after")
     def _one_for_each_block(self) -> "GeneratorArchitecture":
         blocks = len(self.widths) - 1
-        for name, given in (("tile", self.tiles), ("cells", self.cells)):
-            if len(given) != blocks:
-                raise ValueError(
-                    f"{name} has {len(given)} numbers for {blocks} blocks: give one for each width after the first"
-                )
+        for name, numbers in (("tile", self.tiles), ("cells", self.cells)):
+            if len(numbers) != blocks:
+                raise ValueError(f"{name} must have one number per width after the first, {blocks}; got {len(numbers)}")
         return self
 
 
@@ -141,43 +139,43 @@ class GeneratorSpec(GeneratorArchitecture):
     num_axes: PositiveInt
     """Axes of the coordinates."""
     channels: PositiveInt
-    """Width of the values."""
+    """Channels of the values."""
     num_classes: NonNegativeInt = 0
-    """Classes; 0 is unconditional."""
+    """Number of classes; 0 is unconditional."""
 
 
 class DiscriminatorArchitecture(Spec):
     """The arguments of `ImageDiscriminator` and `TokenDiscriminator` that a run chooses."""
 
     width: PositiveInt = 64
-    """Channels after the first convolution; they double up to 8 times."""
+    """Channels after the first convolution; doubled by each further one, up to 8 times the width."""
     depth: Annotated[int, Field(ge=2)] = 5
-    """Convolutions of kernel 3 and stride 2, the last one included."""
+    """Convolutions with kernel 3 and stride 2, the last one included."""
     scales: PositiveInt = 2
-    """Sizes that images are seen at, each half of the one before."""
+    """Number of sizes at which images are judged, each half the previous one."""
     token_width: PositiveInt = 256
-    """Hidden width of the discriminator of tokens."""
+    """Hidden width of the token discriminator."""
     token_depth: Annotated[int, Field(ge=2)] = 4
-    """Its linear layers, the last one included."""
+    """Linear layers of the token discriminator, the last one included."""
     spectral_norm: bool = True
-    """Divide every weight matrix by its largest singular value, as the paper does; without it let R1 hold them."""
+    """Divide every weight matrix by its largest singular value, as in the paper; without it use R1 to bound them."""
 
 
 class ImageDiscriminatorSpec(Spec):
     """All arguments of `ImageDiscriminator`."""
 
     channels: PositiveInt = 3
-    """Of the signals."""
+    """Channels of the signals."""
     num_classes: NonNegativeInt = 0
-    """Classes; 0 is unconditional."""
+    """Number of classes; 0 is unconditional."""
     width: PositiveInt = 64
     """Channels after the first convolution."""
     depth: Annotated[int, Field(ge=2)] = 5
-    """Convolutions."""
+    """Number of convolutions."""
     scales: PositiveInt = 2
-    """Sizes that signals are seen at."""
+    """Number of sizes at which signals are judged."""
     spectral_norm: bool = True
-    """Of every weight."""
+    """Normalise every weight."""
     num_axes: PositiveInt = 2
     """Axes of the signals."""
 
@@ -186,17 +184,17 @@ class TokenDiscriminatorSpec(Spec):
     """All arguments of `TokenDiscriminator`."""
 
     num_tokens: PositiveInt
-    """R."""
+    """R, the number of tokens."""
     latent_dim: PositiveInt
-    """D."""
+    """D, the width of a token."""
     num_classes: NonNegativeInt = 0
-    """Classes; 0 is unconditional."""
+    """Number of classes; 0 is unconditional."""
     width: PositiveInt = 256
-    """Of the hidden layers."""
+    """Width of the hidden layers."""
     depth: Annotated[int, Field(ge=2)] = 4
-    """Linear layers."""
+    """Number of linear layers."""
     spectral_norm: bool = True
-    """Of every weight."""
+    """Normalise every weight."""
 
 
 class ClassifierArchitecture(Spec):
@@ -205,7 +203,11 @@ class ClassifierArchitecture(Spec):
     width: Annotated[int, Field(gt=0, multiple_of=8)] = 64
     """Channels of the first stage, a multiple of 8; they double with every halving of the image."""
     stages: PositiveInt = 2
-    """Resolutions, each half of the one before."""
+    """Number of resolutions, each half the previous one."""
+    depth: PositiveInt = 1
+    """Residual blocks at each resolution."""
+    norm: Literal["group", "batch"] = "group"
+    """Normalisation: of each signal by itself, or of the batch, which is faster and a little better from 64 signals on."""
     dropout: Fraction = 0.1
     """Dropout before the last layer."""
 
@@ -214,11 +216,11 @@ class ClassifierSpec(ClassifierArchitecture):
     """All arguments of `ImageClassifier`."""
 
     image_size: GridSize
-    """The grid it is trained on: the side of square images, or one length per axis, up to three."""
+    """The grid that it is trained on: one number for a square image, or one length per axis, up to three."""
     channels: PositiveInt
-    """Of the values."""
+    """Channels of the values."""
     num_classes: PositiveInt
-    """Classes."""
+    """Number of classes."""
     signal: SignalSpec | None = None
     """What the values mean; null is images."""
 

@@ -12,10 +12,12 @@ from genrep.nn.linear import linear_after
 
 
 def l_softmax(scores: Float[Tensor, "*rows tokens"], threshold: float) -> Float[Tensor, "*rows tokens"]:
-    """L-softmax (ANR eqs. 6 and 7): Normalize(ReLU(softmax(x) - m)), in float32 or better whatever comes in.
+    """L-softmax (ANR eqs. 6 and 7): Normalize(ReLU(softmax(x) - m)), computed in float32 or better.
 
-    A row in which no weight exceeds `threshold` attends to nothing: weights and gradients are zero, not 0/0.
+    A row in which no weight exceeds `threshold` attends to nothing: its weights and gradients are zero, not 0/0.
     """
+    # The largest of n softmax weights is at least 1/n, so a row can only be empty if m >= 1/n. The paper's m = 0.0015 at
+    # 256 tokens is 0.384/n, far enough below.
     weights = F.relu(torch.softmax(_precise(scores), dim=-1) - threshold)
     return (weights / _total(weights)).to(scores.dtype)
 
@@ -28,25 +30,28 @@ def localized_attention(
 ) -> Float[Tensor, "batch heads points dim"]:
     """LAL(Q, K, V) = L-softmax_m(QKᵀ/√d) V (ANR eq. 5); equal to `l_softmax(...) @ value`, with fewer passes.
 
-    In float32 or better, under autocast as well: a threshold near 1/tokens compares weights that a rounded score blurs. The
-    normalisation is linear, so it is applied to the `dim` outputs instead of the `tokens` weights.
+    Computed in float32 or better, under autocast too: a threshold near 1/tokens compares weights that rounded scores blur.
     """
     with torch.autocast(value.device.type, enabled=False):
+        # Scaling the queries (points × dim numbers) is cheaper than scaling the scores (points × tokens).
         scores = (_precise(query) * query.shape[-1] ** -0.5) @ _precise(key).transpose(-1, -2)
         weights = torch.softmax(scores, dim=-1)
-        # in place where autograd does not need the softmax itself: every pass over the map counts
+        # In place unless autograd needs the softmax itself: as separate passes over the attention map, threshold and
+        # normalisation take 25 to 35 % of the published decoder's time.
         weights = (weights - threshold if weights.requires_grad else weights.sub_(threshold)).relu_()
+        # Normalising is linear, so it is done on the `dim` outputs instead of the `tokens` weights.
         return ((weights @ _precise(value)) / _total(weights)).to(value.dtype)
 
 
 def _precise(values: Tensor) -> Tensor:
-    """Half precision as float32; float32 and float64 as they are."""
+    """Half precision as float32; float32 and float64 unchanged."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _total(weights: Float[Tensor, "*rows tokens"]) -> Float[Tensor, "*rows 1"]:
-    """The sum of a row's weights to divide by; 1 for an empty row, whose quotient by any tiny number has no finite gradient."""
+    """The divisor of each row: the sum of its weights, or 1 for an empty row."""
     total = weights.sum(dim=-1, keepdim=True)
+    # Clamping to a tiny number instead would overflow in the backward pass and turn 0 · inf into NaN.
     return torch.where(total > 0, total, 1)
 
 
@@ -55,10 +60,10 @@ class Attention(nn.Module):
 
     Args:
         dim: width of queries and output.
-        num_heads, head_dim: the inner width is their product and need not equal `dim`.
+        num_heads, head_dim: the inner width is their product, which may differ from `dim`.
         context_dim: width of the context; `dim` when None.
         qk_norm: RMS-normalise queries and keys per head, which keeps the logits bounded in long low-precision runs.
-        qkv_bias: biases on the three input projections; the output projection always has one.
+        qkv_bias: add biases to the three input projections; the output projection always has one.
     """
 
     def __init__(
@@ -86,13 +91,13 @@ class Attention(nn.Module):
         context: Float[Tensor, "batch tokens context"] | None = None,
         mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch points dim"]:
-        """Queries that the batch shares may have a batch of 1. Tokens of the context where `mask` is False are not seen."""
+        """Queries shared by the batch may have a batch size of 1. Tokens whose `mask` is False are not attended to."""
         return self.to_out(self.heads(queries, *self.keys_values(queries if context is None else context), mask))
 
     def keys_values(
         self, context: Float[Tensor, "batch tokens context"]
     ) -> tuple[Float[Tensor, "batch heads tokens head_dim"], Float[Tensor, "batch heads tokens head_dim"]]:
-        """What attention reads of the context."""
+        """Keys and values of the context, split into heads."""
         projected = self.to_key_value(context)
         key, value = rearrange(projected, "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
         return self.key_norm(key), value
@@ -104,23 +109,24 @@ class Attention(nn.Module):
         value: Float[Tensor, "batch heads tokens head_dim"],
         mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch points inner"]:
-        """The heads side by side, before the output projection: a caller may fold that into what follows."""
+        """The concatenated heads, before the output projection, which a caller may fold into the next layer."""
         query = self.query_norm(rearrange(self.to_query(queries), "b n (h d) -> b h n d", h=self.num_heads))
-        seen = None if mask is None else mask[:, None, None]
-        mixed = F.scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value, attn_mask=seen)
+        attn_mask = None if mask is None else mask[:, None, None]
+        mixed = F.scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value, attn_mask=attn_mask)
         return rearrange(mixed, "b h n d -> b n (h d)")
 
     def readout(
         self, context: Float[Tensor, "batch tokens context"], layers: Sequence[nn.Linear]
     ) -> Callable[[Tensor], list[Tensor]]:
-        """Queries `[#B, N, dim]` to `layer(self(queries, context))` of every layer, for many queries of one context.
+        """A function from queries `[#B, N, dim]` to `[layer(self(queries, context)) for layer in layers]`.
 
-        What depends on the context alone is done once. The output projection and each layer after it are two Linears in
-        a row, so they are one, `layer.weight @ to_out.weight`, made once as well: a product less per query. The
-        projections of queries and values stay apart: folded into the tokens they are made for every context anew, which
-        made renders of 8×8 pixels from 64 tokens twice as slow, and 1.4 times as fast at best, with 8 tokens.
+        For many queries of one context: whatever depends on the context alone is computed once, here.
         """
         key, value = self.keys_values(context)
+        # The output projection and the layer after it are two Linears in a row, so they are merged into one: one product
+        # less per query. Folding the query and value projections into the tokens as well would have to be redone for
+        # every context: renders of 8×8 pixels from 64 tokens became twice as slow, and at best, with 8 tokens, 1.4 times
+        # as fast.
         after = [linear_after(self.to_out, layer) for layer in layers]
 
         def read(queries: Tensor) -> list[Tensor]:

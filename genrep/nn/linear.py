@@ -1,13 +1,46 @@
-"""Linear layers in a row."""
+"""Linear layers: merging two that follow each other, and complex ones."""
 
+import math
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
 def linear_after(first: nn.Linear, second: nn.Linear) -> Callable[[Tensor], Tensor]:
-    """`second(first(x))` as one product, of the product of the two weights: it saves one of them at every point."""
+    """`second(first(x))` with the two weights multiplied beforehand: one product per point instead of two."""
     weight = second.weight @ first.weight
     bias = F.linear(first.bias, second.weight, second.bias)
     return lambda values: F.linear(values, weight, bias)
+
+
+class ComplexLinear(nn.Module):
+    """W z + b with complex weights, in real numbers: z is `[real parts, imaginary parts]` side by side, and so is the result.
+
+    Weights are stored as real numbers, since fused optimizers, half precision, reductions between processes and some
+    devices do not take complex ones. `weight[0]`, `bias[0]` are real parts, `weight[1]`, `bias[1]` imaginary ones; a step
+    of Adam on them is what it is on complex weights. Both parts start from U(-1/√inputs, 1/√inputs), as PyTorch's complex
+    `nn.Linear`.
+
+    Args:
+        inputs, outputs: complex numbers.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(2, outputs, inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(2, outputs).uniform_(-bound, bound))
+
+    def forward(self, values: Float[Tensor, "points twice_inputs"]) -> Float[Tensor, "points twice_outputs"]:
+        """(Wr + iWi)(x + iy) = (Wr x - Wi y) + i(Wi x + Wr y), as one product."""
+        real, imaginary = self.weight.to(values.dtype)
+        rows = torch.cat([torch.cat([real, -imaginary], dim=1), torch.cat([imaginary, real], dim=1)])
+        return F.linear(values, rows, self.bias.to(values.dtype).flatten())
+
+    def real_part(self, values: Float[Tensor, "points twice_inputs"]) -> Float[Tensor, "points outputs"]:
+        """The real half of `forward`, for half its products."""
+        real, imaginary = self.weight.to(values.dtype)
+        return F.linear(values, torch.cat([real, -imaginary], dim=1), self.bias[0].to(values.dtype))

@@ -25,7 +25,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention and feed-forward, each behind its own LayerNorm, each with a residual under dropout."""
+    """Self-attention, then feed-forward: LayerNorm before each, dropout on each residual branch."""
 
     def __init__(
         self, dim: int, num_heads: int, head_dim: int, mlp_dim: int, *, qkv_bias: bool = False, dropout: float = 0.0
@@ -43,7 +43,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Self-attention, cross-attention to an un-normalised context, feed-forward (ANR appendix A: no causal mask)."""
+    """Self-attention, cross-attention to a context without norm, feed-forward; no causal mask (ANR appendix A)."""
 
     def __init__(self, dim: int, num_heads: int, head_dim: int, mlp_dim: int):
         super().__init__()

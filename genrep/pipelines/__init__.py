@@ -1,4 +1,4 @@
-"""From a trained run to images: diffusers pipelines. The table of what there is; does not import torch."""
+"""From a trained run to images: a table of the diffusers pipelines. Does not import torch."""
 
 import dataclasses
 import importlib
@@ -14,29 +14,29 @@ from genrep.specs import NonNegativeFloat, PositiveInt, Spec
 
 
 class DiffusionSamplingSpec(Spec):
-    """How a diffusion pipeline draws samples: in `sampling` of a run's YAML, in a saved pipeline, on sample/'s command line."""
+    """How a diffusion pipeline draws samples: `sampling` in a run's YAML, in a saved pipeline and on sample/'s command line."""
 
     scheduler: Literal["ddpm", "ddim", "dpm_solver", "euler", "heun"] = "dpm_solver"
     """The diffusers scheduler that steps from noise to latents."""
     num_inference_steps: PositiveInt = 30
-    """Sampling steps, at most the number of noise levels."""
+    """Number of sampling steps, at most the number of noise levels."""
     guidance_scale: NonNegativeFloat = 1.5
     """Scale of classifier-free guidance; 1 disables it."""
     guidance_interval: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
-    """[low, high]: the share of the noise levels that is guided, from 0 at the clean end to 1 at the noisy one."""
+    """[low, high]: the range of noise levels that is guided, from 0 at the clean end to 1 at the noisy end."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "DiffusionSamplingSpec":
         if self.guidance_interval[0] > self.guidance_interval[1]:
-            raise ValueError(f"guidance_interval {self.guidance_interval} runs backwards: give the lower end first")
+            raise ValueError(f"guidance_interval must be [low, high] with low <= high; got {self.guidance_interval}")
         return self
 
 
 class GANSamplingSpec(Spec):
-    """How a GAN's pipeline draws samples: in `sampling` of a run's YAML, in a saved pipeline, on sample/'s command line."""
+    """How a GAN's pipeline draws samples: `sampling` in a run's YAML, in a saved pipeline and on sample/'s command line."""
 
     truncation: NonNegativeFloat = 1.0
-    """Factor on the noise: below 1 samples are more alike and nearer to the most likely one; 1 leaves the noise as it is."""
+    """Factor on the noise: below 1 samples are less varied and more typical; 1 disables it."""
 
 
 SamplingSpec = DiffusionSamplingSpec | GANSamplingSpec
@@ -44,13 +44,13 @@ SamplingSpec = DiffusionSamplingSpec | GANSamplingSpec
 
 @dataclasses.dataclass(frozen=True)
 class PipelineKind:
-    """What is known of a pipeline class without importing it.
+    """What is known about a pipeline class without importing it.
 
     Attributes:
-        module: where the class is.
+        module: the module of the class.
         sampling: the spec of its settings, named like the arguments of its call and, for `scheduler`, its component.
-        defaults: what its call does where the pipeline was made without settings. They are diffusers' habits; those of the
-            spec are what a training run gives its pipeline.
+        defaults: the settings of a pipeline that was made without any, as diffusers has them. The defaults of the spec are
+            those that a training run gives its pipeline.
     """
 
     module: str
@@ -69,22 +69,21 @@ PIPELINES = {
 
 
 def pipeline_name(place: str | Path) -> str:
-    """The class of the pipeline in a run folder's `pipeline/`, or in a folder that `save_pretrained` wrote.
+    """The class name of the pipeline in a run folder's `pipeline/`, or in a folder written by `save_pretrained`.
 
-    InputError if none is there, or none of ours.
+    InputError if there is no pipeline, or one of an unknown class.
     """
     index = index_file(place)
     name = _read_index(place).get("_class_name")
     if name not in PIPELINES:
-        raise InputError(f"{index}: a {name} is not one of {', '.join(PIPELINES)}")
+        raise InputError(f"{index}: the pipeline must be one of {', '.join(PIPELINES)}; got {name}")
     return str(name)
 
 
 def pipeline_sampling(place: str | Path) -> dict[str, Any] | None:
-    """How a saved pipeline draws unless told otherwise, by the keys of its kind's spec.
+    """The default settings of a saved pipeline, by the keys of its spec; None if it was saved by a version without settings.
 
-    A diffusion pipeline's `scheduler` is not among them: it is a component, which people swap, and is saved as one.
-    None if the pipeline was saved by a version whose pipelines had no settings.
+    A diffusion pipeline's `scheduler` is not among them: it is a component, saved as such.
     """
     index = _read_index(place)
     if "sampling" not in index:
@@ -96,13 +95,13 @@ def pipeline_sampling(place: str | Path) -> dict[str, Any] | None:
 
 
 def load_pipeline(place: str | Path) -> Any:
-    """The pipeline that `pipeline_name` names, loaded."""
+    """Load the pipeline of a run or pipeline folder."""
     name = pipeline_name(place)
     return getattr(importlib.import_module(PIPELINES[name].module), name).from_pretrained(_folder(place))
 
 
 def index_file(place: str | Path) -> Path:
-    """The file that says what a saved pipeline is made of."""
+    """The file that lists the components of a saved pipeline."""
     return _folder(place) / "model_index.json"
 
 
@@ -110,7 +109,7 @@ def _read_index(place: str | Path) -> dict[str, Any]:
     index = index_file(place)
     if not index.is_file():
         raise InputError(
-            f"{place}: no pipeline there (no {index}); give a run folder of stage 2 that has finished, or its pipeline/"
+            f"{place}: no pipeline here (no {index}); give the folder of a finished run of stage 2, or its pipeline/"
         )
     try:
         content = json.loads(index.read_text(encoding="utf-8"))

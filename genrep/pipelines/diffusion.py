@@ -1,4 +1,4 @@
-"""Latent diffusion: noise to latents to images of any size."""
+"""Latent diffusion: from noise to latents to images of any size."""
 
 import functools
 import inspect
@@ -25,17 +25,17 @@ class LatentDiffusionPipeline(SignalPipeline):
     """Samples latent sets with a denoiser and renders them with the autoencoder's decoder.
 
     Args:
-        autoencoder: stage 1.
+        autoencoder: the model of stage 1.
         denoiser: predicts clean standardised latents.
-        normalizer: latents to standardised latents and back.
-        scheduler: any diffusers scheduler with `prediction_type="sample"`; where it would clip samples to ±1, as DDPM and
-            DDIM do by default, the pipeline switches that off.
+        normalizer: standardises latents, and back.
+        scheduler: any diffusers scheduler with `prediction_type="sample"`; if it clips samples to ±1, as DDPM and DDIM do by
+            default, the pipeline switches that off.
         id2label: names of the classes, by label.
-        sampling: what a call does unless it says otherwise: some of `num_inference_steps`, `guidance_scale` and
-            `guidance_interval`; the rest are 50, 1.0 and (0, 1).
+        sampling: defaults for calls: any of `num_inference_steps` (50 if not given), `guidance_scale` (1.0) and
+            `guidance_interval` ((0, 1)).
 
     Raises:
-        InputError: parts that do not fit each other, or an invalid setting.
+        InputError: components that do not fit each other, or an invalid setting.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = PIPELINES["LatentDiffusionPipeline"].defaults
@@ -59,17 +59,17 @@ class LatentDiffusionPipeline(SignalPipeline):
         _check_scheduler(scheduler)
         if denoiser.spec.position_dim != autoencoder.position_dim:
             raise InputError(
-                f"a denoiser of tokens with position_dim {denoiser.spec.position_dim} does not fit an autoencoder whose decoder "
-                f"has {autoencoder.position_dim}"
+                f"a denoiser with position_dim {denoiser.spec.position_dim} does not fit an autoencoder with position_dim "
+                f"{autoencoder.position_dim}"
             )
         if denoiser.latent_shape != autoencoder.latent_shape:
             raise InputError(
-                f"a denoiser of latents {denoiser.latent_shape} does not fit an autoencoder of latents {autoencoder.latent_shape}"
+                f"a denoiser with latents {denoiser.latent_shape} does not fit an autoencoder with latents {autoencoder.latent_shape}"
             )
         check_normalizer(normalizer, autoencoder)
         self.register_modules(autoencoder=autoencoder, denoiser=denoiser, normalizer=normalizer, scheduler=scheduler)
         self.register_to_config(id2label=id2label, sampling=sampling)
-        if sampling:
+        if sampling:  # invalid settings are an error here, before a long call
             self.sampling_settings()
 
     @property
@@ -79,7 +79,7 @@ class LatentDiffusionPipeline(SignalPipeline):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """The encoder's grid, (height, width) of images."""
+        """The encoder's grid, (height, width) for images."""
         return tuple(self.autoencoder.image_shape)
 
     @property
@@ -87,19 +87,21 @@ class LatentDiffusionPipeline(SignalPipeline):
         """1 for grey, 3 for RGB."""
         return int(self.autoencoder.config["channels"])
 
+    # The next three are diffusers' interface for callbacks, under its names.
+
     @property
     def guidance_scale(self) -> float:
-        """Of the call that is running, or was the last; a callback may set `_guidance_scale`."""
+        """Guidance scale of the current or last call; a callback may set `_guidance_scale`."""
         return self._guidance_scale
 
     @property
     def num_timesteps(self) -> int:
-        """Noise levels that the running, or last, call visits."""
+        """Number of noise levels that the current or last call visits."""
         return self._num_timesteps
 
     @property
     def interrupt(self) -> bool:
-        """Whether a callback has set `_interrupt`: then no step follows, and what there is is rendered."""
+        """Whether a callback has set `_interrupt`: no further steps follow, and the current latents are rendered."""
         return self._interrupt
 
     @torch.no_grad()
@@ -123,38 +125,41 @@ class LatentDiffusionPipeline(SignalPipeline):
         size: Integer | Sequence[Integer] | Any | None = None,
         num_tokens: Integer | Sequence[Integer] | Any | None = None,
     ) -> ImagePipelineOutput | tuple:
-        """Sample images. Where guidance or steps are None, the pipeline's own settings hold (`sampling`).
+        """Sample images. Guidance and steps that are None take the pipeline's settings (`sampling`).
 
         Args:
-            class_labels: one label an image: integers, or a 1-d array or tensor of them; None samples without class.
-            num_images: how many, where there are no labels; as many as `latents`, or 1, when None.
-            guidance_scale: w of classifier-free guidance, x0 = uncond + w (cond - uncond); 1 is none.
-            guidance_interval: share of the noise levels that is guided, 0 the clean end and 1 the noisy one.
-            num_inference_steps: sampling steps.
-            height, width: pixels; the encoder's size when None.
+            class_labels: one label per image: integers, or a 1-d array or tensor of them; None samples without class.
+            num_images: number of images if there are no labels; None is the number of `latents`, or 1.
+            guidance_scale: w of classifier-free guidance, x0 = uncond + w (cond - uncond); 1 disables it.
+            guidance_interval: range of noise levels that is guided, from 0 at the clean end to 1 at the noisy end.
+            num_inference_steps: number of sampling steps.
+            height, width: size in pixels; None is the encoder's.
             region: (y0, x0, y1, x1) in [-1, 1] coordinates; None is the whole image.
-            generator: one an image, or one for all: then image i depends on that generator's next number and i alone.
-            batch_size: images denoised at a time; all when None. It changes nothing but memory.
+            generator: one per image, or a single one: image i then depends on its next number and i alone.
+            batch_size: images denoised at a time; None is all. It only affects memory.
             output_type: "pil", "np" ([N, H, W, C] float in [0, 1]), "pt" ([N, C, H, W] float in [0, 1]), "uint8" ([N, C, H, W]
-                in 0..255), all of the same 8-bit pixels, or "latent" ([N, R, D]). Of arrays "np" and "pt" are [N, C, *size] in
-                their own unit, "pil" and "uint8" pictures of them. "kept" is what data sets keep: 8 bits, or that array.
-            return_dict: an ImagePipelineOutput, or a tuple.
-            latents: noise from N(0, 1) to start from, `[N, R, D]`; the generator then serves schedulers that draw noise alone.
-            callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) after each step of each batch; latents
-                that it returns under that name replace the batch's, which are standardised and noisy.
-            callback_on_step_end_tensor_inputs: which tensors it is given, of `_callback_tensor_inputs`.
-            size: in place of height and width, for signals of any number of axes: one length per axis, or one for all.
-            num_tokens: tokens of each set, one number or one per sample, where tokens have positions; None is the most that the
-                denoiser was trained with.
+                in 0..255), all from the same 8-bit pixels, or "latent" ([N, R, D]). For signals that are arrays, "np" and "pt"
+                are [N, C, *size] in their own unit, "pil" and "uint8" pictures of them. "kept" is the form in which data sets
+                keep signals: 8 bits, or that array.
+            return_dict: return an ImagePipelineOutput instead of a tuple.
+            latents: noise from N(0, 1) to start from, `[N, R, D]`; the generator then only serves schedulers that draw noise.
+            callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) after each step of each batch; if it
+                returns "latents" (standardised and noisy), they replace the batch's.
+            callback_on_step_end_tensor_inputs: the tensors passed to it, a subset of `_callback_tensor_inputs`.
+            size: instead of height and width, for signals with any number of axes: one length per axis, or one for all.
+            num_tokens: size of the token sets, one number or one per sample, if tokens have positions; None is the largest
+                that the denoiser was trained with.
 
         Raises:
-            InputError: an invalid argument, latents that are not finite, or a result that is not or that the machine
-                cannot hold.
+            InputError: an invalid argument, latents or an output that are not finite, or an output that exceeds the machine's
+                memory.
         """
+        # Checks come first, so that a mistake costs no sampling. The scheduler may have been swapped since the constructor.
         _check_scheduler(self.scheduler)
         settings = self.sampling_settings(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, guidance_interval=guidance_interval
         )
+        # The number of images is known from labels, `num_images` or `latents`; everything else must agree with it.
         labels = self._check_labels(class_labels, num_images, latents)
         count, size = len(labels), self._size(height, width, size)
         batch_size = check_arguments(region, len(size), batch_size, count)
@@ -162,6 +167,7 @@ class LatentDiffusionPipeline(SignalPipeline):
         pixels = self._pixels(count, size, output_type)
         generators = generators_of(generator, count)
         noise = None if latents is None else self._check_noise(latents, self.denoiser.latent_shape, count)
+        # diffusers' callback objects say themselves which tensors they take.
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         if callback_on_step_end is not None and not callable(callback_on_step_end):
@@ -172,6 +178,7 @@ class LatentDiffusionPipeline(SignalPipeline):
                     f"callback_on_step_end_tensor_inputs: {name!r} is not one of {', '.join(self._callback_tensor_inputs)}"
                 )
 
+        # Attributes, because diffusers' callbacks read and set them between steps.
         self._guidance_scale, self._interrupt = settings["guidance_scale"], False
         results = []
         for start in range(0, count, batch_size):
@@ -197,22 +204,23 @@ class LatentDiffusionPipeline(SignalPipeline):
 
     def _check_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         try:
-            low, high = (as_number(share, "a share", 0, 1) for share in settings["guidance_interval"])
+            low, high = (as_number(bound, "a bound", 0, 1) for bound in settings["guidance_interval"])
         except (InputError, TypeError, ValueError):
-            low, high = 1.0, 0.0
+            low, high = 1.0, 0.0  # refused below, with the interval as the user wrote it
         if low > high:
             raise InputError(
-                "guidance_interval must be two shares of the noise levels, 0 <= low <= high <= 1; got "
+                "guidance_interval must be (low, high) with 0 <= low <= high <= 1; got "
                 f"{shown(settings['guidance_interval'])}"
             )
         num_levels = self.scheduler.config.num_train_timesteps
         num_steps = as_integer(settings["num_inference_steps"], "num_inference_steps", 1, num_levels)
+        # With some spacings a single step is not at the noisiest level, and would take pure noise for a less noisy latent.
         if num_steps == 1:
             self.scheduler.set_timesteps(1)
             if float(self.scheduler.timesteps[0]) < num_levels - 1:
                 raise InputError(
-                    f"num_inference_steps must be 2 or more for {type(self.scheduler).__name__}: its only step would be at level "
-                    f"{float(self.scheduler.timesteps[0]):.0f}, and noise is at {num_levels - 1}"
+                    f"num_inference_steps must be at least 2 for {type(self.scheduler).__name__}: its only step would be at level "
+                    f"{float(self.scheduler.timesteps[0]):.0f}, while pure noise is at {num_levels - 1}"
                 )
         return {
             "num_inference_steps": num_steps,
@@ -231,81 +239,85 @@ class LatentDiffusionPipeline(SignalPipeline):
         callback: Callable[..., Any] | None,
         callback_inputs: Sequence[str],
     ) -> Float[Tensor, "batch tokens latent"]:
-        """The denoiser computes in its own number type, the scheduler and the normalizer in float32."""
-        device = self._execution_device
-        self.scheduler.set_timesteps(num_steps, device=device)
+        """Latents of a batch, in the encoder's scale. The denoiser computes in its own dtype, everything else in float32."""
+        device = self._execution_device  # where the models will compute, also if they are offloaded to the CPU now
+        self.scheduler.set_timesteps(num_steps, device=device)  # for every batch: it also resets the solver's history
         last_level = self.scheduler.config.num_train_timesteps - 1
         if noise is None:
             shape = self.denoiser.latent_shape
+            # Drawn on each generator's device, by default the CPU, where image i is the same on every machine.
             noise = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
+        # Schedulers of sigmas (Euler, Heun) expect noise of their largest sigma; for the others the factor is 1.
         latents = noise.to(device) * self.scheduler.init_noise_sigma
         condition = torch.tensor(labels, device=device) if self.num_classes else None
-        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters  # not all have it
         extra = {"generator": generators} if takes_generator else {}
         self._num_timesteps = len(self.scheduler.timesteps)
         for step, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             if self.interrupt:
                 break
             noisy = self.scheduler.scale_model_input(latents, timestep)
+            # Guidance in a limited interval (Kynkäänniemi et al., 2024): outside it, guidance costs variety for no quality,
+            # and twice the work.
             guided = interval[0] <= float(timestep) / last_level <= interval[1]
             clean = self._predict(noisy, timestep, condition, self.guidance_scale if guided else 1.0, mask)
             latents = self.scheduler.step(clean, timestep, latents, return_dict=False, **extra)[0]
             if callback is not None:
                 replaced = callback(self, step, timestep, dict.fromkeys(callback_inputs, latents)) or {}
-                if "latents" in replaced:
+                if "latents" in replaced:  # checked here, or a callback's mistake would surface inside the scheduler
                     latents = self._check_noise(replaced["latents"], latents.shape[1:], len(latents))
+        # Checked once per batch, not per step, which a GPU would wait for. NaN would come out as black images.
         restored = self.normalizer.restore(latents)
         if not bool(restored.isfinite().all()):
             raise InputError(
                 "sampling gave latents that are not finite (NaN or infinite): the denoiser has diverged or is damaged, "
-                f"guidance_scale {self.guidance_scale:g} is too large, or fp16 is too narrow (try bf16 or fp32)"
+                f"guidance_scale {self.guidance_scale:g} is too large, or fp16 overflows (try bf16 or fp32)"
             )
         return restored
 
     def _token_mask(self, num_tokens: Any, count: int) -> Bool[Tensor, "images tokens"] | None:
-        """Which tokens of each sample are there; None where all are. InputError for an invalid number."""
+        """Which tokens of each sample are present; None if all are. InputError for an invalid number."""
         if num_tokens is None:
             return None
         if not self.autoencoder.position_dim:
+            raise InputError("num_tokens needs tokens with positions; this model's tokens have slots: leave it out")
+        max_tokens = self.denoiser.latent_shape[0]
+        counts = as_integers(num_tokens, "num_tokens", 1, max_tokens)
+        counts = counts * count if len(counts) == 1 else counts
+        if len(counts) != count:
             raise InputError(
-                "num_tokens is of tokens with positions; the tokens of this model have slots: leave it out"
-            )
-        most = self.denoiser.latent_shape[0]
-        numbers = as_integers(num_tokens, "num_tokens", 1, most)
-        numbers = numbers * count if len(numbers) == 1 else numbers
-        if len(numbers) != count:
-            raise InputError(
-                f"num_tokens must be one number, or one for each of the {count} samples; got {len(numbers)}"
+                f"num_tokens must be one number, or one for each of the {count} samples; got {len(counts)}"
             )
         return (
-            torch.arange(most, device=self._execution_device)
-            < torch.tensor(numbers, device=self._execution_device)[:, None]
+            torch.arange(max_tokens, device=self._execution_device)
+            < torch.tensor(counts, device=self._execution_device)[:, None]
         )
 
     def _predict(
         self, noisy: Tensor, timestep: Tensor, condition: Tensor | None, scale: float, mask: Tensor | None
     ) -> Tensor:
-        """The clean latents, float32; with guidance, both predictions in one batch."""
-        if scale == 1 or condition is None:
+        """The clean latents, float32; with guidance x0 = uncond + scale (cond - uncond) (Ho & Salimans, 2022)."""
+        if scale == 1 or condition is None:  # at scale 1 the unconditional prediction cancels: half the work
             return self.denoiser(noisy, timestep.expand(len(noisy)), condition, mask).float()
-        both = torch.cat([condition, torch.full_like(condition, self.num_classes)])
+        # Both predictions in one batch. Guiding x0 equals guiding ε: each is linear in the other at a given x_t.
+        labels = torch.cat([condition, torch.full_like(condition, self.num_classes)])
         masks = None if mask is None else torch.cat([mask, mask])
-        predicted = self.denoiser(torch.cat([noisy, noisy]), timestep.expand(len(both)), both, masks).float()
+        predicted = self.denoiser(torch.cat([noisy, noisy]), timestep.expand(len(labels)), labels, masks).float()
         conditional, unconditional = predicted.chunk(2)
         return unconditional + scale * (conditional - unconditional)
 
 
 def _check_scheduler(scheduler: Any) -> None:
-    """Refuse a scheduler of another prediction, and switch off clipping to ±1: latents are not bounded by it."""
+    """InputError for a scheduler of another prediction type; switches off clipping to ±1, which does not bound latents."""
     if not isinstance(scheduler, SchedulerMixin):
         raise InputError(
-            f"scheduler must be a diffusers scheduler; got {shown(scheduler)}. genrep.diffusion.schedulers.make_scheduler makes "
-            "one by its name"
+            f"scheduler must be a diffusers scheduler, such as genrep.diffusion.schedulers.make_scheduler makes; "
+            f"got {shown(scheduler)}"
         )
     if scheduler.config.prediction_type != "sample":
         raise InputError(
-            f"scheduler with prediction_type={scheduler.config.prediction_type!r}: the denoiser predicts the clean latents, "
-            'so it takes prediction_type="sample"; make it with from_config(pipe.scheduler.config)'
+            'scheduler must have prediction_type="sample", since the denoiser predicts the clean latents; got '
+            f"{scheduler.config.prediction_type!r}: make it with from_config(pipe.scheduler.config)"
         )
     clipping = {key: False for key in ("clip_sample", "thresholding") if scheduler.config.get(key)}
     if clipping:

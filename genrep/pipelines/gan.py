@@ -1,4 +1,4 @@
-"""GAN: noise to images of any size, or to latents that a decoder renders."""
+"""GAN: from noise to images of any size, or to latents that a decoder renders."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -24,26 +24,27 @@ from genrep.signals.base import Signal
 from genrep.specs import validate
 
 CHUNK = 65_536
-"""Coordinates × images that a generator of pixels computes at a time."""
+"""Coordinates × images that a generator of pixels evaluates at a time."""
 
 
 class GANPipeline(SignalPipeline):
-    """Draws noise, and renders what the generator makes of it.
+    """Draws noise and renders the generator's output.
 
     Args:
-        generator_model: coordinates of pixels to colours or, with an autoencoder, the tokens' places to latents.
+        generator_model: from coordinates of pixels to colours or, with an autoencoder, from the tokens' places to latents.
         autoencoder, normalizer: stage 1 and the scale of its latents; None for a generator of pixels.
-        sample_size: the grid that a generator of signals was trained at, (height, width) of images; None with an autoencoder.
+        sample_size: the grid that a generator of signals was trained on, (height, width) for images; None with an autoencoder.
         id2label: names of the classes, by label.
-        sampling: what a call does unless it says otherwise: {"truncation": 1.0}.
+        sampling: defaults for calls: {"truncation": 1.0}.
         signal: what the values of a generator of signals mean, one of `genrep.signals`; None is images.
 
     Raises:
-        InputError: parts that do not fit each other, or an invalid setting.
+        InputError: components that do not fit each other, or an invalid setting.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = PIPELINES["GANPipeline"].defaults
     model_cpu_offload_seq = "generator_model->autoencoder"
+    # A GAN of pixels has neither; diffusers would refuse to load a pipeline without them.
     _optional_components = ["autoencoder", "normalizer"]  # noqa: RUF012 diffusers' own declaration
     generator_model: Any
     autoencoder: Any
@@ -62,23 +63,24 @@ class GANPipeline(SignalPipeline):
         super().__init__()
         if (autoencoder is None) != (normalizer is None) or (autoencoder is None) != (sample_size is not None):
             raise InputError(
-                "a GAN of latents needs autoencoder and normalizer, one of pixels needs sample_size: give one or the other"
+                "give autoencoder and normalizer for a GAN of latents, or sample_size for a GAN of pixels, and not both"
             )
-        wanted = (
+        # For a GAN of latents a token is a point: its coordinate is its place in the set, its values are its D channels.
+        expected = (
             (1, autoencoder.latent_shape[1])
             if autoencoder is not None
             else (len(image_shape(sample_size)) if sample_size is not None else 2, generator_model.config["channels"])
         )
-        if (generator_model.num_axes, generator_model.config["channels"]) != wanted:
+        if (generator_model.num_axes, generator_model.config["channels"]) != expected:
             raise InputError(
-                f"a generator with {generator_model.num_axes} axes and {generator_model.config['channels']} channels does not fit: "
-                f"this needs {wanted[0]} and {wanted[1]}"
+                f"generator_model must have {expected[0]} axes and {expected[1]} channels here; got "
+                f"{generator_model.num_axes} and {generator_model.config['channels']}"
             )
         if autoencoder is not None and normalizer is not None:
             if autoencoder.position_dim:
                 raise InputError(
-                    "a GAN of latents maps the place of a token in the set to its values, and the tokens of this autoencoder "
-                    "have positions in place of slots: give it to LatentDiffusionPipeline"
+                    "a GAN of latents needs tokens with slots, and this autoencoder's tokens have positions: use "
+                    "LatentDiffusionPipeline"
                 )
             check_normalizer(normalizer, autoencoder)
         self.register_modules(generator_model=generator_model, autoencoder=autoencoder, normalizer=normalizer)
@@ -93,12 +95,12 @@ class GANPipeline(SignalPipeline):
 
     @property
     def num_classes(self) -> int:
-        """Classes of the generator; 0 is unconditional."""
+        """Number of classes of the generator; 0 is unconditional."""
         return int(self.generator_model.num_classes)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """The grid that it was trained at, (height, width) of images."""
+        """The grid that it was trained on, (height, width) for images."""
         return tuple(self.autoencoder.image_shape if self.autoencoder is not None else self.config["sample_size"])
 
     @property
@@ -133,35 +135,40 @@ class GANPipeline(SignalPipeline):
         """Sample images.
 
         Args:
-            class_labels: one label an image: integers, or a 1-d array or tensor of them; None where the model has no classes.
-            num_images: how many, where there are no labels; as many as `latents`, or 1, when None.
-            truncation: factor on the noise; below 1 samples are more alike, and nearer to the most likely one. None is the
-                pipeline's own (`sampling`).
-            height, width: pixels; what the model was trained at when None.
+            class_labels: one label per image: integers, or a 1-d array or tensor of them; None takes the classes in turn, or
+                none if the model has no classes.
+            num_images: number of images if there are no labels; None is the number of `latents`, or 1.
+            truncation: factor on the noise; below 1 samples are less varied and more typical. None is the pipeline's setting
+                (`sampling`).
+            height, width: size in pixels; None is the size that the model was trained on.
             region: (y0, x0, y1, x1) in [-1, 1] coordinates; None is the whole image.
-            generator: one an image, or one for all: then image i depends on that generator's next number and i alone.
-            batch_size: images made at a time; all when None. It changes nothing but memory.
+            generator: one per image, or a single one: image i then depends on its next number and i alone.
+            batch_size: images generated at a time; None is all. It only affects memory.
             output_type: "pil", "np" ([N, H, W, C] float in [0, 1]), "pt" ([N, C, H, W] float in [0, 1]), "uint8" ([N, C, H, W]
-                in 0..255), all of the same 8-bit pixels, or, of a GAN of latents, "latent" ([N, R, D]). Of arrays "np" and "pt"
-                are [N, C, *size] in their own unit, "pil" and "uint8" pictures of them. "kept" is what data sets keep.
-            return_dict: an ImagePipelineOutput, or a tuple.
+                in 0..255), all from the same 8-bit pixels, or, for a GAN of latents, "latent" ([N, R, D]). For signals that
+                are arrays, "np" and "pt" are [N, C, *size] in their own unit, "pil" and "uint8" pictures of them. "kept" is
+                the form in which data sets keep signals.
+            return_dict: return an ImagePipelineOutput instead of a tuple.
             latents: noise vectors from N(0, 1), `[N, noise_dim]`; the generator is then not used.
-            size: in place of height and width, for signals of any number of axes: one length per axis, or one for all.
+            size: instead of height and width, for signals with any number of axes: one length per axis, or one for all.
 
         Raises:
-            InputError: an invalid argument, latents that are not finite, or a result that is not or that the machine
-                cannot hold.
+            InputError: an invalid argument, latents or an output that are not finite, or an output that exceeds the machine's
+                memory.
         """
         truncation = self.sampling_settings(truncation=truncation)["truncation"]
         labels = self._check_labels(class_labels, num_images, latents)
-        if class_labels is None and self.num_classes:  # such a GAN has no "no class": classes in turn
+        # A conditional GAN has no "no class", which only guidance would need: without labels its classes take turns.
+        if class_labels is None and self.num_classes:
             labels = [index % self.num_classes for index in range(len(labels))]
         size, noise_dim = self._size(height, width, size), self.generator_model.noise_dim
         generators = generators_of(generator, len(labels))
         if latents is None:
+            # Drawn on each generator's device, by default the CPU, where image i is the same on every machine.
             noise = torch.stack([torch.randn(noise_dim, generator=g, device=g.device) for g in generators])
         else:
             noise = self._check_noise(latents, (noise_dim,), len(labels))
+        # z itself is truncated: there is no intermediate latent space, as StyleGAN's w, to do it in.
         return self.from_noise(noise * truncation, labels, size, region, batch_size, output_type, return_dict)
 
     def _check_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -178,30 +185,34 @@ class GANPipeline(SignalPipeline):
         output_type: str | Any = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple:
-        """Images of given noise `[N, noise_dim]` and labels (any where there are no classes), as `__call__` makes them."""
+        """Images from noise `[N, noise_dim]` and labels, as in `__call__`; labels are ignored if there are no classes.
+
+        For walks between samples, which give each image its own noise.
+        """
         model, results, size = self.generator_model, [], self._size(None, None, size)
         noise = self._check_noise(noise, (model.noise_dim,))
         if self.num_classes:
             if labels is None:
-                raise InputError(f"this GAN has {self.num_classes} classes: give a label for every noise vector")
+                raise InputError(f"this GAN has {self.num_classes} classes: give one label per noise vector")
             labels = self._check_labels(labels, len(noise))
         batch_size = check_arguments(region, len(size), batch_size, len(noise))
         if output_type == "latent" and self.autoencoder is None:
-            raise InputError('output_type "latent" is of a GAN of latents, and this one makes pixels')
+            raise InputError('output_type "latent" needs a GAN of latents; this one generates pixels')
         pixels = self._pixels(len(noise), size, output_type)
         for start in range(0, len(noise), batch_size):
             part = slice(start, start + batch_size)
-            drawn = noise[part].to(self._execution_device)
-            classes = torch.tensor(labels[part], device=drawn.device) if self.num_classes else None
+            noise_part = noise[part].to(self._execution_device)
+            classes = torch.tensor(labels[part], device=noise_part.device) if self.num_classes else None
             if self.autoencoder is None:
-                self._fill(pixels[part], functools.partial(self._render, drawn, classes, size, region))
+                self._fill(pixels[part], functools.partial(self._render, noise_part, classes, size, region))
                 continue
-            places = grid((self.autoencoder.latent_shape[0],), device=drawn.device)
-            latents = self.normalizer.restore(model(places, drawn, classes).float())
+            # All tokens of a set, at the centres of R cells along one axis; only the render depends on the size.
+            places = grid((self.autoencoder.latent_shape[0],), device=noise_part.device)
+            latents = self.normalizer.restore(model(places, noise_part, classes).float())
             if not bool(latents.isfinite().all()):
                 raise InputError(
-                    "the generator gave latents that are not finite (NaN or infinite): it has diverged or is damaged, or fp16 is "
-                    "too narrow (try bf16 or fp32)"
+                    "the generator gave latents that are not finite (NaN or infinite): it has diverged or is damaged, or fp16 "
+                    "overflows (try bf16 or fp32)"
                 )
             if output_type == "latent":
                 results.append(latents.cpu())
@@ -212,20 +223,22 @@ class GANPipeline(SignalPipeline):
     def _render(
         self, noise: Tensor, classes: Tensor | None, size: Sequence[int], region: Region | None, part: slice
     ) -> Tensor:
-        """What is kept of a generator of signals, for a slice of a batch."""
+        """A slice of a batch, rendered by a generator of signals, as it is kept."""
         noise = noise[part]
         values = functools.partial(
             self.generator_model, noise=noise, class_labels=None if classes is None else classes[part]
         )
-        chunk = max(1, CHUNK // len(noise))
+        chunk = max(1, CHUNK // len(noise))  # a chunk's points are shared by the batch, see `PointOrder`
         return self._kept(render_values(values, size, region, chunk, noise.device, as_uint8=self._rounds))
 
 
 def spherical(
-    one: Float[Tensor, " noise"], other: Float[Tensor, " noise"], share: float | int
+    start: Float[Tensor, " noise"], end: Float[Tensor, " noise"], share: float | int
 ) -> Float[Tensor, " noise"]:
-    """Spherical interpolation (slerp): `one` at share 0, `other` at 1, along the arc between their directions."""
-    angle = torch.acos(torch.clamp(F.cosine_similarity(one, other, dim=0), -1, 1))
-    if float(angle) < 1e-4:
-        return torch.lerp(one, other, share)
-    return (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * other) / torch.sin(angle)
+    """Spherical interpolation (slerp): `start` at share 0, `end` at 1, along the arc between their directions."""
+    # Noise of many numbers lies near a sphere of radius √n; a straight line would pass through shorter vectors, at its middle
+    # through 0.7 of the length, which the generator has never seen.
+    angle = torch.acos(torch.clamp(F.cosine_similarity(start, end, dim=0), -1, 1))
+    if float(angle) < 1e-4:  # sin(angle) would divide 0 by 0
+        return torch.lerp(start, end, share)
+    return (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / torch.sin(angle)

@@ -58,7 +58,22 @@ class ArraySignalSpec(Spec):
         return ArraySignal(self)
 
 
-SignalSpec = Annotated[ImageSignalSpec | ArraySignalSpec, Field(discriminator="type")]
+class DistanceSignalSpec(Spec):
+    """Signed distances of a shape, negative inside, in units of the side of the cube [-1, 1]³."""
+
+    type: Literal["distance"] = "distance"
+
+    def scale(self) -> tuple[float, float]:
+        """What -1 and 1 stand for."""
+        return -1.0, 1.0
+
+    def build(self) -> "Signal":
+        from genrep.signals.distances import DistanceSignal
+
+        return DistanceSignal(self)
+
+
+SignalSpec = Annotated[ImageSignalSpec | ArraySignalSpec | DistanceSignalSpec, Field(discriminator="type")]
 """Every kind there is: a union, told apart by `type`."""
 
 

@@ -41,6 +41,10 @@ class Signal(ABC):
     ) -> UInt8[Tensor, "batch colours height width"]:
         """A picture of ten times the difference of each signal from another, as large as `pictures`."""
 
+    def stills(self, kept: Shaped[Tensor, "channels *shape"]) -> list[Shaped[Tensor, "channels *still"]]:
+        """What is shown of one signal beside another: the signal itself or, of a video, a few of its frames."""
+        return [kept]
+
     @abstractmethod
     def frames(self, kept: Shaped[Tensor, "channels *shape"]) -> UInt8[Tensor, "frames colours height width"]:
         """All pictures of one signal: one, or a video's frames."""

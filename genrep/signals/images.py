@@ -12,6 +12,9 @@ from genrep.signals import ImageSignalSpec
 from genrep.signals.base import Signal
 from genrep.signals.quality import enlarge, frames, psnr, psnr_8bit, quality
 
+STILLS = 4
+"""Frames at most that are shown of a video beside another."""
+
 
 class ImageSignal(Signal):
     """Images `[B, C, H, W]`, or videos `[B, C, T, H, W]`, grey or RGB."""
@@ -39,6 +42,12 @@ class ImageSignal(Signal):
     ) -> UInt8[Tensor, "batch channels height width"]:
         pairs = zip(self.pictures(kept), self.pictures(reference), strict=True)
         return torch.stack([error_map(image, other) for image, other in pairs])
+
+    def stills(self, kept: UInt8[Tensor, "channels *shape"]) -> list[UInt8[Tensor, "channels height width"]]:
+        """The image; of a video up to four frames, evenly spaced from the first to the last."""
+        pictures = frames(kept)
+        chosen = torch.linspace(0, len(pictures) - 1, min(STILLS, len(pictures))).round().long()
+        return list(pictures[chosen])
 
     def frames(self, kept: UInt8[Tensor, "channels *shape"]) -> UInt8[Tensor, "frames channels height width"]:
         return frames(kept)

@@ -1,1 +1,1 @@
-"""What every training loop needs and none should repeat. The specs of how a run goes are in `specs.py`, light."""
+"""What the training loops share. `specs.py` describes how a run goes and does not import torch."""

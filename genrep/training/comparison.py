@@ -6,31 +6,56 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from genrep.errors import InputError
 
 PUBLISHED_EXAMPLE = '{"pe_mlp": 31.38, "quad_tree": 40.55}'
 
 
+class Metric(NamedTuple):
+    """How a metric is shown."""
+
+    name: str
+    digits: int
+    unit: str = ""
+
+    @property
+    def label(self) -> str:
+        """Of an axis."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+HEADLINES = {"psnr": Metric("PSNR", 2, "dB"), "iou": Metric("IoU", 4)}
+"""What curves are of, by its key in metrics.jsonl: the first that a run's evaluations have."""
+FURTHER = {
+    "psnr_std": Metric("PSNR, std over frames", 2),
+    "ssim": Metric("SSIM", 3),
+    "ssim_std": Metric("SSIM, std over frames", 3),
+    "chamfer": Metric("Chamfer distance", 5),
+    "psnr_between": Metric("PSNR between samples", 2),
+}
+"""What else the table holds, where a run has it."""
+
+
 @dataclass(frozen=True)
 class Curve:
-    """PSNR in dB at the evaluations of a run, in their order, over images and over seconds of training.
+    """Quality (PSNR in dB, or IoU) at the evaluations of a run, in their order, over images and over seconds of training.
 
     A field counts steps as `images`: each shows it its one signal.
     """
 
     images: Sequence[int]
     seconds: Sequence[float]
-    psnr: Sequence[float]
+    quality: Sequence[float]
 
     def at_images(self, images: float | int) -> float | None:
-        """PSNR after so many images, on the line between two evaluations; None outside the curve."""
-        return _interpolate(images, self.images, self.psnr)
+        """Quality after so many images, on the line between two evaluations; None outside the curve."""
+        return _interpolate(images, self.images, self.quality)
 
     def at_seconds(self, seconds: float | int) -> float | None:
-        """PSNR after so many seconds, on the line between two evaluations; None outside the curve."""
-        return _interpolate(seconds, self.seconds, self.psnr)
+        """Quality after so many seconds, on the line between two evaluations; None outside the curve."""
+        return _interpolate(seconds, self.seconds, self.quality)
 
 
 def _interpolate(x: float | int, xs: Sequence[float | int], ys: Sequence[float]) -> float | None:
@@ -40,27 +65,40 @@ def _interpolate(x: float | int, xs: Sequence[float | int], ys: Sequence[float])
 
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl that hold a PSNR. InputError if there are none."""
+    """The lines of a run's metrics.jsonl that hold an evaluation, see `HEADLINES`. InputError if there are none."""
     path = folder / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    evaluations = [line for line in map(json.loads, lines) if "psnr" in line]
+    evaluations = [line for line in map(json.loads, lines) if HEADLINES.keys() & line.keys()]
     if not evaluations:
         raise InputError(f"{path}: no evaluation to compare; train the run again with --restart")
     return evaluations
 
 
+def headline(evaluation: Mapping[str, Any]) -> str:
+    """The key of the metric that an evaluation is compared by."""
+    return next(key for key in HEADLINES if key in evaluation)
+
+
 def read_curve(folder: Path) -> Curve:
     """The evaluations of a run, from its metrics.jsonl."""
     evaluations = read_evaluations(folder)
-    return Curve(*([line[key] for line in evaluations] for key in ("images", "seconds", "psnr")))
+    return Curve(*([line[key] for line in evaluations] for key in ("images", "seconds", headline(evaluations[0]))))
 
 
 @dataclass(frozen=True)
 class Measurements(ABC):
-    """What is measured of a trained model; each kind of run has a class of its own, whose fields the report holds."""
+    """What is measured of a trained model; each kind of run has a class of its own, whose fields the report holds.
 
-    psnr: float
-    ssim: float | None
+    Attributes:
+        metrics: by their keys, one of `HEADLINES` among them.
+    """
+
+    metrics: Mapping[str, float]
+
+    @property
+    def quality(self) -> float:
+        """The metric that runs are compared by."""
+        return self.metrics[headline(self.metrics)]
 
     @abstractmethod
     def columns(self) -> dict[str, str]:
@@ -73,31 +111,41 @@ class Measurements(ABC):
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run: `name` is its config's, which it shares with the runs of other seeds."""
+    """A finished run: `name` is its config's, which it shares with the runs of other seeds and of other signals."""
 
     name: str
     seed: int
     curve: Curve
     measured: Measurements
+    signal: str = ""
+    """Which of several signals it was fitted to."""
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        """What two runs must have in common for a gap between them to be one of their configs."""
+        return self.signal, self.seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A config in the table: means over its seeds, None where one of them has no value."""
+    """A config in the table: means over its signals and seeds, None where one of them has no value."""
 
     name: str
     measured: Measurements
-    """Of the first seed; what depends on the seed follows as a mean."""
-    psnr: float
-    ssim: float | None
-    psnr_at_equal_images: float | None
-    psnr_at_equal_seconds: float | None
-    psnr_by_seed: dict[int, float]
+    """Of the first run; what depends on the run follows as a mean."""
+    quality: float
+    metrics: dict[str, float | None]
+    """All metrics of any run in the table."""
+    quality_at_equal_images: float | None
+    quality_at_equal_seconds: float | None
+    quality_by_seed: dict[int, float]
+    metrics_by_signal: dict[str, dict[str, float | None]]
+    """Means over the seeds; empty where there is one signal."""
     images: list[int]
     seconds: list[float]
     images_per_second: float
     gap: float | None
-    """PSNR over that of the first config, mean over the seeds that both have."""
+    """Quality over that of the first config, mean over the signals and seeds that both have."""
     published: float | int | None
     published_gap: float | None
 
@@ -112,43 +160,57 @@ class Table:
     unit: str
     """What training is counted in: images, or steps of a field."""
     has_published: bool
+    headline: str = "psnr"
+    """Key of the metric that `quality` is."""
 
     def report(self) -> list[dict[str, Any]]:
         """The rows as plain data, for JSON."""
-        return [
-            {
-                "name": row.name,
-                **asdict(row.measured),
-                "psnr": row.psnr,
-                **({"published": row.published} if self.has_published else {}),
-                "ssim": row.ssim,
-                "psnr_at_equal_images": row.psnr_at_equal_images,
-                "psnr_at_equal_seconds": row.psnr_at_equal_seconds,
-                "equal_images": self.equal_images,
-                "equal_seconds": self.equal_seconds,
-                "psnr_by_seed": {str(seed): psnr for seed, psnr in row.psnr_by_seed.items()},
-                "images": row.images,
-                "seconds": row.seconds,
-                "images_per_second": row.images_per_second,
-            }
-            for row in self.rows
-        ]
+        return [self._row_report(row) for row in self.rows]
+
+    def _row_report(self, row: Row) -> dict[str, Any]:
+        sizes = {key: value for key, value in asdict(row.measured).items() if key != "metrics"}
+        signals = {"metrics_by_signal": row.metrics_by_signal} if row.metrics_by_signal else {}
+        return {
+            "name": row.name,
+            **sizes,
+            **row.metrics,
+            **({"published": row.published} if self.has_published else {}),
+            f"{self.headline}_at_equal_images": row.quality_at_equal_images,
+            f"{self.headline}_at_equal_seconds": row.quality_at_equal_seconds,
+            "equal_images": self.equal_images,
+            "equal_seconds": self.equal_seconds,
+            f"{self.headline}_by_seed": {str(seed): quality for seed, quality in row.quality_by_seed.items()},
+            **signals,
+            "images": row.images,
+            "seconds": row.seconds,
+            "images_per_second": row.images_per_second,
+        }
 
     def markdown(self) -> str:
         """The table as Markdown; – where there is no value."""
-        first = self.rows[0]
+        first, metric = self.rows[0], HEADLINES[self.headline]
         gaps = [f"over {first.name}", "published", "over it"] if self.has_published else []
-        equal = [f"PSNR after {self.equal_images:,} {self.unit}", f"PSNR after {self.equal_seconds:.0f} s"]
+        further = {key: shown for key, shown in FURTHER.items() if key in first.metrics}
+        equal = [f"{metric.name} after {self.equal_images:,} {self.unit}"]
+        equal.append(f"{metric.name} after {self.equal_seconds:.0f} s")
         sizes = first.measured.columns()
-        lines = [_line(["", "PSNR", *gaps, "SSIM", *equal, *sizes, f"{self.unit}/s"])]
+        names = [shown.name for shown in further.values()]
+        lines = [_line(["", metric.name, *gaps, *names, *equal, *sizes, f"{self.unit}/s"])]
         lines.append(_line(["---"] * (lines[0].count("|") - 1)))
         for row in self.rows:
             published = [row.gap, row.published, row.published_gap] if self.has_published else []
-            cells = [_number(value, 2) for value in (row.psnr, *published)] + [_number(row.ssim, 3)]
-            cells += [_number(value, 2) for value in (row.psnr_at_equal_images, row.psnr_at_equal_seconds)]
+            cells = [_number(value, metric.digits) for value in (row.quality, *published)]
+            cells += [_number(row.metrics[key], shown.digits) for key, shown in further.items()]
+            equal_values = (row.quality_at_equal_images, row.quality_at_equal_seconds)
+            cells += [_number(value, metric.digits) for value in equal_values]
             lines.append(_line([row.name, *cells, *row.measured.columns().values(), f"{row.images_per_second:.3g}"]))
-        note = first.measured.note()
-        return "\n".join([*lines, *(["", note] if note else [])]) + "\n"
+        notes = [self._signals_note(), first.measured.note()]
+        return "\n".join([*lines, *(line for note in notes if note for line in ("", note))]) + "\n"
+
+    def _signals_note(self) -> str:
+        """What the means are of, where there is more than one signal."""
+        signals = list(self.rows[0].metrics_by_signal)
+        return f"Means over {len(signals)} signals: {', '.join(signals)}." if signals else ""
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -170,19 +232,27 @@ def make_table(runs: Sequence[TrainedRun], unit: str, published: Mapping[str, fl
     first, published = runs[0].name, published or {}
     equal_images = min(run.curve.images[-1] for run in runs)
     equal_seconds = min(run.curve.seconds[-1] for run in runs)
+    keys = list(dict.fromkeys(key for run in runs for key in run.measured.metrics))
+    signals = list(dict.fromkeys(run.signal for run in runs if run.signal))
     rows = []
     for name in _names(runs):
         own = [run for run in runs if run.name == name]
-        gaps = [run.measured.psnr - base.measured.psnr for run, base in _pairs(runs, name, first)]
+        gaps = [run.measured.quality - base.measured.quality for run, base in _pairs(runs, name, first)]
+        by_seed = {
+            seed: [run.measured.quality for run in own if run.seed == seed] for seed in {run.seed: 0 for run in own}
+        }
         rows.append(
             Row(
                 name=name,
                 measured=own[0].measured,
-                psnr=fmean(run.measured.psnr for run in own),
-                ssim=_mean([run.measured.ssim for run in own]),
-                psnr_at_equal_images=_mean([run.curve.at_images(equal_images) for run in own]),
-                psnr_at_equal_seconds=_mean([run.curve.at_seconds(equal_seconds) for run in own]),
-                psnr_by_seed={run.seed: run.measured.psnr for run in own},
+                quality=fmean(run.measured.quality for run in own),
+                metrics=_means(own, keys),
+                quality_at_equal_images=_mean([run.curve.at_images(equal_images) for run in own]),
+                quality_at_equal_seconds=_mean([run.curve.at_seconds(equal_seconds) for run in own]),
+                quality_by_seed={seed: fmean(qualities) for seed, qualities in by_seed.items()},
+                metrics_by_signal={
+                    signal: _means([run for run in own if run.signal == signal], keys) for signal in signals
+                },
                 images=[run.curve.images[-1] for run in own],
                 seconds=[run.curve.seconds[-1] for run in own],
                 images_per_second=fmean(run.curve.images[-1] / run.curve.seconds[-1] for run in own),
@@ -191,7 +261,13 @@ def make_table(runs: Sequence[TrainedRun], unit: str, published: Mapping[str, fl
                 published_gap=published[name] - published[first] if name in published else None,
             )
         )
-    return Table(rows, equal_images, equal_seconds, unit, has_published=bool(published))
+    metric = headline(runs[0].measured.metrics)
+    return Table(rows, equal_images, equal_seconds, unit, has_published=bool(published), headline=metric)
+
+
+def _means(runs: Sequence[TrainedRun], keys: Sequence[str]) -> dict[str, float | None]:
+    """Of each metric over runs."""
+    return {key: _mean([run.measured.metrics.get(key) for run in runs]) for key in keys}
 
 
 def without_pair(runs: Sequence[TrainedRun], first: str) -> list[str]:
@@ -213,21 +289,24 @@ def curve_gaps(runs: Sequence[TrainedRun]) -> dict[str, tuple[list[int], list[fl
         stop = min(curve.images[-1] for pair in pairs for curve in pair)
         where = [images for images in pairs[0][0].images if start <= images <= stop]
         own, base = (
-            np.mean([np.interp(where, c.images, c.psnr) for c in side], axis=0) for side in zip(*pairs, strict=True)
+            np.mean([np.interp(where, c.images, c.quality) for c in side], axis=0) for side in zip(*pairs, strict=True)
         )
         gaps[name] = (where, (own - base).tolist())
     return gaps
 
 
 def draw_curves(runs: Sequence[TrainedRun], unit: str, quality: str, path: Path) -> None:
-    """PSNR over images (or steps) and over seconds, a curve a run; `quality` is the label of the upright axis."""
+    """Quality over images (or steps) and over seconds, a curve a run; `quality` is the label of the upright axis."""
     from genrep.plots import save_curves
 
     several = len({run.seed for run in runs}) > 1
-    curves = {f"{run.name}, seed {run.seed}" if several else run.name: run.curve for run in runs}
+    curves = {
+        ", ".join([run.name, *filter(None, [run.signal]), *([f"seed {run.seed}"] if several else [])]): run.curve
+        for run in runs
+    }
     panels: dict[str, dict[str, tuple[Sequence[float | int], Sequence[float]]]] = {
-        unit: {label: (curve.images, curve.psnr) for label, curve in curves.items()},
-        "seconds of training": {label: (curve.seconds, curve.psnr) for label, curve in curves.items()},
+        unit: {label: (curve.images, curve.quality) for label, curve in curves.items()},
+        "seconds of training": {label: (curve.seconds, curve.quality) for label, curve in curves.items()},
     }
     save_curves(panels, quality, path)
 
@@ -238,7 +317,9 @@ def draw_gaps(runs: Sequence[TrainedRun], unit: str, published: Mapping[str, flo
 
     first = runs[0].name
     levels = {name: psnr - published[first] for name, psnr in published.items()}
-    save_curves({unit: curve_gaps(runs)}, f"PSNR over {first} (dB)", path, levels)
+    metric = HEADLINES[headline(runs[0].measured.metrics)]
+    label = metric._replace(name=f"{metric.name} over {first}").label
+    save_curves({unit: curve_gaps(runs)}, label, path, levels)
 
 
 def read_published(path: Path, first: str) -> dict[str, float | int]:
@@ -261,9 +342,9 @@ def _names(runs: Sequence[TrainedRun]) -> list[str]:
 
 
 def _pairs(runs: Sequence[TrainedRun], name: str, first: str) -> list[tuple[TrainedRun, TrainedRun]]:
-    """Runs of `name` and of `first` with the same seed, so that a gap between them is not one of seeds."""
-    base = {run.seed: run for run in runs if run.name == first}
-    return [(run, base[run.seed]) for run in runs if run.name == name and run.seed in base]
+    """Runs of `name` and of `first` with the same signal and seed, so that a gap between them is not one of these."""
+    base = {run.pair: run for run in runs if run.name == first}
+    return [(run, base[run.pair]) for run in runs if run.name == name and run.pair in base]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

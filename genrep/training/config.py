@@ -1,4 +1,4 @@
-"""YAML with includes, dotted overrides on the command line (of train/ and of sample/), and `--help` from the specs.
+"""YAML with includes, dotted overrides on the command line (for train/ and sample/), and `--help` from the specs.
 
 Does not import torch, so that `--help` stays fast.
 """
@@ -30,11 +30,11 @@ from genrep.specs import Spec, validate, variants
 S = TypeVar("S", bound=Spec)
 
 FORMER_KEYS = {"sampling.steps": "num_inference_steps"}
-"""Keys of earlier versions, dotted, and what the key in the same section is called now."""
+"""Dotted keys of earlier versions -> the key's present name within the same section."""
 
 
 class _Constructor(SafeConstructor):
-    """Text that older versions of YAML give a type, such as a date, stays text: version 1.2's core schema has none."""
+    """Leaves dates and the like as text: YAML 1.1 gave them types, the core schema of YAML 1.2 does not."""
 
 
 for _tag in ("timestamp", "value", "merge"):
@@ -42,14 +42,14 @@ for _tag in ("timestamp", "value", "merge"):
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Plain data from text in YAML 1.2: 1e-4 is a float, `on` is text, 010 is ten, and no key may come twice.
+    """Parse YAML 1.2 into plain data: 1e-4 is a float, `on` is text, 010 is ten, and duplicate keys are refused.
 
     Args:
         text: YAML.
-        name: what to call it in an error.
+        name: what errors call it.
 
     Raises:
-        InputError: not YAML; names the line.
+        InputError: not valid YAML; names the line.
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
@@ -60,16 +60,16 @@ def parse_yaml(text: str, name: str) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, problem = mark.line + 1, ": ".join(filter(None, (error.context, error.problem)))
-    except (ValueError, KeyError) as error:  # a tag that the value does not fit, such as `!!int x`
+    except (ValueError, KeyError) as error:  # a tag that does not fit its value, such as `!!int x`
         raise InputError(f"{name}: not valid YAML: {error}") from None
     raise InputError(f"{name}: not valid YAML: line {line}: {problem}")
 
 
 def dump_yaml(content: Any) -> str:
-    """Plain data as YAML 1.2 in block style, keys in their order; `parse_yaml` gives it back equal."""
+    """Plain data as YAML 1.2 in block style, keys in their given order; `parse_yaml` reads back the same data."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment] # annotated as None
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment] # ruamel annotates it as None
     yaml.width = 1000
     stream = io.StringIO()
     yaml.dump(content, stream)
@@ -79,19 +79,19 @@ def dump_yaml(content: Any) -> str:
 def read_config(
     path: Path | str, origins: dict[str, str] | None = None, _above: tuple[Path, ...] = ()
 ) -> dict[str, Any]:
-    """A YAML file with the files that its `base:` key includes below it, as plain data.
+    """Read a YAML file on top of the files that its `base:` key includes, as plain data.
 
     Args:
-        path: the file; `base` is read relative to it, and may be a list (later ones win).
-        origins: filled with dotted key -> file.
+        path: the file; `base` is relative to it and may be a list, in which later files win.
+        origins: filled with dotted key -> the file that set it.
 
     Raises:
-        InputError: no such file, not YAML, a circular include.
+        InputError: the file does not exist, is not YAML, or includes itself.
     """
     path = Path(path)
     if not path.is_file():
-        near = ", ".join(sorted(str(other) for other in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
-        raise InputError(f"{path}: no such config file" + (f"; there are {near}" if near else ""))
+        neighbours = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) if path.parent.is_dir() else ""
+        raise InputError(f"{path}: no such config file" + (f"; that folder has {neighbours}" if neighbours else ""))
     if path.resolve() in _above:
         raise InputError(f"{path}: includes itself through `base`")
     try:
@@ -99,11 +99,11 @@ def read_config(
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file ({error})") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: a config is a mapping of keys, got {type(content).__name__}")
+        raise InputError(f"{path}: a config must be a mapping of keys; got {type(content).__name__}")
     bases = content.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise InputError(f"{path}: base: got {bases!r}; give a file, or a list of files, relative to this one")
+        raise InputError(f"{path}: base must be a file, or a list of files, relative to this one; got {bases!r}")
     merged: dict[str, Any] = {}
     for base in bases:
         merge(merged, read_config(path.parent / base, origins, (*_above, path.resolve())))
@@ -114,18 +114,21 @@ def read_config(
 def merge(
     into: dict[str, Any], new: Mapping[Any, Any], origin: str = "", origins: dict[str, str] | None = None, at: str = ""
 ) -> None:
-    """Lay `new` over `into`, key by key. Where a `type` changes, the keys of the old type go."""
+    """Overlay `new` on `into`, key by key. Changing a section's `type` drops the keys of the old type."""
+    # configs/celeba/ipc.yaml, say, swaps the decoder of its base: the old decoder's keys would be unknown to the new one
     if "type" in new and "type" in into and new["type"] != into["type"]:
         into.clear()
     for key, value in new.items():
         path = f"{at}.{key}" if at else str(key)
         if not isinstance(key, str):
-            raise InputError(f"{origin or 'command line'}: {path}: a key must be a name; got {key!r}")
+            raise InputError(f"{origin or 'command line'}: {path}: keys must be names; got {key!r}")
         if path in FORMER_KEYS:
             former, key = path, FORMER_KEYS[path]
             path = f"{at}.{key}"
             if key in new:
-                raise InputError(f"{origin or 'command line'}: {former} is the former name of {path}: give one of them")
+                raise InputError(
+                    f"{origin or 'command line'}: {former} is the former name of {path}: give only one of them"
+                )
             warnings.warn(f"{origin or 'command line'}: {former} is now {path}", FutureWarning, stacklevel=2)
         if isinstance(value, Mapping):
             if not isinstance(into.get(key), dict):
@@ -143,24 +146,24 @@ def parse_command_line(
     argv: Sequence[str] | None = None,
     add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> tuple[S, argparse.Namespace]:
-    """`script.py config.yaml --section.key value --flag`: the validated config, and the script's own options.
+    """Parse `script.py config.yaml --section.key value --flag` into the validated config and the script's own options.
 
     Args:
         kind: the spec of the config.
-        description: what `--help` begins with.
-        argv: arguments; None is the process's own.
-        add_options: adds options that are no config keys.
+        description: the text that `--help` begins with.
+        argv: arguments; None takes the process's own.
+        add_options: adds the options that are not config keys.
 
     Raises:
-        InputError: everything that is wrong with the file or the overrides, in one message.
+        InputError: lists everything that is wrong with the file and the overrides.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.usage = "%(prog)s CONFIG.yaml [--section.key VALUE ...] [options]"
-    parser.add_argument("config", help="YAML of the run; every key can be overridden as --section.key VALUE")
+    parser.add_argument("config", help="YAML file of the run; override any of its keys with --section.key VALUE")
     add_options(parser)
-    parser.epilog = "keys of the config (type, default, meaning):\n\n" + "\n".join(describe(kind))
+    parser.epilog = "config keys (type, default, meaning):\n\n" + "\n".join(describe(kind))
     rest, overrides = split_overrides(kind, sys.argv[1:] if argv is None else argv)
     options = parse_options(parser, rest)
     origins: dict[str, str] = {}
@@ -169,10 +172,10 @@ def parse_command_line(
 
 
 def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of a script that are no config keys. InputError names one that there is not."""
+    """The options of a script that are not config keys. InputError names an unknown one."""
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise InputError(f"{unknown[0]}: unknown option; config keys are written --section.key VALUE, see --help")
+        raise InputError(f"{unknown[0]}: unknown option; write config keys as --section.key VALUE, and see --help")
     return options
 
 
@@ -183,28 +186,33 @@ def override(
     where: str,
     origins: dict[str, str] | None = None,
 ) -> S:
-    """A config with what the command line says laid over it, validated.
+    """A config with the command line's overrides applied, validated.
 
     Args:
         kind: the spec of the config.
-        content: the config as plain data; it is changed.
+        content: the config as plain data; modified in place.
         overrides: (dotted key, value as YAML).
-        where: the file that `content` is from, for errors.
-        origins: dotted key -> the file that set it, where that is another one.
+        where: the file that `content` comes from, for errors.
+        origins: dotted key -> the file that set it, where that is an included one.
     """
     origins = {} if origins is None else origins
-    given: dict[str, Any] = {}
+    # The overrides are merged with each other first: merged one by one, `--x.type` after `--x.size` would drop the size.
+    merged_overrides: dict[str, Any] = {}
     for name, value in overrides:
         nested: Any = parse_yaml(value, f"--{name}")
         for key in reversed(name.split(".")):
             nested = {key: nested}
-        merge(given, nested)
-    merge(content, given, "command line", origins)
+        merge(merged_overrides, nested)
+    merge(content, merged_overrides, "command line", origins)
     return validate(kind, content, where=where, origins=origins)
 
 
 def split_overrides(kind: type[Spec], argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Arguments that are no config keys, and (key, value) of those that are. InputError where a value is missing."""
+    """Split arguments into those that are not config keys, and (key, value) pairs of those that are.
+
+    Raises:
+        InputError: a config key without a value.
+    """
     rest, overrides = [], []
     arguments = list(argv)
     while arguments:
@@ -213,7 +221,7 @@ def split_overrides(kind: type[Spec], argv: Sequence[str]) -> tuple[list[str], l
         if argument.startswith("--") and ("." in name or name in kind.model_fields):
             if not equals:
                 if not arguments or arguments[0].startswith("--"):
-                    raise InputError(f"{argument}: a value must follow, as in {argument} VALUE")
+                    raise InputError(f"{argument} needs a value: write {argument} VALUE")
                 value = arguments.pop(0)
             overrides.append((name, value))
         else:
@@ -224,9 +232,13 @@ def split_overrides(kind: type[Spec], argv: Sequence[str]) -> tuple[list[str], l
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """The options of every training script."""
     parser.add_argument(
-        "--dry-run", action="store_true", help="build without memory, print sizes, check the data, stop"
+        "--dry-run",
+        action="store_true",
+        help="check config and data, print model sizes, and exit without training",
     )
-    parser.add_argument("--restart", action="store_true", help="start over where the folder already holds a run")
+    parser.add_argument(
+        "--restart", action="store_true", help="delete what an earlier run left in run.folder, and start over"
+    )
 
 
 def dump_config(config: Spec, path: Path) -> None:
@@ -235,7 +247,7 @@ def dump_config(config: Spec, path: Path) -> None:
 
 
 def describe(kind: type[Spec], at: str = "", defaults: bool = True) -> list[str]:
-    """Lines of `--help`: every key with its type, default (where it is the spec's) and meaning."""
+    """Lines of `--help`: every key with its type, its meaning and, with `defaults`, its default."""
     lines = []
     for name, info in kind.model_fields.items():
         path = f"{at}.{name}" if at else name
@@ -262,8 +274,8 @@ def _default(info: FieldInfo) -> str:
     if info.is_required():
         return " (required)"
     default = info.default_factory() if info.default_factory else info.default  # type: ignore[call-arg]
-    shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
-    return f" = {shown}"
+    text = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
+    return f" = {text}"
 
 
 def _type_name(annotation: Any) -> str:
@@ -289,29 +301,32 @@ EXTRAS = {
     "sklearn": ("scikit-learn", "train"),
     "torch_fidelity": ("torch-fidelity", "eval"),
     "tensorboard": ("tensorboard", "tracking"),
+    "av": ("av", "video"),
+    "scipy": ("scipy", "shapes"),
+    "trimesh": ("trimesh", "shapes"),
 }
-"""What scripts import beyond the core's requirements: module -> (package, the extra in pyproject.toml that installs it)."""
+"""What scripts import beyond the core requirements: module -> (package, the extra in pyproject.toml that installs it)."""
 
 STOPPED = 75
 """Exit status of a run that a signal ended after it saved a checkpoint: EX_TEMPFAIL, "try again later"."""
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Call a script's `main`, with one message on stderr in place of a traceback for what a user can do something about.
+    """Call a script's `main`; problems that the user can solve are printed as one message on stderr, without a traceback.
 
-    Exit status 2 after an InputError, a full disk, a full memory, or for want of a package that an extra installs; 75 where
-    a signal ended a run that saved its state; 130 after any other Ctrl-C. Locks on folders end with the script.
+    The exit status is 2 after an InputError, when the disk or memory is full, and when a package that an extra installs is
+    missing; 75 after a signal ended a run that saved its state; 130 after any other Ctrl-C. Folder locks are released.
     """
-    # Before torch is imported: GNU OpenMP's threads spin for milliseconds when they wait. On a machine that shares its
-    # cores that made small models 60 times slower; a short spin costs nothing on a quiet one.
+    # Must be set before torch is imported: waiting threads of GNU OpenMP spin for milliseconds, which made small models
+    # 60 times slower on a machine whose cores were shared. A short spin costs nothing on an idle one.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # on Windows a file or a pipe has no √, which is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):  # a Windows pipe may not encode √: print ? rather than fail
             stream.reconfigure(errors="replace")
     try:
         try:
             main()
-        except Stopped as stop:  # saving may fail like anything else
+        except Stopped as stop:  # inside the outer try, because saving can fail with the errors below
             print(stop.save(), file=sys.stderr)
             raise SystemExit(STOPPED) from None
     except InputError as error:
@@ -333,9 +348,9 @@ def run_script(main: Callable[[], None]) -> None:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        wanted = re.search(r"ried to allocate ([\d.]+ \w+)", str(error))
+        request = re.search(r"ried to allocate ([\d.]+ \w+)", str(error))
         raise _failure(
-            f"out of memory{f' ({wanted[1]} were asked for at once)' if wanted else ''}: use a smaller batch, size or model; in "
+            f"out of memory{f' (a single request was for {request[1]})' if request else ''}: use a smaller batch, size or model; in "
             "training, a larger run.accumulation computes the same batch in smaller parts"
         ) from None
     finally:
@@ -343,7 +358,7 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _failure(message: str) -> SystemExit:
-    """Say what went wrong, on a line of its own where a progress bar is being drawn; returns the exit to raise."""
+    """Print what went wrong, below any progress bar that is being drawn; returns the exit to raise."""
     if "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(f"error: {message}", file=sys.stderr)
     else:
@@ -352,7 +367,7 @@ def _failure(message: str) -> SystemExit:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Python's error, or torch's for a GPU (of its own class) or the CPU (a RuntimeError like any other)."""
+    """Python's MemoryError, torch's error for a GPU (OutOfMemoryError), or for the CPU (a plain RuntimeError)."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -361,19 +376,23 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def call_script(project: Path, script: str, *arguments: object) -> None:
-    """Run one of the project's scripts in this process, which saves importing torch every time; say what is run.
+    """Print a command of the project and run it in this process, which saves importing torch again (2 to 5 s).
 
     Args:
         project: the folder that holds `train/` and `sample/`.
-        script: path of the script in it.
+        script: path of the script within it.
         arguments: its command line.
 
     Raises:
-        SystemExit: the script failed; it has said why.
+        SystemExit: the script failed, and has printed why.
     """
     words = [str(argument) for argument in arguments]
     print(f"\n$ python {shlex.join([script, *words])}", flush=True)
-    before = sys.argv
+    if "accelerate.state" in sys.modules:  # accelerate would keep the first run's precision for all later ones
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+    saved_argv = sys.argv
     sys.argv = [script, *words]
     try:
         runpy.run_path(str(project / script), run_name="__main__")
@@ -381,4 +400,4 @@ def call_script(project: Path, script: str, *arguments: object) -> None:
         if stop.code:
             raise
     finally:
-        sys.argv = before
+        sys.argv = saved_argv

@@ -1,4 +1,4 @@
-"""What a field costs."""
+"""The cost of evaluating a field."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -7,7 +7,7 @@ from genrep.models.field import NeuralField
 
 
 def multiply_adds(field: NeuralField, num_points: int = 512) -> int:
-    """Multiply-adds of the products at one point, counted in a forward pass by PyTorch's counter."""
+    """Multiply-adds per point in matrix products, counted in a forward pass by PyTorch's FlopCounterMode."""
     coords = torch.rand(num_points, len(field.shape), generator=torch.Generator().manual_seed(0)) * 2 - 1
     prepared, counter = field.prepare(coords.to(field.device)), FlopCounterMode(display=False)
     with torch.no_grad(), counter:

@@ -11,23 +11,24 @@ from genrep.training.specs import EMASpec
 
 
 class WeightAverage:
-    """Average of a model's parameters, or nothing where `spec` is None: then `applied` leaves the weights alone."""
+    """Average of a model's parameters. With `spec` None there is no average, and `applied` leaves the weights alone."""
 
     def __init__(self, model: nn.Module, spec: EMASpec | None):
         self.spec, self.model = spec, model
         self.average = EMAModel(model.parameters(), decay=spec.decay, foreach=True) if spec else None
 
     def update(self, step: int) -> None:
-        """Take in the weights after `step` steps."""
+        """Include the weights after `step` steps."""
         if self.average is not None and self.spec is not None and step % self.spec.every == 0:
             self.average.step(self.model.parameters())
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model holds the averaged weights inside, its own again afterwards."""
+        """Inside, the model holds the averaged weights; afterwards its own again."""
         if self.average is None:
             yield
             return
+        # swapped into the model itself, not into a second one, which would take as much memory again
         self.average.store(self.model.parameters())
         self.average.copy_to(self.model.parameters())
         try:
@@ -39,6 +40,7 @@ class WeightAverage:
         """Averaged parameters by name; empty without an average."""
         if self.average is None:
             return {}
+        # EMAModel keeps a list in the order of parameters(); names let a changed model be detected on loading
         names = [name for name, _ in self.model.named_parameters()]
         return dict(zip(names, self.average.shadow_params, strict=True))
 
@@ -51,6 +53,6 @@ class WeightAverage:
             return
         for (name, _), shadow in zip(self.model.named_parameters(), self.average.shadow_params, strict=True):
             if name not in state:
-                raise InputError(f"the checkpoint's average lacks {name}: was `ema` off when it was written?")
+                raise InputError(f"the checkpoint's weight average has no {name}: was ema off when it was written?")
             shadow.data.copy_(state[name])
         self.average.optimization_step = num_updates

@@ -1,4 +1,4 @@
-"""What lies in the folders of earlier stages: models, configs."""
+"""Reading the folders of earlier stages: models and configs."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -20,21 +20,21 @@ def model_folder(place: str | Path, name: str = "model") -> Path:
 
 
 def load_autoencoder(place: str, config_path: str | None = None) -> INRAutoencoder:
-    """Stage 1's model, frozen, from a run or model folder. InputError says how to train it if it is not there."""
+    """Stage 1's model, frozen, from a run or model folder. If there is none, InputError tells how to train it."""
     folder = model_folder(place)
     if not (folder / "config.json").exists():
-        maker = _maker(place, config_path)
-        how = (
-            f"train it first: python train/autoencoder.py {maker}"
-            if maker
+        stage1_config = _stage1_config(place, config_path)
+        advice = (
+            f"train it first: python train/autoencoder.py {stage1_config}"
+            if stage1_config
             else "give the run or model folder of stage 1"
         )
-        raise InputError(f"autoencoder {place!r}: no model there (no {folder / 'config.json'}); {how}")
+        raise InputError(f"autoencoder {place!r}: no model there (no {folder / 'config.json'}); {advice}")
     return INRAutoencoder.from_pretrained(folder).freeze()
 
 
 def describe_autoencoder(place: str, config_path: str) -> AutoencoderSpec:
-    """What stage 1's model is, for a dry run: from its folder or, if it is not trained yet, from the YAML that makes it."""
+    """The spec of stage 1's model, for a dry run: from its folder or, before it is trained, from its YAML."""
     folder = model_folder(place)
     if (folder / "config.json").exists():
         config = INRAutoencoder.load_config(folder)
@@ -43,30 +43,39 @@ def describe_autoencoder(place: str, config_path: str) -> AutoencoderSpec:
             {key: value for key, value in config.items() if key in AutoencoderSpec.model_fields},
             where=str(folder),
         )
-    maker = _maker(place, config_path)
-    if maker is None:
+    stage1_config = _stage1_config(place, config_path)
+    if stage1_config is None:
         raise InputError(
-            f"autoencoder {place!r}: no model there, and no YAML beside {config_path} makes one; give the run or model folder of stage 1"
+            f"autoencoder {place!r}: no model there, and no YAML next to {config_path} trains one; give the run or model folder "
+            "of stage 1"
         )
-    print(f"autoencoder {place} is not trained yet; sizes are taken from {maker}")
-    return validate(AutoencoderRun, read_config(maker), where=str(maker)).autoencoder
+    print(f"autoencoder {place} is not trained yet; sizes are taken from {stage1_config}")
+    return validate(AutoencoderRun, read_config(stage1_config), where=str(stage1_config)).autoencoder
 
 
 def run_config(folder: Path | str, kind: type[S]) -> S:
-    """The config of a run folder. InputError if there is none."""
+    """The config of a run folder. InputError if the folder has none."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise InputError(
-            f"{folder}: no run folder (no config.yaml there); give the folder that a training script wrote"
+            f"{folder}: not a run folder (it has no config.yaml); give the folder that a training script wrote"
         )
     return validate(kind, read_config(path), where=str(path))
 
 
 def run_data(folder: Path | str, instead: str = "") -> BaseDataSpec:
-    """The `data` part of any run's config. InputError if the folder is no run's; `instead` is what else may be given."""
+    """The `data` section of any run's config.
+
+    Args:
+        folder: a run folder.
+        instead: what the user may give otherwise, appended to the error.
+
+    Raises:
+        InputError: not a run folder.
+    """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise InputError(f"{folder}: no config.yaml, which says what the real signals are; give a run folder{instead}")
+        raise InputError(f"{folder}: no config.yaml there to name the data set; give a run folder{instead}")
     return validate(_WithData, {"data": read_config(path).get("data", {})}, where=str(path)).data
 
 
@@ -74,8 +83,8 @@ class _WithData(Spec):
     data: DataSpec
 
 
-def _maker(place: str, config_path: str | None) -> Path | None:
-    """The stage-1 YAML beside `config_path` whose run folder is `place`."""
+def _stage1_config(place: str, config_path: str | None) -> Path | None:
+    """The stage-1 YAML in the folder of `config_path` whose run folder is `place`."""
     for path in sorted(Path(config_path).parent.glob("*.yaml")) if config_path else []:
         content = read_config(path)
         if isinstance(content.get("autoencoder"), dict) and Path(content.get("run", {}).get("folder", "")) == Path(

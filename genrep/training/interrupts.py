@@ -1,4 +1,4 @@
-"""Ending a run on a signal without losing work: Ctrl-C, or the SIGTERM that clusters send before they take a machine."""
+"""Stopping a run on a signal without losing work: Ctrl-C, or the SIGTERM that clusters send before reclaiming a machine."""
 
 import signal
 import subprocess
@@ -12,10 +12,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Between `start` and `stop` the first Ctrl-C or SIGTERM only sets `received`; a second one ends the process at once.
+    """Between `start` and `stop`, the first Ctrl-C or SIGTERM only sets `received`; a second one ends the process at once.
 
-    A training step is never cut in two: the loop looks at `received` after each one. Where the run is between steps, such
-    as in an evaluation of minutes, `between_steps` is called from the handler instead, and may raise.
+    A training step is never interrupted: the loop checks `received` after every step. Between steps, for instance during a
+    long evaluation, the handler calls `between_steps`, which may raise.
     """
 
     def __init__(self) -> None:
@@ -24,21 +24,21 @@ class Interrupts:
         self._before: dict[signal.Signals, Any] = {}
 
     def start(self) -> None:
-        """Take over the signals. Python delivers them to the main thread alone; in another one nothing changes."""
+        """Install the handlers. Does nothing outside the main thread, the only one that Python delivers signals to."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
 
     def stop(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.stop()  # the next signal does what it does without us
+        self.stop()  # so that a second signal ends the process: saving a large model can take long
         self.received = signal.Signals(number)
         print(
-            f"\n{self.received.name}: a checkpoint is saved after this step; once more ends at once",
+            f"\n{self.received.name}: saving a checkpoint after this step; send it again to quit at once",
             file=sys.stderr,
             flush=True,
         )
@@ -47,16 +47,16 @@ class Interrupts:
 
 
 def ignore_signals(worker: int) -> None:
-    """For a data loader's workers: Ctrl-C reaches them too, but the main process ends them when it has saved."""
+    """Initialise a data loader's worker so that only the main process reacts to signals."""
+    # The terminal sends Ctrl-C to the whole process group. A worker that died of it would fail the step in progress; the
+    # main process ends its workers itself once it has saved.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def run_child(command: Sequence[str]) -> int:
-    """Run a command and return its exit status; on a signal let it end by itself, as a training run does.
-
-    The terminal sends Ctrl-C to the child as well. SIGTERM reaches this process alone, and is passed on.
-    """
+    """Run a command and return its exit status; after a signal, wait for the child to save and exit."""
+    # The terminal sends Ctrl-C to the child as well, but SIGTERM reaches only this process, which passes it on.
     child = subprocess.Popen(command)
     in_main_thread = threading.current_thread() is threading.main_thread()
     handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: child.terminate()}

@@ -1,4 +1,4 @@
-"""Latents for a training loop: from the cache, or encoded on the fly. The cache itself is in `genrep/data/latents.py`."""
+"""Latents for a training loop, cached or encoded on the fly. The cache itself is in `genrep/data/latents.py`."""
 
 import math
 import os
@@ -29,11 +29,11 @@ from genrep.models.autoencoder import INRAutoencoder
 from genrep.training.order import TrainingBatch
 
 LatentSets = tuple[Shaped[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"] | None]
-"""Latents, and the mask of the tokens that are there: None where all are."""
+"""Latents, and the mask of the tokens in use: None when all are."""
 
 
 class CachedLatents:
-    """Latents from a cache, which the stream reads; a mirrored signal is the view that was encoded mirrored."""
+    """Latents from a cache, which the stream reads. The latents of a mirrored signal are a second view there."""
 
     wants_signals = False
 
@@ -42,23 +42,25 @@ class CachedLatents:
         self.flips = cache.num_views == 2
 
     def sets(self, batch: TrainingBatch) -> LatentSets:
-        """A batch's latents in the number type of the cache, and their mask."""
+        """A batch's latents in the dtype of the cache, and their mask."""
         assert batch.latents is not None, "the stream was opened without the cache"
         return batch.latents, batch.mask
 
 
 class EncodedLatents:
-    """Latents encoded when they are needed; the statistics are those of evenly spaced signals."""
+    """Latents encoded as they are needed; mean and std are those of `spec.statistics_images` evenly spaced signals."""
 
     wants_signals = True
     cache = None
 
     def __init__(self, autoencoder: INRAutoencoder, data: SignalData, spec: LatentsSpec):
         self.autoencoder, self.data, self.flips = autoencoder, data, spec.flips
+        # a subset, because encoding the whole data set first is what on-the-fly encoding avoids
         statistics = LatentStatistics(autoencoder.latent_shape, autoencoder.position_dim)
-        chosen = evenly(len(data), spec.statistics_images)
-        for start in range(0, len(chosen), spec.batch):
-            kept = data.read(chosen[start : start + spec.batch])
+        indices = evenly(len(data), spec.statistics_images)
+        for start in range(0, len(indices), spec.batch):
+            kept = data.read(indices[start : start + spec.batch])
+            # with flips, training sees both views, so both count
             latents, mask = encode_views(autoencoder, data, kept, spec.flips)
             statistics.update(latents.flatten(0, 1), None if mask is None else mask.flatten(0, 1))
         self.mean, self.std = statistics.mean.float(), statistics.std.float()
@@ -69,13 +71,13 @@ class EncodedLatents:
 
 
 def encode_batch(autoencoder: INRAutoencoder, data: SignalData, kept: Tensor) -> LatentSets:
-    """Latents of signals as their data set keeps them, and their mask."""
+    """Latents of stored signals, and their mask."""
     latents, mask = encode_views(autoencoder, data, kept, flips=False)
     return latents[:, 0], None if mask is None else mask[:, 0]
 
 
 def open_for(autoencoder: INRAutoencoder, data: BaseDataSpec, split: str) -> SignalData:
-    """A split of the signals that an autoencoder was made for. InputError where they mean something else."""
+    """A split of a data set, for an autoencoder. InputError if it was trained on signals of another kind or scale."""
     signals = data.open(split, autoencoder.image_shape, autoencoder.config["channels"])
     check_signal(autoencoder, signals)
     return signals
@@ -84,45 +86,52 @@ def open_for(autoencoder: INRAutoencoder, data: BaseDataSpec, split: str) -> Sig
 def open_split(
     data: BaseDataSpec, latents: LatentsSpec, autoencoder: INRAutoencoder, split: str, signals: bool = False
 ) -> SignalData | LatentCache:
-    """A split of stage 2: its cache where that is whole and enough, else the images.
+    """A split of stage 2: its cache if that is complete and sufficient, else the images.
 
-    Where `data.source` is there, a cache is held against the images; where it is not, against the keys that chose them.
+    The cache is checked against the images if `data.source` exists, else against the keys that selected them.
 
     Args:
         split: `train` or `held_out`.
-        signals: they are needed whatever is cached.
+        signals: whether the signals are needed even if their latents are cached.
 
     Raises:
-        MissingSource: the images are needed, and `data.source` is not there.
+        MissingSource: the images are needed, and `data.source` does not exist.
         InputError: the cache was made from something else.
     """
     if latents.folder is None or not has_cache(latents.folder):
         return open_for(autoencoder, data, split)
+    # the cache exists, but does not suffice
     if signals or not has_cache(latents.folder, split):
         try:
             return open_for(autoencoder, data, split)
         except MissingSource as error:
             why = (
-                "this run needs the signals too"
+                "this run also needs the signals"
                 if signals
                 else "it has no held-out latents, which train/latents.py adds"
             )
-            raise MissingSource(f"{error}. The latent cache {latents.folder} alone does not do: {why}") from error
+            raise MissingSource(f"{error}. The latent cache {latents.folder} is not enough: {why}") from error
+    # whatever the images are, the latents must be those of this autoencoder
     cache = LatentCache(latents.folder, cache_settings(autoencoder, latents), split=split)
+    # A cache can be trained on by itself, so that latents can be shared without the images. Only the images can prove that
+    # it is theirs, though: where they exist, their fingerprint decides.
     try:
-        signals_there = open_for(autoencoder, data.light(), split)
+        source_signals = open_for(autoencoder, data.light(), split)
     except MissingSource as error:
         if cache.is_of(data):
             if split == "train" and os.environ.get("RANK", "0") == "0":
-                print(f"data.source {data.source!r} is not there: training on the latent cache {latents.folder} alone")
+                print(
+                    f"data.source {data.source!r} does not exist: training on the latent cache {latents.folder} alone"
+                )
             return cache
         raise MissingSource(
-            f"{error}. The latent cache {latents.folder} was made with data {cache.manifest['selection']}, which is not "
-            "what this config says: give that, or the images"
+            f"{error}. The latent cache {latents.folder} was made with data {cache.manifest['selection']}, which differs from "
+            "this config: change the config, or give the images"
         ) from error
     if split == "train":
-        return LatentCache(latents.folder, cache_manifest(autoencoder, signals_there, latents))
-    return cache if cache.fingerprint() == signals_there.fingerprint() else open_for(autoencoder, data, split)
+        return LatentCache(latents.folder, cache_manifest(autoencoder, source_signals, latents))
+    # a changed held-out split does not spoil training: it is encoded on the fly instead of refused
+    return cache if cache.fingerprint() == source_signals.fingerprint() else open_for(autoencoder, data, split)
 
 
 def open_latents(
@@ -132,44 +141,46 @@ def open_latents(
     process: tuple[int, int],
     barrier: Callable[[], None],
 ) -> CachedLatents | EncodedLatents:
-    """The cache that `spec.folder` names, written first if it is missing; or, without a folder, encoding on the fly.
+    """The cache in `spec.folder`, written first if it is missing; without a folder, latents encoded on the fly.
 
     Args:
-        data: the training split, as `open_split` gives it.
+        data: the training split, as `open_split` returns it.
         process: (rank, number of processes).
         barrier: waits for all processes.
 
     Raises:
-        InputError: the folder holds the latents of other images, of another autoencoder or of other settings, or it is
-            damaged; with `spec.verify`, a single changed bit.
+        InputError: the cache was made from other images, another autoencoder or other settings, or it is damaged; with
+            `spec.verify`, damage down to a single bit is found.
     """
     if isinstance(data, LatentCache):
         cache = data
     elif spec.folder is None:
         return EncodedLatents(autoencoder, data, spec)
     else:
+        # every process sees the same folder, and write_cache shares the work among them
         if not has_cache(spec.folder):
             write_cache(autoencoder, data, spec, Path(spec.folder), process, barrier, held_out_signals(data, spec))
         cache = LatentCache(spec.folder, cache_manifest(autoencoder, data, spec))
     if spec.verify:
-        if process[0] == 0:
+        if process[0] == 0:  # hashing reads the whole cache, 168 GB for ImageNet: once per run, not once per process
             cache.verify()
         barrier()
     return CachedLatents(cache)
 
 
 def held_out_signals(data: SignalData, spec: LatentsSpec) -> SignalData | None:
-    """The held-out split that belongs into the cache of a training split; None where there is none, or none is wanted."""
+    """The held-out split to cache along with a training split; None without one or with `latents.held_out: false`."""
     if not spec.held_out or not data.spec.holds_out:
         return None
+    # read once from start to end, so nothing is gained by holding it in memory
     return data.spec.light().open("held_out", data.shape, data.channels)
 
 
 def check_decoded_points(objective: DiffusionSpec, autoencoder: INRAutoencoder) -> None:
-    """InputError for more points of the two-term loss than a signal has."""
+    """InputError if the two-term loss asks for more points than a signal has."""
     count, total = objective.image_coords, math.prod(autoencoder.image_shape)
     if count is not None and count > total:
-        raise InputError(f"diffusion.image_coords {count} is more than an image's {total} pixels")
+        raise InputError(f"diffusion.image_coords must be at most {total}, the pixels of an image; got {count}")
 
 
 def decoded_points(
@@ -178,8 +189,17 @@ def decoded_points(
     kept: Shaped[Tensor, "batch channels *shape"],
     generator: torch.Generator,
 ) -> Points:
-    """Where the two-term loss decodes signals, as they are kept, and their values there: all of the grid, or as many as it says."""
+    """Grid coordinates at which the two-term loss decodes, all or `image_coords` random ones, and the signals' values there.
+
+    Args:
+        objective: names the number of points.
+        autoencoder: its grid and kind of signals.
+        kept: stored signals.
+        generator: draws the points.
+    """
     coords = grid(autoencoder.image_shape, device=kept.device)
+    # ANR compares whole images; a random subset estimates the same mean without bias, at a fraction of the decoder's cost
     if objective.image_coords is not None:
         coords = coords[random_subset(len(coords), objective.image_coords, generator).to(kept.device)]
+    # on the grid itself, where the nearest pixel is the exact value
     return Points(coords, values_at(autoencoder.signal.values(kept), coords, "nearest"))

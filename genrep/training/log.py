@@ -1,4 +1,4 @@
-"""The metrics of a run on disk."""
+"""The metrics log of a run."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,10 @@ from genrep.files import replacing, writing_to
 
 
 class RunLog:
-    """`metrics.jsonl`, one JSON object a line; lines after `step`, or cut off, from a run that was killed, are taken out."""
+    """`metrics.jsonl`, one JSON object per line.
+
+    Opening it removes the lines after `step` and incomplete ones: leftovers of a run that was killed after its checkpoint.
+    """
 
     def __init__(self, path: Path, step: int):
         with writing_to(path):
@@ -29,4 +32,4 @@ def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return 2**62
+        return 2**62  # an incomplete line counts as later than any step

@@ -1,6 +1,6 @@
-"""The kinds of run that can be compared: what trains one, what must agree between two, and what is measured of it.
+"""The kinds of run that train/compare.py compares: what trains them, what must agree, and what is measured.
 
-A new kind is a class of measurements, the function that takes them and an entry of KINDS.
+A new kind needs a subclass of Measurements, a function that takes the measurements and an entry in KINDS.
 """
 
 import operator
@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrep.errors import InputError
-from genrep.specs import Spec
+from genrep.specs import MAY_CHANGE, Spec, unmarked, validate
 from genrep.training.comparison import Measurements, read_evaluations
 from genrep.training.config import read_config
 from genrep.training.specs import AutoencoderRun, FieldRun
 
-if TYPE_CHECKING:  # a script's --help does not wait for torch
+if TYPE_CHECKING:  # so that a script's --help need not import torch
     import torch
 
 
 @dataclass(frozen=True)
 class AutoencoderMeasurements(Measurements):
-    """Quality on `num_images` held-out images; the run's own evaluations, its curve, are on `curve_images`."""
+    """Quality on `num_images` held-out images; the curve, from the run's own evaluations, is on `curve_images`."""
 
     encoder_parameters: int
     decoder_parameters: int
@@ -37,24 +37,24 @@ class AutoencoderMeasurements(Measurements):
 
     def note(self) -> str:
         return (
-            f"PSNR and SSIM at the end of each run, on {self.num_images:,} held-out images; the two columns after them on "
-            f"{self.curve_images:,}."
+            f"PSNR and SSIM are measured at the end of each run on {self.num_images:,} held-out images, the two columns after "
+            f"them on {self.curve_images:,}."
         )
 
 
 @dataclass(frozen=True)
 class FieldMeasurements(Measurements):
-    """Quality on the field's signal at its last evaluation, and what the field costs."""
+    """Quality on the field's signal at its last evaluation, and the field's cost."""
 
     parameters: int
     multiply_adds: int
 
     def columns(self) -> dict[str, str]:
-        return {"parameters": f"{self.parameters:,}", "multiply-adds a point": f"{self.multiply_adds:,}"}
+        return {"parameters": f"{self.parameters:,}", "multiply-adds per point": f"{self.multiply_adds:,}"}
 
 
 def measure_autoencoder(folder: Path, num_images: int, device: "torch.device") -> AutoencoderMeasurements:
-    """Quality of a trained autoencoder on held-out images spread evenly over the split, and its size."""
+    """Size of a trained autoencoder, and its quality on held-out images spread evenly over the split."""
     from genrep.data.signals import evenly
     from genrep.metrics.reconstruction import reconstruction_quality
     from genrep.training.describe import num_parameters
@@ -64,21 +64,24 @@ def measure_autoencoder(folder: Path, num_images: int, device: "torch.device") -
     spec = run_config(folder, AutoencoderRun)
     model = load_autoencoder(str(folder)).to(device)
     held_out = open_for(model, spec.data.light(), "held_out")
-    chosen = evenly(len(held_out), num_images)
-    quality = reconstruction_quality(model, held_out, chosen)
+    indices = evenly(len(held_out), num_images)
+    quality = reconstruction_quality(model, held_out, indices)
     return AutoencoderMeasurements(
-        psnr=float(quality["psnr"].mean()),
-        ssim=float(quality["ssim"].mean()) if "ssim" in quality else None,
+        metrics={name: float(values.mean()) for name, values in quality.items()},
         encoder_parameters=num_parameters(model.encoder),
         decoder_parameters=num_parameters(model.decoder),
         representation=list(model.latent_shape),
-        num_images=len(chosen),
+        num_images=len(indices),
         curve_images=spec.run.evaluate_images or len(held_out),
     )
 
 
+PROGRESS = ("step", "images", "seconds")
+"""What a line of metrics.jsonl says besides metrics."""
+
+
 def measure_field(folder: Path, num_images: int, device: "torch.device") -> FieldMeasurements:
-    """What a field's own last evaluation found, on its whole signal, and its size; `num_images` has no meaning for it."""
+    """Size of a field, and its quality at its run's last evaluation, on the whole signal; `num_images` is ignored."""
     from genrep.models.field import NeuralField
     from genrep.training.cost import multiply_adds
     from genrep.training.describe import num_parameters
@@ -86,22 +89,32 @@ def measure_field(folder: Path, num_images: int, device: "torch.device") -> Fiel
 
     field = NeuralField.from_pretrained(model_folder(folder)).to(device)
     last = read_evaluations(folder)[-1]
-    return FieldMeasurements(last["psnr"], last.get("ssim"), num_parameters(field), multiply_adds(field))
+    metrics = {name: value for name, value in last.items() if name not in PROGRESS}
+    return FieldMeasurements(metrics, num_parameters(field), multiply_adds(field))
+
+
+def is_finished(folder: Path, spec: AutoencoderRun | FieldRun) -> bool:
+    """Whether a run folder holds the result of just this run, so that it need not be started to find out."""
+    if not (folder / "config.yaml").is_file() or not (folder / "model" / "config.json").is_file():
+        return False
+    written = validate(type(spec), read_config(folder / "config.yaml"), where=str(folder))
+    last = read_evaluations(folder)[-1]
+    return unmarked(written, MAY_CHANGE) == unmarked(spec, MAY_CHANGE) and last.get("step") == spec.run.num_steps
 
 
 @dataclass(frozen=True)
 class RunKind:
-    """A kind of run that can be compared with its like."""
+    """A kind of run, to be compared with others of its kind."""
 
     config: type[AutoencoderRun] | type[FieldRun]
     script: str
-    """What trains one."""
+    """The script that trains one."""
     unit: str
     """What its training is counted in."""
-    quality: str
-    """What its curves show."""
+    where: str
+    """What its curves are measured on, for the label of an axis; "" says nothing."""
     shared: tuple[tuple[str, str], ...]
-    """Keys that must agree between compared configs: where the validated config has it, what a YAML calls it."""
+    """Keys that compared configs must agree in: (path in the validated config, its name in YAML)."""
     measure: Callable[[Path, int, "torch.device"], Measurements]
 
 
@@ -110,7 +123,7 @@ AUTOENCODERS = RunKind(
     config=AutoencoderRun,
     script="train/autoencoder.py",
     unit="images",
-    quality="PSNR on held-out images (dB)",
+    where="on held-out images",
     shared=(
         ("run.evaluate_images", "run.evaluate_images"),
         *HOW_LONG,
@@ -124,35 +137,35 @@ FIELDS = RunKind(
     config=FieldRun,
     script="train/field.py",
     unit="steps",
-    quality="PSNR (dB)",
+    where="",
     shared=(*HOW_LONG, ("signal", "signal")),
     measure=measure_field,
 )
 KINDS = {"field": FIELDS, "autoencoder": AUTOENCODERS}
-"""By the key that tells their YAMLs apart."""
+"""By the top-level key that only YAMLs of this kind have."""
 
 
 def kind_of(path: Path | str) -> RunKind:
-    """What a YAML trains. Where nothing tells, it is read as an autoencoder's, which says what is missing."""
+    """The kind of run a YAML trains. Without either key it counts as an autoencoder's, whose validation reports the gap."""
     content = read_config(path)
     return next((kind for key, kind in KINDS.items() if key in content), AUTOENCODERS)
 
 
 def common_kind(paths: Sequence[str]) -> RunKind:
-    """What all these YAMLs train. InputError if they do not train the same."""
+    """The kind of run that all these YAMLs train. InputError if they differ."""
     first, kind = paths[0], kind_of(paths[0])
     for path in paths:
         if kind_of(path) is not kind:
-            raise InputError(f"{first} and {path} must both be of autoencoders, or both of fields")
+            raise InputError(f"{first} and {path} must both train autoencoders, or both train fields")
     return kind
 
 
 def refuse_different_data(kind: RunKind, specs: Mapping[str, Spec]) -> None:
-    """InputError unless the configs agree in data, evaluation and how long they train, so that their PSNRs compare."""
-    (first, wanted), *others = specs.items()
-    for name, spec in others:
+    """InputError unless the configs agree in data, evaluation and training length, without which PSNRs do not compare."""
+    (first, first_spec), *rest = specs.items()
+    for name, spec in rest:
         for path, key in kind.shared:
-            if operator.attrgetter(path)(wanted) != operator.attrgetter(path)(spec):
+            if operator.attrgetter(path)(first_spec) != operator.attrgetter(path)(spec):
                 raise InputError(
-                    f"{first} and {name} differ in {key}, so their PSNR would not compare: make it the same"
+                    f"{first} and {name} differ in {key}, so their PSNR cannot be compared: set {key} to the same value"
                 )

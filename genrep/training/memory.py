@@ -1,4 +1,4 @@
-"""How much memory a training step will take, without taking it."""
+"""An estimate of the memory a training step needs, made without allocating it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,36 +16,38 @@ def training_memory(
     optimizer: OptimizerSpec,
     ema: EMASpec | None,
 ) -> tuple[int, int]:
-    """(state, activations) in bytes of a training step in fp32: what stays from step to step, what the backward needs.
+    """(state, activations) of a training step in fp32, in bytes: what persists between steps, and what backward needs.
 
     The state is weights, gradients, the optimizer's averages (two for AdamW, one for Muon's matrices) and the average of
-    the weights; on many GPUs buckets of gradients come on top, once the weights. The activations are what autograd keeps,
-    counted on tensors without data, and three times the largest of them for the gradients on the way back. Work space of
-    single operations comes on top.
+    the weights. The activations are the tensors that autograd saves, plus three times the largest of them for gradients
+    during backward. Not counted: the work space of single operations, and on several GPUs DDP's gradient buckets, which
+    are as large as the weights.
 
     Args:
-        build: makes the model.
+        build: constructs the model.
         loss: model -> the loss of one part of a step.
         optimizer, ema: specs of the run.
     """
-    kept: dict[int, int] = {}
+    saved_bytes: dict[int, int] = {}
+    alive: list[Any] = []
 
-    def keep(tensor: Tensor) -> Tensor:
+    def save(tensor: Tensor) -> Tensor:
+        # by storage, because views of one tensor that several operations save take its memory only once
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
-        alive.append(storage)
+        saved_bytes[storage._cdata] = storage.nbytes()
+        alive.append(storage)  # a freed storage's address could be reused, and the two counted as one
         return tensor
 
-    alive: list[Any] = []  # a storage that is freed may give its address to another
+    # fake tensors have shapes but no data: a model that fits no machine can be measured on any
     with FakeTensorMode():
         model = build()
-        own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        parameter_storages = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             result = loss(model)
         weights = sum(parameter.numel() for parameter in model.parameters())
         matrices = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
         del result
     averages = 2 * weights - (matrices if optimizer.type == "muon" else 0)
     state = 4 * (2 * weights + averages + (weights if ema is not None else 0))
-    activations = [size for address, size in kept.items() if address not in own]
+    activations = [size for address, size in saved_bytes.items() if address not in parameter_storages]
     return state, sum(activations) + 3 * max(activations)

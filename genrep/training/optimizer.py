@@ -13,19 +13,19 @@ from genrep.training.specs import OptimizerSpec
 
 
 class Optimizer:
-    """AdamW, or Muon for the weights of linear layers with AdamW for the rest: one `step`, one state.
+    """AdamW, or Muon for the weights of linear layers and AdamW for the rest, behind one `step` and one state.
 
-    Muon orthogonalises the momentum of a matrix; the README's table says what that is worth. Every linear layer counts,
-    input embeddings and output heads too. Its updates are scaled to the size of AdamW's (`match_rms_adamw`), so one
-    learning rate serves both.
+    Muon orthogonalises the momentum of a matrix. It gets the weights of all linear layers, including input embeddings and
+    output heads. Its updates are scaled to the size of AdamW's (`match_rms_adamw`), so one learning rate serves both.
     """
 
     def __init__(self, model: nn.Module, spec: OptimizerSpec):
         self.spec = spec
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         matrices = list(_matrices(model)) if spec.type == "muon" else []
-        chosen = {id(parameter) for parameter in matrices}
-        rest = [parameter for parameter in self.parameters if id(parameter) not in chosen]
+        # by identity: `in` would compare the values of tensors
+        matrix_ids = {id(parameter) for parameter in matrices}
+        rest = [parameter for parameter in self.parameters if id(parameter) not in matrix_ids]
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
             self.parts.append(Muon(matrices, lr=spec.lr, weight_decay=spec.weight_decay))
@@ -37,13 +37,14 @@ class Optimizer:
             )
 
     def clip_gradients(self) -> Tensor:
-        """Scale the gradients down to a norm of `clip_norm` at most; returns the norm before."""
+        """Scale the gradients down to a norm of at most `clip_norm`; returns the norm before that."""
+        # with an infinite limit nothing is scaled, but the norm is still measured, for the report
         return nn.utils.clip_grad_norm_(
             self.parameters, math.inf if self.spec.clip_norm is None else self.spec.clip_norm
         )
 
     def step(self, lr: float) -> None:
-        """Move the weights at a rate of `lr`, and empty the gradients."""
+        """Update the weights at learning rate `lr`, and reset the gradients."""
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = lr
@@ -56,14 +57,17 @@ class Optimizer:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         if len(states) != len(self.parts):
             raise InputError(
-                f"the checkpoint holds {len(states)} optimizer states, this run needs {len(self.parts)}: was optimizer.type changed?"
+                f"the checkpoint holds {len(states)} optimizer states, but this run has {len(self.parts)}: was optimizer.type "
+                "changed?"
             )
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)
 
 
 def learning_rate(spec: OptimizerSpec, step: int, num_steps: int) -> float:
-    """Rate of the step after `step` steps: linear warm-up, then constant, half a cosine down to `min_lr`, or a drop to it."""
+    """Learning rate of step `step`, counted from 0: linear warm-up, then constant, half a cosine to `min_lr`, or a drop to it."""
+    # A function of the step rather than an LR scheduler: nothing to save or restore, and a scheduler that accelerate
+    # prepares steps once per process, so that the schedule would depend on the number of GPUs.
     if step < spec.warmup_steps:
         return spec.lr * (step + 1) / spec.warmup_steps
     if spec.schedule == "constant":
@@ -76,7 +80,6 @@ def learning_rate(spec: OptimizerSpec, step: int, num_steps: int) -> float:
 
 def _matrices(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
-        if (
-            isinstance(module, nn.Linear) and module.weight.requires_grad and module.weight.is_leaf
-        ):  # none that is computed
+        # a weight that is not a leaf is computed from others, as under spectral norm: those are what is trained
+        if isinstance(module, nn.Linear) and module.weight.requires_grad and module.weight.is_leaf:
             yield module.weight

@@ -1,8 +1,8 @@
-"""Data order as a pure function of (seed, position): what makes a resumed run equal a straight one.
+"""Data order as a pure function of (seed, position), which makes a resumed run equal an uninterrupted one.
 
 Training counts images by their position in an endless stream. Position p is image `permutation_e[p mod N]`, where the
-permutation of epoch e = p // N is drawn from (seed, e). A step takes the next `batch` positions; each process takes its
-part of them, whatever their number, so two processes see together what one would have seen.
+permutation of epoch e = p // N is drawn from (seed, e). A step takes the next `batch` positions, divided among the
+processes: two processes together see exactly what one would have seen.
 """
 
 import functools
@@ -22,11 +22,11 @@ from genrep.training.interrupts import ignore_signals
 
 
 class DataOrder:
-    """Position in the training stream => index of the signal."""
+    """Maps positions in the training stream to indices of signals."""
 
     def __init__(self, num_images: int, seed: int):
         self.num_images, self.seed = num_images, seed
-        self._permutation = functools.lru_cache(maxsize=2)(self._draw)
+        self._permutation = functools.lru_cache(maxsize=2)(self._draw)  # a batch may span two epochs
 
     def indices(self, positions: list[int]) -> list[int]:
         return [
@@ -36,7 +36,7 @@ class DataOrder:
     def _draw(self, epoch: int) -> Tensor:
         return torch.randperm(self.num_images, generator=stream_generator(self.seed, "order", epoch))
 
-    def __getstate__(self) -> dict[str, int]:  # worker processes rebuild the cache
+    def __getstate__(self) -> dict[str, int]:  # the cache cannot be pickled; worker processes rebuild it
         return {"num_images": self.num_images, "seed": self.seed}
 
     def __setstate__(self, state: dict[str, int]) -> None:
@@ -44,14 +44,15 @@ class DataOrder:
 
 
 class PositionBatches:
-    """Batch sampler: the positions of this process's part of every step from `first_step` to `last_step`."""
+    """Batch sampler: the positions of this process's parts of every step from `first_step` up to `last_step`."""
 
     def __init__(self, batch: int, accumulation: int, process: tuple[int, int], first_step: int, last_step: int):
         rank, num_processes = process
+        # unequal parts would weigh the images of a step differently, and depend on the number of processes
         if batch % (accumulation * num_processes):
             raise InputError(
-                f"run.batch {batch} cannot be cut into {accumulation} (run.accumulation) × {num_processes} (processes) equal parts: "
-                f"choose a multiple of {accumulation * num_processes}"
+                f"run.batch must be a multiple of {accumulation * num_processes} (run.accumulation {accumulation} × processes "
+                f"{num_processes}); got {batch}"
             )
         self.part = batch // (accumulation * num_processes)
         self.rank, self.num_processes, self.accumulation = rank, num_processes, accumulation
@@ -63,23 +64,24 @@ class PositionBatches:
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first_step, self.last_step):
             for part in range(self.accumulation):
+                # the k-th parts of all processes together are the k-th part that a single process would have
                 start = step * self.batch + (part * self.num_processes + self.rank) * self.part
                 yield list(range(start, start + self.part))
 
 
 @dataclass
 class TrainingBatch:
-    """What a loop gets: where in the stream it is, and the signals there.
+    """What a training loop receives: positions in the stream, and the signals there.
 
     Attributes:
-        positions: positions in the stream, what randomness is keyed by.
+        positions: positions in the stream, the key of all randomness.
         indices: indices into the data set.
-        mirrored: `[B]` bool, which images are to be seen mirrored.
-        signals: `[B, C, *shape]` as they are kept, mirrored already; None where only latents are wanted.
+        mirrored: `[B]` bool, which images are mirrored.
+        signals: `[B, C, *shape]` in the stored form, already mirrored; None if only latents are read.
         source_signals: the same at `data.source_size`, or None.
         labels: `[B]` int64, or None.
-        latents: `[B, R, D]` in the number type of the cache, of the mirrored images where it says so; None without a cache.
-        mask: `[B, R]` bool, which tokens are there; None where all are.
+        latents: `[B, R, D]` in the dtype of the cache, those of the mirror image where `mirrored`; None without a cache.
+        mask: `[B, R]` bool, which tokens are in use; None when all are.
         noise: standard normal numbers `[B, ...]` by the name of their stream, keyed by the positions.
     """
 
@@ -94,26 +96,27 @@ class TrainingBatch:
     noise: dict[str, Tensor] = field(default_factory=dict)
 
     def pin_memory(self) -> "TrainingBatch":
-        """The same in page-locked memory, from which a GPU copies on its own while the CPU goes on. The loader calls it."""
+        """The same in page-locked memory, which a GPU copies from without blocking the CPU. The loader calls this."""
         parts: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
         pinned: dict[str, Any] = {
             name: part.pin_memory() if isinstance(part, Tensor) else part for name, part in parts.items()
         }
+        # the only tensors that are not attributes themselves
         pinned["noise"] = {name: part.pin_memory() for name, part in self.noise.items()}
         return TrainingBatch(**pinned)
 
 
 class SignalStream(Dataset):
-    """The training stream: positions => TrainingBatch. Runs in the loader's workers, which take the work off training.
+    """The training stream: positions => TrainingBatch. Runs in the loader's workers, off the training thread.
 
     Args:
-        data: signals, or a cache of latents where those are not wanted.
-        seed: seed of the order, the flips, the crops and the noise.
+        data: signals, or a latent cache if no signals are read.
+        seed: seed of order, flips, crops and noise.
         flips: mirror signals at random.
         wants_signals: read the signals.
-        wants_source: read them at `data.source_size` too.
-        cache: read the latents from here.
-        noise: shapes of standard normal numbers to draw for every image, by the name of their stream.
+        wants_source: also read them at `data.source_size`.
+        cache: where to read latents from.
+        noise: shapes of the standard normal numbers to draw for every image, by the name of their stream.
     """
 
     def __init__(
@@ -131,10 +134,12 @@ class SignalStream(Dataset):
         self.cache, self.noise = cache, dict(noise or {})
         self.order = DataOrder(len(data), seed)
 
+    # PyTorch's fetcher prefers __getitems__: a whole batch at once, so that noise and latents are drawn and read in blocks
     def __getitems__(self, positions: list[int]) -> TrainingBatch:
         indices = self.order.indices(positions)
         mirrored = torch.zeros(len(positions), dtype=torch.bool)
         if self.flips:
+            # keyed by the position, not the image, so that an image is mirrored in some epochs and not in others
             mirrored = uniform_at(positions, (), self.seed, "flip") < 0.5
         return TrainingBatch(
             positions=positions,
@@ -147,32 +152,33 @@ class SignalStream(Dataset):
             labels=self.data.labels_of(indices),
             latents=None if self.cache is None else self.cache.stored(indices, mirrored.long().tolist()),
             mask=None if self.cache is None else self.cache.masks(indices, mirrored.long().tolist()),
+            # drawn here because it is slow: 265 ms per step for 256 images of 256×256 latents on one thread
             noise={name: normal_at(positions, shape, self.seed, name) for name, shape in self.noise.items()},
         )
 
     @property
     def _signals(self) -> SignalData:
-        assert isinstance(self.data, SignalData), "a cache of latents has no signals"
+        assert isinstance(self.data, SignalData), "a latent cache has no signals"
         return self.data
 
     def _read(self, indices: list[int], positions: list[int], mirrored: Tensor) -> Tensor:
         return self._mirror(self._signals.read_training(indices, positions, self.seed), mirrored)
 
     def _mirror(self, kept: Tensor, mirrored: Tensor) -> Tensor:
-        """Signals with those where `mirrored` is true replaced by their mirror images."""
-        if not mirrored.any():
+        """Signals, replaced by their mirror images where `mirrored` is true."""
+        if not mirrored.any():  # kinds without mirror images never get past here
             return kept
         return torch.where(mirrored.view(-1, *[1] * (kept.ndim - 1)), self._signals.mirrored(kept), kept)
 
 
 def training_loader(stream: Any, batches: PositionBatches, num_workers: int, pin: bool = False) -> DataLoader:
-    """The loader of a training loop; `__iter__` yields this process's TrainingBatch for every part of every step.
+    """The loader of a training loop: yields this process's TrainingBatch for every part of every step.
 
     Args:
         stream: positions => TrainingBatch.
         batches: the positions of every part.
         num_workers: processes that read ahead, two batches each; 0 reads in the training thread.
-        pin: give batches in page-locked memory, for a GPU.
+        pin: put batches into page-locked memory, for a GPU.
     """
     return DataLoader(
         stream,
@@ -181,9 +187,11 @@ def training_loader(stream: Any, batches: PositionBatches, num_workers: int, pin
         collate_fn=_identity,
         pin_memory=pin,
         worker_init_fn=ignore_signals,
-        generator=torch.Generator().manual_seed(0),  # the loader draws a seed: keep it off the global stream
+        # the loader draws a base seed for its workers: from the global generator, that would shift all that is drawn later
+        generator=torch.Generator().manual_seed(0),
     )
 
 
 def _identity(batch: Any) -> Any:
+    """In place of the default collation, since a TrainingBatch is already a batch; at module level to be picklable."""
     return batch

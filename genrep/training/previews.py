@@ -1,4 +1,4 @@
-"""Pictures of what a generator draws while it trains."""
+"""Pictures of a generator's samples during training."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,15 @@ from genrep.pictures import legible, picture_grid, save_png
 from genrep.randomness import image_generators
 
 CLASSES, PER_CLASS, WITHOUT_CLASS = 10, 8, 32
-"""How many classes a preview shows, samples of each, and samples where there are no classes."""
+"""Classes in a preview, samples per class, and samples of a model without classes."""
 
 
 def save_samples(pipeline: Any, num_classes: int, seed: int, batch_size: int, path: Path) -> Path:
-    """A PNG with a row of samples for each class, of the same noise every time. InputError if it cannot be written."""
+    """Write a PNG with a row of samples per class. The noise is always the same, so that pictures of a run compare.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     labels = [label for label in range(min(CLASSES, num_classes)) for _ in range(PER_CLASS)] or None
     count = len(labels or range(WITHOUT_CLASS))
     pictures = pipeline(

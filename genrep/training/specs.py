@@ -1,6 +1,6 @@
-"""How a run goes: the YAML of every script, typed. Does not import torch, so --help stays fast.
+"""How a run goes: the typed YAML of every training script. Does not import torch, so --help stays fast.
 
-Not what a model is: that is in `genrep/models/specs.py`.
+What a model is made of is in `genrep/models/specs.py`.
 """
 
 import math
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from genrep.data import DataSpec, ImageDataSpec, LatentsSpec, SourceSpec
+from genrep.data import DataSpec, ImageDataSpec, LatentsSpec, PointsSpec, SourceSpec
 from genrep.diffusion import DiffusionSpec
 from genrep.fields import FieldSpec
 from genrep.gan import GANSpec
@@ -35,31 +35,31 @@ from genrep.specs import (
 
 
 class OptimizerSpec(Spec):
-    """The optimizer and its learning rate, a function of the step."""
+    """The optimizer, and its learning rate as a function of the step."""
 
     type: Literal["adamw", "muon"] = "adamw"
-    """AdamW (Adam where weight_decay is 0), or Muon for the weights of linear layers and AdamW for the rest."""
+    """AdamW (Adam if weight_decay is 0), or Muon for the weights of linear layers and AdamW for the rest."""
     lr: PositiveFloat = 1e-4
-    """Learning rate; Muon's updates are scaled to AdamW's, so it means the same for both."""
+    """Learning rate; Muon's updates are scaled to the size of AdamW's, so a value suits both."""
     betas: list[Fraction] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
-    """AdamW's running averages."""
+    """Decay rates of AdamW's averages of the gradient and of its square."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
     schedule: Literal["constant", "cosine", "drop"] = "constant"
-    """After the warm-up: constant; half a cosine that comes to min_lr after the last step; or lr and, from half of the steps on, min_lr."""
+    """After the warm-up: constant; cosine, half a cosine down to min_lr at the end; or drop, lr for half of the steps, then min_lr."""
     min_lr: NonNegativeFloat = 0.0
-    """Where the cosine and the drop end."""
+    """Final learning rate of the cosine and drop schedules."""
     warmup_steps: NonNegativeInt = 0
-    """Steps over which the rate rises from 0."""
+    """Steps over which the learning rate rises linearly from 0."""
     clip_norm: PositiveFloat | None = 1.0
-    """Largest norm of the gradient; null is unlimited."""
+    """Clip the norm of the gradient to this; null disables clipping."""
 
 
 class EMASpec(Spec):
-    """Exponential moving average of the weights: what is evaluated, previewed and saved."""
+    """Exponential moving average of the weights, which is what gets evaluated, previewed and saved."""
 
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """Decay an update; it rises to this as (1 + n) / (10 + n)."""
+    """Decay per update; it warms up to this as (1 + n) / (10 + n) after n updates."""
     every: PositiveInt = 1
     """Steps between updates."""
 
@@ -68,73 +68,83 @@ class RunSpec(Spec):
     """Where the run goes, how long, and how often it reports."""
 
     folder: Annotated[str, Field(min_length=1), MAY_CHANGE]
-    """Run folder."""
+    """Folder for config, metrics, pictures, checkpoints and the trained model; a run that is already there is resumed."""
     seed: Seed = 0
     """Seed of everything random."""
     steps: Annotated[PositiveInt | None, MAY_CHANGE] = None
-    """Optimizer steps; give this or images."""
+    """Optimizer steps; give either this or images, or seconds alone."""
     images: Annotated[PositiveInt | None, MAY_CHANGE] = None
-    """Images to train on, with repeats; give this or steps."""
+    """Images to train on, counting repeats; give either this or steps, or seconds alone."""
     seconds: Annotated[PositiveFloat | None, MAY_CHANGE] = None
-    """Stop after this many seconds of training, even if steps are left; the learning rate still follows the steps."""
+    """Seconds of training, without evaluations and checkpoints. Alone: as many steps as fit, found from the pace of the first
+    ones and kept when the run is resumed. With steps or images: stop then even if steps are left, in mid-schedule."""
     batch: PositiveInt
-    """Images a step, over all processes and accumulation."""
+    """Images per step, over all processes and accumulation."""
     accumulation: PositiveInt = 1
-    """Parts that the batch is computed in, for less memory."""
+    """Number of parts to compute a batch in; more parts need less memory."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """fp32, or bf16 for GPUs: bfloat16 where it is safe, TF32 for the rest. On most CPUs bf16 is slower."""
+    """fp32, or bf16 for GPUs: bfloat16 where it is safe, TF32 elsewhere. On most CPUs bf16 is slower."""
     compile: Annotated[bool, MAY_CHANGE] = False
-    """torch.compile the model."""
+    """Compile the model with torch.compile."""
     threads: Annotated[PositiveInt | None, MAY_CHANGE] = None
-    """CPU threads. Null tries them out for a second at the start and keeps the fastest, unless OMP_NUM_THREADS is set."""
+    """CPU threads. Null tries several numbers for about a second and keeps the fastest, unless OMP_NUM_THREADS is set."""
     report_every: Annotated[PositiveInt, MAY_CHANGE] = 100
     """Steps between lines of metrics."""
     evaluate_every: Annotated[PositiveInt | None, MAY_CHANGE] = None
-    """Steps between evaluations on held-out images; null is at the end only."""
+    """Steps between evaluations on held-out images; null evaluates only at the end."""
     evaluate_images: Annotated[PositiveInt | None, MAY_CHANGE] = None
-    """Held-out images to evaluate on; null is all."""
+    """Number of held-out images to evaluate on; null takes all."""
     preview_every: Annotated[PositiveInt | None, MAY_CHANGE] = None
-    """Steps between pictures in samples/; null is at the end only."""
+    """Steps between pictures in samples/; null makes them only at the end."""
     save_every: Annotated[PositiveInt, MAY_CHANGE] = 1000
     """Steps between checkpoints."""
     keep_checkpoints: Annotated[PositiveInt, MAY_CHANGE] = 2
-    """Checkpoints kept; older ones are deleted."""
+    """Number of checkpoints to keep; older ones are deleted."""
     tracker: Annotated[Literal["tensorboard", "wandb", "trackio", "mlflow"] | None, MAY_CHANGE] = None
-    """Also log to this tracker, where its package is installed."""
+    """Also log to this tracker; its package must be installed."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunSpec":
-        if (self.steps is None) == (self.images is None):
-            raise ValueError("give either steps or images, and not both")
+        if self.steps is not None and self.images is not None:
+            raise ValueError("give either steps or images, not both")
+        if self.steps is None and self.images is None and self.seconds is None:
+            raise ValueError("give steps or images, or seconds to train for")
         if self.batch % self.accumulation:
-            raise ValueError(f"batch {self.batch} cannot be cut into {self.accumulation} equal parts (accumulation)")
+            raise ValueError(f"batch must be a multiple of accumulation, {self.accumulation}; got {self.batch}")
         return self
 
     @property
-    def num_steps(self) -> int:
-        """Steps, from images where those are given."""
-        return self.steps if self.steps is not None else -(-(self.images or 0) // self.batch)
+    def num_steps(self) -> int | None:
+        """Number of steps, computed from `images` if that is given; None where the pace decides."""
+        if self.images is not None:
+            return -(-self.images // self.batch)
+        return self.steps
+
+    @property
+    def length(self) -> str:
+        """How long the run is, for people."""
+        return f"{self.seconds:g} s of steps" if self.num_steps is None else f"{self.num_steps:,} steps"
 
 
 class ReconstructionSpec(Spec):
     """Objective of stage 1: mean squared error of values at coordinates."""
 
     coords: Literal["grid", "gaussian", "uniform"] = "uniform"
-    """Pixel centres; centres with Gaussian shifts (ANR eq. 9); or spread evenly over the whole pixel."""
+    """grid: pixel centres; gaussian: centres with Gaussian shifts (ANR eq. 9); uniform: anywhere within the pixel."""
     jitter_std: PositiveFloat = 0.15
-    """Deviation of Gaussian shifts, in pixels."""
+    """Standard deviation of the Gaussian shifts, in pixels."""
     jitter_clip: PositiveFloat = 0.25
-    """Largest Gaussian shift, in pixels; below 0.5 keeps a point next to its own pixel."""
+    """Largest Gaussian shift, in pixels; below 0.5 a point stays within its pixel."""
     targets: Literal["pixel", "bicubic"] = "bicubic"
-    """Value to match at a shifted coordinate: its pixel's own (ANR), or the image interpolated there."""
+    """Target value at a shifted coordinate: that of its pixel (as in ANR), or the image interpolated there."""
     target_size: GridSize | None = None
-    """Grid of target coordinates, one number or one per axis; null is the image size. Up to data.source_size it is random."""
+    """Grid that target coordinates are taken from, one number or one per axis; null is image_size. With data.source_size it is random, from this size up to that."""
     num_coords: PositiveInt | None = None
-    """Coordinates a step, a random subset; null is all."""
+    """Coordinates per step, a random subset; null uses all."""
     per_image: bool = False
-    """Every signal has coordinates of its own, as in the papers' code; false shares a step's among its signals, which is faster."""
+    """Draw coordinates for every signal, as the papers' code does; false shares them within a step, which is faster."""
     latent_noise: NonNegativeFloat = 0.0
-    """Noise on the latents that the decoder gets, in a channel's deviations between images; an image's level: |N(0, this²)|."""
+    """Noise added to the latents before decoding, relative to a channel's standard deviation between images; each image's level is drawn as |N(0, this²)|."""
 
 
 class AutoencoderRun(Spec):
@@ -149,7 +159,7 @@ class AutoencoderRun(Spec):
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer."""
     ema: EMASpec | None = EMASpec()
-    """Average of the weights; null is off."""
+    """Average of the weights; null disables it."""
     run: RunSpec
     """The run."""
 
@@ -158,23 +168,25 @@ class AutoencoderRun(Spec):
         size, axes = self.reconstruction.target_size, len(self.autoencoder.image_shape)
         if isinstance(size, list) and len(size) != axes:
             raise ValueError(
-                f"reconstruction.target_size has {len(size)} numbers for {axes} axes: give one, or one per axis"
+                f"reconstruction.target_size must be one number, or one per axis ({axes}); got {len(size)}"
             )
         return self
 
     @model_validator(mode="after")
     def _enough_coords(self) -> "AutoencoderRun":
-        wanted = self.reconstruction.num_coords
-        if wanted is not None and wanted > self._target_pixels:
-            raise ValueError(f"reconstruction.num_coords {wanted} is more than the {self._target_pixels} of a target")
+        num_coords = self.reconstruction.num_coords
+        if num_coords is not None and num_coords > self._target_pixels:
+            raise ValueError(
+                f"reconstruction.num_coords must be at most {self._target_pixels}, the points of a target; got {num_coords}"
+            )
         return self
 
     @model_validator(mode="after")
     def _noise_needs_two(self) -> "AutoencoderRun":
         if self.reconstruction.latent_noise and self.run.batch // self.run.accumulation < 2:
             raise ValueError(
-                "reconstruction.latent_noise is in units of the deviation from image to image: give run.batch / run.accumulation "
-                "two images or more, or set it to 0"
+                "reconstruction.latent_noise is relative to the standard deviation between images: run.batch / run.accumulation "
+                "must be 2 or more, or latent_noise 0"
             )
         return self
 
@@ -190,7 +202,7 @@ class AutoencoderRun(Spec):
 
     @property
     def num_coords(self) -> int:
-        """Most coordinates of a signal that a step decodes."""
+        """The largest number of coordinates per signal that a step decodes."""
         largest = math.prod(self.data.largest_size(self.autoencoder.image_shape))
         return self.reconstruction.num_coords or max(self._target_pixels, largest)
 
@@ -200,11 +212,9 @@ class AutoencoderRun(Spec):
         return math.prod(shape if size is None else (size,) * len(shape) if isinstance(size, int) else size)
 
 
-class FittingSpec(Spec):
+class FittingSpec(PointsSpec):
     """Objective of a field: mean squared error of values at the signal's points."""
 
-    num_coords: PositiveInt | None = None
-    """Points a step, each drawn at random, over all processes; null is all there are, each once."""
     chunk: PositiveInt = 16_384
     """Points computed at a time; so few that what lies between two layers stays in a CPU's cache. It changes no result."""
 
@@ -231,6 +241,7 @@ class FieldRun(Spec):
             raise ValueError(
                 f"run.batch must be 1, a field has one signal; got {self.run.batch}. fitting.num_coords is its points a step"
             )
+        self.signal.check_points(self.fitting)
         return self
 
 
@@ -242,17 +253,17 @@ class DiffusionRun(Spec):
     autoencoder: Annotated[str, MAY_CHANGE]
     """Run or model folder of stage 1."""
     latents: LatentsSpec = LatentsSpec()
-    """The cache of latents."""
+    """The latent cache."""
     denoiser: DenoiserArchitecture = DenoiserArchitecture()
     """The model."""
     diffusion: DiffusionSpec = DiffusionSpec()
     """The objective."""
     sampling: Annotated[DiffusionSamplingSpec, MAY_CHANGE] = DiffusionSamplingSpec()
-    """How samples are drawn, in previews and by the pipeline unless it is told otherwise."""
+    """Sampling settings of previews, saved with the pipeline as its defaults."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer."""
     ema: EMASpec | None = EMASpec()
-    """Average of the weights; null is off."""
+    """Average of the weights; null disables it."""
     run: RunSpec
     """The run."""
 
@@ -273,13 +284,13 @@ class GANRun(Spec):
     data: DataSpec = ImageDataSpec()
     """Signals to train on."""
     image_size: GridSize | None = None
-    """The grid of the signals, of target images: a number for a square image, or one length per axis."""
+    """For target images: the grid of the signals, one number for a square image or one length per axis."""
     channels: PositiveInt | None = None
-    """Channels of the values, of target images: 1 for grey, 3 for RGB."""
+    """For target images: channels of the values, 1 for grey, 3 for RGB."""
     autoencoder: Annotated[str | None, MAY_CHANGE] = None
-    """Run or model folder of stage 1, of target latents."""
+    """For target latents: run or model folder of stage 1."""
     latents: LatentsSpec = LatentsSpec()
-    """The cache of latents, of target latents."""
+    """For target latents: the latent cache."""
     generator: GeneratorArchitecture = GeneratorArchitecture()
     """The generator."""
     discriminator: DiscriminatorArchitecture = DiscriminatorArchitecture()
@@ -287,11 +298,11 @@ class GANRun(Spec):
     gan: GANSpec = GANSpec()
     """The objective."""
     sampling: Annotated[GANSamplingSpec, MAY_CHANGE] = GANSamplingSpec()
-    """How samples are drawn, in previews and by the pipeline unless it is told otherwise."""
+    """Sampling settings of previews, saved with the pipeline as its defaults."""
     optimizer: OptimizerSpec = OptimizerSpec()
-    """The optimizer, of generator and discriminators."""
+    """The optimizer, for generator and discriminators."""
     ema: EMASpec | None = None
-    """Average of the generator's weights; null is off."""
+    """Average of the generator's weights; null disables it."""
     run: RunSpec
     """The run."""
 
@@ -300,19 +311,23 @@ class GANRun(Spec):
         of_images = {"image_size": self.image_size, "channels": self.channels}
         if self.gan.target == "images":
             if None in of_images.values() or self.autoencoder is not None:
-                raise ValueError("gan.target images takes image_size and channels, and no autoencoder")
+                raise ValueError("gan.target images needs image_size and channels, and takes no autoencoder")
             if self.gan.sees != "images":
-                raise ValueError(f"gan.sees {self.gan.sees} needs gan.target latents: there are no latents otherwise")
+                raise ValueError(
+                    f"gan.sees {self.gan.sees} needs gan.target latents, without which there are no latents"
+                )
         elif self.autoencoder is None or set(of_images.values()) != {None}:
             raise ValueError(
-                "gan.target latents takes autoencoder, which says image_size and channels: leave those out"
+                "gan.target latents needs autoencoder, which determines image_size and channels: leave those two out"
             )
         if self.gan.target == "latents":
             self.data.check_encoded_once()
         if self.gan.augment and self.gan.sees == "latents":
-            raise ValueError("gan.augment is of images, and gan.sees latents has none: leave it out")
+            raise ValueError("gan.augment applies to images, and with gan.sees latents there are none: leave it out")
         if self.run.accumulation != 1:
-            raise ValueError("run.accumulation is not for a GAN, whose two networks move in turn: set 1")
+            raise ValueError(
+                f"run.accumulation must be 1 for a GAN, whose two networks are updated in turn; got {self.run.accumulation}"
+            )
         return self
 
     @property
@@ -323,22 +338,26 @@ class GANRun(Spec):
 
 
 class ClassifierRun(Spec):
-    """A classifier trained on the data set itself, the feature extractor of fd_classifier."""
+    """A classifier trained on the data set itself, which provides the features of fd_classifier."""
 
     data: DataSpec = ImageDataSpec()
     """Signals, as in stage 1."""
     image_size: GridSize
-    """The grid of the signals it takes: a number for a square image, or one length per axis."""
+    """The grid of its input signals: one number for a square image, or one length per axis."""
     channels: PositiveInt = 3
     """Channels of the values: 1 for grey, 3 for RGB."""
     classifier: ClassifierArchitecture = ClassifierArchitecture()
     """The model."""
     shift: NonNegativeInt = 1
     """Largest random shift of training images, in pixels."""
+    cutout: NonNegativeInt = 0
+    """Side of a square set to grey (0) at a random place of every training image (DeVries and Taylor, 2017); 0 is off."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target that is spread over all classes."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer."""
     ema: EMASpec | None = EMASpec()
-    """Average of the weights; null is off."""
+    """Average of the weights; null disables it."""
     run: RunSpec
     """The run."""
 
@@ -346,7 +365,9 @@ class ClassifierRun(Spec):
     def _large_enough(self) -> "ClassifierRun":
         shortest = min(self.image_shape)
         if shortest < 2 ** (self.classifier.stages - 1):
-            raise ValueError(f"classifier.stages {self.classifier.stages} halve {shortest} pixels to nothing")
+            raise ValueError(
+                f"classifier.stages {self.classifier.stages} would halve {shortest} pixels to less than one: use fewer stages"
+            )
         return self
 
     @property

@@ -1,8 +1,9 @@
-"""How many CPU threads a run uses. Measured, because neither the model's size nor the load alone decides it.
+"""How many CPU threads a run uses. Measured, because it depends on both the model's size and the machine's load.
 
-A layer of a small model takes microseconds. Its threads wait for each other after every one, and where another process
-holds one of the cores they wait for the scheduler, milliseconds each time: beside a busy process a GAN of 128 channels
-trained at 147 images/s with two threads and at 1,094 with one. A large model loses nothing by it and gains a core's worth on a quiet machine.
+A layer of a small model takes microseconds, and its threads wait for each other after every layer. When another process
+occupies one of the cores, that means waiting for the scheduler, milliseconds each time: next to a busy process, a GAN of 128
+channels trained at 147 images/s with two threads and at 1,094 with one. A large model hardly waits, and on an idle machine
+gains from every core.
 """
 
 import os
@@ -11,23 +12,23 @@ from collections.abc import Sequence
 import torch
 
 BLOCK_SECONDS = 0.25
-"""How long each number of threads is tried at a time."""
+"""How long a number of threads is tried at a time."""
 ROUNDS = 2
-"""How often all are tried in turn: a burst of load must not fall on one of them alone."""
+"""How often all are tried in turn, so that a burst of load does not hit only one of them."""
 LONG_STEP = 1.0
-"""Seconds of a step above which all cores are kept: threads then work far longer than they wait."""
+"""Steps longer than this many seconds keep all cores: their threads work far longer than they wait."""
 MOST = torch.get_num_threads()
-"""What torch starts with, a thread for each core: a run before this one in the process may have set fewer."""
+"""torch's initial number, one per core; read at import because an earlier run in this process may have set fewer."""
 ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def is_fixed() -> bool:
-    """Whether the environment says how many threads to use."""
+    """Whether the environment sets the number of threads."""
     return any(os.environ.get(name) for name in ENVIRONMENT)
 
 
 def candidates(most: int) -> list[int]:
-    """`most` threads, halves of that, and one: `[16, 8, 4, 2, 1]`."""
+    """`most` threads, repeatedly halved down to one: `[16, 8, 4, 2, 1]`."""
     counts = []
     while most > 1:
         counts.append(most)
@@ -36,9 +37,9 @@ def candidates(most: int) -> list[int]:
 
 
 class ThreadSearch:
-    """Tries numbers of threads on the first steps of a run, about a second of them, and keeps the fastest.
+    """Tries several numbers of threads during the first steps of a run, for about a second, and keeps the fastest.
 
-    Give `step_took` the seconds of every step; it sets the number for the next one. The steps count as any others.
+    Call `step_took` with the seconds of every step; it sets the number for the next one. The steps train as usual.
     """
 
     def __init__(self, counts: Sequence[int]):
@@ -53,18 +54,20 @@ class ThreadSearch:
             torch.set_num_threads(self._blocks[0])
 
     def step_took(self, seconds: float) -> bool:
-        """Count a step; True when it was the last one of the search, and `chosen` is set."""
+        """Count a step; True if it was the last one of the search, which sets `chosen`."""
         if self.chosen is not None:
             return False
-        if self._fresh:  # it started the threads, and perhaps the whole model
+        if self._fresh:  # not timed: it started the threads, and the first one of all allocated and compiled
             self._fresh = False
             return False
         count = self._blocks[0]
         self.seconds[count] += seconds
         self.steps[count] += 1
         self._block_seconds += seconds
+        # `seconds` is keyed by the numbers of threads, and the largest is all cores
         if seconds > LONG_STEP:
             self._choose(max(self.seconds))
+        # by time, not by steps: fast steps need many to be measured, slow ones would make the search long
         elif self._block_seconds >= BLOCK_SECONDS:
             self._blocks.pop(0)
             self._fresh, self._block_seconds = True, 0.0
@@ -76,7 +79,7 @@ class ThreadSearch:
 
     @property
     def rates(self) -> dict[int, float]:
-        """Steps per second by number of threads, of those that were tried."""
+        """Steps per second, by the number of threads, for those already tried."""
         return {count: self.steps[count] / self.seconds[count] for count in self.steps if self.steps[count]}
 
     def _choose(self, count: int) -> None:

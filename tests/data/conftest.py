@@ -1,4 +1,4 @@
-"""Small pictures, as a folder, as a table, and the digits."""
+"""Small pictures as a folder and as a table, and the digits."""
 
 import datasets
 import pytest
@@ -9,7 +9,7 @@ from tests.data.pictures import SIZES, random_image
 
 @pytest.fixture(autouse=True, scope="module")
 def own_cache(tmp_path_factory):
-    """What `datasets` writes goes to a folder of the test run."""
+    """Keep the caches of `datasets` in a folder of the test run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
         datasets.disable_progress_bars()
@@ -19,7 +19,7 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures():
-    """Ten images of five sizes, grey and RGB, and their labels: five cats, five dogs."""
+    """Ten images in five sizes, grey and RGB, and their labels: five cats, five dogs."""
     return [random_image(*SIZES[n % 5], mode="L" if n % 3 == 0 else "RGB", seed=n) for n in range(10)], [
         n // 5 for n in range(10)
     ]
@@ -27,7 +27,7 @@ def pictures():
 
 @pytest.fixture
 def folder(pictures, tmp_path):
-    """The pictures as a folder of images, one folder a class."""
+    """The pictures as a folder of images, one subfolder per class."""
     for number, (image, label) in enumerate(zip(*pictures, strict=True)):
         place = tmp_path / "pictures" / ("cat", "dog")[label]
         place.mkdir(parents=True, exist_ok=True)

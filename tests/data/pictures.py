@@ -1,4 +1,4 @@
-"""Images to test with, and the ways to open them."""
+"""Test images, and ways to open them."""
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ def everything(data: ImageData) -> torch.Tensor:
 
 
 def plain(image: Image.Image, mode: str) -> torch.Tensor:
-    """Resize until the 8×8 square is just covered, then crop the middle: PIL's two steps, where both are whole pixels."""
+    """Resize until the 8×8 square is just covered, then crop the centre: two steps of PIL, for sizes with whole pixels."""
     scale = 8 / min(image.size)
     width, height = (round(side * scale) for side in image.size)
     left, top = (width - 8) // 2, (height - 8) // 2

@@ -1,4 +1,4 @@
-"""Sets of arrays from NumPy files and folders, and one array for a field; and a message for what is wrong with them."""
+"""Data sets of arrays, and single arrays for fields, from NumPy files and folders; and messages for bad ones."""
 
 import math
 import pickle
@@ -45,7 +45,7 @@ def file(tmp_path):
 
 
 def save_folder(folder, arrays, classes=None):
-    """One file an array, in name order; in a folder of its class if there are any."""
+    """Save one file per array, in name order, in a folder per class if there are labels."""
     for number, array in enumerate(arrays):
         place = folder / classes[number] if classes else folder
         place.mkdir(parents=True, exist_ok=True)
@@ -59,8 +59,8 @@ def save_folder(folder, arrays, classes=None):
 def test_a_file_is_split_in_two_without_overlap(file):
     train, held_out = (everything(opened(file, split)) for split in ("train", "held_out"))
     assert train.shape == (8, 1, *SHAPE) and held_out.shape == (2, 1, *SHAPE) and train.dtype == torch.float32
-    both = {array.numpy().tobytes() for array in torch.cat([train, held_out])}
-    assert both == {array.tobytes() for array in numbers()}
+    array_bytes = {array.numpy().tobytes() for array in torch.cat([train, held_out])}
+    assert array_bytes == {array.tobytes() for array in numbers()}
     again = opened(file, split_seed=1)
     assert not torch.equal(everything(again), train)
     assert len(opened(file, held_out_fraction=0.5)) == 5 and len(opened(file, held_out_fraction=0.0)) == 10
@@ -84,7 +84,7 @@ def test_every_kind_of_source_gives_the_same_arrays(file, tmp_path, kind):
 
 
 def test_labels_follow_their_arrays_into_the_split(tmp_path):
-    """Every array holds its label."""
+    """Every array holds its label as a value."""
     labels = np.arange(30) % 4
     np.savez(tmp_path / "a.npz", values=np.full((30, 7), 1.0) * labels[:, None], labels=labels)
     for split in ("train", "held_out"):
@@ -92,7 +92,7 @@ def test_labels_follow_their_arrays_into_the_split(tmp_path):
         assert data.read([0, 3, 4])[:, 0, 0].tolist() == data.labels_of([0, 3, 4]).tolist()
 
 
-def test_keys_name_the_arrays_and_the_labels_of_a_file(tmp_path):
+def test_keys_select_arrays_and_labels_in_a_file(tmp_path):
     np.savez(tmp_path / "a.npz", t2m=numbers(), month=np.arange(10) % 3, labels=np.zeros(10, dtype=int))
     assert len(opened(tmp_path / "a.npz", values_key="t2m", labels_key="month").class_names) == 3
     assert opened(tmp_path / "a.npz", values_key="t2m").class_names == ["0"]
@@ -115,7 +115,7 @@ def test_numbers_of_any_type_become_float32(tmp_path, dtype):
     assert values.dtype == torch.float32 and np.array_equal(values[:, 0].numpy(), array)
 
 
-def test_in_memory_reads_the_same(file):
+def test_in_memory_reads_the_same_arrays(file):
     for split in ("train", "held_out"):
         kept, read = opened(file, split, in_memory=True), opened(file, split)
         assert torch.equal(everything(kept), everything(read)) and kept.fingerprint() == read.fingerprint()
@@ -124,12 +124,12 @@ def test_in_memory_reads_the_same(file):
     assert len(everything(kept)) == 2
 
 
-@pytest.mark.parametrize(("made", "shape", "classes"), [(sines, (256,), 4), (blobs, (8, 16, 16), 4)])
-def test_made_up_sets_are_what_they_say(made, shape, classes):
-    data = opened(made.__name__, shape=shape)
-    held_out = opened(made.__name__, "held_out", shape=shape)
+@pytest.mark.parametrize(("synthetic", "shape", "classes"), [(sines, (256,), 4), (blobs, (8, 16, 16), 4)])
+def test_synthetic_sets_have_the_documented_shapes_and_classes(synthetic, shape, classes):
+    data = opened(synthetic.__name__, shape=shape)
+    held_out = opened(synthetic.__name__, "held_out", shape=shape)
     assert (len(data), len(held_out)) == (1600, 400) and len(data.class_names) == classes
-    assert data.describe() == f"{made.__name__} (train): 1,600 of {' × '.join(map(str, (1, *shape)))}, 4 classes"
+    assert data.describe() == f"{synthetic.__name__} (train): 1,600 of {' × '.join(map(str, (1, *shape)))}, 4 classes"
     assert float(data.signal.values(everything(data)).abs().max()) == pytest.approx(1, abs=1e-6)
 
 
@@ -137,13 +137,13 @@ def test_the_class_of_a_sine_is_its_band():
     """Most of the power of a curve's spectrum lies at the frequencies that its class names."""
     values, labels, names = sines()
     power = np.abs(np.fft.rfft(values, axis=1)) ** 2
-    bands = [(0, 3), (2, 5), (4, 8), (7, 12)]  # frequencies between two whole numbers spread to both
+    bands = [(0, 3), (2, 5), (4, 8), (7, 12)]  # a frequency between two integers leaks into both
     for label, (low, high) in enumerate(bands):
         of_class = power[labels == label]
         assert (of_class[:, low : high + 1].sum(1) / of_class.sum(1)).mean() > 0.9, names[label]
 
 
-def test_the_class_of_a_blob_is_its_way():
+def test_the_class_of_a_blob_is_its_direction():
     values, labels, names = blobs()
     weights = values + 1
     at = (2 * np.arange(16) + 1) / 16 - 1
@@ -156,7 +156,7 @@ def test_the_class_of_a_blob_is_its_way():
 # range
 
 
-def test_the_range_is_measured_over_the_training_split_alone(tmp_path):
+def test_the_value_range_is_that_of_the_training_split(tmp_path):
     arrays = numbers()
     held_out = opened(save(tmp_path / "a.npy", arrays), "held_out").rows
     arrays[held_out[0]] = 100.0
@@ -167,7 +167,7 @@ def test_the_range_is_measured_over_the_training_split_alone(tmp_path):
     assert float(data.signal.values(everything(data)).max()) > 10
 
 
-def test_a_given_range_is_minus_1_to_1(file):
+def test_a_configured_range_maps_to_minus_1_and_1(file):
     data = opened(file, value_range=[-10.0, 30.0], unit="K", axes=["lat", "lon"])
     torch.testing.assert_close(data.signal.values(everything(data)), (everything(data) - 10) / 20)
     assert (data.signal.spec.unit, data.signal.spec.axes) == ("K", ["lat", "lon"])
@@ -182,7 +182,7 @@ def save(path, array):
 # fingerprint
 
 
-def test_the_fingerprint_follows_content_and_not_place(tmp_path):
+def test_the_fingerprint_depends_on_content_not_on_location(tmp_path):
     arrays, labels = numbers(), np.arange(10) % 2
     np.savez(tmp_path / "a.npz", values=arrays, labels=labels)
     shutil.copy(tmp_path / "a.npz", tmp_path / "elsewhere.npz")
@@ -208,7 +208,7 @@ def test_the_fingerprint_follows_content_and_not_place(tmp_path):
 
 @pytest.fixture
 def with_hole(tmp_path):
-    """The file, and the row and place of a value that is missing."""
+    """A file with a missing value, and the value's row and position."""
     arrays = numbers()
     row = int(opened(save(tmp_path / "a.npy", arrays)).rows[3])
     arrays[row, 2, 4] = math.nan
@@ -217,16 +217,16 @@ def with_hole(tmp_path):
 
 def test_missing_values_are_refused_by_name(with_hole):
     path, row = with_hole
-    how = "; where NaN is a missing value set data.missing: keep and autoencoder.missing: true"
-    with pytest.raises(InputError, match=rf"array {row} of .*b\.npy has nan, and values must be finite{how}"):
+    how = "; if NaN marks missing values, set data.missing: keep and autoencoder.missing: true"
+    with pytest.raises(InputError, match=rf"array {row} of .*b\.npy: values must be finite; got nan{how}"):
         opened(path)
-    lazily = opened(path, value_range=[-9.0, 9.0])  # nothing is read ahead
+    lazily = opened(path, value_range=[-9.0, 9.0])  # nothing is read when it is opened
     lazily.read([2])
-    with pytest.raises(InputError, match=rf"array {row} of .*b\.npy has nan"):
+    with pytest.raises(InputError, match=rf"array {row} of .*b\.npy: values must be finite; got nan"):
         lazily.read([2, 3])
 
 
-def test_missing_values_are_kept_and_weigh_nothing(with_hole):
+def test_missing_values_are_kept_with_weight_0(with_hole):
     path, _ = with_hole
     data = opened(path, missing="keep")
     assert data.may_miss and int(everything(data).isnan().sum()) == 1
@@ -239,28 +239,28 @@ def test_missing_values_are_kept_and_weigh_nothing(with_hole):
     predicted = torch.zeros(2, 30, 1)
     assert float(points.loss(predicted)) == pytest.approx(float((points.values**2).sum() / 60))
     shifted = data.points(data.read([2, 3]), torch.Generator(), coords="uniform", targets="bicubic")
-    # interpolated between the values that are there, but for the missing pixel itself
+    # interpolated between the known values, except at the missing pixel itself
     assert (shifted.weights[0] == 1).all() and int((shifted.weights[1] == 0).sum()) <= 1
     assert whole.points(whole.read([2]), torch.Generator()).weights is None
 
 
-def test_infinite_values_are_refused_always(with_hole):
+def test_infinite_values_are_always_refused(with_hole):
     path, row = with_hole
     arrays = np.load(path)
     arrays[row, 0, 0] = -math.inf
-    with pytest.raises(InputError, match=rf"array {row} of .*has -inf, and values must be finite$"):
+    with pytest.raises(InputError, match=rf"array {row} of .*values must be finite; got -inf$"):
         opened(save(path, arrays), missing="keep")
 
 
-# what is wrong with a set
+# bad data sets
 
 
-def test_sources_that_are_not_there(tmp_path):
+def test_missing_sources_are_refused(tmp_path):
     with pytest.raises(MissingSource, match=r"data.source 'sine' does not exist: give .* sines or blobs; did you mean"):
         opened("sine")
-    with pytest.raises(InputError, match="no .npy files there"):
+    with pytest.raises(InputError, match="no .npy files in this folder"):
         opened(tmp_path)
-    with pytest.raises(InputError, match="split 'test' is not one of train, held_out"):
+    with pytest.raises(InputError, match="split must be train or held_out; got 'test'"):
         opened("sines", "test", shape=(256,))
 
 
@@ -282,17 +282,17 @@ def test_pickled_objects_are_refused(tmp_path):
     "array",
     [np.zeros(4), np.zeros((0, 4)), np.zeros((3, 4), dtype=complex), np.full((3, 4), "a"), np.zeros((3, 4)) > 1],
 )
-def test_files_of_other_things_than_signals_are_refused(tmp_path, array):
+def test_files_without_signals_are_refused(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(InputError, match=r"a.npy: must hold numbers \[signals, ...\]; got "):
+    with pytest.raises(InputError, match=r"a.npy must hold numbers of shape \[signals, ...\]; got "):
         opened(tmp_path / "a.npy", shape=(4,))
 
 
 def test_a_file_without_the_key_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", value=numbers(), month=np.zeros(10, dtype=int))
-    with pytest.raises(InputError, match=r"^\S*a.npz: no 'values' in it; it has value, month; did you mean 'value'\?"):
+    with pytest.raises(InputError, match=r"^\S*a.npz has no 'values'; it has value, month; did you mean 'value'\?"):
         opened(tmp_path / "a.npz")
-    with pytest.raises(InputError, match=r"^\S*a.npz: no 'months' in it; it has value, month; did you mean 'month'\?"):
+    with pytest.raises(InputError, match=r"^\S*a.npz has no 'months'; it has value, month; did you mean 'month'\?"):
         opened(tmp_path / "a.npz", values_key="value", labels_key="months")
     assert opened(tmp_path / "a.npz", values_key="value").labels is None
 
@@ -312,19 +312,19 @@ def test_a_file_without_the_key_is_refused(tmp_path):
 def test_labels_that_do_not_fit_are_refused(tmp_path, labels, got):
     np.savez(tmp_path / "a.npz", values=numbers(), labels=labels)
     with pytest.raises(
-        InputError, match=rf"^\S*a.npz: labels must be whole numbers from 0, .* of the 10 arrays.*; got {got}"
+        InputError, match=rf"^\S*a.npz: labels must be 10 integers, one per array, from 0 to at most 9; got {got}"
     ):
         opened(tmp_path / "a.npz")
 
 
 def test_splits_without_arrays_are_refused(file):
-    with pytest.raises(InputError, match=r"held_out_fraction 0 of 10 arrays leaves none for the held_out split"):
+    with pytest.raises(InputError, match=r"held_out_fraction 0 of 10 arrays leaves the held_out split empty"):
         opened(file, "held_out", held_out_fraction=0.0)
-    with pytest.raises(InputError, match=r"held_out_fraction 0.99 of 10 arrays leaves none for the train split"):
+    with pytest.raises(InputError, match=r"held_out_fraction 0.99 of 10 arrays leaves the train split empty"):
         opened(file, "train", held_out_fraction=0.99)
 
 
-def test_arrays_of_another_grid_are_refused_with_the_keys_to_set(file):
+def test_arrays_on_another_grid_are_refused_with_advice(file):
     with pytest.raises(
         InputError, match=r"5 × 6 with 1 .* do not fit .* 6 × 5 with 1: set image_size: \[5, 6\] and cha"
     ):
@@ -333,23 +333,27 @@ def test_arrays_of_another_grid_are_refused_with_the_keys_to_set(file):
         opened(file, channel_axis="first")
 
 
-def test_arrays_of_one_value_have_no_range(tmp_path):
-    with pytest.raises(InputError, match=r"arrays need values that differ; got the one value 3: set data.value_range"):
+def test_constant_arrays_have_no_value_range(tmp_path):
+    with pytest.raises(
+        InputError, match=r"the arrays hold only the value 3, which gives no range: set data.value_range"
+    ):
         opened(save(tmp_path / "a.npy", np.full((10, *SHAPE), 3.0)))
-    with pytest.raises(InputError, match="array 0 of .* has no value at all: leave it out"):
+    with pytest.raises(InputError, match="array 0 of .* has no values at all: leave it out"):
         opened(save(tmp_path / "a.npy", np.full((10, *SHAPE), math.nan)), missing="keep")
     assert opened(save(tmp_path / "a.npy", np.full((10, *SHAPE), 3.0)), value_range=[0.0, 4.0]).signal.spec.low == 0
 
 
-def test_ranges_that_do_not_rise_are_refused():
-    with pytest.raises(InputError, match=r"value_range must rise; got \[2.0, 2.0\]"):
+def test_value_ranges_must_be_increasing():
+    with pytest.raises(InputError, match=r"value_range must be \[low, high\] with low < high; got \[2.0, 2.0\]"):
         spec("sines", value_range=[2.0, 2.0])
 
 
-def test_arrays_in_two_depths_are_refused(tmp_path):
+def test_arrays_at_two_folder_depths_are_refused(tmp_path):
     folder = save_folder(tmp_path / "a", numbers(2), ["cat", "dog"])
     np.save(folder / "stray.npy", numbers(1)[0])
-    with pytest.raises(InputError, match=r"stray.npy: arrays must lie in .*, or all in subfolders of it that name"):
+    with pytest.raises(
+        InputError, match=r"stray.npy: the arrays must be in .* itself, or all in subfolders of it named"
+    ):
         opened(folder)
 
 
@@ -362,9 +366,9 @@ def test_a_damaged_file_of_a_folder_is_named(tmp_path, number, content):
         everything(opened(folder, held_out_fraction=0.0, value_range=[-9.0, 9.0]))
 
 
-def test_a_file_of_a_folder_with_another_shape_is_named(tmp_path):
+def test_a_file_with_another_shape_is_named(tmp_path):
     folder = save_folder(tmp_path / "a", [*numbers(3), np.zeros((6, 5), dtype=np.float32)])
-    with pytest.raises(InputError, match=r"003.npy has shape \(1, 6, 5\), others \(1, 5, 6\)"):
+    with pytest.raises(InputError, match=r"003.npy has shape \(1, 6, 5\), but others have \(1, 5, 6\)"):
         opened(folder, held_out_fraction=0.0)
     np.save(folder / "003.npy", np.full(SHAPE, "a"))
     with pytest.raises(InputError, match=r"003.npy must hold numbers on a grid; got <U1 \[5, 6\]"):
@@ -378,15 +382,15 @@ def test_a_file_of_a_folder_with_another_shape_is_named(tmp_path):
         opened(folder, held_out_fraction=0.0)
 
 
-def test_a_missing_value_in_a_folder_is_named_by_its_file(tmp_path):
+def test_a_missing_value_is_reported_with_its_file(tmp_path):
     arrays = numbers(4)
     arrays[2, 0, 0] = math.nan
-    with pytest.raises(InputError, match=r"002.npy has nan, and values must be finite"):
+    with pytest.raises(InputError, match=r"002.npy: values must be finite; got nan"):
         opened(save_folder(tmp_path / "a", arrays), held_out_fraction=0.0)
 
 
 def test_arrays_have_no_mirror_images(file):
-    with pytest.raises(InputError, match=r"only images have mirror images: set latents.flips to false"):
+    with pytest.raises(InputError, match=r"only images can be mirrored: set latents.flips to false"):
         opened(file).mirrored(torch.zeros(1, 1, *SHAPE))
 
 
@@ -400,12 +404,12 @@ def test_a_model_of_another_range_is_refused(file):
         check_signal(INRAutoencoder(**AUTOENCODER), data)
 
 
-def test_all_of_a_source_is_its_training_split(file):
+def test_all_of_puts_everything_in_the_training_split(file):
     data = all_of("array", source=str(file), image_column="x", value_range=[-9.0, 9.0]).open("train", SHAPE, 1)
     assert len(data) == 10 and isinstance(data, ArrayData)
 
 
-# one array
+# single arrays
 
 
 def one(path, **keys):
@@ -413,7 +417,7 @@ def one(path, **keys):
 
 
 @pytest.mark.parametrize("channel_axis", ["none", "first", "last"])
-def test_one_array_keeps_its_numbers(tmp_path, channel_axis):
+def test_a_single_array_keeps_its_values(tmp_path, channel_axis):
     array = numbers(1, (2, 3, 4))[0]
     single = one(save(tmp_path / "a.npy", array), channel_axis=channel_axis, unit="m", axes=["x"])
     expected = {"none": array[None], "first": array, "last": np.moveaxis(array, -1, 0)}[channel_axis]
@@ -424,7 +428,7 @@ def test_one_array_keeps_its_numbers(tmp_path, channel_axis):
     assert one(tmp_path / "a.npy", value_range=[-5.0, 9.0]).signal.spec.scale() == (-5, 9)
 
 
-def test_the_hash_of_one_array_follows_content_and_shape(tmp_path):
+def test_the_hash_of_an_array_depends_on_content_and_shape(tmp_path):
     array = numbers(1, (4, 6))[0]
     hashes = [
         one(save(tmp_path / f"{n}.npy", part)).hash() for n, part in enumerate((array, array, array.T, array + 1))
@@ -433,14 +437,14 @@ def test_the_hash_of_one_array_follows_content_and_shape(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no array", b"PK\x03\x04 no zip"])
-def test_one_array_that_cannot_be_read_is_refused(tmp_path, content):
+def test_an_unreadable_single_array_is_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(InputError, match=r"signal.source '.*a.npy': cannot be read as a .npy file \("):
         one(tmp_path / "a.npy")
 
 
-def test_one_array_must_be_numbers_that_are_finite_and_differ(tmp_path):
+def test_a_single_array_must_hold_finite_differing_numbers(tmp_path):
     path = tmp_path / "a.npy"
     np.savez(tmp_path / "a.npz", numbers())
     with pytest.raises(InputError, match=r"must be one array of numbers; got a .npz file"):
@@ -455,7 +459,7 @@ def test_one_array_must_be_numbers_that_are_finite_and_differ(tmp_path):
     assert one(path, value_range=[0.0, 4.0]).values.unique().tolist() == [0]
 
 
-def test_workers_are_sent_the_place_and_not_the_numbers(tmp_path):
+def test_workers_receive_the_path_not_the_values(tmp_path):
     np.save(tmp_path / "large.npy", np.random.default_rng(0).random((50, 40, 50)))
     data = ArrayData(ArrayDataSpec(type="arrays", source=str(tmp_path / "large.npy")), "train", (40, 50), 1)
     sent = pickle.dumps(data)

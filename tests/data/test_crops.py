@@ -1,4 +1,4 @@
-"""Random crops: a function of seed and position."""
+"""Random crops depend only on seed and position."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from genrep.training.order import DataOrder, PositionBatches, SignalStream, trai
 
 @pytest.fixture
 def numbered(tmp_path):
-    """Two grey images whose pixels are their row × 10 + column: one of 6×9, one of 3×4."""
+    """Two grey images, of 6×9 and 3×4 pixels, whose values are row × 10 + column."""
     for name, (height, width) in {"a": (6, 9), "b": (3, 4)}.items():
         values = np.arange(height)[:, None] * 10 + np.arange(width)
         Image.fromarray(values.astype(np.uint8)).save(tmp_path / f"{name}.png")
@@ -23,15 +23,15 @@ def numbered(tmp_path):
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_a_random_crop_is_a_piece_of_the_unresized_image(numbered, in_memory):
+def test_a_random_crop_is_cut_from_the_unresized_image(numbered, in_memory):
     data = ImageData(numbered.model_copy(update={"in_memory": in_memory}), "train", (4, 4), 1)
     crops = data.crops([0, 0, 0], torch.tensor([[0.0, 0.0], [0.999, 0.999], [0.5, 0.5]]))
-    assert crops[:, 0, 0, 0].tolist() == [0, 25, 13]  # the first, the last, and one between
+    assert crops[:, 0, 0, 0].tolist() == [0, 25, 13]  # the first position, the last, and one in between
     piece = torch.arange(4)[:, None] * 10 + torch.arange(4)
     assert torch.equal(crops[1, 0] - crops[1, 0, 0, 0], piece.to(torch.uint8))
 
 
-def test_every_place_is_as_likely(numbered):
+def test_all_crop_positions_are_equally_likely(numbered):
     data = ImageData(numbered, "train", (4, 4), 1)
     corners = data.crops([0] * 1800, torch.rand(1800, 2, generator=torch.Generator().manual_seed(0)))[:, 0, 0, 0]
     counts = torch.bincount(corners.long())
@@ -55,7 +55,7 @@ def test_the_stream_crops_by_position_and_held_out_images_are_centred(numbered):
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_workers_crop_and_mirror_as_one_process_does(numbered, in_memory):
+def test_workers_crop_and_mirror_like_a_single_process(numbered, in_memory):
     data = ImageData(numbered.model_copy(update={"in_memory": in_memory}), "train", (3, 3), 1)
     stream, batches = SignalStream(data, seed=5, flips=True), PositionBatches(4, 1, (0, 1), 0, 3)
     alone, working = (torch.cat([part.signals for part in training_loader(stream, batches, n)]) for n in (0, 2))
@@ -70,6 +70,6 @@ def test_workers_crop_and_mirror_as_one_process_does(numbered, in_memory):
 
 def test_a_random_crop_of_a_resized_image_is_refused():
     with pytest.raises(
-        InputError, match="crop random takes pieces of the unresized image, and source_size a resized one"
+        InputError, match="crop random cuts from the unresized image, but source_size asks for a resized one"
     ):
         validate(ImageDataSpec, {"crop": "random", "source_size": 64})

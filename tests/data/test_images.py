@@ -1,4 +1,4 @@
-"""Images: the right pixels, the right split, the fingerprint, and damaged ones."""
+"""Data sets of images: pixels, splits, fingerprints, damaged files."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ from genrep.errors import InputError
 from tests.data.pictures import everything, opened, plain, random_image
 
 
-def test_digits_are_scikit_learns(digits):
+def test_digits_equal_those_of_scikit_learn(digits):
     data, truth = opened("digits"), load_digits()
     assert len(data) == 1797 and data.class_names == [str(n) for n in range(10)]
     assert torch.equal(everything(data)[:, 0], torch.from_numpy(np.round(truth.images * 255 / 16).astype(np.uint8)))
@@ -41,7 +41,7 @@ def test_the_split_of_digits_is_a_partition(digits):
     assert sorted(rows(train) + rows(held_out)) == sorted(rows(opened("digits")))
 
 
-def test_the_split_is_a_function_of_its_seed(digits):
+def test_the_split_depends_only_on_its_seed(digits):
     again, other = (opened("digits", "held_out", split_seed=seed) for seed in (0, 1))
     assert torch.equal(everything(again), everything(digits[1]))
     assert not torch.equal(everything(other), everything(digits[1]))
@@ -54,7 +54,7 @@ def test_one_image_and_labels_by_index(digits):
     assert data.labels_of([3, 7, 3]).tolist() == [data.labels[3], data.labels[7], data.labels[3]]
 
 
-def test_in_memory_is_the_same(digits):
+def test_in_memory_reads_the_same_images(digits):
     spec = ImageDataSpec(in_memory=True)
     for part, split in zip(digits, ("train", "held_out"), strict=True):
         kept = spec.open(split, (8, 8), 1)
@@ -63,7 +63,7 @@ def test_in_memory_is_the_same(digits):
         assert kept.fingerprint() == part.fingerprint()
 
 
-def test_an_image_of_the_right_size_is_never_changed():
+def test_an_image_of_the_right_size_is_left_unchanged():
     for shape in ((8, 8), (5, 9)):
         image = random_image(*shape, mode="RGB", seed=0)
         assert np.array_equal(resize_and_crop(image, shape).numpy().transpose(1, 2, 0), np.array(image))
@@ -71,27 +71,27 @@ def test_an_image_of_the_right_size_is_never_changed():
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("size", [(16, 24), (24, 16), (20, 8), (8, 12), (4, 8), (80, 40)])
-def test_resize_and_crop_is_pils_resize_then_a_crop_of_the_middle(size, mode):
+def test_resize_and_crop_equals_pil_resize_then_centre_crop(size, mode):
     image = random_image(*size, mode=mode, seed=1)
     difference = resize_and_crop(image, (8, 8)).int() - plain(image, mode).int()
-    assert difference.abs().max() <= 1  # PIL rounds between rows and columns, and takes the cheaper of the two first
+    assert difference.abs().max() <= 1  # PIL rounds between its two passes, and runs the cheaper one first
 
 
-def test_a_target_that_is_no_square():
+def test_a_target_that_is_not_square():
     image = random_image(12, 36, mode="L", seed=2)
     reference = image.resize((18, 6), Image.Resampling.BICUBIC).crop((3, 0, 15, 6))
     assert np.abs(resize_and_crop(image, (6, 12))[0].numpy().astype(int) - np.array(reference).astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(9, 13), (13, 9), (11, 40)])
-def test_the_crop_is_centred_where_pixels_do_not_divide(size):
+def test_the_crop_is_centred_between_pixels(size):
     image = random_image(*size, mode="L", seed=3)
     whole = resize_and_crop(image, (8, 8)).int()
     for flip, axis in ((ImageOps.mirror, -1), (ImageOps.flip, -2)):
         assert (resize_and_crop(flip(image), (8, 8)).int() - whole.flip(axis)).abs().max() <= 1
 
 
-def test_the_larger_source_images(folder):
+def test_images_are_also_read_at_the_source_size(folder):
     data = opened(folder, source_size=12)
     assert data.read([1], source=True).shape == (1, 1, 12, 12)
     assert torch.equal(data.read([1], source=True), opened(folder, shape=(12, 12)).read([1]))
@@ -100,14 +100,14 @@ def test_the_larger_source_images(folder):
     assert torch.equal(kept.read([1], source=True), data.read([1], source=True))
 
 
-def test_the_fingerprint_is_of_the_content_wherever_it_lies(folder, table, tmp_path):
+def test_the_fingerprint_of_images_ignores_their_location(folder, table, tmp_path):
     first = opened(folder).fingerprint()
     shutil.copytree(folder, tmp_path / "moved")
     assert opened(tmp_path / "moved").fingerprint() == first
     assert opened(folder, in_memory=True).fingerprint() == first
 
 
-def test_the_fingerprint_changes_with_whatever_changes_the_images(folder):
+def test_the_fingerprint_changes_with_the_images(folder):
     variants = {
         "as it is": opened(folder),
         "another size": opened(folder, shape=(8, 9)),
@@ -125,7 +125,7 @@ def test_the_fingerprint_changes_with_whatever_changes_the_images(folder):
 
 @pytest.fixture
 def damaged(folder):
-    """Image 3 is no image, image 6 is cut off."""
+    """A folder in which image 3 is text and image 6 is truncated."""
     (folder / "cat" / "3.png").write_bytes(b"no image at all")
     cut = folder / "dog" / "6.png"
     cut.write_bytes(cut.read_bytes()[:60])
@@ -133,7 +133,7 @@ def damaged(folder):
 
 
 @pytest.mark.parametrize(("index", "file"), [(3, "cat/3.png"), (6, "dog/6.png")])
-def test_a_bad_image_stops_with_its_name(damaged, index, file):
+def test_a_bad_image_stops_and_is_named(damaged, index, file):
     data = opened(damaged)
     assert len(data) == 10 and data.read([0, 1, 2]).shape == (3, 1, 8, 8)
     with pytest.raises(
@@ -143,7 +143,7 @@ def test_a_bad_image_stops_with_its_name(damaged, index, file):
         data.read([0, index])
 
 
-def test_a_bad_image_stops_when_everything_is_decoded_at_the_start(damaged):
+def test_a_bad_image_stops_decoding_into_memory(damaged):
     with pytest.raises(InputError, match=r"cat/3.png \(row 3 of split train\) .* cannot be decoded"):
         opened(damaged, in_memory=True)
 
@@ -151,9 +151,9 @@ def test_a_bad_image_stops_when_everything_is_decoded_at_the_start(damaged):
 def test_bad_images_are_skipped_named_and_counted(damaged, pictures, capsys):
     whole, labels = [n for n in range(10) if n not in (3, 6)], [0] * 4 + [1] * 4
     data = opened(damaged, on_bad_image="skip")
-    said = capsys.readouterr().out
-    assert "2 of 10 images cannot be decoded and are left out" in said
-    assert f"{damaged}/cat/3.png" in said and f"{damaged}/dog/6.png" in said
+    output = capsys.readouterr().out
+    assert "2 of 10 images cannot be decoded and are left out" in output
+    assert f"{damaged}/cat/3.png" in output and f"{damaged}/dog/6.png" in output
     assert len(data) == 8 and data.labels.tolist() == labels
     assert [name.split(" ")[0] for name in data.skipped] == [f"{damaged}/cat/3.png", f"{damaged}/dog/6.png"]
     reference = [resize_and_crop(pictures[0][n].convert("L"), (8, 8)) for n in whole]
@@ -162,7 +162,7 @@ def test_bad_images_are_skipped_named_and_counted(damaged, pictures, capsys):
 
 
 def test_a_bad_image_is_numbered_as_in_the_source(damaged, table, tmp_path):
-    """Not as in the slice or the draw that it came by, and not as after others were left out."""
+    """Rather than within a slice or the held-out draw, or after others were left out."""
     for split, options in {
         "train": {"train_split": "train[4:]"},
         "held_out": {"held_out_split": "train[5:8]"},
@@ -185,14 +185,14 @@ def test_a_bad_image_is_numbered_as_in_the_source(damaged, table, tmp_path):
         skipping.read([4])
 
 
-def test_a_mended_image_is_back(damaged):
+def test_a_repaired_image_is_read_again(damaged):
     assert len(opened(damaged, on_bad_image="skip")) == 8
     random_image(8, 8, "L", seed=3).save(damaged / "cat" / "3.png")
     data = opened(damaged, on_bad_image="skip")
     assert len(data) == 9 and len(data.skipped) == 1
 
 
-def test_without_bad_images_nothing_is_skipped_and_nothing_said(folder, capsys):
+def test_without_bad_images_nothing_is_skipped_or_printed(folder, capsys):
     assert opened(folder, on_bad_image="skip").skipped == []
     assert "left out" not in capsys.readouterr().out
 
@@ -208,7 +208,7 @@ def test_a_row_without_an_image_is_bad(pictures, tmp_path):
 
 
 def test_rows_keep_the_bytes_of_the_file(folder):
-    """What the fingerprint hashes and the decoder reads is the file itself, never a copy that was encoded again."""
+    """The fingerprint and the decoder use the file itself, never a re-encoded copy."""
     data = opened(folder)
     row = data.rows[0]["image"]
     content = row["bytes"] or Path(row["path"]).read_bytes()
@@ -217,7 +217,7 @@ def test_rows_keep_the_bytes_of_the_file(folder):
 
 
 @pytest.mark.parametrize(("shape", "channels"), [((8, 8, 8), 1), ((64,), 3), ((8, 8), 2)])
-def test_a_grid_that_images_do_not_have_is_refused(shape, channels):
+def test_grids_that_no_image_has_are_refused(shape, channels):
     message = (
         f"2 axes and 1 or 3 channels; got {len(shape)} axes .image_size. and {channels} channels: .*data.type: arrays"
     )
@@ -231,11 +231,11 @@ def test_evenly_spaced_indices_reach_every_class_of_sorted_data():
     assert {labels[index] for index in evenly(1000, 10)} == set(range(10))
 
 
-# transparency, floats, whole numbers of 32 bits
+# transparency, floats, 32-bit integers
 
 
-def test_transparent_images_are_put_on_a_background(tmp_path):
-    """Half transparent black, fully transparent red, opaque blue and green, in every form that PIL reads."""
+def test_transparent_images_are_blended_with_the_background(tmp_path):
+    """Half-transparent black, fully transparent red, opaque blue and green, in every mode that PIL reads."""
     pixels = np.array([[[0, 0, 0, 128], [255, 0, 0, 0]], [[0, 0, 255, 255], [0, 255, 0, 255]]], dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert opened(tmp_path, shape=(2, 2), channels=3)[0].permute(1, 2, 0).tolist() == [
@@ -245,7 +245,7 @@ def test_transparent_images_are_put_on_a_background(tmp_path):
     assert opened(tmp_path, shape=(2, 2), channels=3, background=0)[0][:, 0].tolist() == [[0, 0]] * 3
     for image, name in (
         (Image.fromarray(np.array([[[9, 255], [77, 0]]], dtype=np.uint8)), "grey"),  # LA
-        (Image.fromarray(np.array([[9, 77]], dtype=np.uint8)), "level"),  # one grey level stands for transparent
+        (Image.fromarray(np.array([[9, 77]], dtype=np.uint8)), "level"),  # one grey level is marked as transparent
         (Image.fromarray(np.array([[9, 77]], dtype=np.uint8)).convert("P"), "palette"),
     ):
         (tmp_path / name).mkdir()
@@ -255,8 +255,8 @@ def test_transparent_images_are_put_on_a_background(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_an_opaque_image_is_what_it_was(tmp_path, mode):
-    """Alpha of 255 everywhere: the same pixels and the same fingerprint as without any."""
+def test_an_opaque_alpha_channel_changes_nothing(tmp_path, mode):
+    """Alpha of 255 everywhere gives the same pixels and fingerprint as no alpha."""
     image = random_image(8, 8, "RGB" if mode == "RGBA" else "L", seed=5)
     folders = [tmp_path / name for name in ("plain", "alpha")]
     for folder, saved in zip(folders, (image, image.convert(mode)), strict=True):
@@ -279,36 +279,44 @@ def test_transparency_and_its_background_are_in_the_fingerprint(tmp_path):
     assert dark.transform()["background"] == 0
 
 
-def test_floats_from_0_to_1_are_scaled_and_others_refused(tmp_path):
+def test_floats_in_0_to_1_are_scaled_and_others_refused(tmp_path):
     path = tmp_path / "a.tif"
     Image.fromarray(np.array([[0, 0.5], [0.25, 1]], dtype=np.float32)).save(path)
     assert opened(tmp_path, shape=(2, 2))[0].tolist() == [[[0, 128], [64, 255]]]
-    for values, shown in (([[0, 37.5]], "0 to 37.5"), ([[-0.5, 1]], "-0.5 to 1"), ([[np.nan, 1]], "nan to nan")):
+    for values, span in (([[0, 37.5]], "0 to 37.5"), ([[-0.5, 1]], "-0.5 to 1"), ([[np.nan, 1]], "nan to nan")):
         Image.fromarray(np.array(values, dtype=np.float32)).save(path)
         with pytest.raises(
-            InputError, match=rf"a.tif \(row 0 .*floats must lie in \[0, 1\]; they go from {shown}: rescale"
+            InputError, match=rf"a.tif \(row 0 .*float pixels must lie in \[0, 1\]; they range from {span}: rescale"
         ):
             opened(tmp_path, shape=(1, 2))[0]
 
 
-def test_whole_numbers_of_32_bits_are_read_as_16_or_refused(tmp_path):
+def test_32_bit_integers_are_read_as_16_bits_or_refused(tmp_path):
     path = tmp_path / "a.tif"
     Image.fromarray(np.array([[0, 256], [25600, 65535]], dtype=np.int32)).save(path)
     assert opened(tmp_path, shape=(2, 2))[0].tolist() == [[[0, 1], [100, 255]]]
-    for values, shown in (([[0, 70000]], "0 to 70000"), ([[-3, 5]], "-3 to 5")):
+    for values, span in (([[0, 70000]], "0 to 70000"), ([[-3, 5]], "-3 to 5")):
         Image.fromarray(np.array(values, dtype=np.int32)).save(path)
-        with pytest.raises(InputError, match=rf"whole numbers must lie in 0 to 65535; they go from {shown}"):
+        with pytest.raises(InputError, match=rf"integer pixels must lie in 0 to 65535; they range from {span}"):
             opened(tmp_path, shape=(1, 2))[0]
 
 
-def test_a_look_at_some_images_sees_the_same_images(tmp_path):
-    """What is skipped, and so every index, stays; only a dry run does not check all first. Evaluation wants no larger source."""
+def test_light_specs_read_the_same_images(tmp_path):
+    """Bad images are still skipped, so indices stay; only a dry run skips the check. Evaluation opens no larger source."""
     spec = ImageDataSpec(on_bad_image="skip", in_memory=True, source_size=12)
     assert spec.light() == spec.model_copy(update={"in_memory": False})
     assert spec.light().unchecked().on_bad_image == "stop"
-    with pytest.raises(InputError, match="data.source_size 12 is smaller than the image size"):
+    with pytest.raises(InputError, match="data.source_size must be at least 16, the image size; got 12"):
         spec.open("train", (16, 16), 1)
     assert spec.without_source().open("train", (16, 16), 1).shape == (16, 16)
     assert (
         spec.with_source((32, 32), (8, 8)).source_size == 32 and spec.with_source((32, 16), (8, 8)).source_size is None
     )
+
+
+def test_a_split_opened_again_is_not_decoded_again(folder):
+    """The stages of a recipe open the same images one after another; another size is another thing."""
+    first, again = (opened(folder, in_memory=True) for _ in range(2))
+    assert first._pixels is again._pixels
+    smaller = opened(folder, shape=(5, 5), in_memory=True)
+    assert smaller.read([0]).shape == (1, 1, 5, 5) and torch.equal(everything(again), everything(opened(folder)))

@@ -1,4 +1,4 @@
-"""The latent cache: equal to encoding, resumable, the same from any number of processes, and refused when it is another's."""
+"""The latent cache equals encoding, resumes, is the same from any number of processes, and is refused if it does not fit."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def autoencoder():
 
 @pytest.fixture(scope="module")
 def written(autoencoder, data, tmp_path_factory):
-    """A cache that tests read and never touch."""
+    """A cache that tests only read."""
     folder = tmp_path_factory.mktemp("cache")
     write_cache(autoencoder, data, SPEC, folder)
     return folder
@@ -62,20 +62,20 @@ def written(autoencoder, data, tmp_path_factory):
 
 @pytest.fixture
 def folder(written, tmp_path):
-    """A copy of the cache that a test may break."""
+    """A copy of the cache that a test may damage."""
     shutil.copytree(written, tmp_path / "cache")
     return tmp_path / "cache"
 
 
 def views(autoencoder, data, indices, flips: bool) -> torch.Tensor:
-    """`[B, views, R, D]`; sets of slots have no mask."""
+    """Latents `[B, views, R, D]`; sets with slots have no mask."""
     latents, mask = encode_views(autoencoder, data, data.read(indices), flips)
     assert mask is None
     return latents
 
 
 def encoded(autoencoder, data, spec=SPEC) -> torch.Tensor:
-    """`[N, views, R, D]`, encoded in the batches that a cache is encoded in."""
+    """Latents `[N, views, R, D]`, encoded in the same batches as the cache."""
     batches = [
         range(first, min(first + spec.batch, start + spec.shard_size, len(data)))
         for start in range(0, len(data), spec.shard_size)
@@ -88,10 +88,10 @@ def every(cache: LatentCache, view: int = 0) -> torch.Tensor:
     return cache.latents(range(len(cache)), [view] * len(cache))
 
 
-# a cache is what the encoder says
+# a cache equals the encoder's output
 
 
-def test_a_cache_equals_encoding(written, autoencoder, data):
+def test_cached_latents_equal_encoded_ones(written, autoencoder, data):
     cache, direct = LatentCache(written), encoded(autoencoder, data)
     assert len(cache) == COUNT and cache.num_views == 2 and cache.mean.shape == (4, 8)
     for view in (0, 1):
@@ -107,7 +107,7 @@ def test_the_second_view_is_the_encoded_mirror_image(written, autoencoder, data)
     assert not torch.allclose(every(LatentCache(written), view=0), mirrored, atol=1e-3)
 
 
-def test_labels_come_along(written, data):
+def test_labels_are_cached(written, data):
     cache = LatentCache(written)
     assert torch.equal(cache.labels, data.labels) and cache.class_names == data.class_names
     assert torch.equal(cache.labels_of([3, 40]), data.labels[[3, 40]])
@@ -127,8 +127,8 @@ def test_statistics_are_those_of_all_latents(written, autoencoder, data):
 
 
 @pytest.mark.parametrize("sizes", [[100], [1, 99], [33, 33, 34], [1] * 100])
-def test_statistics_are_the_same_in_any_parts(sizes):
-    rows = torch.randn(100, 4, 8) * 0.01 + 1000  # a mean far from 0 is where naive sums lose digits
+def test_statistics_do_not_depend_on_the_batches(sizes):
+    rows = torch.randn(100, 4, 8) * 0.01 + 1000  # with a mean far from 0, naive sums lose digits
     statistics = LatentStatistics((4, 8))
     for part in rows.split(sizes):
         statistics.update(part)
@@ -138,7 +138,7 @@ def test_statistics_are_the_same_in_any_parts(sizes):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_smaller_number_type_rounds_and_nothing_else(autoencoder, data, tmp_path, dtype):
+def test_a_smaller_dtype_only_rounds(autoencoder, data, tmp_path, dtype):
     spec = SPEC.model_copy(update={"dtype": dtype})
     write_cache(autoencoder, data, spec, tmp_path)
     latents, direct = every(LatentCache(tmp_path)), encoded(autoencoder, data)[:, 0]
@@ -147,7 +147,7 @@ def test_a_smaller_number_type_rounds_and_nothing_else(autoencoder, data, tmp_pa
 
 
 @pytest.mark.parametrize("shard_size", [1, 7, 50, 1000])
-def test_shards_of_any_size_hold_the_same(autoencoder, data, written, tmp_path, shard_size):
+def test_the_shard_size_does_not_change_the_latents(autoencoder, data, written, tmp_path, shard_size):
     write_cache(autoencoder, data, SPEC.model_copy(update={"shard_size": shard_size}), tmp_path)
     assert len(list(tmp_path.glob("latents-*.safetensors"))) == -(-COUNT // shard_size)
     torch.testing.assert_close(
@@ -155,16 +155,16 @@ def test_shards_of_any_size_hold_the_same(autoencoder, data, written, tmp_path, 
     )
 
 
-# interrupted, and on several processes
+# interruptions and several processes
 
 
-def test_nothing_unfinished_is_left(written):
+def test_no_unfinished_files_are_left(written):
     assert sorted(path.name for path in written.iterdir()) == sorted(
         [*SHARDS, "manifest.json", "statistics.safetensors"]
     )
 
 
-def test_an_interrupted_call_goes_on_and_keeps_whole_shards(folder, written, autoencoder, data):
+def test_an_interrupted_call_resumes_and_keeps_complete_shards(folder, written, autoencoder, data):
     (folder / "manifest.json").rename(folder / "unfinished.json")
     (folder / "statistics.safetensors").unlink()
     (folder / SHARDS[1]).unlink()
@@ -178,14 +178,14 @@ def test_an_interrupted_call_goes_on_and_keeps_whole_shards(folder, written, aut
     }
 
 
-def test_a_whole_cache_is_left_alone(folder, autoencoder, data):
+def test_a_complete_cache_is_left_alone(folder, autoencoder, data):
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     write_cache(autoencoder, data, SPEC, folder)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("num_processes", [2, 3, 6])
-def test_many_processes_write_what_one_writes(autoencoder, data, written, tmp_path, num_processes):
+def test_several_processes_write_what_one_writes(autoencoder, data, written, tmp_path, num_processes):
     barrier, faults = threading.Barrier(num_processes), []
 
     def work(rank):
@@ -206,7 +206,7 @@ def test_many_processes_write_what_one_writes(autoencoder, data, written, tmp_pa
     }
 
 
-def test_a_process_writes_its_own_shards_alone(autoencoder, data, tmp_path):
+def test_a_process_writes_only_its_own_shards(autoencoder, data, tmp_path):
     class Stopped(Exception):
         pass
 
@@ -222,7 +222,7 @@ def test_a_process_writes_its_own_shards_alone(autoencoder, data, tmp_path):
     assert calls == [[], [], [SHARDS[1], SHARDS[3]]]
 
 
-def test_shards_that_no_manifest_vouches_for_are_made_again(folder, data):
+def test_shards_without_a_manifest_are_encoded_again(folder, data):
     (folder / "manifest.json").unlink()
     other = tiny_autoencoder(seed=9)
     write_cache(other, data, SPEC, folder)
@@ -241,7 +241,7 @@ def test_a_damaged_shard_is_named(folder, name):
             LatentCache(folder)
 
 
-def test_a_damaged_shard_is_named_when_encoding_goes_on(folder, autoencoder, data):
+def test_a_damaged_shard_is_named_when_encoding_resumes(folder, autoencoder, data):
     (folder / "manifest.json").rename(folder / "unfinished.json")
     (folder / SHARDS[2]).write_bytes(b"half")
     with pytest.raises(InputError, match=rf"{SHARDS[2]}: this shard is damaged"):
@@ -272,12 +272,15 @@ def test_a_shard_of_another_length_is_refused(folder):
     ):
         LatentCache(folder)
     as_an_earlier_version_wrote_it(folder)
-    with pytest.raises(InputError, match=r"36 latents where the manifest says 50; delete the folder and encode again"):
+    with pytest.raises(
+        InputError,
+        match=r"the shards hold 36 latent sets, but the manifest says 50; delete the folder and encode again",
+    ):
         LatentCache(folder)
 
 
 @pytest.mark.parametrize("cut", [1, 4, 600])
-def test_a_cache_of_an_earlier_version_is_read_and_held_to_its_headers(folder, written, cut):
+def test_a_cache_of_an_earlier_version_is_checked_by_its_headers(folder, written, cut):
     as_an_earlier_version_wrote_it(folder)
     assert torch.equal(every(LatentCache(folder)), every(LatentCache(written)))
     (folder / SHARDS[2]).write_bytes((folder / SHARDS[2]).read_bytes()[:-cut])
@@ -291,19 +294,19 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-def test_a_flipped_bit_in_a_shard_is_found_on_demand(folder, autoencoder, data):
+def test_verify_finds_a_flipped_bit_in_a_shard(folder, autoencoder, data):
     flip_a_bit(folder / SHARDS[1])
-    assert len(LatentCache(folder)) == COUNT  # sizes alone do not tell
+    assert len(LatentCache(folder)) == COUNT  # file sizes alone do not reveal it
     spec = SPEC.model_copy(update={"folder": str(folder)})
     assert open_latents(autoencoder, data, spec, (0, 1), lambda: None)
-    damaged = rf"{SHARDS[1]}: this shard is damaged \(its hash is another\)"
+    damaged = rf"{SHARDS[1]}: this shard is damaged \(its hash does not match\)"
     with pytest.raises(InputError, match=damaged):
         LatentCache(folder, verify=True)
     with pytest.raises(InputError, match=damaged):
         open_latents(autoencoder, data, spec.model_copy(update={"verify": True}), (0, 1), lambda: None)
 
 
-def test_the_main_process_alone_hashes_and_the_others_wait(folder, autoencoder, data):
+def test_only_the_main_process_hashes_while_the_others_wait(folder, autoencoder, data):
     flip_a_bit(folder / SHARDS[1])
     waits = []
     spec = SPEC.model_copy(update={"folder": str(folder), "verify": True})
@@ -312,16 +315,16 @@ def test_the_main_process_alone_hashes_and_the_others_wait(folder, autoencoder, 
 
 def test_a_flipped_bit_in_the_statistics_is_always_found(folder):
     flip_a_bit(folder / "statistics.safetensors")
-    with pytest.raises(InputError, match=r"statistics.safetensors: this shard is damaged \(its hash is another\)"):
+    with pytest.raises(InputError, match=r"statistics.safetensors: this shard is damaged \(its hash does not match\)"):
         LatentCache(folder)
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "null", '"manifest"', '[{"format": 2}]'])
 @pytest.mark.parametrize("name", ["manifest.json", "unfinished.json"])
-def test_a_manifest_that_is_no_object_is_one_message(folder, autoencoder, data, name, content):
+def test_a_manifest_that_is_not_an_object_is_refused(folder, autoencoder, data, name, content):
     (folder / "manifest.json").rename(folder / name)
     (folder / name).write_text(content)
-    message = rf"{name}: damaged \(a \w+ instead of an object\); delete the folder and encode again"
+    message = rf"{name}: damaged \(it must hold a JSON object; got \w+\); delete the folder and encode again"
     spec = SPEC.model_copy(update={"folder": str(folder)})
     with pytest.raises(InputError, match=message):
         open_latents(autoencoder, data, spec, (0, 1), lambda: None)
@@ -334,22 +337,20 @@ def test_a_manifest_that_is_no_object_is_one_message(folder, autoencoder, data, 
     ("key", "value"),
     [("files", []), ("shard_size", "16"), ("class_names", None), ("num_images", None), ("held_out", [1])],
 )
-def test_a_manifest_without_what_it_must_say_is_one_message(folder, key, value):
+def test_a_manifest_without_a_required_entry_is_refused(folder, key, value):
     change_manifest(folder, lambda manifest: manifest.update({key: value}))
-    with pytest.raises(
-        InputError, match=rf"manifest.json: damaged \({key}.* is not there or wrong\); delete the folder"
-    ):
+    with pytest.raises(InputError, match=rf"manifest.json: damaged \({key}.* is missing or wrong\); delete the folder"):
         LatentCache(folder)
     if key != "held_out":
         change_manifest(folder, lambda manifest: manifest.pop(key))
-        with pytest.raises(InputError, match=rf"manifest.json: damaged \({key} is not there or wrong\)"):
+        with pytest.raises(InputError, match=rf"manifest.json: damaged \({key} is missing or wrong\)"):
             LatentCache(folder)
 
 
 def test_a_missing_or_damaged_manifest_is_named(folder, tmp_path):
     with pytest.raises(
         InputError,
-        match=rf"{tmp_path}/nowhere: no latent cache here \(manifest.json is missing\); write it with train/latents.py",
+        match=rf"{tmp_path}/nowhere: no latent cache here \(manifest.json is missing\); create it with train/latents.py",
     ):
         LatentCache(tmp_path / "nowhere")
     (folder / "manifest.json").write_text("{")
@@ -360,10 +361,10 @@ def test_a_missing_or_damaged_manifest_is_named(folder, tmp_path):
         LatentCache(folder)
 
 
-# whose cache it is
+# whether a cache fits
 
 
-def test_the_hash_of_an_autoencoder_is_of_its_weights_and_config(autoencoder, tmp_path):
+def test_the_hash_of_an_autoencoder_covers_weights_and_config(autoencoder, tmp_path):
     autoencoder.save_pretrained(tmp_path)
     same = [tiny_autoencoder(), type(autoencoder).from_pretrained(tmp_path)]
     assert {autoencoder_hash(model) for model in same} == {autoencoder_hash(autoencoder)}
@@ -393,7 +394,7 @@ def test_the_hash_of_an_autoencoder_is_of_its_weights_and_config(autoencoder, tm
         ({"shard_size": 17}, r"shard_size: the cache has 16, this run needs 17"),
     ],
 )
-def test_the_cache_of_something_else_is_refused(folder, data, autoencoder, change, message, unfinished):
+def test_a_cache_of_something_else_is_refused(folder, data, autoencoder, change, message, unfinished):
     change = dict(change)
     autoencoder = tiny_autoencoder(seed=change.pop("autoencoder")) if "autoencoder" in change else autoencoder
     data = digits(change.pop("data")) if "data" in change else data
@@ -410,13 +411,13 @@ def test_the_cache_of_something_else_is_refused(folder, data, autoencoder, chang
     assert sorted(folder.iterdir()) == before
 
 
-def test_only_what_differs_is_named(folder, data, autoencoder):
+def test_only_differing_entries_are_named(folder, data, autoencoder):
     with pytest.raises(InputError) as error:
         LatentCache(folder, cache_manifest(autoencoder, data, SPEC.model_copy(update={"dtype": "float16"})))
     assert [line.strip().split(":")[0] for line in str(error.value).splitlines()[1:]] == ["dtype"]
 
 
-def test_the_same_images_elsewhere_are_the_same(folder, data, autoencoder):
+def test_a_cache_fits_the_same_images_elsewhere(folder, data, autoencoder):
     manifest = cache_manifest(autoencoder, data, SPEC)
     written = json.loads((folder / "manifest.json").read_text())
     assert written.pop("files").keys() == {*SHARDS, "statistics.safetensors"}
@@ -429,7 +430,7 @@ def test_the_same_images_elsewhere_are_the_same(folder, data, autoencoder):
 # two commands at once
 
 
-def test_a_cache_that_another_process_writes_is_left_to_it(autoencoder, data, tmp_path):
+def test_a_cache_in_use_by_another_process_is_refused(autoencoder, data, tmp_path):
     with FolderLock(tmp_path, "a latent cache"):
         for write in (lambda: write_cache(autoencoder, data, SPEC, tmp_path), lambda: delete_cache(tmp_path)):
             (tmp_path / "unfinished.json").write_text("{}")
@@ -441,13 +442,13 @@ def test_a_cache_that_another_process_writes_is_left_to_it(autoencoder, data, tm
     assert len(LatentCache(tmp_path)) == COUNT
 
 
-def test_a_whole_cache_is_read_whoever_holds_the_folder(folder, autoencoder, data):
+def test_a_complete_cache_can_be_read_while_locked(folder, autoencoder, data):
     with FolderLock(folder, "a latent cache"):
         spec = SPEC.model_copy(update={"folder": str(folder)})
         assert len(open_latents(autoencoder, data, spec, (0, 1), lambda: None).cache) == COUNT
 
 
-def test_deleting_a_cache_leaves_a_folder_that_holds_none(folder, tmp_path):
+def test_deleting_leaves_a_folder_without_a_cache_alone(folder, tmp_path):
     delete_cache(folder)
     assert os.listdir(folder) == []
     (tmp_path / "thesis.txt").write_text("years of work")
@@ -460,7 +461,7 @@ def test_deleting_a_cache_leaves_a_folder_that_holds_none(folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Digits as a file that can be moved away."""
+    """Digits in a file that can be moved away."""
     path = tmp_path_factory.mktemp("table") / "digits.parquet"
     digits("train[:60]").rows.to_parquet(path)
     return path
@@ -468,7 +469,7 @@ def table(tmp_path_factory):
 
 @pytest.fixture
 def alone(autoencoder, table, tmp_path):
-    """A cache with its held-out split, and the config of its data."""
+    """A cache with its held-out split, and the spec of its data."""
     source = shutil.copy(table, tmp_path / "digits.parquet")
     spec = ImageDataSpec(source=str(source), held_out_fraction=0.2)
     latents = SPEC.model_copy(update={"folder": str(tmp_path / "alone")})
@@ -476,7 +477,7 @@ def alone(autoencoder, table, tmp_path):
     return spec, latents
 
 
-def test_a_cache_holds_the_held_out_split_too(autoencoder, alone):
+def test_a_cache_includes_the_held_out_split(autoencoder, alone):
     spec, latents = alone
     images = ImageData(spec, "held_out", (8, 8), 1)
     cache = open_split(spec, latents, autoencoder, "held_out")
@@ -503,7 +504,7 @@ def test_the_held_out_split_is_added_to_a_cache_that_lacks_it(folder, autoencode
     assert not (folder / ".lock").exists() and not (folder / "unfinished.json").exists()
 
 
-def test_an_interrupted_call_goes_on_with_its_own_held_out_split(autoencoder, alone, tmp_path):
+def test_an_interrupted_call_resumes_its_own_held_out_split(autoencoder, alone, tmp_path):
     spec, latents = alone
     folder = Path(latents.folder)
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -519,7 +520,7 @@ def test_an_interrupted_call_goes_on_with_its_own_held_out_split(autoencoder, al
 
 
 @pytest.mark.parametrize("change", [{"held_out": False}, {"held_out": True, "fraction": 0.0}])
-def test_no_held_out_split_is_encoded_where_none_is_wanted(autoencoder, table, tmp_path, change):
+def test_no_held_out_split_is_encoded_if_disabled(autoencoder, table, tmp_path, change):
     data = ImageData(
         ImageDataSpec(source=str(table), held_out_fraction=change.get("fraction", 0.2)), "train", (8, 8), 1
     )
@@ -530,14 +531,14 @@ def test_no_held_out_split_is_encoded_where_none_is_wanted(autoencoder, table, t
 
 def test_without_the_images_the_cache_is_enough(autoencoder, alone, capsys):
     spec, latents = alone
-    there = [open_split(spec, latents, autoencoder, split) for split in ("train", "held_out")]
+    splits = [open_split(spec, latents, autoencoder, split) for split in ("train", "held_out")]
     assert capsys.readouterr().out == ""
     Path(spec.source).unlink()
     cache, held_out = (open_split(spec, latents, autoencoder, split) for split in ("train", "held_out"))
-    assert f"data.source {spec.source!r} is not there: training on the latent cache {latents.folder} alone" in (
+    assert f"data.source {spec.source!r} does not exist: training on the latent cache {latents.folder} alone" in (
         capsys.readouterr().out
     )
-    for one, two in zip(there, (cache, held_out), strict=True):
+    for one, two in zip(splits, (cache, held_out), strict=True):
         assert torch.equal(every(one), every(two)) and torch.equal(one.labels, two.labels)
         assert one.fingerprint() == two.fingerprint()
     moved = spec.model_copy(update={"source": "/nowhere/else.parquet"})
@@ -545,12 +546,12 @@ def test_without_the_images_the_cache_is_enough(autoencoder, alone, capsys):
     assert open_latents(autoencoder, cache, latents, (0, 1), lambda: None).cache is cache
 
 
-def test_without_the_images_the_cache_must_be_what_the_config_says(autoencoder, alone):
+def test_without_the_images_the_cache_must_match_the_config(autoencoder, alone):
     spec, latents = alone
     Path(spec.source).unlink()
     for change in ({"split_seed": 1}, {"train_split": "train[:40]"}, {"label_column": None}):
         with pytest.raises(
-            MissingSource, match=r"does not exist.* was made with data {.*}, which is not what this config"
+            MissingSource, match=r"does not exist.* was made with data {.*}, which differs from this config"
         ):
             open_split(spec.model_copy(update=change), latents, autoencoder, "train")
     for change, message in (
@@ -563,23 +564,23 @@ def test_without_the_images_the_cache_must_be_what_the_config_says(autoencoder, 
         open_split(spec, latents, tiny_autoencoder(seed=1), "train")
 
 
-def test_what_needs_images_says_so_where_they_are_missing(autoencoder, alone):
+def test_runs_that_need_images_say_so_if_they_are_missing(autoencoder, alone):
     spec, latents = alone
     change_manifest(Path(latents.folder), lambda manifest: manifest.pop("held_out"))
     assert isinstance(open_split(spec, latents, autoencoder, "held_out"), ImageData)
     assert isinstance(open_split(spec, latents, autoencoder, "train", signals=True), ImageData)
     Path(spec.source).unlink()
     with pytest.raises(
-        MissingSource, match=r"does not exist.*The latent cache .* does not do: this run needs the signals too"
+        MissingSource, match=r"does not exist.*The latent cache .* is not enough: this run also needs the signals"
     ):
         open_split(spec, latents, autoencoder, "train", signals=True)
-    with pytest.raises(MissingSource, match=r"does not do: it has no held-out latents, which train/latents.py adds"):
+    with pytest.raises(MissingSource, match=r"is not enough: it has no held-out latents, which train/latents.py adds"):
         open_split(spec, latents, autoencoder, "held_out")
 
 
-def test_where_the_images_are_there_the_cache_is_held_against_them(autoencoder, alone):
+def test_the_cache_is_checked_against_existing_images(autoencoder, alone):
     spec, latents = alone
-    digits("train[60:120]").rows.to_parquet(spec.source)  # other images at the same place
+    digits("train[60:120]").rows.to_parquet(spec.source)  # other images at the same path
     with pytest.raises(InputError, match=r"data: the cache has '\w{16}', this run needs '\w{16}'"):
         open_split(spec, latents, autoencoder, "train")
     assert isinstance(open_split(spec, latents, autoencoder, "held_out"), ImageData)
@@ -617,8 +618,8 @@ def test_the_stream_reads_latents_and_labels_without_images(written, data):
         assert torch.equal(batch.latents[row], cache.latents([index], [mirrored])[0])
 
 
-def test_the_stream_keeps_the_number_type_of_the_cache(autoencoder, data, tmp_path):
-    """Half the bytes to hand over; float32 is made of it where it is used."""
+def test_the_stream_keeps_the_dtype_of_the_cache(autoencoder, data, tmp_path):
+    """That halves the bytes that workers send; the conversion to float32 happens on use."""
     write_cache(autoencoder, data, SPEC.model_copy(update={"dtype": "float16"}), tmp_path)
     cache = LatentCache(tmp_path)
     batch = SignalStream(data, seed=0, flips=True, cache=cache).__getitems__([0, 30, 49])
@@ -626,22 +627,22 @@ def test_the_stream_keeps_the_number_type_of_the_cache(autoencoder, data, tmp_pa
     assert torch.equal(batch.latents.float(), cache.latents(batch.indices, batch.mirrored.long().tolist()))
 
 
-def test_a_cache_goes_to_a_worker_as_a_name(written):
-    """Where processes are spawned the stream is pickled: latents and labels must not travel."""
+def test_a_cache_is_pickled_as_its_folder_name(written):
+    """Spawned workers receive the stream pickled: latents and labels must not be part of it."""
     cache = LatentCache(written)
     stream = SignalStream(cache, seed=0, flips=True, wants_signals=False, cache=cache, noise={"noise": (4, 8)})
-    here = stream.__getitems__(list(range(40)))
+    unsent = stream.__getitems__(list(range(40)))
     sent = pickle.dumps(stream)
     assert len(sent) < 2000
-    there = pickle.loads(sent)
-    assert there.cache._opened == {}  # nothing is opened before it is asked for
-    batch = there.__getitems__(list(range(40)))
+    unpickled = pickle.loads(sent)
+    assert unpickled.cache._opened == {}  # no shard is opened before it is read
+    batch = unpickled.__getitems__(list(range(40)))
     for name in ("latents", "labels", "mirrored"):
-        assert torch.equal(getattr(batch, name), getattr(here, name)), name
-    assert torch.equal(batch.noise["noise"], here.noise["noise"])
+        assert torch.equal(getattr(batch, name), getattr(unsent, name)), name
+    assert torch.equal(batch.noise["noise"], unsent.noise["noise"])
 
 
-def test_workers_read_what_one_process_reads(written):
+def test_workers_read_the_same_latents(written):
     cache = LatentCache(written)
     stream = SignalStream(cache, seed=0, flips=True, wants_signals=False, cache=cache, noise={"noise": (4, 8)})
     batches = PositionBatches(12, 1, (0, 1), 0, 6)
@@ -650,7 +651,7 @@ def test_workers_read_what_one_process_reads(written):
         assert torch.equal(one.noise["noise"], two.noise["noise"]) and torch.equal(one.labels, two.labels)
 
 
-def test_without_a_cache_statistics_are_of_evenly_spaced_images(autoencoder, data):
+def test_without_a_cache_statistics_use_evenly_spaced_images(autoencoder, data):
     spec = LatentsSpec(statistics_images=8, batch=3)
     encoding = EncodedLatents(autoencoder, data, spec)
     rows = views(autoencoder, data, [0, 6, 12, 18, 25, 31, 37, 43], flips=False)[:, 0]

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from genrep.data import PictureSourceSpec
-from genrep.data.single import SingleSignal, open_pictures
+from genrep.data.single import GridSignal, open_pictures
 from genrep.errors import InputError
 from genrep.signals import ImageSignalSpec
 
@@ -50,7 +50,7 @@ def test_floats_and_32_bits_are_scaled_or_refused(tmp_path):
     assert opened(path).tolist() == [[[0, 1, 255]]]
     Image.fromarray(np.array([[0, 2.0]], dtype=np.float32)).save(path)
     with pytest.raises(
-        InputError, match=r"picture 0 cannot be read \(its floats must lie in \[0, 1\]; they go from 0 to 2"
+        InputError, match=r"picture 0 cannot be read \(float pixels must lie in \[0, 1\]; they range from 0 to 2"
     ):
         opened(path)
 
@@ -83,14 +83,14 @@ def test_an_animation_is_its_frames(tmp_path):
 def test_the_hash_is_of_content_and_shape():
     one = torch.arange(12, dtype=torch.uint8).view(1, 3, 4)
     first, same, other, reshaped = (
-        SingleSignal(pixels, ImageSignalSpec().build()).hash()
+        GridSignal(pixels, ImageSignalSpec().build()).hash()
         for pixels in (one, one.clone(), one + 1, one.view(1, 4, 3))
     )
     assert first == same and first not in (other, reshaped)
 
 
 def test_signals_that_cannot_be_are_refused(tmp_path):
-    with pytest.raises(InputError, match="nowhere.png' does not exist: give an image, an animated file"):
+    with pytest.raises(InputError, match="nowhere.png' does not exist: give an image, a video, an animated file"):
         opened(tmp_path / "nowhere.png")
     with pytest.raises(InputError, match="no pictures there"):
         opened(tmp_path)
@@ -109,3 +109,31 @@ def test_signals_that_cannot_be_are_refused(tmp_path):
     ):
         opened(tmp_path / "frames")
     assert opened(tmp_path / "frames", size=4).shape == (3, 2, 4, 4)
+
+
+def test_frames_are_chosen_by_start_stride_and_number(tmp_path):
+    frames = [Image.fromarray(np.full((4, 6), 10 * value, dtype=np.uint8)) for value in range(8)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    chosen = opened(tmp_path / "a.webp", channels=1, start=1, stride=3, num_frames=2)
+    assert chosen.shape == (1, 2, 4, 6) and chosen[0, :, 0, 0].tolist() == [10, 40]
+    assert opened(tmp_path / "a.webp", channels=1, start=1, stride=3)[0, :, 0, 0].tolist() == [10, 40, 70]
+    with pytest.raises(
+        InputError, match=r"needs 4 frames from frame 1 on at a stride of 3; got 3\. Change signal.num_f"
+    ):
+        opened(tmp_path / "a.webp", start=1, stride=3, num_frames=4)
+    with pytest.raises(InputError, match="needs 1 frames from frame 8 on at a stride of 1; got 0"):
+        opened(tmp_path / "a.webp", start=8)
+
+
+def test_a_siemens_star_has_its_spokes():
+    """Along a circle through whole wedges the grey level changes twice a spoke; half of the disc is dark."""
+    star = opened("siemens")[0].numpy()
+    assert star.shape == (256, 256) and star[0, 0] == 255
+    angle = 2 * np.pi * (np.arange(20_000) + 0.5) / 20_000
+    on_circle = star[(128 + 100 * np.sin(angle)).astype(int), (128 + 100 * np.cos(angle)).astype(int)]
+    is_dark = np.where(on_circle < 64, 1, np.where(on_circle > 192, 0, -1))
+    is_dark = is_dark[is_dark >= 0]
+    assert np.sum(is_dark != np.roll(is_dark, 1)) == 2 * 36
+    assert (255 - star.astype(float)).sum() / 255 == pytest.approx(np.pi * 128**2 / 2, rel=2e-3)
+    assert 0 < np.mean((star > 0) & (star < 255)) < 0.3, "antialiased"
+    assert opened("siemens", size=[40, 60], num_spokes=4, channels=3).shape == (3, 40, 60)

@@ -1,4 +1,4 @@
-"""Every kind of source and split, and a message for everything that is wrong with one."""
+"""All kinds of source and split, and a message for everything that can be wrong with them."""
 
 import datasets
 import numpy as np
@@ -45,7 +45,7 @@ def test_grey_of_16_bits_is_scaled_not_clipped(tmp_path):
 
 
 def saved(table, kind: str, folder):
-    """Write the table in one of the ways that are read; return the source."""
+    """Write the table as a source of this kind; returns `data.source`."""
     folder.mkdir()
     if kind == "parquet file":
         table.to_parquet(folder / "data.parquet")
@@ -80,7 +80,7 @@ def test_every_kind_of_source_gives_the_same_images(kind, table, folder, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["bytes", "struct"])
-def test_parquet_that_other_tools_wrote(pictures, folder, tmp_path, kind):
+def test_parquet_files_of_other_tools(pictures, folder, tmp_path, kind):
     content = [(folder / ("cat", "dog")[label] / f"{n}.png").read_bytes() for n, label in enumerate(pictures[1])]
     images = content if kind == "bytes" else [{"bytes": image, "path": None} for image in content]
     pyarrow.parquet.write_table(pyarrow.table({"image": images, "label": pictures[1]}), tmp_path / "a.parquet")
@@ -88,7 +88,7 @@ def test_parquet_that_other_tools_wrote(pictures, folder, tmp_path, kind):
     assert torch.equal(everything(data), everything(opened(folder))) and data.class_names == ["0", "1"]
 
 
-def test_named_splits_and_slices_of_them(table, tmp_path):
+def test_named_splits_and_slices(table, tmp_path):
     datasets.DatasetDict(train=table, test=table.select([4, 2])).save_to_disk(tmp_path / "both")
     every = everything(opened(tmp_path / "both"))
 
@@ -115,10 +115,10 @@ def test_labels_may_be_plain_numbers_or_ignored(pictures, tmp_path):
     assert opened(tmp_path / "a.parquet", image_column="picture", label_column=None).labels is None
     assert (
         opened(tmp_path / "a.parquet", image_column="picture").labels is None
-    )  # `label` is not there, and nobody asked for it
+    )  # there is no `label`, which is only the default
 
 
-def test_the_fingerprint_of_what_cannot_be_read_is_refused(folder, tmp_path):
+def test_fingerprints_name_unreadable_images(folder, tmp_path):
     data = opened(folder)
     (folder / "cat" / "0.png").unlink()
     with pytest.raises(InputError, match=r"cat/0.png"):
@@ -139,11 +139,11 @@ def test_the_fingerprint_of_what_cannot_be_read_is_refused(folder, tmp_path):
         ({"train_split": "trian"}, r"has no split 'trian'; it has train \(10\); did you mean 'train'\?$"),
         (
             {"train_split": "train[:4]+train[6:]"},
-            r"split 'train\[:4\]\+train\[6:\]' cannot be .*; there is train \(10\)",
+            r"data.train_split 'train\[:4\]\+train\[6:\]' is not a valid split .*; the source has train \(10\)",
         ),
         (
             {"train_split": "train[:"},
-            r"split 'train\[:' cannot be .*; write it like train, train\[:-5000\] or test\[:10%\]; there is train \(10\)",
+            r"data.train_split 'train\[:' is not a valid split .*; write it like train, train\[:-5000\] or test\[:10%\]; the source has train \(10\)",
         ),
         (
             {"train_split": "train[5:5]"},
@@ -159,16 +159,16 @@ def test_the_fingerprint_of_what_cannot_be_read_is_refused(folder, tmp_path):
             r"data.image_column 'imgae' is not in .*, which has image, label; did you mean 'image'\?",
         ),
         ({"label_column": "class"}, r"data.label_column 'class' is not in .*, which has image, label"),
-        ({"source_size": 7}, r"data.source_size 7 is smaller than the image size \(8, 8\): leave it out"),
+        ({"source_size": 7}, r"data.source_size must be at least 8, the image size; got 7"),
     ],
 )
-def test_what_cannot_be_is_refused(folder, options, message):
+def test_impossible_options_are_refused(folder, options, message):
     with pytest.raises(InputError, match=message):
         opened(**{"source": folder, **options})
 
 
-def test_a_split_has_one_of_two_names(folder):
-    with pytest.raises(InputError, match="split 'test' is not one of train, held_out"):
+def test_unknown_split_names_are_refused(folder):
+    with pytest.raises(InputError, match="split must be train or held_out; got 'test'"):
         opened(folder, split="test")
 
 
@@ -176,27 +176,27 @@ def test_a_split_has_one_of_two_names(folder):
 def test_an_empty_held_out_split_is_refused(folder, fraction):
     with pytest.raises(
         InputError,
-        match=f"data.held_out_fraction {fraction} of 10 images holds none out: raise it, or name data.held_out_split",
+        match=f"data.held_out_fraction {fraction} of 10 images holds out none: raise it, or set data.held_out_split",
     ):
         opened(folder, "held_out", held_out_fraction=fraction)
 
 
 @pytest.mark.parametrize("kind", [[0.5, 1.0, 2.0], ["cat", "dog", "cat"], [0, None, 1]])
-def test_labels_that_are_no_whole_numbers_from_0_are_refused(pictures, tmp_path, kind):
+def test_labels_that_are_not_integers_from_0_are_refused(pictures, tmp_path, kind):
     table = datasets.Dataset.from_dict({"image": pictures[0][:3], "label": kind}).cast_column("image", datasets.Image())
     table.to_parquet(tmp_path / "a.parquet")
     with pytest.raises(
-        InputError, match=r"data.label_column 'label' must hold whole numbers from 0 \(a ClassLabel\), got \["
+        InputError, match=r"data.label_column 'label' must hold integers from 0 \(a ClassLabel\); got \["
     ):
         opened(tmp_path / "a.parquet")
 
 
 def labelled(place, labels, feature=None):
-    """A parquet file of small pictures with these labels."""
+    """Write a parquet file of small pictures with these labels."""
     features = datasets.Features({"image": datasets.Image(), "label": feature or datasets.Value("int64")})
     pictures = [random_image(8, 8, mode="L", seed=n) for n in range(len(labels))]
     table = datasets.Dataset.from_dict({"image": pictures, "label": [0] * len(labels)}, features=features)
-    column = pyarrow.array(labels, pyarrow.int64())  # past the check that `datasets` makes of its own
+    column = pyarrow.array(labels, pyarrow.int64())  # bypasses the check that `datasets` makes
     rows = table.data.table.set_column(1, table.data.table.schema.field("label"), column)
     pyarrow.parquet.write_table(rows, place)
     return place
@@ -207,8 +207,8 @@ def test_a_label_without_a_class_is_named_by_its_row(tmp_path, label):
     source = labelled(tmp_path / "a.parquet", [0, 1, 0, label, 1, label], datasets.ClassLabel(names=["cat", "dog"]))
     with pytest.raises(
         InputError,
-        match=rf"data.label_column 'label' must hold whole numbers from 0 to 1, .*; row 3 of split train has {label}"
-        r"( \(-1 often stands for an image without a label\))?. 2 of 5 rows are out of range: correct .* "
+        match=rf"data.label_column 'label' must hold integers from 0 to 1, .*; row 3 of split train has {label}"
+        r"( \(-1 often marks an unlabelled image\))?. 2 of 5 rows are out of range: correct .* "
         "or set data.label_column: null",
     ):
         opened(source, train_split="train[1:]")
@@ -217,28 +217,28 @@ def test_a_label_without_a_class_is_named_by_its_row(tmp_path, label):
 
 
 def test_plain_labels_below_0_are_named_by_their_row(tmp_path):
-    with pytest.raises(InputError, match=r"from 0 to 1, one for each class; row 1 of split train has -1 \(-1 often"):
+    with pytest.raises(InputError, match=r"from 0 to 1, one per class; row 1 of split train has -1 \(-1 often"):
         opened(labelled(tmp_path / "a.parquet", [0, -1, 1]))
     with pytest.raises(InputError, match="row 0 of split train has -1"):
         opened(labelled(tmp_path / "a.parquet", [-1, -1]))
 
 
-def test_numbers_too_large_to_be_classes_are_refused(tmp_path):
+def test_labels_too_large_to_be_classes_are_refused(tmp_path):
     for largest in (10**9, 100_000):
         with pytest.raises(
             InputError,
-            match=f"'label' has a label of {largest:,}, which makes {largest + 1:,} classes of 3 images: number the classes",
+            match=f"'label' has a label of {largest:,}, which would make {largest + 1:,} classes for 3 images: number the classes",
         ):
             opened(labelled(tmp_path / "a.parquet", [0, largest, 1]))
     assert len(opened(labelled(tmp_path / "a.parquet", [0, 99_999, 1])).class_names) == 100_000
 
 
 @pytest.mark.parametrize("label", [None, -1])
-def test_another_split_may_be_unlabelled(tmp_path, label):
+def test_an_unused_split_may_be_unlabelled(tmp_path, label):
     for split, labels in (("train", [0, 2, 1]), ("test", [label] * 3)):
         labelled(tmp_path / f"{split}.parquet", labels)
     assert opened(tmp_path).class_names == ["0", "1", "2"]
-    with pytest.raises(InputError, match="must hold whole numbers from 0"):
+    with pytest.raises(InputError, match="must hold integers from 0"):
         opened(tmp_path, "held_out", held_out_split="test")
 
 
@@ -247,7 +247,7 @@ def test_splits_with_other_classes_are_refused(tmp_path):
         labelled(tmp_path / f"{split}.parquet", [0, 1], datasets.ClassLabel(names=names))
     tables = {split: datasets.Dataset.from_parquet(str(tmp_path / f"{split}.parquet")) for split in ("train", "test")}
     datasets.DatasetDict(tables).save_to_disk(tmp_path / "both")
-    assert opened(tmp_path / "both").class_names == ["cat", "dog"]  # nobody asked for the other split
+    assert opened(tmp_path / "both").class_names == ["cat", "dog"]  # the other split is not used
     for split in ("train", "held_out"):
         with pytest.raises(
             InputError, match=r"split (train|test) of .* has other classes \((cat, dog|dog, cat)\) than"
@@ -259,10 +259,10 @@ def test_files_of_other_types_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("image,label\n")
     for source in (tmp_path / "a.csv", tmp_path / "*.csv"):
         with pytest.raises(
-            InputError, match="files of type .csv are not read: give parquet or Arrow files, or a folder of images"
+            InputError, match=".csv files are not supported: give parquet or Arrow files, or a folder of images"
         ):
             opened(source)
-    with pytest.raises(InputError, match=r"data.source .*\*.parquet' matches no file"):
+    with pytest.raises(InputError, match=r"data.source .*\*.parquet' matches no files"):
         opened(tmp_path / "*.parquet")
 
 
@@ -288,17 +288,17 @@ def test_a_damaged_saved_data_set_is_named(table, tmp_path, damage):
     source = saved(table, "saved data set", tmp_path / "source")
     for file in source.glob("*.arrow"):
         file.write_bytes(file.read_bytes()[:50]) if damage == "cut" else file.unlink()
-    with pytest.raises(InputError, match=f"data.source {source}: cannot be read"):
+    with pytest.raises(InputError, match=f"data.source {source}: a file is damaged or missing"):
         opened(source)
 
 
-def test_a_column_that_holds_no_images_is_refused(folder):
+def test_a_column_without_images_is_refused(folder):
     with pytest.raises(InputError, match="data.image_column 'label'"):
         everything(opened(folder, image_column="label"))
 
 
 def test_a_hub_id_without_a_network_says_so(monkeypatch):
-    """The one stand-in of this file: tests do not use the network."""
+    """The only mock in this file: tests do not use the network."""
 
     def unreachable(*arguments, **options):
         raise ConnectionError("Couldn't reach 'owner/name' on the Hub")
@@ -306,12 +306,12 @@ def test_a_hub_id_without_a_network_says_so(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(
         InputError,
-        match="data.source 'owner/name' is neither a folder here nor a data set that the Hub let us reach .*download it first",
+        match="data.source 'owner/name' is not a folder, and the Hub could not be reached .*or download the data set",
     ):
         opened("owner/name")
 
 
-def test_plain_labels_count_over_every_split(tmp_path):
+def test_plain_labels_are_counted_over_all_splits(tmp_path):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
     pictures = {"image": [random_image(8, 8, mode="L", seed=n) for n in range(2)]}
     for split, labels in (("train", [0, 1]), ("test", [1, 2])):
@@ -325,7 +325,7 @@ def test_plain_labels_count_over_every_split(tmp_path):
     )
 
 
-def test_the_photographs_come_with_the_packages():
+def test_the_photographs_come_with_installed_packages():
     data = ImageData(
         ImageDataSpec(source="photographs", label_column=None, held_out_fraction=0.15), "train", (32, 48), 3
     )

@@ -32,7 +32,7 @@ DECODERS = {
     "ipc": (IPC, 4),
     "transinr": (TRANSINR, 4 + 4 + 1),
 }
-"""Decoders of latents 8 wide, and the number of tokens that each takes."""
+"""Decoders for latents of width 8, and their number of tokens."""
 every_decoder = pytest.mark.parametrize("kind", DECODERS)
 
 
@@ -126,13 +126,13 @@ def test_transinr_equals_a_plain_mlp(axes, depth, groups, shared):
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 4])
 def test_every_number_of_groups_that_is_accepted_decodes(groups):
-    """Two groups cannot share three colours evenly: that is refused before it can fail."""
+    """Three colours cannot form two equal groups: this is refused at construction."""
     decoder, num_tokens = {**TRANSINR, "num_groups": groups}, 2 * groups + min(groups, 3)
     options = {"decoder": decoder, "num_tokens": num_tokens, "channels": 3}
     if 8 % groups or (groups < 3 and 3 % groups):
         cut = "channels" if groups == 2 else "hidden_dim"
         with pytest.raises(
-            InputError, match=rf"cannot cut 3 channels into 2 equal groups|hidden_dim 8 cannot be cut into {groups}"
+            InputError, match=rf"multiple of its 2 groups; got 3|multiple of num_groups; got 8 and {groups}"
         ) as stop:
             tiny_inr("transinr", **options)
         assert cut in str(stop.value)
@@ -153,7 +153,7 @@ def test_unit_columns_have_norm_one_and_keep_their_direction():
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("groups", [1, 4, 8])
 def test_weights_of_every_image_have_unit_columns(groups, scale):
-    """In PyTorch's [outputs, inputs] they are rows."""
+    """The papers' columns are rows of PyTorch's [outputs, inputs]."""
     ipc = IPCSpec(type="ipc", hidden_dim=8, depth=4).build((8, 8), 3, 5, 8)
     weight = ipc.composed.weight(scale * torch.randn(2, 5, 8))
     assert weight.shape == (2, 8, 8)
@@ -228,11 +228,11 @@ def test_the_defaults_are_the_papers(kind, bandwidth):
             {**IPC, "num_features": 3},
             4,
             8,
-            r"num_features 3 is too few: cosine and sine of two frequencies on 2 axes are 8",
+            r"num_features must be at least 8, cosine and sine of two frequencies on 2 axes; got 3",
         ),
-        ({**IPC, "depth": 1}, 4, 8, r"decoder.depth: got 1; .*greater than or equal to 2"),
-        ({**IPC, "bandwidth": 0.5}, 4, 8, r"decoder.bandwidth: got 0.5; .*greater than or equal to 1"),
-        ({**IPC, "type": "ipcs"}, 4, 8, r"decoder.type: got 'ipcs'; .*did you mean 'ipc'\?"),
+        ({**IPC, "depth": 1}, 4, 8, r"decoder.depth: .*greater than or equal to 2; got 1"),
+        ({**IPC, "bandwidth": 0.5}, 4, 8, r"decoder.bandwidth: .*greater than or equal to 1; got 0.5"),
+        ({**IPC, "type": "ipcs"}, 4, 8, r"decoder.type: must be .*; got 'ipcs'; did you mean 'ipc'\?"),
         (
             TRANSINR,
             4,
@@ -243,20 +243,25 @@ def test_the_defaults_are_the_papers(kind, bandwidth):
         ({**TRANSINR, "num_groups": 64}, 4, 8, r"have 8 \+ 8 \+ 3 groups; set num_tokens to 19"),
         (TRANSINR, 11, 9, r"decoder transinr does not fit latents of width 9: .*set latent_dim to 8"),
         ({**TRANSINR, "num_features": 13}, 11, 8, r"transinr does not fit latents of width 8: .*set latent_dim to 12"),
-        ({**TRANSINR, "num_groups": 3}, 9, 8, r"hidden_dim 8 cannot be cut into 3 equal groups"),
+        ({**TRANSINR, "num_groups": 3}, 9, 8, r"hidden_dim must be a multiple of num_groups; got 8 and 3"),
         (
             {**TRANSINR, "num_features": 5, "num_axes": 3},
             11,
             8,
-            r"num_features 5 is too few: cosine and sine of two frequencies on 3 axes are 12",
+            r"num_features must be at least 12, cosine and sine of two frequencies on 3 axes; got 5",
         ),
-        ({**TRANSINR, "depth": 1}, 3, 8, r"decoder.depth: got 1; .*greater than or equal to 2"),
-        ({**TRANSINR, "bandwidth": 0.5}, 11, 8, r"decoder.bandwidth: got 0.5; .*greater than or equal to 1"),
-        ({**TRANSINR, "type": "transnir"}, 11, 8, r"decoder.type: got 'transnir'; .*did you mean 'transinr'\?"),
+        ({**TRANSINR, "depth": 1}, 3, 8, r"decoder.depth: .*greater than or equal to 2; got 1"),
+        ({**TRANSINR, "bandwidth": 0.5}, 11, 8, r"decoder.bandwidth: .*greater than or equal to 1; got 0.5"),
+        (
+            {**TRANSINR, "type": "transnir"},
+            11,
+            8,
+            r"decoder.type: must be .*; got 'transnir'; did you mean 'transinr'\?",
+        ),
     ],
     ids=lambda value: value["type"] if isinstance(value, dict) else "",
 )
-def test_what_does_not_fit_is_refused(decoder, num_tokens, latent_dim, message):
+def test_invalid_options_are_refused(decoder, num_tokens, latent_dim, message):
     with pytest.raises(InputError, match=message):
         INRAutoencoder(ENCODER, decoder, image_size=8, num_tokens=num_tokens, latent_dim=latent_dim)
 
@@ -265,7 +270,7 @@ def test_what_does_not_fit_is_refused(decoder, num_tokens, latent_dim, message):
 
 
 @pytest.mark.parametrize("encoder", [ENCODER, AUTOENCODER["encoder"]], ids=["joint", "cross"])
-def test_each_layer_of_transinr_reads_tokens_through_a_head_of_its_own(encoder):
+def test_each_layer_of_transinr_has_a_separate_head(encoder):
     """LayerNorm and Linear for each modulated layer, as in the published code, one token at a time."""
     inr, tokens = tiny_inr("transinr", channels=3, num_tokens=11, encoder=encoder), torch.randn(2, 11, 16)
     for parameter in inr.encoder.parameters():
@@ -293,7 +298,7 @@ def test_a_gradient_of_the_values_reaches_every_head_and_only_its_layer():
 
 
 def test_the_heads_of_transinr_at_the_papers_size():
-    """Five heads of 768 to 256 where every other decoder has one, which shared_head takes for TransINR as well."""
+    """Five heads from 768 to 256; every other decoder, and TransINR with shared_head, has one."""
     sizes = {"image_size": 178, "num_tokens": 259, "latent_dim": 256}
     with torch.device("meta"):
         own, shared = (
@@ -318,7 +323,7 @@ def test_other_decoders_have_one_head_under_its_old_name(kind):
 
 
 @every_decoder
-def test_a_saved_autoencoder_comes_back_equal(kind, tmp_path):
+def test_saving_and_loading_an_autoencoder_changes_nothing(kind, tmp_path):
     autoencoder, images = tiny_inr(kind), torch.rand(3, 1, 8, 8) * 2 - 1
     autoencoder.save_pretrained(tmp_path)
     loaded = INRAutoencoder.from_pretrained(tmp_path)
@@ -334,7 +339,7 @@ def test_a_saved_autoencoder_comes_back_equal(kind, tmp_path):
 def test_images_of_a_batch_are_decoded_alone(kind):
     autoencoder = tiny_inr(kind)
     latents = torch.randn(3, *autoencoder.latent_shape)
-    alone = torch.cat([autoencoder.decode(one[None], grid(6)) for one in latents])
+    alone = torch.cat([autoencoder.decode(latent_set[None], grid(6)) for latent_set in latents])
     torch.testing.assert_close(autoencoder.decode(latents, grid(6)), alone)
 
 
@@ -349,7 +354,7 @@ def test_shared_coordinates_equal_coordinates_for_each_image(kind):
 
 @every_decoder
 def test_a_frozen_autoencoder_has_slopes_on_a_grid(kind):
-    """Derivatives by the coordinates against finite differences: neither axis of a grid loses them."""
+    """Derivatives with respect to the coordinates equal finite differences along both axes of a grid."""
     autoencoder, coords = tiny_inr(kind).double(), grid(4).double().requires_grad_()
     latents = torch.randn(1, *autoencoder.latent_shape, dtype=torch.float64)
     (slope,) = torch.autograd.grad(autoencoder.decode(latents, coords).sum(), coords)
@@ -372,7 +377,7 @@ def test_columns_of_zeros_stay_zeros_in_every_precision(dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3])
 def test_norms_of_half_precision_weights_are_not_rounded(dtype, scale):
-    """In the mean 0.03 % from 1 for 256 rounded weights; with the norm that they share rounded as well it is 0.15 %."""
+    """On average 0.03 % from 1 for 256 rounded weights; if their norm were rounded as well it would be 0.15 %."""
     torch.manual_seed(0)
     norms = unit_columns((scale * torch.randn(100, 256)).to(dtype)).double().norm(dim=-1)
     assert (norms - 1).abs().mean() < 5e-4

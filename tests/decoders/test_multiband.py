@@ -1,4 +1,4 @@
-"""The multi-band decoder against its equations, point by point: values and gradients; what each half's stand-in changes."""
+"""The multi-band decoder against its equations, point by point, in values and gradients; and its ablations."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from tests.nn.test_frequency_features import GRIDS, plain_features
 
 HIDDEN, TOKENS, WIDTH, CHANNELS = 8, 5, 6, 3
 BANDWIDTHS = [5.0, 3.0, 7.0, 2.0]
-"""In no order: the paper's falls, which nothing depends on."""
+"""Unordered: the paper's bandwidths fall, but nothing depends on that."""
 
 
 def make_spec(levels=2, **options) -> MultiBandSpec:
@@ -24,7 +24,7 @@ def make_spec(levels=2, **options) -> MultiBandSpec:
 
 
 def make_decoder(spec: MultiBandSpec):
-    """In double precision, every number of it away from zero."""
+    """A decoder in double precision with random parameters, none of them zero."""
     width = spec.hidden_dim if spec.aggregation == "composed" else WIDTH
     decoder = spec.build((8, 8), CHANNELS, TOKENS, width).double()
     for parameter in decoder.parameters():
@@ -67,7 +67,7 @@ def plain_heads(attention, query, tokens, num_heads):
 
 
 def plain_value(decoder, spec: MultiBandSpec, point, tokens):
-    """Eqs. 3 to 9, or what an ablation puts in the place of eq. 5, or of eqs. 6 to 9."""
+    """Eqs. 3 to 9, or an ablation's replacement for eq. 5 or for eqs. 6 to 9."""
     query = relu(linear(decoder.query.linear, plain_features(point, spec.num_features, spec.query_bandwidth)))  # eq. 4
     if spec.aggregation == "attention":
         vector = linear(
@@ -139,7 +139,7 @@ def test_ablations_equal_their_plain_reference(axes, shared, options):
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("num_heads", [1, 2, 4])
 def test_attention_is_the_projection_of_its_heads(num_heads, batch):
-    """Queries that the batch shares may have a batch of 1."""
+    """Queries shared by the batch may have a batch size of 1."""
     attention = make_decoder(make_spec(num_heads=num_heads)).aggregate
     query, latents = torch.randn(batch, 4, HIDDEN, dtype=torch.float64), torch.randn(2, TOKENS, WIDTH).double()
     heads = attention.heads(query, *attention.keys_values(latents))
@@ -203,12 +203,12 @@ def test_chunks_of_a_grid_equal_its_points(size, options):
     decoder, latents = make_decoder(spec), make_latents(spec)
     decode, centres, total = decoder.decoding(latents), tuple(axis_centres(size)), math.prod(size)
     for start, stop in ((0, total), (1, total - 1), (total // 3, total // 2 + 1)):
-        found, plain = decode(GridChunk(centres, start, stop)), decoder(grid(size)[start:stop], latents)
-        torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
+        from_chunk, plain = decode(GridChunk(centres, start, stop)), decoder(grid(size)[start:stop], latents)
+        torch.testing.assert_close(from_chunk, plain, atol=1e-5, rtol=1e-5)
         learning, upstream = [latents, *decoder.parameters()], torch.randn_like(plain)
-        gradients = torch.autograd.grad(found, learning, upstream, retain_graph=True)
-        for one, other in zip(gradients, torch.autograd.grad(plain, learning, upstream), strict=True):
-            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        gradients = torch.autograd.grad(from_chunk, learning, upstream, retain_graph=True)
+        for mine, reference in zip(gradients, torch.autograd.grad(plain, learning, upstream), strict=True):
+            torch.testing.assert_close(mine, reference, atol=1e-4, rtol=1e-4)
 
 
 @every_kind
@@ -278,10 +278,10 @@ def test_levels_have_one_layer_less_than_there_are_levels(levels):
 
 def test_bandwidths_may_stand_in_any_order_and_the_order_matters():
     rising, falling = (make_spec(bandwidths=order) for order in ([2.0, 7.0], [7.0, 2.0]))
-    one, other = make_decoder(rising), make_decoder(falling)
-    other.load_state_dict(one.state_dict())
+    rising_decoder, falling_decoder = make_decoder(rising), make_decoder(falling)
+    falling_decoder.load_state_dict(rising_decoder.state_dict())
     latents, coords = make_latents(rising), make_coords(rising, 9)
-    assert not torch.allclose(one(coords, latents), other(coords, latents))
+    assert not torch.allclose(rising_decoder(coords, latents), falling_decoder(coords, latents))
 
 
 # sizes
@@ -354,7 +354,7 @@ def test_with_both_halves_replaced_the_parameters_are_those_of_ipc(mlp_depth):
 
 
 def test_the_full_decoder_keeps_its_values_when_the_mlps_depth_is_named():
-    """An option of a half that is not there changes nothing."""
+    """An option of the other variant has no effect."""
     latents, coords, values = torch.randn(2, TOKENS, WIDTH), torch.rand(9, 2), []
     for mlp_depth in (1, 4):
         torch.manual_seed(1)
@@ -368,27 +368,27 @@ def test_the_full_decoder_keeps_its_values_when_the_mlps_depth_is_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_heads": 3}, r"decoder: hidden_dim 8 cannot be cut into 3 equal heads"),
+        ({"num_heads": 3}, r"decoder: hidden_dim must be a multiple of num_heads; got 8 and 3"),
         (
             {"num_features": 3},
-            r"decoder.num_features 3 is too few: cosine and sine of two frequencies on 2 axes are 8",
+            r"decoder.num_features must be at least 8, cosine and sine of two frequencies on 2 axes; got 3",
         ),
         (
             {"num_features": 11, "num_axes": 6},
-            r"num_features 11 is too few: cosine and sine of two frequencies on 6 axes are 24",
+            r"num_features must be at least 24, cosine and sine of two frequencies on 6 axes; got 11",
         ),
-        ({"bandwidths": [4.0, 0.5]}, r"decoder.bandwidths: got 0.5; .*greater than or equal to 1"),
-        ({"bandwidths": []}, r"decoder.bandwidths: got \[\]; .*at least 1 item"),
-        ({"bandwidths": [float("inf")]}, r"decoder.bandwidths: got inf; .*finite"),
-        ({"query_bandwidth": 0.99}, r"decoder.query_bandwidth: got 0.99; .*greater than or equal to 1"),
-        ({"aggregation": "compose"}, r"decoder.aggregation: got 'compose'; .*did you mean 'composed'\?"),
-        ({"type": "multibnd"}, r"decoder.type: got 'multibnd'; .*did you mean 'multiband'\?"),
+        ({"bandwidths": [4.0, 0.5]}, r"decoder.bandwidths: .*greater than or equal to 1; got 0.5"),
+        ({"bandwidths": []}, r"decoder.bandwidths: .*at least 1 item.*; got \[\]"),
+        ({"bandwidths": [float("inf")]}, r"decoder.bandwidths: .*finite.*; got inf"),
+        ({"query_bandwidth": 0.99}, r"decoder.query_bandwidth: .*greater than or equal to 1; got 0.99"),
+        ({"aggregation": "compose"}, r"decoder.aggregation: must be .*; got 'compose'; did you mean 'composed'\?"),
+        ({"type": "multibnd"}, r"decoder.type: must be .*; got 'multibnd'; did you mean 'multiband'\?"),
         ({"bandwidth": 4.0}, r"decoder.bandwidth: unknown key; did you mean 'bandwidths'\?"),
         ({"aggregation": "composed"}, r"aggregation composed does not fit latents of width 6: .*set latent_dim to 8"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_is_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     decoder = {"type": "multiband", "hidden_dim": HIDDEN, "num_features": 16, **options}
     encoder = {"type": "joint_attention", "patch_size": 4, "dim": 8, "num_heads": 1, "depth": 1}
     with pytest.raises(InputError, match=message):

@@ -1,4 +1,4 @@
-"""Losses by hand."""
+"""Losses on worked examples."""
 
 import torch
 
@@ -7,11 +7,11 @@ from genrep.diffusion.losses import latent_loss, two_term_loss
 
 def test_latent_loss_is_the_weighted_mean():
     predicted, clean = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    by_hand = sum(w * ((p - c) ** 2).mean() for w, p, c in zip((2.0, 0.5), predicted, clean, strict=True)) / 2
-    torch.testing.assert_close(latent_loss(predicted, clean, torch.tensor([2.0, 0.5])), by_hand)
+    expected = sum(w * ((p - c) ** 2).mean() for w, p, c in zip((2.0, 0.5), predicted, clean, strict=True)) / 2
+    torch.testing.assert_close(latent_loss(predicted, clean, torch.tensor([2.0, 0.5])), expected)
 
 
-def test_two_term_loss_by_hand():
+def test_two_term_loss_on_a_worked_example():
     """One token (3, 4) against (0, 2): unit vectors (0.6, 0.8) and (0, 1); d = 2; one value off by 0.5."""
     loss = two_term_loss(
         torch.tensor([[[3.0, 4.0]]]),

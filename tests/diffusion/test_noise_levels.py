@@ -98,7 +98,7 @@ def test_samplers_keep_mean_and_deviation_of_the_data(name, num_steps, shift):
     ],
 )  # fmt: skip
 def test_how_much_deviation_first_order_samplers_lose(name, num_steps, ratio):
-    """Generated over true deviation, at shift 1 and a deviation of 0.3."""
+    """Generated over true standard deviation, at shift 1 for data with a standard deviation of 0.3."""
     samples = gaussian_samples(name, num_steps, shift=1.0)
     assert samples.mean() == pytest.approx(0.7, abs=0.02)
     assert samples.std() / 0.3 == pytest.approx(ratio, abs=0.01)
@@ -117,10 +117,10 @@ def test_a_swapped_scheduler_keeps_the_levels():
     back = swap_scheduler("dpm_solver", swapped)
     assert back.config.timestep_spacing == "trailing" and back.config.use_lu_lambdas
     torch.testing.assert_close(swapped.alphas_cumprod.double(), levels.alphas_cumprod, atol=1e-6, rtol=1e-3)
-    with pytest.raises(InputError, match="scheduler 'eulr' is not one of .*did you mean 'euler'"):
+    with pytest.raises(InputError, match="scheduler must be one of .*; got 'eulr'; did you mean 'euler'"):
         make_scheduler("eulr", levels)
 
 
 def test_impossible_schedules_are_refused():
-    with pytest.raises(InputError, match="beta_start must lie below beta_end"):
+    with pytest.raises(InputError, match="beta_start must be below beta_end"):
         validate(NoiseSpec, {"beta_start": 0.5, "beta_end": 0.1})

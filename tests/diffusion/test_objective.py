@@ -86,7 +86,5 @@ def test_the_two_terms_are_of_the_image_and_of_unit_tokens(parts):
     token = DIM * (F.normalize(restored, dim=-1) - F.normalize(latents, dim=-1)).square().mean((1, 2))
     torch.testing.assert_close(loss, (0.5 * (image + token)).mean())
     mask = torch.ones(BATCH, TOKENS, dtype=torch.bool)
-    with pytest.raises(
-        InputError, match="two_term is of tokens with slots; sets that differ in size take loss latents"
-    ):
+    with pytest.raises(InputError, match="two_term needs tokens with slots; use latents for sets that differ in size"):
         two(lambda *_: latents, latents, None, noise, draws, mask, Points(coords, values))

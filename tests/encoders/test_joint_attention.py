@@ -91,9 +91,9 @@ def test_any_image_size_and_patch(size, patch_size, patches):
     latents = encoder(image)
     assert latents.shape == (1, 5, 6)
     for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):  # no pixel is lost
-        other = image.clone()
-        other[..., corner[0], corner[1]] = 100.0
-        assert not torch.allclose(encoder(other), latents)
+        changed = image.clone()
+        changed[..., corner[0], corner[1]] = 100.0
+        assert not torch.allclose(encoder(changed), latents)
 
 
 def test_latents_do_not_depend_on_the_other_images():
@@ -108,12 +108,12 @@ def test_dropout_is_off_in_evaluation_and_on_in_training():
     latents = encoder(images)
     assert torch.equal(latents, encoder(images)) and torch.equal(latents, without(images))
     assert torch.equal(without.train()(images), latents)
-    one, other = encoder.train()(images), encoder(images)
-    assert not torch.allclose(one, other) and not torch.allclose(one, latents)
+    first, second = encoder.train()(images), encoder(images)
+    assert not torch.allclose(first, second) and not torch.allclose(first, latents)
 
 
 def test_dropout_is_on_the_residual_branches_alone():
-    """With all branches dropped a token goes through as it is."""
+    """With all branches dropped a token passes through unchanged."""
     encoder, images = make_encoder(dropout=0.99999).train(), torch.randn(2, 1, 8, 8)
     norm, project = encoder.head
     expected = project(F.layer_norm(encoder.tokens, (8,), norm.weight, norm.bias))
@@ -123,15 +123,18 @@ def test_dropout_is_on_the_residual_branches_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dropout": 1.0}, r"encoder.dropout: got 1.0; .*less than 1"),
-        ({"dropout": -0.1}, r"encoder.dropout: got -0.1; .*greater than or equal to 0"),
+        ({"dropout": 1.0}, r"encoder.dropout: .*less than 1; got 1.0"),
+        ({"dropout": -0.1}, r"encoder.dropout: .*greater than or equal to 0; got -0.1"),
         ({"encoder_depth": 2}, r"encoder.encoder_depth: unknown key"),
-        ({"depth": 0}, r"encoder.depth: got 0; .*greater than 0"),
-        ({"type": "joint_atention"}, r"encoder.type: got 'joint_atention'; .*did you mean 'joint_attention'\?"),
+        ({"depth": 0}, r"encoder.depth: .*greater than 0; got 0"),
+        (
+            {"type": "joint_atention"},
+            r"encoder.type: must be .*; got 'joint_atention'; did you mean 'joint_attention'\?",
+        ),
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         INRAutoencoder({"type": "joint_attention", **options}, {"type": "multiband"}, image_size=8)
 

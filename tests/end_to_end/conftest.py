@@ -1,4 +1,4 @@
-"""Runs of two steps that the tests of this folder share."""
+"""Runs of two steps, shared by the tests of this folder."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def classifier(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def locality(tmp_path_factory):
-    """A locality-aware autoencoder trained for a few steps."""
+    """A locality-aware autoencoder, trained for a few steps."""
     folder = tmp_path_factory.mktemp("locality") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(PROJECT)

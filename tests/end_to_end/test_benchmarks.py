@@ -1,4 +1,4 @@
-"""The benchmarks run, and say what they say; their times are nobody's test."""
+"""The benchmarks run and agree with their plain versions; their times are not tested."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import pytest
 from tests.scripts import run
 
 
-def test_the_expert_layers_benchmark(capsys):
+def test_the_expert_linear_benchmark(capsys):
     run(
         "benchmarks/expert_linear.py", "--side", 16, "--loop-side", 8, "--gather-side", 4, "--channels", 8,
         "--tiles", 2, 4, "--runs", 1,
@@ -26,18 +26,26 @@ def test_the_render_benchmark_agrees_with_its_plain_version(capsys):
 
 @pytest.mark.parametrize("tokens", [4, 257])
 def test_the_data_benchmark_agrees_with_its_plain_version(capsys, tokens):
-    """Noise in blocks of many rows, and rows that are blocks of their own."""
+    """With noise drawn in blocks of many rows, and with one block per row."""
     small = [
         "--batch", 8, "--tokens", tokens, "--latent-dim", 256, "--images", 20, "--steps", 3, "--step", 1,
         "--runs", 1,
     ]  # fmt: skip
     run("benchmarks/data.py", *small)
-    shown = capsys.readouterr().out
-    assert "numbers equal to the plain ones" in shown
-    assert len(re.findall(r"ours, [02] workers +[\d.]+ ms .* images/s +[\d.]+ × plain", shown)) == 2
+    output = capsys.readouterr().out
+    assert "data equal to the plain variant's" in output
+    assert len(re.findall(r"ours, [02] workers +[\d.]+ ms .* images/s +[\d.]+ × plain", output)) == 2
 
 
 def test_the_refinement_benchmark(locality, tmp_path):
     run("benchmarks/refinement.py", locality, "--source", "digits", "--num-images", 2, "--steps", 3, "--out", tmp_path)
     report = json.loads((tmp_path / "refinement.json").read_text())
     assert report["num_images"] == 2 and (tmp_path / "refinement.png").exists()
+
+
+def test_the_scone_benchmark_agrees_with_its_plain_version(capsys):
+    run("benchmarks/scone.py", "--widths", 8, "--side", 16, "--chunks", "64,128", "--runs", 1)
+    report = capsys.readouterr().out
+    errors = re.search(r"difference of values ([\d.e+-]+), of gradients ([\d.e+-]+)", report)
+    assert errors and all(float(error) < 1e-4 for error in errors.groups())
+    assert all(re.search(rf"{name} .* × siren", report) for name in ("siren", "scone", "plain"))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -53,7 +54,7 @@ def without(arguments: list, option: str) -> list:
         (["--run.folder", "x"], "--run.folder: every run has its own; give --folder"),
         (["--num-images", 0], "must be a positive integer; got '0'"),
         (["one.yaml"], "two of the configs have the same file name"),
-        (["other.yaml"], "one and other differ in data, so their PSNR would not compare"),
+        (["other.yaml"], "one and other differ in data, so their PSNR cannot be compared"),
         (["wrong.yaml"], "wrong.yaml: run.stepss: unknown key"),
         (["longer.yaml"], "one and longer differ in run.steps"),
         (["batch.yaml"], "one and batch differ in run.batch"),
@@ -110,6 +111,38 @@ def test_fields_of_one_signal_are_compared_in_one_table(tmp_path, capsys):
     other.write_text(f"base: {PROJECT}/configs/camera/quad_tree.yaml\nsignal: {{channels: 3}}\n")
     run("train/compare.py", "configs/camera/pe_mlp.yaml", other, *small, expect=2)
     assert "pe_mlp and other differ in signal" in capsys.readouterr().err
+
+
+def test_fields_are_compared_over_several_signals(tmp_path, capsys):
+    for name, colour in (("dark", 40), ("light", 200)):
+        pixels = np.random.default_rng(colour).integers(colour - 40, colour + 40, (16, 16), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    sources = ["--sources", tmp_path / "dark.png", tmp_path / "light.png"]
+    small = ["--run.steps", 2, "--signal.size", 12, "--folder", tmp_path / "out"]
+    words = ["configs/camera/pe_mlp.yaml", "configs/camera/quad_tree.yaml", *small, *sources]
+    run("train/compare.py", *words)
+    report = (tmp_path / "out" / "comparison.json").read_text()
+    rows = json.loads(report)["rows"]
+    for row in rows:
+        signals = row["metrics_by_signal"]
+        assert list(signals) == ["dark", "light"] and signals["dark"] != signals["light"]
+        assert row["psnr"] == pytest.approx((signals["dark"]["psnr"] + signals["light"]["psnr"]) / 2)
+        assert row["ssim"] == pytest.approx((signals["dark"]["ssim"] + signals["light"]["ssim"]) / 2)
+    assert "Means over 2 signals: dark, light." in (tmp_path / "out" / "comparison.md").read_text()
+    before = (tmp_path / "out" / "quad_tree-light-seed0" / "metrics.jsonl").stat().st_mtime_ns
+    capsys.readouterr()
+    run("train/compare.py", *words)
+    assert capsys.readouterr().out.count("finished before") == 4
+    assert (tmp_path / "out" / "comparison.json").read_text() == report
+    assert (tmp_path / "out" / "quad_tree-light-seed0" / "metrics.jsonl").stat().st_mtime_ns == before
+    for extra, message in (
+        (["--signal.source", "a.png"], "--signal.source: every run has its own with --sources; leave it out"),
+        (["--sources", "a/x.png", "b/x.png"], "two of the --sources have the same file name"),
+    ):
+        run("train/compare.py", *words, *extra, expect=2)
+        assert message in capsys.readouterr().err
+    run("train/compare.py", "configs/digits/anr.yaml", "--folder", tmp_path / "no", "--sources", "a", expect=2)
+    assert "--sources is of fields, each of which has one signal" in capsys.readouterr().err
 
 
 def test_gaps_stand_beside_the_published_ones(tmp_path, capsys):

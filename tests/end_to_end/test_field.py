@@ -1,8 +1,11 @@
 """train/field.py and sample/render.py: fitting, resuming, many processes, rendering, mistakes."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
+import trimesh
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -83,10 +86,10 @@ def test_a_field_renders_at_any_size_and_region(fitted, tmp_path, capsys):
     with Image.open(tmp_path / "whole.png") as whole, Image.open(tmp_path / "part.png") as part:
         assert whole.size == (64, 64) and part.size == (16, 32)
     for option, value, message in (
-        ("--size", "0", "--size '0': give one positive number, or HEIGHTxWIDTH, as in 64 or 48x64"),
-        ("--size", "4x4x4", "give 2 positive numbers"),
-        ("--region", "0,0,1", "--region '0,0,1': give 4 numbers"),
-        ("--region", "1,1,0,0", "is empty"),
+        ("--size", "0", "--size must be a positive integer, or one per axis as in 48x64 (height × width); got '0'"),
+        ("--size", "4x4x4", "--size must be 2 positive integers"),
+        ("--region", "0,0,1", "--region must be 4 numbers separated by commas; got '0,0,1'"),
+        ("--region", "1,1,0,0", "region must have every start below its end"),
     ):
         run("sample/render.py", fitted, option, value, "--out", tmp_path / "none.png", expect=2)
         assert message in capsys.readouterr().err
@@ -110,6 +113,8 @@ def test_a_video_is_fitted_and_rendered_as_frames(tmp_path):
         assert (
             line[f"{name}_std"] == pytest.approx(float(np.std(values.tolist())), rel=1e-2) and line[f"{name}_std"] > 0
         )
+    with Image.open(tmp_path / "run" / "samples" / "step-00000002.png") as picture:  # a row for each of three frames
+        assert picture.size == (3 * 98 + 4 * 2, 3 * 84 + 4 * 2)
     run("sample/render.py", tmp_path / "run", "--size", "5x8x8", "--out", tmp_path / "film.png")
     assert len(list((tmp_path / "film").glob("*.png"))) == 5
 
@@ -125,3 +130,71 @@ def test_the_dry_run_says_what_it_costs(capsys, tmp_path):
     shown = capsys.readouterr().out
     assert "140,417 parameters, 35,008 multiply-adds per point" in shown and "262,144 points" in shown
     assert not (tmp_path / "none").exists()
+
+
+SHAPE = """
+signal:
+  type: shape
+  source: {}
+  grid_size: 16
+  num_surface_points: 500
+field:
+  type: positional_mlp
+  widths: [16, 16]
+  num_frequencies: 2
+fitting:
+  num_coords: 201
+optimizer:
+  lr: 5e-3
+run:
+  folder: x
+  batch: 1
+  steps: 4
+  report_every: 1
+"""
+
+
+@pytest.fixture
+def shape(tmp_path):
+    trimesh.creation.icosphere(2).export(tmp_path / "ball.ply")
+    (tmp_path / "shape.yaml").write_text(SHAPE.format(tmp_path / "ball.ply"))
+    return tmp_path / "shape.yaml"
+
+
+def test_a_shape_is_fitted_measured_and_resumed_bit_for_bit(shape, tmp_path):
+    for name, steps in (("straight", 60), ("resumed", 25), ("resumed", 60)):
+        run("train/field.py", shape, "--run.steps", steps, "--run.folder", tmp_path / name)
+    one, two = (
+        load_file(tmp_path / name / "checkpoints/step-00000060/model.safetensors") for name in ("straight", "resumed")
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    last = lines(tmp_path / "straight")[-1]
+    assert last["iou"] > 0.5 and last["chamfer"] < 0.3
+    assert trimesh.load(tmp_path / "straight" / "mesh.ply").bounds.mean(0) == pytest.approx(np.zeros(3), abs=0.2)
+    assert NeuralField.from_pretrained(tmp_path / "straight" / "model").signal.spec.type == "distance"
+    with Image.open(tmp_path / "straight" / "samples" / "step-00000060.png") as picture:
+        assert picture.size == (3 * 320 + 4 * 2, 320 + 2 * 2)
+
+
+def test_two_processes_fit_a_shape_like_one(shape, tmp_path):
+    for folder, start in ((tmp_path / "one", run), (tmp_path / "two", lambda *a: launch(2, *a))):
+        start("train/field.py", shape, "--fitting.chunk", 64, "--run.steps", 3, "--run.folder", folder)
+    for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
+
+
+def test_the_aliasing_demonstration_runs(tmp_path):
+    small = ["--field.widths", "[32, 32]", "--run.steps", 3, "--run.evaluate_every", 3]
+    for name in ("without", "with", "interpolated"):
+        run("train/field.py", f"configs/aliasing/{name}.yaml", *small, "--run.folder", tmp_path / name)
+        (line,) = (row for row in lines(tmp_path / name) if "psnr" in row)
+        assert {"psnr", "rmse", "psnr_between", "rmse_between"} < line.keys()
+    losses = [lines(tmp_path / name)[0]["loss"] for name in ("without", "with", "interpolated")]
+    assert len(set(losses)) == 3
+
+
+def test_a_missing_video_package_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "a.mp4").write_bytes(b"0")
+    run("train/field.py", *SMALL, "--signal.source", tmp_path / "a.mp4", "--run.folder", tmp_path / "run", expect=2)
+    assert 'train/field.py needs av, which is not installed: pip install "genrep[video]"' in capsys.readouterr().err

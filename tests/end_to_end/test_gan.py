@@ -1,4 +1,4 @@
-"""train/gan.py with both targets: steps, resume, many processes, sampling, evaluation, mistakes."""
+"""train/gan.py with both targets: training, resuming, several processes, sampling, evaluation, mistakes."""
 
 import functools
 import json
@@ -28,7 +28,7 @@ def latents(stage1, folder) -> list:
 
 @pytest.fixture(scope="module")
 def trained(stage1, tmp_path_factory):
-    """A GAN of images and one of latents, of three steps."""
+    """A GAN of images and one of latents, trained for three steps."""
     folder = tmp_path_factory.mktemp("gan")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(PROJECT)
@@ -59,8 +59,8 @@ def test_a_gan_is_sampled_and_evaluated_like_a_diffusion_model(trained, classifi
     assert {"loss", "discriminator_loss", "real_above_0", "fake_above_0", "lr"} <= last.keys()
 
 
-def test_of_latents_leaves_the_autoencoder_as_it_was(stage1, trained, tmp_path, monkeypatch):
-    """Its weights stay, and no gradient is kept for them although gradients pass through it."""
+def test_a_gan_of_latents_leaves_the_autoencoder_unchanged(stage1, trained, tmp_path, monkeypatch):
+    """Gradients pass through it, but its weights do not change and get no gradient."""
     seen, load = [], genrep.training.targets.load_autoencoder
 
     def remember(*arguments):
@@ -124,7 +124,7 @@ def test_two_processes_train_like_one(tmp_path):
     ],
     ids=lambda change: change[0],
 )
-def test_every_key_of_the_recipe_changes_the_run(trained, tmp_path, change):
+def test_every_key_of_the_objective_changes_the_run(trained, tmp_path, change):
     run("train/gan.py", *IMAGES, *change, "--run.steps", 3, "--run.folder", tmp_path)
     one, two = (
         load_file(folder / "pipeline" / "generator_model" / "diffusion_pytorch_model.safetensors")
@@ -160,21 +160,21 @@ def test_two_processes_train_a_gan_of_latents_like_one(stage1, tmp_path):
 
 
 @pytest.mark.slow
-def test_in_float64_two_processes_stay_with_one(stage1, tmp_path):
-    """In float32 they part after a few steps. That is rounding, which a GAN amplifies: here there is none to speak of."""
+def test_in_float64_two_processes_match_one(stage1, tmp_path):
+    """In float32 they diverge after a few steps: a GAN amplifies rounding. In float64 there is hardly any."""
     for count in (1, 2):
         own = [
             "--run.steps", 12, "--run.folder", tmp_path / str(count),
             "--latents.folder", tmp_path / f"latents{count}",
         ]  # fmt: skip
-        said = launch(count, "tests/double.py", "train/gan.py", *latents(stage1, tmp_path), *own)
-        assert "Grad strides" not in said
+        output = launch(count, "tests/double.py", "train/gan.py", *latents(stage1, tmp_path), *own)
+        assert "Grad strides" not in output
     for one, two in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
         assert one == pytest.approx(two, rel=1e-7, abs=1e-7)
     assert one["gradient_norm"] == pytest.approx(two["gradient_norm"], rel=1e-11)
 
 
-def test_real_images_may_be_those_themselves(stage1, tmp_path):
+def test_real_images_can_be_the_originals(stage1, tmp_path):
     rows = {}
     for real in ("images", "reconstructions"):
         options = [*latents(stage1, tmp_path), "--gan.real", real, "--run.folder", tmp_path / real]
@@ -199,7 +199,7 @@ def test_a_gan_of_latents_trains_on_the_cache_alone(stage1, tmp_path, capsys):
         assert [key for key in one if not torch.equal(one[key], two[key])] == []
         assert lines(tmp_path / f"there-{sees}") == lines(tmp_path / f"alone-{sees}")
     run("train/gan.py", *options, "--gan.real", "images", "--run.folder", tmp_path / "pixels", expect=2)
-    assert "this run needs the signals too" in capsys.readouterr().err
+    assert "this run also needs the signals" in capsys.readouterr().err
 
 
 def test_a_gan_needs_no_held_out_split(tmp_path):
@@ -213,13 +213,13 @@ def test_the_ce_baseline_trains(tmp_path):
     assert GANPipeline.from_pretrained(tmp_path / "pipeline").generator_model.embedding.grid.shape == (4, 8, 8)
 
 
-def test_mistakes_with_gans(trained, stage1, tmp_path, capsys):
+def test_mistakes_in_gan_configs_are_refused(trained, stage1, tmp_path, capsys):
     for options, message in (
-        (["--image_size", "null"], "gan.target images takes image_size and channels, and no autoencoder"),
-        (["--gan.target", "latents"], "gan.target latents takes autoencoder"),
+        (["--image_size", "null"], "gan.target images needs image_size and channels, and takes no autoencoder"),
+        (["--gan.target", "latents"], "gan.target latents needs autoencoder"),
         (["--gan.sees", "both"], "gan.sees both needs gan.target latents"),
-        (["--run.accumulation", 2], "run.accumulation is not for a GAN"),
-        (["--generator.tile", "[2]"], "tile has 1 numbers for 3 blocks"),
+        (["--run.accumulation", 2], "run.accumulation must be 1 for a GAN"),
+        (["--generator.tile", "[2]"], "tile must have one number per width after the first, 3; got 1"),
         (["--gan.augment", "[colour]"], "gan.augment"),
     ):
         run("train/gan.py", *IMAGES, *options, "--run.steps", 1, "--run.folder", tmp_path / "none", expect=2)
@@ -229,22 +229,22 @@ def test_mistakes_with_gans(trained, stage1, tmp_path, capsys):
         "--run.folder", tmp_path / "none",
     ]  # fmt: skip
     run("train/gan.py", *seen, expect=2)
-    assert "gan.augment is of images, and gan.sees latents has none" in capsys.readouterr().err
+    assert "gan.augment applies to images, and with gan.sees latents there are none" in capsys.readouterr().err
     run("sample/generate.py", trained / "images", "--sampling.num_inference_steps", 5, expect=2)
     assert "sampling.num_inference_steps: unknown key; allowed here: truncation" in capsys.readouterr().err
     run("sample/generate.py", trained / "images", "--sampling.truncation", -1, expect=2)
-    assert "sampling.truncation: got -1; input should be greater than or equal to 0" in capsys.readouterr().err
+    assert "sampling.truncation: must be greater than or equal to 0; got -1" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("config", ["gan", "gan_latents"])
 def test_the_dry_run_prints_sizes(config, capsys, tmp_path):
     run("train/gan.py", f"configs/digits/{config}.yaml", "--dry-run", "--run.folder", tmp_path / "none")
-    shown = capsys.readouterr().out
-    assert "generator: " in shown and "discriminators: " in shown and not (tmp_path / "none").exists()
+    output = capsys.readouterr().out
+    assert "generator: " in output and "discriminators: " in output and not (tmp_path / "none").exists()
 
 
-def test_a_walk_begins_and_ends_at_the_samples_of_its_seed(trained, stage2, tmp_path, capsys):
+def test_interpolation_starts_and_ends_at_the_seeds_samples(trained, stage2, tmp_path, capsys):
     shared = ["--seed", 3, "--sampling.truncation", 0.6]
     options = ["--rows", 2, "--steps", 3, "--classes", "1,4", "--size", 8, "--out", tmp_path / "walk.png"]
     run("sample/interpolate.py", trained / "images", *options, *shared)
@@ -254,13 +254,13 @@ def test_a_walk_begins_and_ends_at_the_samples_of_its_seed(trained, stage2, tmp_
         assert walk.size == (3 * 8 + 4 * 2, 2 * 8 + 3 * 2)
         for number, place in enumerate([(2, 2), (22, 2), (2, 12), (22, 12)]):
             (sample,) = (tmp_path / "all").glob(f"{number:06d}-*.png")
-            shown = np.asarray(walk.crop((*place, place[0] + 8, place[1] + 8)), dtype=int)
-            assert np.abs(shown - np.asarray(Image.open(sample), dtype=int)).max() <= 1
+            tile = np.asarray(walk.crop((*place, place[0] + 8, place[1] + 8)), dtype=int)
+            assert np.abs(tile - np.asarray(Image.open(sample), dtype=int)).max() <= 1
     run("sample/interpolate.py", stage2, expect=2)
-    assert "holds a LatentDiffusionPipeline; this script takes a GANPipeline" in capsys.readouterr().err
+    assert "has a LatentDiffusionPipeline; this script needs a GANPipeline" in capsys.readouterr().err
 
 
-def test_the_pattern_of_all_samples(trained, stage2, tmp_path, capsys):
+def test_the_pattern_report(trained, stage2, tmp_path, capsys):
     for number, folder in enumerate((trained / "images", stage2)):
         out = tmp_path / f"{number}.png"
         run("sample/pattern.py", folder, "--num-images", 20, "--out", out)
@@ -272,4 +272,4 @@ def test_the_pattern_of_all_samples(trained, stage2, tmp_path, capsys):
         with Image.open(out) as picture:
             assert picture.size == (4 * 96 + 5 * 2, 96 + 2 * 2)
     run("sample/pattern.py", trained / "images" / "pipeline", expect=2)
-    assert "no config.yaml, which says what the real signals are; give a run folder\n" in capsys.readouterr().err
+    assert "no config.yaml there to name the data set; give a run folder\n" in capsys.readouterr().err

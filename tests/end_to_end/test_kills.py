@@ -1,4 +1,4 @@
-"""What a killed process leaves: `kill -9` at the very moment of writing, signals, and a run that goes on bit for bit."""
+"""What a killed process leaves: `kill -9` in the middle of writing, signals, and resuming bit for bit."""
 
 import os
 import signal
@@ -13,7 +13,9 @@ from genrep.training.checkpoint import list_checkpoints, load_checkpoint
 from genrep.training.config import STOPPED
 from tests.scripts import AUTOENCODER, PROJECT, diffusion, run
 
-# Runs a script, and kills its process in the call number COUNT of a function that the writing of files goes through.
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+
+# Runs a script, and kills its process in the COUNT-th call of a function that all file writing passes through.
 KILLER = """
 import os, runpy, signal, sys
 count, name, *sys.argv = sys.argv[1:]
@@ -36,8 +38,8 @@ def start(*command: object) -> subprocess.Popen:
 
 def killed(count: int, function: str, *command: object) -> None:
     process = start("-c", KILLER, count, function, *command)
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == -signal.SIGKILL, said
+    output = process.communicate(timeout=120)[1]
+    assert process.returncode == -signal.SIGKILL, output
 
 
 def weights(folder):
@@ -56,7 +58,7 @@ def straight(tmp_path_factory):
     return folder
 
 
-# The second checkpoint: after its weights, before its index, before it is renamed, after that before an old one goes.
+# In the second checkpoint: after its weights, before its index, before its renaming, and before an old one is deleted.
 @pytest.mark.parametrize(
     ("count", "function"),
     [
@@ -77,7 +79,7 @@ def test_kill_9_while_a_checkpoint_is_written(straight, tmp_path, count, functio
 
 
 def test_kill_9_while_a_shard_is_written(stage1, tmp_path):
-    """Between the bytes of the second shard and its name."""
+    """After the second shard's bytes are written, before it is renamed."""
     command = [*diffusion(stage1, tmp_path), "--latents.shard_size", 300]
     killed(4, "os.replace", "train/latents.py", *command)
     run("train/latents.py", *command)
@@ -88,8 +90,8 @@ def test_kill_9_while_a_shard_is_written(stage1, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_saves_and_the_same_command_goes_on(straight, tmp_path, number):
-    """In a process of its own, as a cluster would stop it; with worker processes, which Ctrl-C reaches too."""
+def test_a_signal_saves_and_rerunning_resumes(straight, tmp_path, number):
+    """In a separate process, as on a cluster, and with worker processes, which Ctrl-C reaches as well."""
     folder, workers = tmp_path / "run", ["--data.num_workers", 1]
     long = [*EVERY_STEP, "--run.save_every", 10**6, "--run.steps", 10**6, *workers]
     process = start("train/autoencoder.py", *long, "--run.folder", folder)
@@ -98,21 +100,20 @@ def test_a_signal_saves_and_the_same_command_goes_on(straight, tmp_path, number)
         assert process.poll() is None, process.stderr.read()
     started = time.monotonic()
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == STOPPED and "the same command goes on from it" in said, said
+    output = process.communicate(timeout=60)[1]
+    assert process.returncode == STOPPED and "Re-running the command resumes from it" in output, output
     assert time.monotonic() - started < 20
-    done = list_checkpoints(folder / "checkpoints")
-    assert len(done) == 1
-    step = int(done[0].name.removeprefix("step-"))
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    assert len(checkpoints) == 1
+    step = int(checkpoints[0].name.removeprefix("step-"))
     more = [*EVERY_STEP, "--run.steps", step + 2]
     run("train/autoencoder.py", *more, "--run.folder", folder)
     run("train/autoencoder.py", *more, "--run.folder", tmp_path / "straight")
     torch.testing.assert_close(weights(folder), weights(tmp_path / "straight"), rtol=0, atol=0)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 @pytest.mark.slow
-def test_a_second_signal_ends_at_once(tmp_path):
+def test_a_second_signal_quits_at_once(tmp_path):
     folder = tmp_path / "run"
     slow = [*AUTOENCODER, "--run.steps", 10**6, "--run.batch", 1024, "--run.save_every", 10**6]
     process = start("train/autoencoder.py", *slow, "--run.folder", folder)
@@ -123,4 +124,4 @@ def test_a_second_signal_ends_at_once(tmp_path):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.02)
     process.communicate(timeout=60)
-    assert process.returncode in (-signal.SIGTERM, STOPPED)  # the step may have ended between the two
+    assert process.returncode in (-signal.SIGTERM, STOPPED)  # the step may have ended between the two signals

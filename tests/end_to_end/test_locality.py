@@ -1,4 +1,4 @@
-"""Locality-aware latents through the scripts: the whole road, refinement, locality pictures, random crops."""
+"""Locality-aware latents through all scripts: both stages, refinement, locality pictures, random crops."""
 
 import json
 
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.scripts import LOCALITY, SMALL_DENOISER, launch, lines, run
 
 
-def test_the_whole_road_with_locality_aware_latents(locality, tmp_path):
+def test_both_stages_with_locality_aware_latents(locality, tmp_path):
     stage2 = ["configs/digits/diffusion_locality.yaml", *SMALL_DENOISER, "--autoencoder", locality]
     stage2 += ["--latents.folder", tmp_path / "latents", "--run.folder", tmp_path / "diffusion", "--run.batch", 16]
     run("train/latents.py", *stage2)
@@ -29,7 +29,7 @@ def test_the_whole_road_with_locality_aware_latents(locality, tmp_path):
     assert (tmp_path / "grid.png").exists()
 
 
-def test_a_run_with_dropout_resumed_equals_straight(tmp_path):
+def test_a_resumed_run_with_dropout_equals_a_straight_one(tmp_path):
     arguments = ["configs/digits/locality.yaml", *LOCALITY, "--autoencoder.encoder.dropout", 0.3]
     arguments += ["--optimizer.schedule", "constant"]
     for name, steps in (("straight", 4), ("resumed", 2), ("resumed", 4)):
@@ -57,9 +57,9 @@ def test_refined_reconstructions_are_better_and_reported(locality, tmp_path):
         assert refinement[f"raised{ending}"] == sum(one < other for one, other in zip(before, after, strict=True))
         assert report[f"psnr{ending}"] == pytest.approx(sum(after) / 6) and len(before) == 6
     run("sample/reconstruct.py", *arguments, "--refine-decoder")
-    both = json.loads((tmp_path / "refined.json").read_text())
-    assert both["psnr_before"] == pytest.approx(report["psnr_before"], abs=1e-3)
-    assert both["psnr"] > report["psnr"]
+    with_decoder = json.loads((tmp_path / "refined.json").read_text())
+    assert with_decoder["psnr_before"] == pytest.approx(report["psnr_before"], abs=1e-3)
+    assert with_decoder["psnr"] > report["psnr"]
 
 
 def test_locality_pictures(locality, stage1, tmp_path, capsys):
@@ -73,14 +73,14 @@ def test_locality_pictures(locality, stage1, tmp_path, capsys):
         with Image.open(out) as picture:
             assert picture.size == (4 * 96 + 5 * 2, 3 * 96 + 4 * 2)  # original, reconstruction, two tokens; gaps of 2
     run("sample/locality.py", locality, "--tokens", "8", expect=2)
-    assert "token 8 is not there: the latents have tokens 0 to 7" in capsys.readouterr().err
+    assert "tokens must be in 0 to 7; got 8" in capsys.readouterr().err
     run("sample/locality.py", locality, "--tokens", "one", expect=2)
-    assert "--tokens 'one': give whole numbers" in capsys.readouterr().err
+    assert "--tokens must be integers, as in 0,3,7; got 'one'" in capsys.readouterr().err
     run("sample/locality.py", locality, "--num-tokens", 9, expect=2)
-    assert "--num-tokens 9 is more than the 8 tokens" in capsys.readouterr().err
+    assert "--num-tokens must be at most 8, the tokens of " in capsys.readouterr().err
 
 
-def test_random_crops_train(tmp_path):
+def test_training_on_random_crops(tmp_path):
     arguments = ["configs/photographs/locality.yaml", "--autoencoder.image_size", 32, "--run.batch", 2]
     arguments += ["--autoencoder.encoder.dim", 16, "--reconstruction.num_coords", 64, "--run.steps", 2]
     arguments += ["--run.report_every", 1]

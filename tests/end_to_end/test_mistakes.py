@@ -1,4 +1,4 @@
-"""Mistakes around a run that is worth something: nothing of it is lost. All kinds of them are in test_bad_inputs.py."""
+"""Mistakes must not cost a valuable run. All kinds of bad input are in test_bad_inputs.py."""
 
 import shutil
 
@@ -17,11 +17,11 @@ def test_a_failed_start_deletes_nothing(stage1, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-def test_stage_2_does_not_go_on_on_another_autoencoder(stage1, tmp_path, capsys):
+def test_stage_2_does_not_resume_on_another_autoencoder(stage1, tmp_path, capsys):
     place = tmp_path / "anr"
     shutil.copytree(stage1, place)
     arguments = [*diffusion(place, tmp_path), "--latents.folder", "null"]
     run("train/diffusion.py", *arguments, "--run.steps", 1)
     run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 3, "--run.folder", place)
     run("train/diffusion.py", *arguments, "--run.steps", 2, expect=2)
-    assert "the autoencoder is not what this run was trained on" in capsys.readouterr().err
+    assert "the autoencoder differs from what this run was trained on" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Generate, reconstruct and evaluate from a trained run's folder."""
+"""Generating, reconstructing and evaluating from the folders of trained runs."""
 
 import json
 import shutil
@@ -51,9 +51,9 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
     with pytest.warns(UserWarning, match="below 10,000 a Fréchet distance is biased"):
         run("sample/evaluate.py", stage2, *metrics)
     report = json.loads((tmp_path / "e.json").read_text())
-    found = report["metrics"]
-    assert found["fd_floor"] < found["fd_classifier"], "two steps of training are far from the data"
-    assert 0 <= found["class_agreement"] <= 1 and 0.1 < found["classifier_accuracy"] <= 1
+    measured = report["metrics"]
+    assert measured["fd_floor"] < measured["fd_classifier"], "two steps of training are far from the data"
+    assert 0 <= measured["class_agreement"] <= 1 and 0.1 < measured["classifier_accuracy"] <= 1
     assert report["sampling"] == {
         "scheduler": "dpm_solver", "num_inference_steps": 2, "guidance_scale": 1.5, "guidance_interval": [0.0, 1.0],
         "seed": 0, "size": None, "region": None,
@@ -67,21 +67,21 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
     with pytest.warns(UserWarning):
         run("sample/evaluate.py", stage2, *metrics, "--batch-size", 7)
     assert chunk.stat().st_mtime_ns == before, "images were made again"
-    assert json.loads((tmp_path / "e.json").read_text())["metrics"] == found
+    assert json.loads((tmp_path / "e.json").read_text())["metrics"] == measured
 
 
-def test_what_does_not_compare_is_not_compared(stage2, classifier, tmp_path, capsys):
+def test_incomparable_evaluations_are_refused(stage2, classifier, tmp_path, capsys):
     metrics = ["--metrics", "fd_classifier", "--classifier", classifier, "--num-images", 4]
     for arguments, message in (
-        (["--region", "-1,-1,0,0"], "a part of an image cannot be compared with whole ones"),
-        (["--size", "16"], "its image_size is 8×8, the samples have 16×16"),
+        (["--region", "-1,-1,0,0"], "a part of an image cannot be compared with whole images"),
+        (["--size", "16"], "its image_size is 8×8, but the samples have 16×16"),
     ):
         run("sample/evaluate.py", stage2, *metrics, *arguments, expect=2)
         assert message in capsys.readouterr().err
 
 
-def test_enlarged_renders_beside_a_larger_source(stage1, tmp_path):
-    """PSNR against what the images are at the render's size, of those that are that large; digits are not."""
+def test_renders_are_compared_with_a_larger_source(stage1, tmp_path):
+    """PSNR against the images' own pixels at the render's size, for images that are large enough; digits are not."""
     random, sizes = np.random.default_rng(0), [(40, 40), (24, 60), (23, 40), (16, 16)]
     for number, size in enumerate(sizes):
         blocks = random.integers(0, 256, (size[0] // 4 + 1, size[1] // 4 + 1), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
@@ -106,7 +106,7 @@ def test_enlarged_renders_beside_a_larger_source(stage1, tmp_path):
     bicubic = psnr(enlarge(from_uint8(small), 24), from_uint8(true))
     assert report["psnr_24_source_bicubic"] == pytest.approx(float(bicubic.mean()), abs=1e-3)
     assert 0 <= report["refinement"]["raised_24_source"] <= 2 and "ssim_24_source" in report
-    for size in ("24x48", 8):  # another crop; no enlargement
+    for size in ("24x48", 8):  # a different crop; no enlargement
         run(
             "sample/reconstruct.py", stage1, "--source", tmp_path / "images", "--size", size,
             "--out", tmp_path / "r.png",
@@ -116,15 +116,15 @@ def test_enlarged_renders_beside_a_larger_source(stage1, tmp_path):
     assert not any("source" in key for key in json.loads((tmp_path / "r.json").read_text()))
 
 
-def test_the_floor_is_of_as_many_images_as_were_generated(stage2, classifier, tmp_path):
-    """Or of all there are, with a warning."""
+def test_the_floor_uses_as_many_images_as_were_generated(stage2, classifier, tmp_path):
+    """If the other split has fewer, it uses all of them and warns."""
     arguments = [stage2, "--metrics", "fd_classifier", "--classifier", classifier, "--reference", "train"]
     arguments += ["--images-folder", tmp_path / "images", "--out", tmp_path / "e.json", "--reference-images", 50]
     floors = {}
     for count in (100, 400):  # of 359 held-out digits
         with pytest.warns(UserWarning) as warnings:
             run("sample/evaluate.py", *arguments, "--num-images", count)
-        few = "the floor is of the 359 images of digits (held_out), fewer than the 400 generated"
+        few = "the floor uses only the 359 images of digits (held_out), fewer than the 400 generated"
         assert any(few in str(warning.message) for warning in warnings) == (count == 400)
         report = json.loads((tmp_path / "e.json").read_text())
         assert report["floor"]["num_images"] == min(count, 359) and report["num_images"] == count
@@ -146,8 +146,8 @@ def test_missing_inception_weights_are_found_before_drawing(stage2, tmp_path, ca
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     for weights, message in (
         ([], "Inception weights could not be downloaded"),
-        (["--inception-weights", tmp_path / "text.pth"], "not a file of weights, or damaged"),
-        (["--inception-weights", tmp_path / "other.pth"], "these are not weights of torch-fidelity's Inception-v3"),
+        (["--inception-weights", tmp_path / "text.pth"], "not a weights file, or damaged"),
+        (["--inception-weights", tmp_path / "other.pth"], "not the weights of torch-fidelity's Inception-v3"),
     ):
         with patch.object(inception_module, "load_state_dict_from_url", offline):
             run("sample/evaluate.py", stage2, "--num-images", 4, *weights, "--out", tmp_path / "e.json", expect=2)
@@ -155,8 +155,8 @@ def test_missing_inception_weights_are_found_before_drawing(stage2, tmp_path, ca
         assert not (tmp_path / "evaluation").exists() and not (stage2 / "evaluation").exists()
 
 
-def test_a_copied_pipeline_draws_what_its_run_draws(stage2, tmp_path):
-    """Through the script and in Python, without saying how: the settings go with the pipeline."""
+def test_a_copied_pipeline_generates_the_same_samples(stage2, tmp_path):
+    """Through the script and in Python, without arguments: the settings are saved with the pipeline."""
     shutil.copytree(stage2 / "pipeline", tmp_path / "copied")
     grids = []
     for place in (stage2, tmp_path / "copied"):
@@ -176,7 +176,7 @@ def test_a_copied_pipeline_draws_what_its_run_draws(stage2, tmp_path):
 
 
 def test_a_run_of_an_earlier_version_samples_and_resumes(stage1, stage2, tmp_path):
-    """Its config says sampling.steps, and its pipeline was saved without settings."""
+    """Its config has sampling.steps, and its pipeline was saved without sampling settings."""
     earlier = shutil.copytree(stage2, tmp_path / "diffusion")
     shutil.copytree(stage2.parent / "latents", tmp_path / "latents")
     config, index = earlier / "config.yaml", earlier / "pipeline" / "model_index.json"
@@ -210,7 +210,7 @@ def test_scripts_compute_in_bf16(stage1, stage2, tmp_path):
     assert 0 < json.loads((tmp_path / "l.json").read_text())["spread"] <= 1
 
 
-def test_a_size_that_the_machine_cannot_hold_is_one_message(stage1, stage2, tmp_path, capsys):
+def test_sizes_beyond_memory_are_refused(stage1, stage2, tmp_path, capsys):
     run("sample/generate.py", stage2, "--classes", "0", "--size", 10**6, "--out", tmp_path / "g.png", expect=2)
     assert "images of 1000000 × 1000000 pixels would take" in capsys.readouterr().err
     run("sample/reconstruct.py", stage1, "--num-images", 1, "--size", 10**6, "--out", tmp_path / "r.png", expect=2)

@@ -1,4 +1,4 @@
-"""Curves and clips through every script, a few steps each, at tiny sizes."""
+"""Curves and clips through all scripts, for a few steps at tiny sizes."""
 
 import json
 import math
@@ -23,7 +23,7 @@ KINDS = {
     "sines": SimpleNamespace(shape=(256,), larger=(512,), patch=32, picture=(96, 192)),
     "blobs": SimpleNamespace(shape=(8, 16, 16), larger=(8, 32, 32), patch=[4, 8, 8], picture=(16, 8 * 17 - 1)),
 }
-"""What `sines` and `blobs` are; `picture` is the size of one signal's, (height, width)."""
+"""Sizes of `sines` and `blobs`; `picture` is the size (height, width) of one signal's picture."""
 EVALUATION = {"evaluate_images": 10, "report_every": 1, "steps": 2, "batch": 8}
 
 
@@ -34,7 +34,7 @@ def write_yaml(path: Path, content: dict) -> Path:
 
 
 def configs(folder: Path, kind: str) -> dict[str, Path]:
-    """The configs of all stages, small."""
+    """Small configs of all stages."""
     of = KINDS[kind]
     data = {"type": "arrays", "source": kind, "value_range": [-2.0, 2.0], "in_memory": True}
     block = {"num_heads": 2, "head_dim": 8, "mlp_dim": 16, "dim": 16}
@@ -72,7 +72,7 @@ def configs(folder: Path, kind: str) -> dict[str, Path]:
 
 @pytest.fixture(scope="module", params=KINDS)
 def runs(request, tmp_path_factory):
-    """Folder with the runs of all stages, by two steps each."""
+    """A folder with the runs of all stages, trained for two steps."""
     kind = request.param
     folder = tmp_path_factory.mktemp(kind)
     stages = configs(folder, kind)
@@ -114,7 +114,7 @@ def test_stage_1_learns_and_is_saved(runs):
 
 
 def test_the_psnr_of_a_run_is_that_of_its_model(runs):
-    """On the range 4 of the config, over the ten held-out signals that it evaluates."""
+    """With the config's range of 4 as the peak, over the ten held-out signals that the run evaluates."""
     data = ArrayData(run_data(runs.folder / "autoencoder"), "held_out", runs.shape, 1)
     model = INRAutoencoder.from_pretrained(runs.folder / "autoencoder" / "model").freeze()
     kept = data.read([number * len(data) // 10 for number in range(10)])
@@ -147,7 +147,7 @@ def test_generators_draw_arrays_in_their_own_unit(runs, stage, tmp_path):
     arrays = draw("np")
     assert arrays.shape == (2, 1, *runs.shape) and arrays.dtype == np.float32 and np.isfinite(arrays).all()
     assert np.array_equal(arrays, draw("kept").numpy()) and np.array_equal(arrays, draw("pt").numpy())
-    if pipeline.autoencoder is not None:  # -1 to 1 of the decoder are -2 to 2 of the arrays
+    if pipeline.autoencoder is not None:  # the decoder's -1 to 1 is -2 to 2 in the arrays' unit
         rendered = pipeline.autoencoder.render(draw("latent"))
         torch.testing.assert_close(torch.from_numpy(arrays), 2 * rendered, atol=1e-5, rtol=1e-5)
     assert draw("np", size=runs.larger).shape == (2, 1, *runs.larger)
@@ -193,7 +193,7 @@ def test_generators_are_measured_by_a_classifier(runs, stage, tmp_path):
 
 def test_inception_is_refused_for_arrays(runs, capsys):
     run("sample/evaluate.py", runs.folder / "diffusion", "--metrics", "fid", "--num-images", 4, expect=2)
-    assert "Inception's features are of images: measure other signals with fd_classifier" in capsys.readouterr().err
+    assert "Inception's features are for images: measure other signals with fd_classifier" in capsys.readouterr().err
 
 
 def test_reconstructions_are_measured_in_the_arrays_unit(runs, tmp_path):
@@ -210,7 +210,7 @@ def test_reconstructions_are_measured_in_the_arrays_unit(runs, tmp_path):
     assert (tmp_path / "r.png").exists()
 
 
-def test_dry_runs_say_what_there_is(runs, capsys):
+def test_dry_runs_print_sizes_and_data(runs, capsys):
     shape = " × ".join(map(str, (1, *runs.shape)))
     for script, stage in (
         ("autoencoder", "autoencoder"),
@@ -258,8 +258,8 @@ def test_a_field_fits_one_array(kind, tmp_path):
     assert picture_size(tmp_path / "run" / "samples" / "step-00000040.png")[1] > 3 * of.picture[1]
 
 
-def test_missing_values_train_and_are_left_out(tmp_path):
-    """The same curves whole and with a third of their values missing: the losses are those of the values that are there."""
+def test_missing_values_are_excluded_from_training(tmp_path):
+    """The same curves, complete and with a third of their values missing: losses count only the known values."""
     curves, labels, _ = sines(200, 64)
     holes = np.random.default_rng(0).random(curves.shape) < 1 / 3
     np.savez(tmp_path / "a.npz", values=np.where(holes, np.nan, curves), labels=labels)
@@ -282,12 +282,15 @@ def test_what_needs_every_value_refuses_missing_ones(tmp_path, capsys):
     options = ["--data.source", tmp_path / "a.npz", "--image_size", "[64]", "--data.missing", "keep"]
     for script in ("classifier", "gan"):
         run(f"train/{script}.py", stages[script], *options, expect=2)
-        assert "needs every value, and data.missing is keep" in capsys.readouterr().err
+        assert "needs every value, but data.missing is keep" in capsys.readouterr().err
     run("train/gan.py", stages["gan"], "--gan.augment", "[translation]", expect=2)
-    assert "gan.augment is of images, and these signals have 1 axes: leave it out" in capsys.readouterr().err
+    assert (
+        "gan.augment applies to images, which have 2 axes; these signals have 1: leave it out"
+        in capsys.readouterr().err
+    )
 
 
-def test_samples_are_compared_with_signals_of_their_own_scale_and_size(tmp_path, runs, capsys):
+def test_samples_are_compared_only_at_equal_scale_and_size(tmp_path, runs, capsys):
     if runs.kind != "sines":
         pytest.skip("one kind will do")
     other = tmp_path / "classifier"
@@ -300,11 +303,11 @@ def test_samples_are_compared_with_signals_of_their_own_scale_and_size(tmp_path,
     for script, options in (("evaluate", [*measure, *same]), ("pattern", ["--num-images", 4, "--size", 512])):
         run(f"sample/{script}.py", runs.folder / "diffusion", *options, expect=2)
         message = capsys.readouterr().err
-        assert "--size: these signals come at one size" in message or "its image_size is 256" in message
+        assert "--size: these signals exist at one size only" in message or "its image_size is 256" in message
 
 
-def test_other_arrays_are_reconstructed_on_the_range_of_the_model(runs, tmp_path):
-    """Three quiet signals: their own range would be another."""
+def test_other_arrays_are_reconstructed_in_the_models_range(runs, tmp_path):
+    """Three signals of small amplitude, whose own range would differ."""
     values = 0.1 * np.random.default_rng(0).standard_normal((3, *runs.shape))
     np.save(tmp_path / "quiet.npy", values)
     options = [
@@ -330,6 +333,6 @@ def test_a_dry_run_finds_what_training_would_refuse(tmp_path, capsys):
     options = ["--data.source", tmp_path / "a.npy", "--autoencoder.image_size", "[64]", "--data.missing", "keep"]
     config = configs(tmp_path, "sines")["autoencoder"]
     run("train/autoencoder.py", config, *options, "--reconstruction.num_coords", 64, "--dry-run", expect=2)
-    assert "the encoder is not told where values are missing: set autoencoder.missing: true" in capsys.readouterr().err
+    assert "data.missing: keep needs autoencoder.missing: true" in capsys.readouterr().err
     run("train/autoencoder.py", config, "--reconstruction.target_size", "[8, 8]", "--dry-run", expect=2)
-    assert "reconstruction.target_size has 2 numbers for 1 axes: give one, or one per axis" in capsys.readouterr().err
+    assert "reconstruction.target_size must be one number, or one per axis (1); got 2" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Shipped configs, a few steps each: every stage, resumed runs, many processes."""
+"""Shipped configs, trained for a few steps: all stages, resumed runs, several processes."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def assert_same_weights(one, two):
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_stage_1_resumed_equals_straight_bit_for_bit(tmp_path, monkeypatch, optimizer):
+def test_resumed_stage_1_equals_a_straight_run_bit_for_bit(tmp_path, monkeypatch, optimizer):
     def arguments(folder):
         return [
             *AUTOENCODER, "--optimizer.type", optimizer, "--run.steps", 6, "--run.save_every", 3,
@@ -59,7 +59,7 @@ def test_stage_1_resumed_equals_straight_bit_for_bit(tmp_path, monkeypatch, opti
     assert len(lines(tmp_path / "straight")) == 7  # six reports and an evaluation
 
 
-def test_stage_2_resumed_equals_straight_bit_for_bit(stage1, tmp_path, monkeypatch):
+def test_resumed_stage_2_equals_a_straight_run_bit_for_bit(stage1, tmp_path, monkeypatch):
     def arguments(folder):
         return [*diffusion(stage1, folder), "--run.steps", 6, "--run.save_every", 3]
 
@@ -74,14 +74,14 @@ def test_stage_2_resumed_equals_straight_bit_for_bit(stage1, tmp_path, monkeypat
     assert lines(tmp_path / "straight" / "diffusion") == lines(tmp_path / "resumed" / "diffusion")
 
 
-def test_stage_2_leaves_the_autoencoder_as_it_was(stage1, stage2):
+def test_stage_2_leaves_the_autoencoder_unchanged(stage1, stage2):
     before = weights(stage1 / "model")
     after = LatentDiffusionPipeline.from_pretrained(stage2 / "pipeline").autoencoder.state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert before.keys() == after.keys()
 
 
-def test_accumulation_changes_nothing_but_memory(tmp_path):
+def test_accumulation_does_not_change_the_result(tmp_path):
     for name, parts in (("whole", 1), ("parts", 4)):
         run(
             "train/autoencoder.py", *AUTOENCODER, "--run.steps", 4, "--run.accumulation", parts,
@@ -92,7 +92,7 @@ def test_accumulation_changes_nothing_but_memory(tmp_path):
 
 
 def test_two_processes_train_and_generate_what_one_does(tmp_path, stage1):
-    """The same global batch: losses to 1e-5; the same images, from the same pipeline, split over processes or not."""
+    """With the same global batch, losses agree to 1e-5; a pipeline generates the same images on one process or two."""
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, start in ((one, run), (two, lambda *a: launch(2, *a))):
         start("train/autoencoder.py", *AUTOENCODER, "--run.steps", 3, "--run.folder", folder / "anr")
@@ -104,7 +104,7 @@ def test_two_processes_train_and_generate_what_one_does(tmp_path, stage1):
     images = {}
     shutil.copytree(one / "diffusion", tmp_path / "copy")
     for place, start in ((one / "diffusion", run), (tmp_path / "copy", lambda *a: launch(2, *a))):
-        # 260 images: two chunks, one for each process. Agreement needs a classifier; IS would need weights.
+        # 260 images make two chunks, one per process. Agreement needs only a classifier; IS would need Inception's weights.
         start("sample/generate.py", place, "--per-class", 2, "--out", place / "grid.png")
         classifier_folder = tmp_path / "classifier"
         if not classifier_folder.exists():
@@ -125,7 +125,7 @@ def test_two_processes_train_and_generate_what_one_does(tmp_path, stage1):
     assert (one / "diffusion" / "grid.png").read_bytes() == (tmp_path / "copy" / "grid.png").read_bytes()
 
 
-def test_the_run_folder_holds_what_the_map_says(stage1, stage2):
+def test_the_run_folder_has_the_documented_files(stage1, stage2):
     for folder, saved in ((stage1, "model"), (stage2, "pipeline")):
         assert (folder / "config.yaml").exists() and (folder / saved).is_dir()
         assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000002"]
@@ -160,11 +160,12 @@ def test_a_run_that_diverges_stops_and_says_so(tmp_path, capsys):
         "train/autoencoder.py", *AUTOENCODER, "--optimizer.lr", "1e30", "--run.steps", 9,
         "--run.folder", tmp_path, expect=2,
     )  # fmt: skip
-    assert "is not finite, the run has diverged" in capsys.readouterr().err
+    output = capsys.readouterr().err
+    assert "the run has diverged" in output and "is not finite" in output
 
 
 def test_the_average_is_what_is_saved(tmp_path):
-    """With a decay so near 1 that the average stays behind, the saved model is not the trained weights but the average."""
+    """With a decay close to 1 the average lags behind the weights, and the saved model is the average."""
     run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 3, "--run.folder", tmp_path)
     saved = weights(tmp_path / "model")
     checkpoint = tmp_path / "checkpoints" / "step-00000003"
@@ -193,7 +194,7 @@ def test_random_target_sizes_and_coordinates_of_the_paper_train(tmp_path):
     assert list((tmp_path / "paper").rglob("events.out.tfevents*")), "the tracker wrote nothing"
 
 
-def test_latents_script_writes_once_and_refuses_another_autoencoder(stage1, tmp_path, capsys):
+def test_the_cache_is_written_once_and_tied_to_its_autoencoder(stage1, tmp_path, capsys):
     arguments = diffusion(stage1, tmp_path)
     run("train/latents.py", *arguments)
     before = (tmp_path / "latents" / "manifest.json").stat().st_mtime_ns
@@ -208,7 +209,7 @@ def test_latents_script_writes_once_and_refuses_another_autoencoder(stage1, tmp_
 
 @pytest.fixture
 def movable(tmp_path):
-    """Digits as a file that a test may take away."""
+    """Digits in a file that a test may move away."""
     ImageData(ImageDataSpec(), "train", (8, 8), 1).rows.to_parquet(tmp_path / "digits.parquet")
     return tmp_path / "digits.parquet"
 
@@ -220,17 +221,17 @@ def test_stage_2_trains_on_the_cache_alone_bit_for_bit(stage1, movable, tmp_path
     run("train/latents.py", *arguments("none"))
     assert "(8, 16), float32; 288 held-out images" in " ".join(capsys.readouterr().out.split())
     run("train/diffusion.py", *arguments("there"), "--run.steps", 2)
-    assert "is not there" not in capsys.readouterr().out
+    assert "training on the latent cache" not in capsys.readouterr().out
     movable.unlink()
     run("train/diffusion.py", *arguments("alone"), "--run.steps", 2)
-    assert f"data.source '{movable}' is not there: training on the latent cache" in capsys.readouterr().out
+    assert f"data.source '{movable}' does not exist: training on the latent cache" in capsys.readouterr().out
     assert_same_weights(*(tmp_path / name / "pipeline" / "denoiser" for name in ("there", "alone")))
     assert lines(tmp_path / "there") == lines(tmp_path / "alone") and "held_out_loss" in lines(tmp_path / "alone")[-1]
     labels = [
         LatentDiffusionPipeline.from_pretrained(tmp_path / n / "pipeline").config.id2label for n in ("there", "alone")
     ]
     assert labels[0] == labels[1] and len(labels[0]) == 10
-    run("train/diffusion.py", *arguments("there"), "--run.steps", 3)  # a run goes on without them, too
+    run("train/diffusion.py", *arguments("there"), "--run.steps", 3)  # a run also resumes without them
     assert lines(tmp_path / "there")[-1]["step"] == 3
     run("sample/generate.py", tmp_path / "alone", "--per-class", 1, "--out", tmp_path / "grid.png")
     capsys.readouterr()
@@ -239,15 +240,15 @@ def test_stage_2_trains_on_the_cache_alone_bit_for_bit(stage1, movable, tmp_path
         (
             "train/diffusion.py",
             [*arguments("pixels"), "--diffusion.loss", "two_term"],
-            "this run needs the signals too",
+            "this run also needs the signals",
         ),
     ):
         run(script, *options, expect=2)
-        shown = capsys.readouterr().err
-        assert message in shown and f"data.source '{movable}' does not exist" in shown
+        output = capsys.readouterr().err
+        assert message in output and f"data.source '{movable}' does not exist" in output
 
 
-def test_settings_that_change_nothing_learned_may_change(stage1, tmp_path):
+def test_settings_that_do_not_affect_learning_may_change(stage1, tmp_path):
     folder = tmp_path / "again"
     shutil.copytree(stage1, folder)
     more = ["--run.steps", 3, "--run.folder", folder, "--data.in_memory", "false", "--data.num_workers", 0]
@@ -255,7 +256,7 @@ def test_settings_that_change_nothing_learned_may_change(stage1, tmp_path):
     assert lines(folder)[-1]["step"] == 3
 
 
-def test_a_finished_run_started_again_does_nothing_more(stage1, tmp_path):
+def test_rerunning_a_finished_run_does_nothing(stage1, tmp_path):
     folder = tmp_path / "again"
     shutil.copytree(stage1, folder)
     before = lines(folder)
@@ -271,14 +272,14 @@ def test_dry_run_prints_sizes_and_writes_nothing(script, tmp_path, monkeypatch, 
         script
     ]
     run(f"train/{script}.py", f"configs/digits/{config}.yaml", "--run.folder", tmp_path / "run", "--dry-run")
-    shown = capsys.readouterr().out
-    assert "data: digits (held_out): 359 of 1 × 8 × 8, 10 classes" in shown
-    assert script == "latents" or "parameters" in shown
-    assert script == "classifier" or "8 tokens of 16" in shown
+    output = capsys.readouterr().out
+    assert "data: digits (held_out): 359 of 1 × 8 × 8, 10 classes" in output
+    assert script == "latents" or "parameters" in output
+    assert script == "classifier" or "8 tokens of 16" in output
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_stops_when_its_seconds_are_up_and_keeps_what_it_has(tmp_path):
+def test_a_run_stops_after_run_seconds_and_saves(tmp_path):
     arguments = [*AUTOENCODER, "--run.folder", tmp_path / "run", "--run.steps", 100_000, "--run.seconds", 0.5]
     run("train/autoencoder.py", *arguments)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -287,13 +288,13 @@ def test_a_run_stops_when_its_seconds_are_up_and_keeps_what_it_has(tmp_path):
     assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
     assert (tmp_path / "run" / "checkpoints" / f"step-{last['step']:08d}").is_dir()
     assert (tmp_path / "run" / "model" / "config.json").exists() and any("psnr" in row for row in rows)
-    run("train/autoencoder.py", *arguments)  # the time is up already
+    run("train/autoencoder.py", *arguments)  # run.seconds are over already
     again = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert again[-1]["step"] == last["step"]
 
 
-def test_a_run_whose_folder_looks_like_a_date_goes_on(tmp_path, monkeypatch):
-    """Every string of config.yaml comes back as a string."""
+def test_a_run_whose_folder_looks_like_a_date_resumes(tmp_path, monkeypatch):
+    """Strings in config.yaml are read back as strings."""
     arguments = [*AUTOENCODER, "--run.folder", "2024-01-01"]
     arguments[0] = PROJECT / str(arguments[0])
     monkeypatch.chdir(tmp_path)

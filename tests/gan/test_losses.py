@@ -1,4 +1,4 @@
-"""Hinge losses by hand, R1 in closed form."""
+"""Hinge losses on worked examples, R1 in closed form."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from genrep.gan.losses import hinge_discriminator_loss, hinge_generator_loss, r1_penalty
 
 
-def test_hinge_losses_by_hand():
+def test_hinge_losses_on_a_worked_example():
     """LoE eqs. 9 and 10: a logit beyond ±1 on the right side costs nothing."""
     real, fake = torch.tensor([[2.0, 0.5], [-1.0, 1.0]]), torch.tensor([[-3.0, 0.0]])
     assert hinge_discriminator_loss([real], [fake]) == pytest.approx((0 + 0.5 + 2 + 0) / 4 + (0 + 1) / 2)
@@ -14,9 +14,9 @@ def test_hinge_losses_by_hand():
 
 
 def test_every_discriminator_weighs_the_same_however_many_logits_it_has():
-    many, one = torch.zeros(2, 64), torch.full((2, 1), 3.0)
-    assert hinge_discriminator_loss([many, one], [many, -one]) == pytest.approx((2 + 0) / 2)
-    assert hinge_generator_loss([many, one]) == pytest.approx(-1.5)
+    patches, single = torch.zeros(2, 64), torch.full((2, 1), 3.0)
+    assert hinge_discriminator_loss([patches, single], [patches, -single]) == pytest.approx((2 + 0) / 2)
+    assert hinge_generator_loss([patches, single]) == pytest.approx(-1.5)
 
 
 def test_hinge_gradients_vanish_where_the_discriminator_is_sure():

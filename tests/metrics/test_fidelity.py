@@ -1,4 +1,4 @@
-"""Distances: torch-fidelity's numbers against plain formulas on the same features, and its errors made clear."""
+"""Distances: torch-fidelity's numbers against plain formulas on the same features, and clear messages for its errors."""
 
 import urllib.error
 from unittest.mock import patch
@@ -17,6 +17,7 @@ from genrep.metrics.fidelity import (
     Pixels,
     classifier_accuracy,
     classifier_distance,
+    classifier_precision_recall,
     inception_distances,
     predicted_labels,
 )
@@ -26,12 +27,12 @@ from genrep.render import from_uint8
 from genrep.signals import ImageSignalSpec
 
 
-def plain_frechet(one: np.ndarray, two: np.ndarray) -> float:
+def plain_frechet(first: np.ndarray, second: np.ndarray) -> float:
     """|μ1 - μ2|² + tr(Σ1 + Σ2 - 2 (Σ1 Σ2)^½), with SciPy's matrix square root."""
-    root = scipy.linalg.sqrtm(np.cov(one, rowvar=False) @ np.cov(two, rowvar=False))
-    difference = one.mean(0) - two.mean(0)
+    root = scipy.linalg.sqrtm(np.cov(first, rowvar=False) @ np.cov(second, rowvar=False))
+    difference = first.mean(0) - second.mean(0)
     return float(
-        difference @ difference + np.trace(np.cov(one, rowvar=False) + np.cov(two, rowvar=False) - 2 * root.real)
+        difference @ difference + np.trace(np.cov(first, rowvar=False) + np.cov(second, rowvar=False) - 2 * root.real)
     )
 
 
@@ -61,9 +62,27 @@ def test_frechet_distance_equals_the_plain_formula(classifier, images):
     assert classifier_distance(classifier, IMAGE, *chosen) == pytest.approx(half, rel=1e-6)
 
 
+def test_precision_and_recall_equal_the_plain_definition(classifier, images):
+    with torch.no_grad():
+        fake, real = (classifier.features(from_uint8(part)).double() for part in images)
+    covered = []
+    for ours, theirs in (
+        (fake, real),
+        (real, fake),
+    ):  # is each of ours within the third neighbour's distance of one of theirs?
+        reach = torch.cdist(theirs, theirs).sort(dim=1).values[:, 3]
+        covered.append(float((torch.cdist(ours, theirs) <= reach).any(dim=1).double().mean()))
+    metrics = classifier_precision_recall(classifier, IMAGE, *images)
+    assert list(metrics.values()) == pytest.approx(covered, abs=0.01) and 0 < min(covered) < 1
+    same = classifier_precision_recall(classifier, IMAGE, images[0], images[0])
+    assert same == {"classifier_precision": 1, "classifier_recall": 1}
+    with pytest.raises(InputError, match="at least 4 signals on both sides; got 2 generated and 200"):
+        classifier_precision_recall(classifier, IMAGE, images[0][:2], images[1])
+
+
 def test_distance_does_not_depend_on_the_batch(classifier, images):
-    one, two = (classifier_distance(classifier, IMAGE, *images, batch=batch) for batch in (7, 200))
-    assert one == pytest.approx(two, rel=1e-4)
+    small_batches, one_batch = (classifier_distance(classifier, IMAGE, *images, batch=batch) for batch in (7, 200))
+    assert small_batches == pytest.approx(one_batch, rel=1e-4)
 
 
 def test_another_classifier_is_not_taken_for_the_first(classifier, images):
@@ -74,9 +93,9 @@ def test_another_classifier_is_not_taken_for_the_first(classifier, images):
 
 
 def test_grey_images_get_three_equal_channels(images):
-    shown = Pixels(images[0], indices=[4, 2])
-    assert len(shown) == 2 and shown[1].shape == (3, 8, 8)
-    assert torch.equal(shown[0][2], images[0][4, 0])
+    subset = Pixels(images[0], indices=[4, 2])
+    assert len(subset) == 2 and subset[1].shape == (3, 8, 8)
+    assert torch.equal(subset[0][2], images[0][4, 0])
 
 
 def test_predicted_labels_and_accuracy(classifier):
@@ -109,9 +128,9 @@ def random_inception(tmp_path_factory):
 
 def test_inception_metrics_through_the_real_network(random_inception, images):
     path, _ = random_inception
-    one, two = Pixels(images[0], range(6)), Pixels(images[1], range(5))
-    found = inception_distances(one, two, ["fid", "kid", "is", "prc"], weights=str(path), layer="64")
-    assert found.keys() == {
+    generated, reference = Pixels(images[0], range(6)), Pixels(images[1], range(5))
+    metrics = inception_distances(generated, reference, ["fid", "kid", "is", "prc"], weights=str(path), layer="64")
+    assert metrics.keys() == {
         "fid",
         "kid",
         "kid_std",
@@ -125,15 +144,19 @@ def test_inception_metrics_through_the_real_network(random_inception, images):
         "inception-v3-compat", ["64"], feature_extractor_weights_path=str(path)
     )
     with torch.no_grad():
-        features = [extractor(torch.stack([part[i] for i in range(len(part))]))[0].numpy() for part in (one, two)]
-    assert found["fid"] == pytest.approx(plain_frechet(*features), rel=1e-3, abs=1e-6)
+        features = [
+            extractor(torch.stack([part[i] for i in range(len(part))]))[0].numpy() for part in (generated, reference)
+        ]
+    assert metrics["fid"] == pytest.approx(plain_frechet(*features), rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.slow
 def test_fid_of_the_2048_features(random_inception, images):
     path, _ = random_inception
-    found = inception_distances(Pixels(images[0], range(20)), Pixels(images[0], range(20)), ["fid"], weights=str(path))
-    assert found["fid"] == pytest.approx(0, abs=1e-3)
+    metrics = inception_distances(
+        Pixels(images[0], range(20)), Pixels(images[0], range(20)), ["fid"], weights=str(path)
+    )
+    assert metrics["fid"] == pytest.approx(0, abs=1e-3)
 
 
 def test_offline_without_weights_says_what_to_do(images):
@@ -142,7 +165,7 @@ def test_offline_without_weights_says_what_to_do(images):
 
     with (
         patch.object(inception_module, "load_state_dict_from_url", offline),
-        pytest.raises(InputError, match=r"could not be downloaded .*give it with --inception-weights PATH"),
+        pytest.raises(InputError, match=r"could not be downloaded .*pass it with --inception-weights PATH"),
     ):
         inception_distances(Pixels(images[0]), Pixels(images[1]), ["fid"])
 
@@ -152,19 +175,19 @@ def test_files_that_are_not_weights_are_refused(images, tmp_path):
     with pytest.raises(InputError, match="none.pth: no such file"):
         inception_distances(*arguments, weights=str(tmp_path / "none.pth"))
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(InputError, match="not a file of weights, or damaged"):
+    with pytest.raises(InputError, match="not a weights file, or damaged"):
         inception_distances(*arguments, weights=str(tmp_path / "text.pth"))
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match="these are not weights of torch-fidelity's Inception-v3"):
+    with pytest.raises(InputError, match="not the weights of torch-fidelity's Inception-v3"):
         inception_distances(*arguments, weights=str(tmp_path / "other.pth"))
 
 
 def test_a_single_image_has_no_distance(classifier, images):
-    with pytest.raises(InputError, match="at least 2 images on both sides, got 1 generated and 200 reference"):
+    with pytest.raises(InputError, match="at least 2 images on both sides; got 1 generated and 200 reference"):
         classifier_distance(classifier, IMAGE, Chosen(images[0], [0]), images[1])
 
 
-def test_generated_images_go_on_where_they_stopped(tmp_path):
+def test_generation_resumes_where_it_stopped(tmp_path):
     calls = []
 
     def draw(indices, labels):
@@ -178,12 +201,12 @@ def test_generated_images_go_on_where_they_stopped(tmp_path):
             .clone()
         )
 
-    made = GeneratedImages(tmp_path, {"seed": 0}, CHUNK_IMAGES + 10, num_classes=3)
-    made.make(draw)
+    generated = GeneratedImages(tmp_path, {"seed": 0}, CHUNK_IMAGES + 10, num_classes=3)
+    generated.make(draw)
     assert calls == [(0, CHUNK_IMAGES), (CHUNK_IMAGES, 10)]
-    assert [int(made[i][0, 0, 0]) for i in (0, 5, CHUNK_IMAGES + 9)] == [0, 5, (CHUNK_IMAGES + 9) % 256]
-    assert made.labels.bincount().tolist() == [87, 87, 86]
-    made.make(draw)
+    assert [int(generated[i][0, 0, 0]) for i in (0, 5, CHUNK_IMAGES + 9)] == [0, 5, (CHUNK_IMAGES + 9) % 256]
+    assert generated.labels.bincount().tolist() == [87, 87, 86]
+    generated.make(draw)
     assert len(calls) == 2, "nothing was missing"
     GeneratedImages(tmp_path, {"seed": 0}, CHUNK_IMAGES + 20, 3).make(draw)
     assert calls[2:] == [(CHUNK_IMAGES, 20)], "only the last chunk grew"
@@ -191,5 +214,5 @@ def test_generated_images_go_on_where_they_stopped(tmp_path):
     assert calls[3:] == [(0, 5)], "other settings are other images"
     (chunk,) = GeneratedImages(tmp_path, {"seed": 1}, 5, 3).folder.glob("*.safetensors")
     chunk.write_bytes(chunk.read_bytes()[:50])
-    with pytest.raises(InputError, match=r"images-00000.safetensors: damaged .*delete it, and it is made again"):
+    with pytest.raises(InputError, match=r"images-00000.safetensors: damaged .*delete it to generate it again"):
         GeneratedImages(tmp_path, {"seed": 1}, 5, 3).make(draw)

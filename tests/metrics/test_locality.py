@@ -1,4 +1,4 @@
-"""Where a token shows, against a plain computation; spread in closed form."""
+"""Where a token acts, against a plain computation; spread in closed form."""
 
 import pytest
 import torch
@@ -13,9 +13,9 @@ from tests.decoders.test_modulated_mlp import tiny_inr
 @pytest.mark.parametrize("size", [6, (5, 7)], ids=str)
 def test_token_differences_equal_a_plain_computation(kind, size):
     autoencoder, latents, tokens = tiny_inr(kind, channels=3), torch.randn(2, 4, 8), [2, 0, 3, 2]
-    given, shape = latents.clone(), (6, 6) if size == 6 else size
+    unchanged, shape = latents.clone(), (6, 6) if size == 6 else size
     differences = token_differences(autoencoder, latents, tokens, size)
-    assert differences.shape == (2, 4, *shape) and torch.equal(latents, given)
+    assert differences.shape == (2, 4, *shape) and torch.equal(latents, unchanged)
     whole = autoencoder.decode(latents, grid(size))
     for place, token in enumerate(tokens):
         kept = torch.arange(4) != token
@@ -39,9 +39,9 @@ def test_no_gradient_is_kept():
 
 
 @pytest.mark.parametrize("tokens", [[4], [0, -1], [1, 9, 0]])
-def test_a_token_that_is_not_there_is_refused(tokens):
+def test_an_unknown_token_is_refused(tokens):
     wrong = next(token for token in tokens if token not in range(4))
-    with pytest.raises(InputError, match=rf"token {wrong} is not there: the latents have tokens 0 to 3"):
+    with pytest.raises(InputError, match=rf"tokens must be in 0 to 3; got {wrong}"):
         token_differences(tiny_inr("multiband"), torch.randn(1, 4, 8), tokens, 6)
 
 
@@ -57,5 +57,5 @@ def test_spread_in_closed_form(scale):
 
 
 def test_no_token_is_refused():
-    with pytest.raises(InputError, match="no token is chosen: give one or more"):
+    with pytest.raises(InputError, match="tokens is empty: give one index or more"):
         token_differences(tiny_inr("multiband"), torch.randn(1, 4, 8), [], 6)

@@ -1,4 +1,4 @@
-"""What is in every sample: closed forms."""
+"""The pattern common to all samples, in closed form."""
 
 import pytest
 import torch
@@ -9,10 +9,10 @@ from genrep.metrics.pattern import detail, statistics
 
 def test_statistics_are_those_of_all_batches_together():
     images = torch.randint(0, 256, (10, 3, 5, 4), dtype=torch.uint8)
-    found = statistics(images.split(3))
-    torch.testing.assert_close(found.mean, images.float().mean(0))
-    torch.testing.assert_close(found.deviation, images.float().std(0, correction=0), atol=1e-3, rtol=1e-4)
-    assert found.chance == pytest.approx(statistics([images]).chance)
+    measured = statistics(images.split(3))
+    torch.testing.assert_close(measured.mean, images.float().mean(0))
+    torch.testing.assert_close(measured.deviation, images.float().std(0, correction=0), atol=1e-3, rtol=1e-4)
+    assert measured.chance == pytest.approx(statistics([images]).chance)
     with pytest.raises(InputError, match="there are no images"):
         statistics([])
 

@@ -27,8 +27,8 @@ from tests.tiny import tiny_autoencoder
 
 
 def noisy_pair(size=16, channels=3):
-    one = torch.randint(0, 256, (4, channels, size, size), dtype=torch.uint8)
-    return one, (one.int() + torch.randint(-20, 20, one.shape)).clamp(0, 255).to(torch.uint8)
+    images = torch.randint(0, 256, (4, channels, size, size), dtype=torch.uint8)
+    return images, (images.int() + torch.randint(-20, 20, images.shape)).clamp(0, 255).to(torch.uint8)
 
 
 @pytest.mark.parametrize("error", [0.3, 0.02, 0.001])
@@ -42,9 +42,11 @@ def test_psnr_of_a_constant_error_in_closed_form(error):
 def test_psnr_of_8_bits_equals_scikit_image():
     zeros = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
     assert float(psnr_8bit(zeros + 51, zeros)) == pytest.approx(-20 * math.log10(0.2), abs=1e-4)
-    one, two = noisy_pair()
-    expected = [peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=255) for a, b in zip(one, two, strict=True)]
-    np.testing.assert_allclose(psnr_8bit(one, two).numpy(), expected, rtol=1e-5)
+    images, noisy = noisy_pair()
+    expected = [
+        peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=255) for a, b in zip(images, noisy, strict=True)
+    ]
+    np.testing.assert_allclose(psnr_8bit(images, noisy).numpy(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("decibels", "rounded"), [(47.25, 46.97), (50.75, 50.14), (55.0, 53.8)])
@@ -65,14 +67,14 @@ def test_psnr_of_integers_is_refused():
 
 def test_psnr_is_of_each_image_and_not_pooled():
     zeros = torch.zeros(2, 1, 4, 4)
-    other = zeros.clone()
-    other[0] += 0.1
-    assert psnr(other, zeros).tolist() == pytest.approx([20 * math.log10(20), 100])
+    changed = zeros.clone()
+    changed[0] += 0.1
+    assert psnr(changed, zeros).tolist() == pytest.approx([20 * math.log10(20), 100])
 
 
 def test_ssim_equals_the_ten_line_definition():
     """Gaussian 11×11 window of sigma 1.5, valid region, population covariance, k = (0.01, 0.03)."""
-    one, two = (from_uint8(pixels) for pixels in noisy_pair(24))
+    images, noisy = (from_uint8(pixels) for pixels in noisy_pair(24))
     axis = torch.arange(-5, 6, dtype=torch.float64)
     window = torch.exp(-(axis**2) / (2 * 1.5**2))
     window = (window / window.sum())[:, None] * (window / window.sum())[None]
@@ -80,13 +82,13 @@ def test_ssim_equals_the_ten_line_definition():
     def blur(x):
         return F.conv2d(x.flatten(0, 1)[:, None], window[None, None])
 
-    x, y = (one.double() + 1) / 2, (two.double() + 1) / 2
+    x, y = (images.double() + 1) / 2, (noisy.double() + 1) / 2
     mx, my = blur(x), blur(y)
     vx, vy, vxy = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
     c1, c2 = 0.01**2, 0.03**2
     maps = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    torch.testing.assert_close(ssim(one, two).double(), maps.reshape(4, -1).mean(1), atol=1e-5, rtol=0)
-    assert ssim(one, one).tolist() == pytest.approx([1.0] * 4)
+    torch.testing.assert_close(ssim(images, noisy).double(), maps.reshape(4, -1).mean(1), atol=1e-5, rtol=0)
+    assert ssim(images, images).tolist() == pytest.approx([1.0] * 4)
 
 
 def test_ssim_of_images_smaller_than_its_window_is_refused():
@@ -98,9 +100,9 @@ def test_ssim_of_images_smaller_than_its_window_is_refused():
 
 
 def test_enlarging_to_the_same_size_changes_nothing():
-    one = from_uint8(noisy_pair(8)[0])
-    assert torch.equal(enlarge(one, 8), one)
-    assert enlarge(one, (16, 12)).shape == (4, 3, 16, 12)
+    images = from_uint8(noisy_pair(8)[0])
+    assert torch.equal(enlarge(images, 8), images)
+    assert enlarge(images, (16, 12)).shape == (4, 3, 16, 12)
 
 
 def test_an_enlargement_is_neither_rounded_nor_clamped():

@@ -97,7 +97,7 @@ def test_one_training_step_moves_every_parameter():
     autoencoder = tiny_autoencoder().train().requires_grad_(True)
     before = copy.deepcopy(autoencoder.state_dict())
     optimizer = torch.optim.SGD(autoencoder.parameters(), lr=1.0)
-    for _ in range(2):  # what follows a zero gradient in the first step moves in the second
+    for _ in range(2):  # parameters behind a zero gradient in the first step move in the second
         optimizer.zero_grad()
         (autoencoder(torch.rand(4, 1, 8, 8) * 2 - 1, grid(8)) - 0.5).square().mean().backward()
         optimizer.step()
@@ -119,19 +119,17 @@ def test_the_threshold_and_the_top_frequency_have_the_stated_defaults():
     assert autoencoder.decoder.encoding.frequencies[-1] == 12  # Nyquist of 24 pixels
 
 
-def test_what_does_not_fit_is_refused():
+def test_wrong_shapes_are_refused():
     autoencoder = tiny_autoencoder()
-    with pytest.raises(
-        InputError, match=r"latents of shape \(1, 5, 8\) do not fit: this decoder takes \[batch, 4, 8\]"
-    ):
+    with pytest.raises(InputError, match=r"latents must be \[batch, 4, 8\] for this decoder; got \[1, 5, 8\]"):
         autoencoder.decode(torch.zeros(1, 5, 8), grid(2))
-    with pytest.raises(InputError, match=r"coordinates of shape \(4, 3\) do not fit"):
+    with pytest.raises(InputError, match=r"coords must be .*; got \[4, 3\]"):
         autoencoder.decode(torch.zeros(1, 4, 8), torch.zeros(4, 3))
     with pytest.raises(InputError, match="do not fit the encoder"):
         autoencoder.encode(torch.zeros(1, 3, 8, 8))
 
 
-def test_a_misspelt_key_is_named_with_the_nearest_right_one():
+def test_a_misspelt_key_suggests_the_closest():
     encoder = {"type": "cross_attention", "pach_size": 2}
     with pytest.raises(InputError, match=r"encoder.pach_size: unknown key; did you mean 'patch_size'"):
         INRAutoencoder(encoder=encoder, decoder={"type": "localized_attention"})
@@ -142,7 +140,9 @@ def test_a_misspelt_key_is_named_with_the_nearest_right_one():
 def test_coordinates_of_another_batch_and_empty_batches_are_refused():
     autoencoder = tiny_autoencoder()
     latents = torch.randn(2, *autoencoder.latent_shape)
-    with pytest.raises(InputError, match=r"\(3, 5, 2\) do not fit: give \[points, 2\], or \[2, points, 2\]"):
+    with pytest.raises(
+        InputError, match=r"must be \[points, 2\], or \[2, points, 2\] for 2 latent sets; got \[3, 5, 2\]"
+    ):
         autoencoder.decoding(latents)(torch.zeros(3, 5, 2))
     with pytest.raises(InputError, match="there are no latents to render"):
         autoencoder.render(latents[:0])

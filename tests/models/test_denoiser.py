@@ -75,7 +75,7 @@ def test_one_training_step_moves_every_parameter(options):
     before = copy.deepcopy(denoiser.state_dict())
     optimizer = torch.optim.SGD(denoiser.parameters(), lr=1.0)
     labels = torch.tensor([0, 1, 2, 3]) if denoiser.spec.num_classes else None
-    for _ in range(3):  # zero-initialised layers open one after the other
+    for _ in range(3):  # zero-initialised layers let gradients through one after the other
         optimizer.zero_grad()
         (
             denoiser(torch.randn(4, 4, 8), torch.tensor([5, 100, 500, 900]), labels) - torch.randn(4, 4, 8)
@@ -114,9 +114,9 @@ def test_save_and_load_are_equal(tmp_path, options):
 
 
 def test_impossible_arguments_are_refused():
-    with pytest.raises(InputError, match="depth: got 0; input should be greater than 0"):
+    with pytest.raises(InputError, match="depth: must be greater than 0; got 0"):
         LatentDenoiser(4, 8, depth=0)
-    with pytest.raises(InputError, match="conditioning: got 'adanl'; .*did you mean 'adaln'"):
+    with pytest.raises(InputError, match="conditioning: must be .*; got 'adanl'; did you mean 'adaln'"):
         LatentDenoiser(4, 8, conditioning="adanl")
     with pytest.raises(InputError, match="trained without classes"):
         LatentDenoiser(**{**SMALL, "num_classes": 0})(

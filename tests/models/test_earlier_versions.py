@@ -1,5 +1,5 @@
-"""What an earlier version wrote still loads and goes on: a run folder of two steps, as it was before other encoders and
-decoders, random crops and noised latents came."""
+"""Files of earlier versions still load and resume: a run folder of two steps from before other encoders and decoders, random
+crops and noised latents were added."""
 
 import json
 import shutil
@@ -30,22 +30,22 @@ def test_an_earlier_model_loads_with_its_weights():
     assert model.render(model.encode(torch.zeros(1, 1, 8, 8)), size=20).isfinite().all()
 
 
-def test_an_earlier_run_goes_on_to_where_a_new_one_comes(tmp_path, monkeypatch):
+def test_a_resumed_earlier_run_equals_a_new_one(tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT)
     shutil.copytree(EARLIER, tmp_path / "earlier")
     for name in ("earlier", "new"):
         run("train/autoencoder.py", CONFIG, "--run.folder", tmp_path / name, "--run.steps", 3)
-    went_on, straight = (
+    resumed, straight = (
         load_file(tmp_path / name / "checkpoints" / "step-00000003" / "model.safetensors")
         for name in ("earlier", "new")
     )
     # the earlier steps were orthogonalised in bfloat16, which has 8 bits; a wrong rate or state would be off by 1e-3
-    torch.testing.assert_close(went_on, straight, atol=1e-4, rtol=0)
+    torch.testing.assert_close(resumed, straight, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["multiband", "ipc"])
 def test_axes_that_follow_from_the_signal_are_written_out(tmp_path, kind):
-    """Earlier versions wrote the default of 2: their runs go on, and the hash of an equal model is the same."""
+    """Earlier versions wrote the default of 2: their runs can be resumed, and equal models have equal hashes."""
     decoder = {"type": kind, "hidden_dim": 4, "num_features": 8}
     content = read_config(CONFIG)
     content["run"]["folder"] = str(tmp_path)
@@ -71,7 +71,7 @@ def test_a_key_with_another_value_than_its_default_is_still_refused(tmp_path, mo
         Run(config, config.run)
 
 
-def test_a_checkpoint_from_before_the_data_was_recorded_goes_on(tmp_path, monkeypatch):
+def test_a_checkpoint_without_a_record_of_its_data_resumes(tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT)
     shutil.copytree(EARLIER, tmp_path / "earlier")
     folder = tmp_path / "earlier" / "checkpoints"
@@ -103,7 +103,7 @@ def test_an_earlier_pipeline_draws_the_images_it_drew():
 
 
 def test_an_earlier_generator_makes_the_values_it_made():
-    """With a noise_gain of 2.5, from when place and noise started as two Linears: what was learnt is in the weights."""
+    """With a noise_gain of 2.5, from when place and noise were initialised separately: only the weights matter now."""
     folder = PROJECT / "tests" / "fixtures" / "earlier_generator"
     saved = load_file(folder / "values.safetensors")
     generator = CoordinateGenerator.from_pretrained(folder)

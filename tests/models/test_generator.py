@@ -34,8 +34,8 @@ def test_a_generator_is_its_network_written_out_for_one_point(options):
     generator = make(**options)
     coords = torch.cat([grid((4,) * generator.num_axes), torch.rand(5, generator.num_axes) * 2 - 1])
     noise, labels = torch.randn(3, 5), torch.tensor([0, 2, 1]) if generator.num_classes else None
-    found = generator(coords, noise, labels)
-    assert found.shape == (3, len(coords), generator.config["channels"])
+    values = generator(coords, noise, labels)
+    assert values.shape == (3, len(coords), generator.config["channels"])
     for sample in range(3):
         for number, point in enumerate(coords):
             features = generator.encoding(point[None])
@@ -49,7 +49,7 @@ def test_a_generator_is_its_network_written_out_for_one_point(options):
                 inner = block.first.weight[tile] @ F.leaky_relu(hidden, 0.2) + block.first.bias
                 hidden = block.skip(hidden) + block.second(F.leaky_relu(inner, 0.2))
             expected = generator.to_values(F.leaky_relu(hidden, 0.2))
-            torch.testing.assert_close(found[sample, number], expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(values[sample, number], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_prepared_coordinates_and_batches_give_the_same():
@@ -60,7 +60,7 @@ def test_prepared_coordinates_and_batches_give_the_same():
 
 
 def cost(generator) -> float:
-    """Multiply-adds a point, without what is computed once a sample."""
+    """Multiply-adds per point, without those computed once per sample."""
     prepared, counter, once = (
         generator.prepare(grid(16)),
         FlopCounterMode(display=False),
@@ -76,7 +76,7 @@ def cost(generator) -> float:
 
 
 def test_the_papers_generator_has_its_parameters_and_cost():
-    """Table 4: 19.6M and 1.26M; the sizes are ours, since figure 10's are not legible."""
+    """Table 4: 19.6M and 1.26M; the sizes are ours, since those of figure 10 are not legible."""
     generator = CoordinateGenerator()
     assert num_parameters(generator) == pytest.approx(19.6e6, rel=0.003)
     assert cost(generator) == pytest.approx(1.26e6, rel=0.005)
@@ -99,35 +99,35 @@ def test_a_generator_runs_in_half_precision(dtype):
     for options in ({}, {"embedding_dim": 4, "embedding_size": 6}):
         generator = make(**options)
         expected = generator(grid(4), torch.ones(2, 5))
-        found = generator.to(dtype)(grid(4), torch.ones(2, 5, dtype=dtype))
-        assert found.dtype == dtype
-        torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.1)
+        values = generator.to(dtype)(grid(4), torch.ones(2, 5, dtype=dtype))
+        assert values.dtype == dtype
+        torch.testing.assert_close(values.float(), expected, atol=0.1, rtol=0.1)
 
 
 def test_noise_and_coordinates_of_other_widths_are_refused():
-    with pytest.raises(InputError, match="with 2 axes and noise of 4 numbers do not fit: this generator takes 2 and 5"):
+    with pytest.raises(InputError, match="takes coordinates with 2 axes and noise of 5 numbers; got 2 and 4"):
         make()(make().prepare(grid(2)), torch.randn(1, 4))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tile": [2]}, "tile has 1 numbers for 2 blocks"),
-        ({"cells": [2, 4, 8]}, "cells has 3 numbers for 2 blocks"),
+        ({"tile": [2]}, "tile must have one number per width after the first, 2; got 1"),
+        ({"cells": [2, 4, 8]}, "cells must have one number per width after the first, 2; got 3"),
         ({"widths": [8]}, "widths"),
         ({"tile": 0}, "tile"),
         ({"embedding_dim": 2, "num_axes": 1}, "coordinate embedding"),
     ],
 )
-def test_generators_that_cannot_be_are_refused(options, message):
+def test_invalid_generators_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         make(**options)
 
 
-def test_labels_must_be_there_just_where_there_are_classes():
+def test_labels_are_required_exactly_if_there_are_classes():
     with pytest.raises(InputError, match="has 0 classes: give no class labels"):
         make()(grid(2), torch.randn(1, 5), torch.tensor([0]))
-    with pytest.raises(InputError, match="has 3 classes: give a class label for every sample"):
+    with pytest.raises(InputError, match="has 3 classes: give one class label per sample"):
         make(num_classes=3)(grid(2), torch.randn(1, 5))
 
 
@@ -140,8 +140,8 @@ def test_a_saved_generator_makes_the_same(tmp_path):
     torch.testing.assert_close(loaded(grid(4), noise, labels), generator(grid(4), noise, labels))
 
 
-def test_tiles_that_start_equal_are_at_first_one_network_for_all_places(tmp_path):
-    """The first draws of each layer for every tile; apart, a tile has its own. Where they start is saved with the rest."""
+def test_equal_tiles_start_as_one_network_for_all_places(tmp_path):
+    """All tiles of a layer start from one draw instead of separate ones; the choice is saved with the model."""
     torch.manual_seed(0)
     equal = CoordinateGenerator(2, 3, noise_dim=5, widths=[6, 8, 4], tile=2, cells=[2, 4], tiles_start="equal")
     for block in equal.blocks:
@@ -152,7 +152,7 @@ def test_tiles_that_start_equal_are_at_first_one_network_for_all_places(tmp_path
     assert (values[:, 0] - values[:, 1]).abs().max() < 1e-2 * values.std()
     equal.save_pretrained(tmp_path)
     assert CoordinateGenerator.from_pretrained(tmp_path).config["tiles_start"] == "equal"
-    with pytest.raises(InputError, match="tiles_start: got 'same'; input should be 'apart' or 'equal'"):
+    with pytest.raises(InputError, match="tiles_start: must be 'apart' or 'equal'; got 'same'"):
         CoordinateGenerator(tiles_start="same")
 
 
@@ -163,7 +163,7 @@ def test_noise_may_start_larger():
     louder = CoordinateGenerator(**SMALL, noise_gain=2.5)
     torch.testing.assert_close(louder.of_noise.weight, plain.of_noise.weight * 2.5)
     torch.testing.assert_close(louder.of_place.weight, plain.of_place.weight)
-    with pytest.raises(InputError, match="noise_gain: got 0"):
+    with pytest.raises(InputError, match="noise_gain: .*; got 0"):
         CoordinateGenerator(noise_gain=0)
 
 
@@ -182,7 +182,7 @@ def size(values: torch.Tensor) -> float:
              "digits/gan", "digits/gan_latents"],
 )  # fmt: skip
 def test_the_first_layer_starts_as_one_linear_of_place_and_noise(path):
-    """Section 4.4: z goes into the first layer, beside the place. Supplement A: Kaiming's uniform weights, zero biases."""
+    """Section 4.4: the first layer takes z together with the place. Supplement A: Kaiming's uniform weights, zero biases."""
     torch.manual_seed(0)
     generator = shipped(path)
     coords, noise = torch.rand(1000, generator.num_axes) * 2 - 1, torch.randn(200, generator.noise_dim)
@@ -203,7 +203,7 @@ def test_the_first_layer_starts_as_one_linear_of_place_and_noise(path):
 
 
 def test_the_papers_generator_and_baseline_start_with_images_alike():
-    """Two deviations in [-1, 1] either way: 2.1 and 1.8, the mean of many seeds."""
+    """Standard deviations of 2.1 and 1.8, averaged over many seeds."""
     deviations = []
     for path in ("ffhq/gan", "ffhq/gan_ce"):
         values = []
@@ -243,17 +243,20 @@ def test_without_spectral_norm_weights_are_as_they_were_drawn():
     assert not any(hasattr(module, "parametrizations") for module in judge.modules())
     assert torch.linalg.matrix_norm(judge.of_latents.layers[0].weight.detach(), 2) > 1.2
     labels, sets = torch.arange(5).repeat(20), torch.randn(100, 4, 6)
-    with_class, without = (judge.of_latents(sets, given).std() for given in (labels, None))
+    with_class, without = (judge.of_latents(sets, class_labels).std() for class_labels in (labels, None))
     assert with_class < 3 * without  # the class does not drown the rest
 
 
 def test_the_papers_discriminator_is_five_convolutions_at_two_scales():
     judge = ImageDiscriminator(3)
-    assert [each.shape for each in judge(torch.randn(1, 3, 256, 256))] == [(1, 8 * 8), (1, 4 * 4)]
+    assert [logits.shape for logits in judge(torch.randn(1, 3, 256, 256))] == [(1, 8 * 8), (1, 4 * 4)]
     convolutions = [module for module in judge.modules() if isinstance(module, torch.nn.Conv2d)]
     assert len(convolutions) == 10
     assert {(c.kernel_size, c.stride) for c in convolutions} == {((3, 3), (2, 2))}
-    assert [each.shape for each in judge(torch.randn(2, 3, 9, 7))] == [(2, 1), (2, 1)]  # any size, down to one patch
+    assert [logits.shape for logits in judge(torch.randn(2, 3, 9, 7))] == [
+        (2, 1),
+        (2, 1),
+    ]  # any size, down to one patch
 
 
 def test_the_class_moves_the_logits_by_an_inner_product():
@@ -261,9 +264,9 @@ def test_the_class_moves_the_logits_by_an_inner_product():
     judge = TokenDiscriminator(3, 4, num_classes=2, width=8, depth=2).eval()
     latents = torch.randn(5, 3, 4)
     hidden = F.leaky_relu(judge.layers[0](latents.flatten(1)), 0.2)
-    one, other = (judge(latents, torch.full((5,), label)) for label in (0, 1))
+    first, second = (judge(latents, torch.full((5,), label)) for label in (0, 1))
     weight = judge.head.of_class.weight
-    torch.testing.assert_close(one - other, hidden @ (weight[0] - weight[1])[:, None])
+    torch.testing.assert_close(first - second, hidden @ (weight[0] - weight[1])[:, None])
     images = ImageDiscriminator(1, num_classes=2, width=4, depth=2).eval()
     assert not torch.allclose(*(images(torch.ones(1, 1, 8, 8), torch.tensor([label]))[0] for label in (0, 1)))
 

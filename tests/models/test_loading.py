@@ -1,4 +1,4 @@
-"""Loading refuses what is missing, damaged or of another model, and says what and where."""
+"""Loading refuses missing or damaged files and those of another model, and says which and where."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def change_config(folder: Path, change) -> None:
 
 
 @every_model
-def test_a_saved_model_comes_back_equal(model, tmp_path):
+def test_saving_and_loading_a_model_changes_nothing(model, tmp_path):
     saved = model()
     saved.save_pretrained(tmp_path)
     for place in (tmp_path, str(tmp_path)):
@@ -65,12 +65,12 @@ def test_a_saved_model_comes_back_equal(model, tmp_path):
 @every_model
 @pytest.mark.parametrize("place", [-1, -17, -64])
 def test_a_flipped_bit_in_the_weights_is_found(model, tmp_path, place):
-    """Safetensors itself notices none: any bits are a number."""
+    """Safetensors itself does not notice: any bits are a number."""
     model().save_pretrained(tmp_path)
     content = bytearray((tmp_path / WEIGHTS).read_bytes())
     content[place] ^= 1
     (tmp_path / WEIGHTS).write_bytes(content)
-    with pytest.raises(InputError, match=f"{WEIGHTS}: the file is damaged, its hash is not that of the weights"):
+    with pytest.raises(InputError, match=f"{WEIGHTS}: damaged, its hash differs from that of the saved weights"):
         type(model()).from_pretrained(tmp_path)
     (tmp_path / HASHES).unlink()  # changed on purpose, or saved by an earlier version
     type(model()).from_pretrained(tmp_path)
@@ -91,7 +91,7 @@ def test_a_missing_folder_is_refused_without_asking_the_network(model, relative,
     place = "nowhere" if relative else str(tmp_path / "no" / "where")
     with pytest.raises(
         InputError,
-        match=rf"^{place}: no {kind.__name__} here \(no config.json\); give a folder that save_pretrained wrote$",
+        match=rf"^{re.escape(place)}: no {kind.__name__} here \(no config.json\); give a folder written by save_pretrained$",
     ):
         kind.from_pretrained(place)
 
@@ -100,10 +100,12 @@ def test_a_missing_folder_is_refused_without_asking_the_network(model, relative,
 def test_a_folder_without_config_is_refused(model, tmp_path):
     saved = model()
     saved.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=rf"{tmp_path}/part: no {type(saved).__name__} here"):
+    with pytest.raises(InputError, match=rf"{re.escape(str(tmp_path / 'part'))}: no {type(saved).__name__} here"):
         type(saved).from_pretrained(tmp_path, subfolder="part")
     (tmp_path / "config.json").unlink()
-    with pytest.raises(InputError, match=rf"^{tmp_path}: no {type(saved).__name__} here \(no config.json\)"):
+    with pytest.raises(
+        InputError, match=rf"^{re.escape(str(tmp_path))}: no {type(saved).__name__} here \(no config.json\)"
+    ):
         type(saved).from_pretrained(tmp_path)
 
 
@@ -114,12 +116,12 @@ def test_truncated_weights_are_refused(model, length, tmp_path):
     saved.save_pretrained(tmp_path)
     content = (tmp_path / WEIGHTS).read_bytes()
     (tmp_path / WEIGHTS).write_bytes(content[:length])
-    with pytest.raises(InputError, match=f"^{tmp_path}/{WEIGHTS}: the file is damaged"):
+    with pytest.raises(InputError, match=f"^{re.escape(str(tmp_path / WEIGHTS))}: damaged"):
         type(saved).from_pretrained(tmp_path)
     (tmp_path / HASHES).unlink()
     with pytest.raises(
         InputError,
-        match=rf"^{tmp_path}: this {type(saved).__name__} cannot be read, the file is damaged or not one .*{WEIGHTS}",
+        match=rf"^{re.escape(str(tmp_path))}: this {type(saved).__name__} is damaged or of another kind .*{WEIGHTS}",
     ):
         type(saved).from_pretrained(tmp_path)
 
@@ -156,7 +158,8 @@ def test_weights_of_another_shape_are_named(model, tmp_path):
         tmp_path, lambda weights: weights.update({name: torch.zeros(*value.shape[:-1], value.shape[-1] + 1)})
     )
     with pytest.raises(
-        InputError, match=rf"this {type(saved).__name__} cannot be read.*{re.escape(name)} expected shape"
+        InputError,
+        match=rf"this {type(saved).__name__} is damaged or of another kind.*{re.escape(name)} expected shape",
     ):
         type(saved).from_pretrained(tmp_path)
 
@@ -166,7 +169,9 @@ def test_missing_weights_file_is_refused(model, tmp_path):
     saved = model()
     saved.save_pretrained(tmp_path)
     (tmp_path / WEIGHTS).unlink()
-    with pytest.raises(InputError, match=rf"^{tmp_path}: this {type(saved).__name__} cannot be read"):
+    with pytest.raises(
+        InputError, match=rf"^{re.escape(str(tmp_path))}: this {type(saved).__name__} is damaged or of another kind"
+    ):
         type(saved).from_pretrained(tmp_path)
 
 
@@ -186,7 +191,7 @@ def test_a_damaged_config_is_refused(model, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(
         InputError,
-        match=rf"^{tmp_path}/config.json: damaged",
+        match=rf"^{re.escape(str(tmp_path / 'config.json'))}: damaged",
     ):
         type(saved).from_pretrained(tmp_path)
 
@@ -195,7 +200,8 @@ def test_a_misspelt_key_inside_a_part_is_named(tmp_path):
     tiny_autoencoder().save_pretrained(tmp_path)
     change_config(tmp_path, lambda config: config["encoder"].update(dmi=config["encoder"].pop("dim")))
     with pytest.raises(
-        InputError, match=rf"^{tmp_path}/config.json: INRAutoencoder: encoder.dmi: unknown key; did you mean 'dim'\?"
+        InputError,
+        match=rf"^{re.escape(str(tmp_path / 'config.json'))}: INRAutoencoder: encoder.dmi: unknown key; did you mean 'dim'\?",
     ):
         INRAutoencoder.from_pretrained(tmp_path)
 
@@ -205,7 +211,7 @@ def test_an_impossible_value_in_a_config_is_named(tmp_path):
     change_config(tmp_path, lambda config: config.update(conditioning="adanl"))
     with pytest.raises(
         InputError,
-        match=rf"^{tmp_path}/config.json: LatentDenoiser: conditioning: got 'adanl'; .*did you mean 'adaln'\?",
+        match=rf"^{re.escape(str(tmp_path / 'config.json'))}: LatentDenoiser: conditioning: must be .*; got 'adanl'; did you mean 'adaln'\?",
     ):
         LatentDenoiser.from_pretrained(tmp_path)
 
@@ -221,7 +227,7 @@ def test_a_misspelt_key_that_shapes_the_weights_never_loads(model, key, tmp_path
     saved = MODELS[model]()
     saved.save_pretrained(tmp_path)
     change_config(tmp_path, lambda config: config.update({f"{key}x": config.pop(key)}))
-    with pytest.raises(InputError, match=rf"^{tmp_path}"):
+    with pytest.raises(InputError, match=rf"^{re.escape(str(tmp_path))}"):
         type(saved).from_pretrained(tmp_path)
 
 
@@ -242,7 +248,7 @@ def test_a_misspelt_key_that_shapes_no_weight_never_loads_either(model, tmp_path
 def test_one_model_is_not_another(tmp_path):
     tiny_denoiser().save_pretrained(tmp_path)
     for kind in (INRAutoencoder, LatentNormalizer, ImageClassifier):
-        with pytest.raises(InputError, match=rf"^{tmp_path}"):
+        with pytest.raises(InputError, match=rf"^{re.escape(str(tmp_path))}"):
             kind.from_pretrained(tmp_path)
 
 
@@ -265,7 +271,7 @@ def run_folder(saved_pipeline, tmp_path):
     return tmp_path / "run"
 
 
-def test_a_pipeline_is_found_in_a_run_folder_and_by_its_own(saved_pipeline):
+def test_a_pipeline_is_found_in_a_run_folder_and_in_its_own(saved_pipeline):
     for place in (saved_pipeline, saved_pipeline / "pipeline", str(saved_pipeline)):
         assert isinstance(load_pipeline(place), LatentDiffusionPipeline)
 
@@ -273,19 +279,19 @@ def test_a_pipeline_is_found_in_a_run_folder_and_by_its_own(saved_pipeline):
 def test_a_missing_pipeline_is_refused(tmp_path):
     with pytest.raises(
         InputError,
-        match=rf"^{tmp_path}: no pipeline there \(no {tmp_path}/model_index.json\); give a run folder of stage 2 that has finished",
+        match=rf"^{re.escape(str(tmp_path))}: no pipeline here \(no {re.escape(str(tmp_path / 'model_index.json'))}\); give the folder of a finished run of stage 2",
     ):
         load_pipeline(tmp_path)
     for place in (tmp_path, tmp_path / "nowhere", "nowhere", "./no/where"):
         with pytest.raises(
             InputError,
-            match=r"no LatentDiffusionPipeline here \(no model_index.json\); give a folder that save_pretrained wrote",
+            match=r"no LatentDiffusionPipeline here \(no model_index.json\); give a folder written by save_pretrained",
         ):
             LatentDiffusionPipeline.from_pretrained(place)
 
 
 def test_a_run_folder_is_told_from_its_pipeline(saved_pipeline):
-    with pytest.raises(InputError, match=r"no model_index.json; it holds pipeline/, give that\)"):
+    with pytest.raises(InputError, match=r"no model_index.json, but there is one in pipeline/\)"):
         LatentDiffusionPipeline.from_pretrained(saved_pipeline)
 
 
@@ -295,7 +301,10 @@ def test_a_run_folder_is_told_from_its_pipeline(saved_pipeline):
         ("{", r"model_index.json: damaged .*; save the pipeline again"),
         ("[]", r"model_index.json: damaged .*; save the pipeline again"),
         ("{}", r"model_index.json: damaged \(KeyError\('_class_name'\)\); save the pipeline again"),
-        ('{"_class_name": "DDPMPipeline"}', r"model_index.json: a DDPMPipeline is not one of LatentDiffusionPipeline"),
+        (
+            '{"_class_name": "DDPMPipeline"}',
+            r"model_index.json: the pipeline must be one of LatentDiffusionPipeline, .*; got DDPMPipeline",
+        ),
     ],
 )
 def test_an_index_of_something_else_is_refused(run_folder, content, message):
@@ -311,7 +320,7 @@ def test_an_index_of_something_else_is_refused(run_folder, content, message):
 def test_a_missing_or_damaged_part_of_a_pipeline_is_named(run_folder, part, kind):
     weights = run_folder / "pipeline" / part / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-4])
-    with pytest.raises(InputError, match=rf"pipeline/{part}/{WEIGHTS}: the file is damaged"):
+    with pytest.raises(InputError, match=rf"pipeline/{part}/{WEIGHTS}: damaged"):
         load_pipeline(run_folder)
     shutil.rmtree(weights.parent)
     with pytest.raises(InputError, match=rf"no {kind} here \(no config.json\)"):

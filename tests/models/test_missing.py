@@ -1,4 +1,4 @@
-"""Values that are missing: what the encoder sees of them, and that they teach nothing."""
+"""Missing values: what the encoder sees in their place, and that they have no gradient."""
 
 import math
 
@@ -19,7 +19,7 @@ def curves_model(missing=True, channels=1, **options):
 
 
 def with_holes(channels=1):
-    """Three curves: one whole, one with two holes, one that is nothing else."""
+    """Three curves: one complete, one with two missing values, one without any value."""
     values = torch.rand(3, channels, 12) * 2 - 1
     values[1, 0, [2, 7]] = math.nan
     values[2] = math.nan
@@ -28,7 +28,7 @@ def with_holes(channels=1):
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_the_encoder_sees_zeros_and_which_points_are_there(channels):
-    """A point counts as missing, with all its channels, where one of them is."""
+    """A point counts as missing if one of its channels is."""
     model, values = curves_model(channels=channels), with_holes(channels)
     there = torch.ones(3, 1, 12)
     there[1, 0, [2, 7]] = 0

@@ -52,7 +52,7 @@ def test_rows_sum_to_one_and_small_weights_vanish():
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_localized_attention_equals_the_plain_definition(shared):
-    """Queries that the batch shares, and queries of their own."""
+    """With queries shared by the batch, and with separate queries."""
     tensors = [torch.randn(1 if shared else 2, 3, 5, 4), torch.randn(2, 3, 6, 4), torch.randn(2, 3, 6, 4)]
     tensors = [tensor.requires_grad_() for tensor in tensors]
     ours, plain = localized_attention(*tensors, 0.1), plain_localized_attention(*tensors, 0.1)
@@ -83,7 +83,7 @@ HALF = [torch.float32, torch.bfloat16, torch.float16]
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("upstream", [3.9, 4.1, 1e4])
-def test_empty_rows_have_zero_gradients_whatever_comes_back(upstream, dtype):
+def test_empty_rows_have_zero_gradients_for_any_upstream(upstream, dtype):
     """Dividing by the smallest normal number instead overflows above 4, and 0 times infinity is NaN."""
     torch.manual_seed(0)
     tensors = [torch.zeros(1, 1, 2, 4), torch.randn(1, 1, 8, 4), torch.randn(1, 1, 8, 4)]
@@ -99,7 +99,7 @@ def test_empty_rows_have_zero_gradients_whatever_comes_back(upstream, dtype):
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_a_weight_just_above_the_threshold_has_the_row_to_itself(dtype):
-    """By the last bit of float32: the sum to divide by is 6e-8."""
+    """Above it by the last bit of float32: the sum of the row is 6e-8."""
     torch.manual_seed(0)
     query, key, value = torch.randn(1, 1, 1, 4), 2 * torch.eye(4)[None, None], torch.randn(1, 1, 4, 4)
     tensors = [tensor.to(dtype).requires_grad_() for tensor in (query, key, value)]
@@ -118,19 +118,17 @@ def test_a_weight_just_above_the_threshold_has_the_row_to_itself(dtype):
 def test_gradients_in_double_precision_are_those_of_differences():
     torch.manual_seed(0)
     tensors = [torch.randn(2, 2, count, 3, dtype=torch.float64, requires_grad=True) for count in (4, 6, 6)]
-    assert torch.autograd.gradcheck(lambda *given: localized_attention(*given, 0.1), tensors)
+    assert torch.autograd.gradcheck(lambda *tensors: localized_attention(*tensors, 0.1), tensors)
     assert torch.autograd.gradcheck(lambda scores: l_softmax(scores, 0.1), tensors[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_rounds_no_score(dtype):
-    """Of queries and keys as they come: the weights are exact to 1e-5, where a QKᵀ in bfloat16 is off by more than 1e-3."""
+    """The weights are exact to 1e-5, whereas a QKᵀ in bfloat16 is off by more than 1e-3."""
     torch.manual_seed(0)
     query, key = (2 * torch.randn(1, 1, count, 64).to(dtype) for count in (50, 256))
-    value, threshold = (
-        torch.eye(256)[None, None, :, :64],
-        0.0015,
-    )  # reads the first 64 tokens' weights; the paper's threshold
+    value = torch.eye(256)[None, None, :, :64]  # the output is the weights of the first 64 tokens
+    threshold = 0.0015  # the paper's
     exact = localized_attention(query.double(), key.double(), value.double(), threshold)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         weights = localized_attention(query, key, value, threshold)

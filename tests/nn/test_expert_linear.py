@@ -16,7 +16,7 @@ def plain(layer: ExpertLinear, values, coords):
 
 
 def through(layers, order, values):
-    """Values in the order of `order.coords`, through all layers with a tanh after each; in the points' own order."""
+    """Values in the order of `order.coords`, through all layers with a tanh after each, back in the points' order."""
     for layer, layer_order in zip(layers, order.layers, strict=True):
         values = layer(layer_order.to_input_order(values), layer_order).tanh()
     return order.restore(values)
@@ -38,16 +38,18 @@ def assert_equals_the_definition(coords, tilings, batch=2, dims=(5, 6, 4, 3)):
     layers, order = stack(tilings, dims), PointOrder(coords, tilings, batch)
     values = torch.randn(len(coords), batch, 5, dtype=torch.float64, requires_grad=True)
     nearest = torch.cdist(order.coords.double(), coords.double()).argmin(1)
-    found, expected = through(layers, order, values[nearest]), values
+    actual, expected = through(layers, order, values[nearest]), values
     for layer in layers:
         expected = plain(layer, expected, coords).tanh()
-    torch.testing.assert_close(found, expected)
-    towards = torch.randn_like(found)
+    torch.testing.assert_close(actual, expected)
+    towards = torch.randn_like(actual)
     parameters = [values, *(parameter for layer in layers for parameter in layer.parameters())]
-    for one, other in zip(
-        torch.autograd.grad(found, parameters, towards), torch.autograd.grad(expected, parameters, towards), strict=True
+    for mine, reference in zip(
+        torch.autograd.grad(actual, parameters, towards),
+        torch.autograd.grad(expected, parameters, towards),
+        strict=True,
     ):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(mine, reference)
     return order
 
 
@@ -73,7 +75,7 @@ def test_any_tiles_and_axes_equal_the_definition(tiles, num_axes):
         assert_equals_the_definition(grid((8,) * num_axes), tilings)
 
 
-def test_a_blended_layer_finds_the_order_that_was_turned_before_it(monkeypatch):
+def test_a_blended_layer_after_a_transposing_one(monkeypatch):
     monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 8)
     a, b, c, d = layout("quad_tree", [(2, 2)] * 4)
     blended = layout("quad_tree", [(2, 2)] * 4, blending="linear")
@@ -93,7 +95,7 @@ def test_layers_of_different_kinds_in_one_stack():
 
 
 def test_the_worked_example_of_the_docstring(monkeypatch):
-    """4×4 points, two layers of 2×2 tiles: one order for both or, where segments are to have 4 rows, two."""
+    """4×4 points, two layers of 2×2 tiles: one order for both or, if segments must have 4 rows, two."""
     numbers, tilings = torch.arange(16.0)[:, None, None], layout("quad_tree", [(2, 2)] * 2)
 
     def numbers_in(coords):
@@ -136,13 +138,13 @@ def test_no_points_and_no_signals_have_no_values():
 
 
 def test_on_a_grid_the_next_order_is_the_old_one_with_its_axes_swapped():
-    """512×512 in nine levels: five in one order, four in the next, which its first layer writes; nothing is moved."""
+    """512×512 in nine levels: five in one order, four in the next, which its first layer writes; nothing is gathered."""
     tilings = layout("quad_tree", [(2, 2)] * 9)
     order = PointOrder(grid(512), tilings)
     assert not any(moves(order)) and order.back is not None
-    found = [(layer_order.before, layer_order.after, layer_order.transposed) for layer_order in order.layers]
+    splits = [(layer_order.before, layer_order.after, layer_order.transposed) for layer_order in order.layers]
     first = [(4**level, 4 ** (8 - level), 1) for level in range(5)]
-    assert found == [*first, (1, 4**8, 4**5), *((4**level, 4 ** (8 - level), 1) for level in range(1, 4))]
+    assert splits == [*first, (1, 4**8, 4**5), *((4**level, 4 ** (8 - level), 1) for level in range(1, 4))]
     assert all(layer_order.after >= MIN_ROWS for layer_order in order.layers)
     batched = PointOrder(grid(512), tilings, batch=MIN_ROWS)
     assert not any(moves(batched)) and batched.layers[-1].after == 1
@@ -151,7 +153,7 @@ def test_on_a_grid_the_next_order_is_the_old_one_with_its_axes_swapped():
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", ["quad_tree", "fine_to_coarse", "random_permutation", "gray_code", "interleaved"])
 def test_orders_that_change_equal_the_definition(name, batch, monkeypatch):
-    """With products of four rows already, several orders follow one another, on a grid and on points."""
+    """With products of only four rows there are several orders, on a grid and on points."""
     monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 4 * batch)
     tilings = layout(name, [(2, 2)] * 4)
     dims = (5, 4, 3, 4, 5)
@@ -163,8 +165,8 @@ def test_orders_that_change_equal_the_definition(name, batch, monkeypatch):
 
 
 @pytest.mark.parametrize(("batch", "products"), [(1, 4), (2, 8), (64, 16)])
-def test_a_layer_that_turns_takes_few_products(batch, products, monkeypatch):
-    """16×16 points in three levels: the last reads 16 rows at a time, four times or once a signal, whichever is less."""
+def test_a_transposing_layer_takes_few_products(batch, products, monkeypatch):
+    """16×16 points in three levels: the last reads 16 rows at a time, in four products per tile or one per signal."""
     monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 16 * batch)
     layer_order = PointOrder(grid(16), layout("quad_tree", [(2, 2)] * 3), batch).layers[2]
     values = torch.randn(256, batch, 5)
@@ -174,7 +176,7 @@ def test_a_layer_that_turns_takes_few_products(batch, products, monkeypatch):
     )
 
 
-def test_a_layer_that_comes_again_finds_its_tiles_again(monkeypatch):
+def test_a_repeated_layer_finds_its_tiles(monkeypatch):
     monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 8)
     a, b, c = layout("quad_tree", [(2, 2)] * 3)
     for tilings in ([a, b, a, b], [a, c, c, a], [c, b, a, a]):
@@ -187,13 +189,13 @@ def test_a_shortcut_around_a_layer_is_in_the_order_that_the_layer_writes(monkeyp
     coords, tilings = grid(16), layout("quad_tree", [(2, 2)] * 4)
     order, layers = PointOrder(coords, tilings, 2), stack(tilings, (3, 3, 3, 3, 3))
     values = torch.randn(256, 2, 3, dtype=torch.float64)
-    found = values[torch.cdist(order.coords.double(), coords.double()).argmin(1)]
+    hidden = values[torch.cdist(order.coords.double(), coords.double()).argmin(1)]
     for layer, layer_order in zip(layers, order.layers, strict=True):
-        found = layer_order.to_input_order(found)
-        found = layer(found, layer_order).tanh() + layer_order.to_output_order(found)
+        hidden = layer_order.to_input_order(hidden)
+        hidden = layer(hidden, layer_order).tanh() + layer_order.to_output_order(hidden)
         values = plain(layer, values, coords).tanh() + values
     assert any(layer_order.transposed > 1 for layer_order in order.layers)
-    torch.testing.assert_close(order.restore(found), values)
+    torch.testing.assert_close(order.restore(hidden), values)
 
 
 def test_points_are_sorted_once_for_all_layers_of_one_layout():
@@ -202,7 +204,7 @@ def test_points_are_sorted_once_for_all_layers_of_one_layout():
     assert sum(order.layers[0].counts) == 1000
 
 
-def test_blended_layers_stay_in_the_order_that_they_find():
+def test_blended_layers_keep_the_current_order():
     order = PointOrder(grid(8), layout("quad_tree", [(2, 2)] * 2, blending="linear"))
     assert all(
         isinstance(layer_order, BlendedSegments) and len(layer_order.corners) == 4 for layer_order in order.layers
@@ -218,16 +220,16 @@ def test_tiles_without_points_have_zero_gradients():
     assert (layer.weight.grad.flatten(1).abs().sum(1) > 0).tolist() == [True] + [False] * 15
 
 
-def test_large_weights_take_the_other_way_to_the_same_gradient():
+def test_large_weights_have_the_same_gradient():
     (tiling,) = layout("chunked", [(2, 2)])
     coords, values = grid(16), torch.randn(256, 1, 140, dtype=torch.float64)
     layer = ExpertLinear(140, 150, tiling).double()
     order = PointOrder(coords, [tiling])
     nearest = torch.cdist(order.coords.double(), coords.double()).argmin(1)
-    found = order.restore(layer(values[nearest], order.layers[0]))
-    (one,) = torch.autograd.grad(found.square().sum(), layer.weight)
-    (other,) = torch.autograd.grad(plain(layer, values, coords).square().sum(), layer.weight)
-    torch.testing.assert_close(one, other)
+    actual = order.restore(layer(values[nearest], order.layers[0]))
+    (mine,) = torch.autograd.grad(actual.square().sum(), layer.weight)
+    (reference,) = torch.autograd.grad(plain(layer, values, coords).square().sum(), layer.weight)
+    torch.testing.assert_close(mine, reference)
 
 
 def test_weights_start_from_kaimings_distribution_and_biases_from_zero():
@@ -245,9 +247,9 @@ def test_autocast_runs_in_its_precision_and_sums_gradients_in_float32(width):
     values = torch.randn(4096, 1, width)
     (exact,) = torch.autograd.grad(layer(values, order.layers[2]).square().sum(), layer.weight)
     with torch.autocast("cpu", torch.bfloat16):
-        found = layer(values, order.layers[2])
-    (rounded,) = torch.autograd.grad(found.float().square().sum(), layer.weight)
-    assert found.dtype == torch.bfloat16 and rounded.dtype == torch.float32
+        actual = layer(values, order.layers[2])
+    (rounded,) = torch.autograd.grad(actual.float().square().sum(), layer.weight)
+    assert actual.dtype == torch.bfloat16 and rounded.dtype == torch.float32
     assert (rounded - exact).norm() < 0.006 * exact.norm()
 
 
@@ -260,8 +262,8 @@ def test_a_tiling_of_one_matrix_is_a_linear_layer():
     )
 
 
-def test_a_block_of_a_grid_has_an_order_of_the_tiles_that_it_uses():
-    """Rows 16 to 31 of a 64×64 grid: the coarse levels have one row of tiles, and nothing moves."""
+def test_a_block_of_a_grid_uses_only_its_own_tiles():
+    """Rows 16 to 31 of a 64×64 grid: the coarse levels have one row of tiles, and nothing is gathered."""
     tilings = layout("quad_tree", [(2, 2)] * 3)
     order = PointOrder(grid(64, start=16 * 64, stop=32 * 64), tilings)
     assert not any(moves(order)) and all(isinstance(layer_order, EqualSegments) for layer_order in order.layers)
@@ -278,7 +280,7 @@ def test_pieces_of_a_grid_equal_the_definition(name):
 
 
 def grouped_and_looped(monkeypatch, coords, tilings, width, batch, dtype):
-    """Values and gradients of a stack by `grouped_mm` (on the CPU torch loops itself) and by our loop; how many calls."""
+    """Values and gradients of a stack by `grouped_mm` (on the CPU torch itself loops) and by our loop; number of calls."""
     calls, grouped_mm = [], torch.nn.functional.grouped_mm
     monkeypatch.setattr(
         torch.nn.functional, "grouped_mm", lambda *args, **options: calls.append(1) or grouped_mm(*args, **options)
@@ -286,13 +288,13 @@ def grouped_and_looped(monkeypatch, coords, tilings, width, batch, dtype):
     layers = [layer.to(coords.device, dtype) for layer in stack(tilings, [width] * (len(tilings) + 1))]
     order = PointOrder(coords, tilings, batch)
     torch.manual_seed(1)
-    values, found = torch.randn(len(coords), batch, width).to(coords.device, dtype).requires_grad_(), []
+    values, results = torch.randn(len(coords), batch, width).to(coords.device, dtype).requires_grad_(), []
     for dtypes in ({coords.device.type: (dtype,)}, {}):
         monkeypatch.setattr("genrep.nn.expert_linear.GROUPED_MM_DTYPES", dtypes)
         out = through(layers, order, values)
         parameters = [values, *(parameter for layer in layers for parameter in layer.parameters())]
-        found.append([out, *torch.autograd.grad(out.float().square().sum(), parameters)])
-    return *found, len(calls)
+        results.append([out, *torch.autograd.grad(out.float().square().sum(), parameters)])
+    return *results, len(calls)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
@@ -303,22 +305,25 @@ def test_grouped_products_equal_a_product_per_tile(points, blending, dtype, tole
     tilings = layout("chunked", [(2, 2)] * 3, blending=blending)
     grouped, looped, calls = grouped_and_looped(monkeypatch, coords, tilings, 8, 3, dtype)
     assert calls == 3 * (1 if blending == "nearest" else 4) * 3  # forward, to the values, to the weights
-    for one, other in zip(grouped, looped, strict=True):
-        assert one.dtype == other.dtype and (one - other).norm() <= tolerance * other.norm()
+    for grouped_values, looped_values in zip(grouped, looped, strict=True):
+        assert (
+            grouped_values.dtype == looped_values.dtype
+            and (grouped_values - looped_values).norm() <= tolerance * looped_values.norm()
+        )
 
 
 def test_grouped_products_add_up_the_segments_of_a_tile(monkeypatch):
-    """A quad tree on 64×64 points: 4 and 16 segments of 4 tiles; the third layer's 64 would take too many copies of them."""
+    """A quad tree on 64×64 points: 4 and 16 segments of 4 tiles; the third layer's 64 would need too many copies."""
     monkeypatch.setattr("genrep.nn.point_order.MIN_ROWS", 1)
     tilings = layout("quad_tree", [(2, 2)] * 3)
     grouped, looped, calls = grouped_and_looped(monkeypatch, grid(64), tilings, 64, 1, torch.float32)
     assert calls == 2 * 3
-    for one, other in zip(grouped, looped, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    for grouped_values, looped_values in zip(grouped, looped, strict=True):
+        torch.testing.assert_close(grouped_values, looped_values, atol=1e-4, rtol=1e-4)
 
 
-def test_grouped_products_are_for_what_torch_can_group(monkeypatch):
-    """Widths that are no multiple of 16 bytes, layers that swap axes, and number types that a device does not group: loops."""
+def test_grouped_products_only_where_torch_supports_them(monkeypatch):
+    """Loops for widths that are not multiples of 16 bytes, layers that swap axes, and dtypes that a device cannot group."""
     (tiling,) = layout("chunked", [(2, 2)])
     assert grouped_and_looped(monkeypatch, grid(16), [tiling], 6, 1, torch.float32)[2] == 0
     assert grouped_and_looped(monkeypatch, grid(16), [tiling], 4, 1, torch.bfloat16)[2] == 0
@@ -330,20 +335,20 @@ def test_grouped_products_are_for_what_torch_can_group(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_gpu_gives_what_the_definition_gives(name):
+def test_a_gpu_agrees_with_the_definition(name):
     tilings = layout(name, [(2, 2)] * 3)
     for coords in (grid(16), torch.rand(70, 2) * 2 - 1):
         layers = [layer.cuda() for layer in stack(tilings)]
         order = PointOrder(coords.cuda(), tilings, 2)
         values = torch.randn(len(coords), 2, 5, dtype=torch.float64, device="cuda")
         nearest = torch.cdist(order.coords.double(), coords.double().cuda()).argmin(1)
-        found, expected = through(layers, order, values[nearest]), values
+        actual, expected = through(layers, order, values[nearest]), values
         for layer in layers:
             expected = plain(layer, expected, coords.cuda()).tanh()
         parameters = [parameter for layer in layers for parameter in layer.parameters()]
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(actual, expected)
         torch.testing.assert_close(
-            torch.autograd.grad(found.sum(), parameters), torch.autograd.grad(expected.sum(), parameters)
+            torch.autograd.grad(actual.sum(), parameters), torch.autograd.grad(expected.sum(), parameters)
         )
 
 
@@ -356,5 +361,5 @@ def test_a_gpu_groups_products_in_bfloat16(monkeypatch):
         tilings = layout("chunked", [(4, 4)] * 3)
         grouped, looped, calls = grouped_and_looped(monkeypatch, coords.cuda(), tilings, 64, 4, torch.bfloat16)
         assert calls == 3 * 3
-        for one, other in zip(grouped, looped, strict=True):
-            assert (one - other).norm() <= 0.02 * other.norm()
+        for grouped_values, looped_values in zip(grouped, looped, strict=True):
+            assert (grouped_values - looped_values).norm() <= 0.02 * looped_values.norm()

@@ -1,4 +1,4 @@
-"""Frequency features (locality-aware eqs. 2 and 3) in closed form, and what a grid saves equals what it replaces."""
+"""Frequency features (locality-aware eqs. 2 and 3) in closed form; working axis by axis equals working point by point."""
 
 import math
 
@@ -57,13 +57,13 @@ def test_frequency_features_in_closed_form(axes):
 @pytest.mark.parametrize("bias", [True, False])
 @on_grids
 def test_a_projected_grid_equals_the_linear_of_its_features(size, bias):
-    """The whole grid, and pieces that begin and end within a row: axis by axis and, where few coordinates repeat, not."""
+    """The whole grid, and pieces that begin and end within a row; too few repeated coordinates are done point by point."""
     encoding, linear = FourierFeatures(len(size), 5, 6.0), nn.Linear(10 * len(size), 7, bias=bias)
     centres, total = tuple(axis_centres(size)), math.prod(size)
     for start, stop in ((0, total), (1, total - 1), (total // 3, total // 2 + 1), (total - 1, total)):
         plain = linear(encoding(grid(size)[start:stop]))
-        found = encoding.projected(linear, GridChunk(centres, start, stop))
-        torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-4)
+        projected = encoding.projected(linear, GridChunk(centres, start, stop))
+        torch.testing.assert_close(projected, plain, atol=1e-5, rtol=1e-4)
     coords = torch.rand(2, 3, len(size))
     torch.testing.assert_close(encoding.projected(linear, coords), linear(encoding(coords)))
 

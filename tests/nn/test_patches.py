@@ -1,4 +1,4 @@
-"""No pixel is lost, whatever the size."""
+"""No pixel is lost at any image size."""
 
 import pytest
 import torch

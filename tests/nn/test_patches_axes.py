@@ -20,7 +20,7 @@ CASES = [
 
 
 def by_a_loop(tokenizer, signals, edges, counts, padding):
-    """Tokens [B, P, dim]: each patch is read number by number, channel first, zeros where it leaves the signal."""
+    """Tokens [B, P, dim]: each patch is read number by number, channel first, with zeros outside the signal."""
     shape, tokens = signals.shape[2:], []
     for place in itertools.product(*map(range, counts)):
         numbers = []
@@ -44,7 +44,7 @@ def test_patches_are_those_of_a_loop(shape, patch, counts, padding):
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_long_clip_of_one_axis_is_a_curve(axis):
-    """Where the other axes have one point, the patches of a clip are those of the curve along that axis."""
+    """If the other axes have one point, the patches of a clip equal those of the curve along that axis."""
     shape, patch = [1, 1, 1], [1, 1, 1]
     shape[axis], patch[axis] = 10, 4
     clip, curve = PatchTokenizer(shape, 2, patch, dim=5), PatchTokenizer([10], 2, 4, dim=5)
@@ -53,7 +53,7 @@ def test_a_long_clip_of_one_axis_is_a_curve(axis):
     assert torch.equal(clip(signals.reshape(3, 2, *shape)), curve(signals))
 
 
-@pytest.mark.parametrize("given", [(3, 2, 11), (3, 1, 12), (3, 2, 12, 1)])
-def test_signals_of_another_grid_are_refused(given):
+@pytest.mark.parametrize("shape", [(3, 2, 11), (3, 1, 12), (3, 2, 12, 1)])
+def test_signals_of_another_grid_are_refused(shape):
     with pytest.raises(InputError, match=r"do not fit the encoder, which was built for a batch of 2 × 12"):
-        PatchTokenizer((12,), 2, 4, dim=5)(torch.zeros(given))
+        PatchTokenizer((12,), 2, 4, dim=5)(torch.zeros(shape))

@@ -1,4 +1,4 @@
-"""Tile indices and blending weights by hand, layouts of the paper's table 5, periods and combinations."""
+"""Tile indices and blending weights on worked examples, the layouts of the paper's table 5, periods and combinations."""
 
 import itertools
 import math
@@ -16,12 +16,12 @@ def line(tile: int, cells: float, offset: float = 0.0) -> Tiling:
 
 
 def at(*places: float) -> torch.Tensor:
-    """Coordinates in [-1, 1] of places in the paper's [0, 1]."""
+    """Coordinates in [-1, 1] for places in the paper's [0, 1]."""
     return torch.tensor([[2 * place - 1] for place in places], dtype=torch.float64)
 
 
-def test_the_nearest_tile_in_one_dimension_by_hand():
-    """Eq. 5: tile j where A p + b mod N is in [j, j + 1); borders belong to the cell that they begin, 1 is 0 again."""
+def test_the_nearest_tile_in_one_dimension():
+    """Eq. 5: tile j if A p + b mod N is in [j, j + 1); a border belongs to the cell above it, and 1 wraps around to 0."""
     places = at(0.0, 0.1, 0.25, 0.4999, 0.5, 0.75, 0.99, 1.0)
     assert line(2, 4).index(places).tolist() == [0, 0, 1, 1, 0, 1, 1, 0]
     assert line(3, 4).index(places).tolist() == [0, 0, 1, 1, 2, 0, 0, 1]
@@ -45,7 +45,7 @@ def test_two_axes_are_row_major_and_mixed_by_a():
     assert turned.index(coords).tolist() == [1, 4, 3 + 0, 0]
 
 
-def test_blending_weights_by_hand():
+def test_blending_weights_in_one_dimension():
     """Eq. 4: tents around the cells' centres j + 1/2, cyclic."""
     for place, expected in (
         (0.25, {0: 1.0}),
@@ -53,29 +53,29 @@ def test_blending_weights_by_hand():
         (0.375, {0: 0.75, 1: 0.25}),
         (0.0, {0: 0.5, 1: 0.5}),
     ):
-        found = dict.fromkeys(range(2), 0.0)
+        weights = dict.fromkeys(range(2), 0.0)
         for index, share in line(2, 2).corners(at(place)):
-            found[int(index)] += float(share)
-        assert found == pytest.approx({0: 0.0, 1: 0.0} | expected)
+            weights[int(index)] += float(share)
+        assert weights == pytest.approx({0: 0.0, 1: 0.0} | expected)
     for place, expected in ((0.0, {0: 0.5, 3: 0.5}), (0.9, {3: 0.9, 0: 0.1}), (-0.05, {3: 0.7, 0: 0.3})):
-        found = dict.fromkeys(range(4), 0.0)
+        weights = dict.fromkeys(range(4), 0.0)
         for index, share in line(4, 4).corners(at(place)):
-            found[int(index)] += float(share)
-        assert found == pytest.approx(dict.fromkeys(range(4), 0.0) | expected), place
+            weights[int(index)] += float(share)
+        assert weights == pytest.approx(dict.fromkeys(range(4), 0.0) | expected), place
 
 
-def test_blending_weights_on_two_axes_by_hand():
+def test_blending_weights_in_two_dimensions():
     """A p = (0.75, 1) lies a quarter of the way to the second row's centres and midway between the columns'."""
     tiling = Tiling((2, 2), ((2.0, 0.0), (0.0, 2.0)), (0.0, 0.0), "linear")
     for place, expected in (
         ((0.375, 0.5), [0.375, 0.375, 0.125, 0.125]),
-        ((-0.125, 0.25), [0.25, 0.0, 0.75, 0.0]),  # below 0 the last row comes again
+        ((-0.125, 0.25), [0.25, 0.0, 0.75, 0.0]),  # below 0 the last row is repeated
         ((1.0, 1.0), [0.25, 0.25, 0.25, 0.25]),  # the exact border
     ):
-        found = [0.0] * 4
+        weights = [0.0] * 4
         for index, share in tiling.corners(torch.tensor([place]) * 2 - 1):
-            found[int(index)] += float(share)
-        assert found == pytest.approx(expected), place
+            weights[int(index)] += float(share)
+        assert weights == pytest.approx(expected), place
 
 
 @pytest.mark.parametrize("num_axes", [1, 2, 3])
@@ -151,8 +151,8 @@ def test_grids_follow_the_tiles_up_to_the_finest():
     assert [tiling.matrix[0][0] for tiling in limited] == [4, 16, 64, 256, 1024, 4096, 8192]
 
 
-def test_every_cell_of_a_quad_tree_has_a_combination_of_its_own():
-    """Section 3: as many combinations of weights as cells in the finest grid; of layers that repeat the same grid, few."""
+def test_every_cell_of_a_quad_tree_has_a_unique_combination():
+    """Section 3: as many combinations of weights as cells in the finest grid, but few for layers with equal grids."""
     for name, expected in (
         ("quad_tree", 64 * 64),
         ("fine_to_coarse", 64 * 64),
@@ -167,20 +167,20 @@ def test_every_cell_of_a_quad_tree_has_a_combination_of_its_own():
 @pytest.mark.parametrize(
     ("name", "tiles", "message"),
     [
-        ("quadtree", [(2, 2)], "layout 'quadtree' is not one of quad_tree, fine_to_coarse"),
+        ("quadtree", [(2, 2)], "layout must be one of quad_tree, fine_to_coarse, .*; got 'quadtree'"),
         ("gray_code", [(4, 4)], "gray_code needs tiles of 2 along every axis"),
-        ("permuted", [(2, 2)] * 8, "order of 9 tiled layers, there are 8"),
-        ("quad_tree", [], "tiles must have a number from 1 per layer and axis; got"),
-        ("quad_tree", [(2, 2), (2,)], "tiles must have a number from 1"),
-        ("quad_tree", [(2, 0)], "tiles must have a number from 1"),
+        ("permuted", [(2, 2)] * 8, "needs the 9 tiled layers of table 5; got 8"),
+        ("quad_tree", [], "tiles must be positive, one per layer and axis; got"),
+        ("quad_tree", [(2, 2), (2,)], "tiles must be positive"),
+        ("quad_tree", [(2, 0)], "tiles must be positive"),
     ],
 )
-def test_layouts_that_cannot_be_are_refused(name, tiles, message):
+def test_invalid_layouts_are_refused(name, tiles, message):
     with pytest.raises(InputError, match=message):
         layout(name, tiles)
 
 
-def test_a_border_that_rounding_misses_belongs_to_the_cell_it_begins():
+def test_a_rounded_border_belongs_to_the_cell_above():
     for side in (47, 49, 103, 107, 161):  # the middle pixel lies on the border of two halves
         assert line(2, 2).index(grid((side,)))[side // 2] == 1
     sixths = torch.tensor([[2 * k / 6 - 1] for k in range(6)], dtype=torch.float32)

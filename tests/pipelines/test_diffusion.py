@@ -76,7 +76,7 @@ def test_guidance_interval_saves_forward_passes(pipeline):
     assert 1 in rows and 2 in rows
 
 
-def test_scale_one_and_an_empty_interval_are_no_guidance(pipeline):
+def test_scale_one_and_an_empty_interval_disable_guidance(pipeline):
     plain = latents(pipeline, [1], generator=image_generators(0, [0]))
     assert torch.equal(latents(pipeline, [1], generator=image_generators(0, [0]), guidance_scale=1.0), plain)
     outside = latents(
@@ -116,10 +116,10 @@ def test_save_and_load_are_equal(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     for loaded in (LatentDiffusionPipeline.from_pretrained(tmp_path), load_pipeline(tmp_path)):
         loaded.set_progress_bar_config(disable=True)
-        one, two = (
+        expected_latents, loaded_latents = (
             latents(p, [0, 2], generator=image_generators(1, [0, 1]), guidance_scale=1.5) for p in (pipeline, loaded)
         )
-        assert torch.equal(one, two)
+        assert torch.equal(expected_latents, loaded_latents)
         assert {int(label): name for label, name in loaded.config.id2label.items()} == {0: "a", 1: "b", 2: "c"}
 
 
@@ -154,9 +154,9 @@ def test_more_steps_than_noise_levels_are_refused(pipeline):
 
 
 INVALID = [
-    ({"class_labels": [3]}, "class label 3 is not one of 0 to 2"),
-    ({"class_labels": [-1]}, "class label -1 is not one of 0 to 2"),
-    ({"class_labels": [0], "num_images": 2}, "1 class labels for 2 images"),
+    ({"class_labels": [3]}, "class_labels must be in 0 to 2, the classes of this model; got 3"),
+    ({"class_labels": [-1]}, "class_labels must be in 0 to 2, the classes of this model; got -1"),
+    ({"class_labels": [0], "num_images": 2}, "class_labels must have one label per image; got 1 for 2 images"),
     ({"class_labels": []}, "class_labels is empty"),
     ({"class_labels": "2"}, "class_labels must be an integer; got '2'"),
     ({"class_labels": ["2"]}, "every number of class_labels must be an integer; got '2'"),
@@ -172,28 +172,28 @@ INVALID = [
     ({"num_images": 2.0}, "num_images must be an integer from 1; got 2.0"),
     ({"class_labels": [0], "batch_size": 0}, "batch_size must be an integer from 1; got 0"),
     ({"class_labels": [0], "batch_size": "1"}, "batch_size must be an integer from 1; got '1'"),
-    ({"class_labels": [0], "guidance_interval": (0.7, 0.3)}, "guidance_interval must be two shares .* got .0.7, 0.3."),
-    ({"class_labels": [0], "guidance_interval": 0.3}, "guidance_interval must be two shares .* got 0.3"),
-    ({"class_labels": [0], "guidance_interval": (0.3, float("nan"))}, "guidance_interval must be two shares .* got .0.3, nan."),
+    ({"class_labels": [0], "guidance_interval": (0.7, 0.3)}, "guidance_interval must be .low, high. .* got .0.7, 0.3."),
+    ({"class_labels": [0], "guidance_interval": 0.3}, "guidance_interval must be .low, high. .* got 0.3"),
+    ({"class_labels": [0], "guidance_interval": (0.3, float("nan"))}, "guidance_interval must be .low, high. .* got .0.3, nan."),
     ({"class_labels": [0], "guidance_scale": float("nan")}, "guidance_scale must be a finite number; got nan"),
     ({"class_labels": [0], "guidance_scale": float("inf")}, "guidance_scale must be a finite number; got inf"),
     ({"class_labels": [0], "guidance_scale": "2"}, "guidance_scale must be a finite number; got '2'"),
     ({"class_labels": [0], "guidance_scale": True}, "guidance_scale must be a finite number; got True"),
     ({"class_labels": [0], "num_inference_steps": 0}, "num_inference_steps must be an integer from 1 to 1000; got 0"),
     ({"class_labels": [0], "num_inference_steps": 2.5}, "num_inference_steps must be an integer .* got 2.5"),
-    ({"class_labels": [0], "output_type": "jpg"}, "output_type 'jpg' is not one of pil, np, pt, uint8, kept, latent"),
+    ({"class_labels": [0], "output_type": "jpg"}, "output_type must be one of pil, np, pt, uint8, kept, latent; got 'jpg'"),
     ({"class_labels": [0], "height": 0}, "size must be a positive integer, .* got .0, 8."),
     ({"class_labels": [0], "width": 8.0}, "size must be a positive integer, .* got .8, 8.0."),
-    ({"class_labels": [0], "region": (1, 1, 0, 0)}, "is empty"),
+    ({"class_labels": [0], "region": (1, 1, 0, 0)}, "region must have every start below its end"),
     ({"class_labels": [0], "region": "0011"}, "region must be 4 finite numbers"),
-    ({"class_labels": [0, 1], "generator": image_generators(0, [0])}, "1 generators for 2 images"),
-    ({"class_labels": [0], "generator": 3}, "generator must be a torch.Generator, or one an image; got .3."),
+    ({"class_labels": [0, 1], "generator": image_generators(0, [0])}, "generator must be a single one, or one per image, 2; got 1"),
+    ({"class_labels": [0], "generator": 3}, "generator must be a torch.Generator, or one per image; got .3."),
     ({"class_labels": [0], "latents": torch.zeros(2, 4, 8)}, r"latents must be \[1, 4, 8\], noise for each image; got \[2, 4, 8\]"),
     ({"class_labels": [0], "latents": torch.full((1, 4, 8), float("nan"))}, "latents must be finite; 32 of 32 numbers are NaN"),
     ({"class_labels": [0], "latents": torch.zeros(1, 4, 8).long()}, "latents must be floating-point numbers; got torch.int64"),
-    ({"class_labels": [0], "latents": np.zeros((1, 4, 8))}, r"latents must be a torch tensor \[1, 4, 8\] .* got numpy.ndarray: torch.from_numpy makes one"),
+    ({"class_labels": [0], "latents": np.zeros((1, 4, 8))}, r"latents must be a torch tensor \[1, 4, 8\] .* got numpy.ndarray: convert it with torch.from_numpy"),
     ({"class_labels": [0], "callback_on_step_end_tensor_inputs": ["noise"]}, "'noise' is not one of latents"),
-    ({"class_labels": [0], "height": 10**6, "width": 10**7}, r"1 images of 1000000 × 10000000 pixels would take 9,313 GiB, and cpu has"),
+    ({"class_labels": [0], "height": 10**6, "width": 10**7}, r"1 images of 1000000 × 10000000 pixels would take 9,313 GiB, but cpu has"),
 ]  # fmt: skip
 
 
@@ -207,9 +207,9 @@ def test_invalid_arguments(pipeline, arguments, message):
 def test_labels_of_any_kind_of_integer(pipeline, labels):
     expected = latents(pipeline, [2, 1], generator=image_generators(0, range(2)))
     assert torch.equal(latents(pipeline, labels, generator=image_generators(0, range(2))), expected)
-    for one in (2, np.int8(2), torch.tensor(2), np.array(2)):
+    for label in (2, np.int8(2), torch.tensor(2), np.array(2)):
         torch.testing.assert_close(
-            latents(pipeline, one, generator=image_generators(0, [0]))[0], expected[0], atol=1e-4, rtol=1e-4
+            latents(pipeline, label, generator=image_generators(0, [0]))[0], expected[0], atol=1e-4, rtol=1e-4
         )
 
 
@@ -225,7 +225,7 @@ def test_numbers_of_any_kind(pipeline):
 # noise and callbacks, as in diffusers
 
 
-def test_given_noise_is_what_the_generators_would_draw(pipeline):
+def test_noise_from_the_caller_equals_the_generators(pipeline):
     noise = torch.stack([torch.randn(4, 8, generator=generator) for generator in image_generators(5, range(3))])
     drawn = latents(pipeline, [0, 1, 2], generator=image_generators(5, range(3)))
     assert torch.equal(latents(pipeline, [0, 1, 2], latents=noise), drawn)
@@ -255,8 +255,8 @@ def test_a_callback_sees_every_step_of_every_batch(pipeline, name):
 
 def test_a_callback_may_replace_the_latents(pipeline):
     last = torch.randn(1, 4, 8)
-    made = latents(pipeline, [0], callback_on_step_end=lambda pipe, step, timestep, tensors: {"latents": last})
-    torch.testing.assert_close(made, pipeline.normalizer.restore(last))
+    sampled = latents(pipeline, [0], callback_on_step_end=lambda pipe, step, timestep, tensors: {"latents": last})
+    torch.testing.assert_close(sampled, pipeline.normalizer.restore(last))
     for wrong, message in (
         (torch.zeros(2, 4, 8), r"latents must be \[1, 4, 8\]"),
         (last * float("nan"), "latents must be finite"),
@@ -291,10 +291,10 @@ def test_diffusers_own_callback_classes(pipeline):
     assert steps == [0, 1, 2, 3, 4]
 
 
-# settings of its own
+# a pipeline's settings
 
 
-def test_a_pipeline_draws_by_its_own_settings_when_saved_too(pipeline, tmp_path):
+def test_a_pipeline_keeps_its_settings_when_saved(pipeline, tmp_path):
     own = {"num_inference_steps": 3, "guidance_scale": 2.0, "guidance_interval": [0.1, 0.9]}
     settled = LatentDiffusionPipeline(**pipeline.components, sampling=own)
     settled.save_pretrained(tmp_path)
@@ -323,7 +323,7 @@ def test_a_pipeline_draws_by_its_own_settings_when_saved_too(pipeline, tmp_path)
         ({"num_inference_steps": 1001}, "num_inference_steps must be an integer from 1 to 1000"),
     ],
 )
-def test_invalid_settings_of_its_own(pipeline, sampling, message):
+def test_invalid_settings_of_a_pipeline(pipeline, sampling, message):
     with pytest.raises(InputError, match=message):
         LatentDiffusionPipeline(**pipeline.components, sampling=sampling)
 
@@ -331,14 +331,14 @@ def test_invalid_settings_of_its_own(pipeline, sampling, message):
 # numbers that are not finite, number types, memory
 
 
-def test_a_diverged_denoiser_is_no_black_image(pipeline):
+def test_a_diverged_denoiser_is_an_error_not_a_black_image(pipeline):
     with torch.no_grad():
         pipeline.denoiser.head.bias.fill_(float("nan"))
     with pytest.raises(InputError, match=r"latents that are not finite \(NaN or infinite\): the denoiser has diverged"):
         pipeline([0], num_inference_steps=2)
 
 
-def test_a_damaged_decoder_is_no_black_image(pipeline):
+def test_a_damaged_decoder_is_an_error_not_a_black_image(pipeline):
     with torch.no_grad():
         pipeline.autoencoder.decoder.mlp[-1].bias.fill_(float("inf"))
     with pytest.raises(InputError, match="the rendered values are not finite"):
@@ -346,7 +346,7 @@ def test_a_damaged_decoder_is_no_black_image(pipeline):
 
 
 def test_bf16_draws_nearly_the_same(pipeline):
-    """Denoiser and decoder in bf16, what lies between in float32."""
+    """Denoiser and decoder in bf16, everything in between in float32."""
     asked = {"num_inference_steps": 20, "guidance_scale": 2.0}
 
     def draw(**options):
@@ -368,7 +368,7 @@ def test_bf16_draws_nearly_the_same(pipeline):
 def test_one_step_that_would_not_start_at_noise_is_refused(pipeline):
     pipeline.scheduler = swap_scheduler("euler", pipeline.scheduler)
     with pytest.raises(
-        InputError, match="must be 2 or more for EulerDiscreteScheduler: its only step would be at level 0"
+        InputError, match="must be at least 2 for EulerDiscreteScheduler: its only step would be at level 0"
     ):
         pipeline([0], num_inference_steps=1)
 
@@ -388,9 +388,9 @@ def test_an_interval_from_0_to_1_guides_every_step(pipeline, name):
 def test_parts_that_do_not_fit_are_refused(pipeline):
     parts = dict(pipeline.components)
     wrong = DDIMScheduler.from_config(pipeline.scheduler.config, prediction_type="epsilon")
-    with pytest.raises(InputError, match='takes prediction_type="sample"'):
+    with pytest.raises(InputError, match='must have prediction_type="sample"'):
         LatentDiffusionPipeline(**{**parts, "scheduler": wrong})
-    with pytest.raises(InputError, match="does not fit an autoencoder of latents"):
+    with pytest.raises(InputError, match="does not fit an autoencoder with latents"):
         LatentDiffusionPipeline(**{**parts, "denoiser": woken(num_tokens=5)})
 
 
@@ -399,5 +399,5 @@ def test_a_model_without_classes(pipeline):
     unconditional = LatentDiffusionPipeline(**parts)
     unconditional.set_progress_bar_config(disable=True)
     assert latents(unconditional, None, num_images=3).shape == (3, 4, 8)
-    with pytest.raises(InputError, match="trained without classes: leave them out"):
+    with pytest.raises(InputError, match="trained without classes: leave class_labels out"):
         unconditional([0])

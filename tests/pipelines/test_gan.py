@@ -1,4 +1,4 @@
-"""The GAN's pipeline: pixels and latents, any size, the same images however they are split."""
+"""The GAN's pipeline: pixels and latents, any size, the same images for any batch size."""
 
 import numpy as np
 import pytest
@@ -61,11 +61,11 @@ def test_an_image_depends_on_its_generator_alone(make):
 
 def test_latents_are_what_the_decoder_renders():
     pipeline = latents()
-    found = pipeline([0, 1], generator=torch.Generator().manual_seed(0), output_type="latent").images
-    assert found.shape == (2, 4, 8)
-    rendered = pipeline.autoencoder.render(found)
-    shown = (rendered.clamp(-1, 1) + 1) * 127.5
-    assert (shown - images(pipeline, [0, 1]).float()).abs().max() <= 1
+    sampled = pipeline([0, 1], generator=torch.Generator().manual_seed(0), output_type="latent").images
+    assert sampled.shape == (2, 4, 8)
+    rendered = pipeline.autoencoder.render(sampled)
+    expected = (rendered.clamp(-1, 1) + 1) * 127.5
+    assert (expected - images(pipeline, [0, 1]).float()).abs().max() <= 1
 
 
 def test_truncation_makes_samples_alike():
@@ -89,31 +89,31 @@ def test_a_saved_pipeline_draws_the_same(make, tmp_path):
     assert (loaded.image_shape, loaded.channels, loaded.num_classes) == (pipeline.image_shape, 1, 3)
 
 
-def test_what_cannot_be_is_refused():
+def test_invalid_arguments_are_refused():
     pipeline = pixels()
     for arguments, message in (
         ({"num_images": 0}, "num_images must be an integer from 1; got 0"),
-        ({"class_labels": [3]}, "class label 3 is not one of 0 to 2"),
-        ({"class_labels": [0], "num_images": 2}, "1 class labels for 2 images"),
+        ({"class_labels": [3]}, "class_labels must be in 0 to 2, the classes of this model; got 3"),
+        ({"class_labels": [0], "num_images": 2}, "class_labels must have one label per image; got 1 for 2 images"),
         ({"class_labels": [0], "truncation": -1.0}, "truncation must be a finite number from 0; got -1.0"),
         ({"class_labels": [0], "batch_size": -1}, "batch_size must be an integer from 1; got -1"),
         ({"class_labels": [0], "height": 0}, "size must be a positive integer"),
-        ({"class_labels": [0], "region": (0, 0, 0, 1)}, "is empty"),
-        ({"class_labels": [0], "output_type": "latent"}, '"latent" is of a GAN of latents'),
-        ({"class_labels": [0], "output_type": "jpg"}, "output_type 'jpg' is not one of"),
+        ({"class_labels": [0], "region": (0, 0, 0, 1)}, "region must have every start below its end"),
+        ({"class_labels": [0], "output_type": "latent"}, '"latent" needs a GAN of latents'),
+        ({"class_labels": [0], "output_type": "jpg"}, "output_type must be one of .*; got 'jpg'"),
     ):
         with pytest.raises(InputError, match=message):
             pipeline(**arguments)
-    with pytest.raises(InputError, match="class labels were given, but this model was trained without classes"):
+    with pytest.raises(InputError, match="this model was trained without classes: leave class_labels out"):
         pixels(num_classes=0)([0])
-    with pytest.raises(InputError, match="this GAN has 3 classes: give a label for every noise vector"):
+    with pytest.raises(InputError, match="this GAN has 3 classes: give one label per noise vector"):
         pipeline.from_noise(torch.zeros(2, 5), None, 8)
     generator = CoordinateGenerator(2, 1, 0, **SMALL)
     with pytest.raises(
-        InputError, match="a GAN of latents needs autoencoder and normalizer, one of pixels needs sample_size"
+        InputError, match="give autoencoder and normalizer for a GAN of latents, or sample_size for a GAN of pixels"
     ):
         GANPipeline(generator)
-    with pytest.raises(InputError, match="with 2 axes and 1 channels does not fit: this needs 1 and 8"):
+    with pytest.raises(InputError, match="generator_model must have 1 axes and 8 channels here; got 2 and 1"):
         GANPipeline(generator, tiny_autoencoder(), LatentNormalizer(4, 8))
 
 
@@ -137,18 +137,20 @@ def test_invalid_types_and_numbers(make, arguments, message):
 
 
 @pytest.mark.parametrize("make", [pixels, latents])
-def test_given_noise_is_what_the_generators_would_draw(make):
+def test_noise_from_the_caller_equals_the_generators(make):
     pipeline = make()
     noise = torch.stack([torch.randn(5, generator=generator) for generator in image_generators(3, range(3))])
-    drawn = pipeline([0, 1, 2], generator=image_generators(3, range(3)), truncation=0.7, output_type="uint8").images
-    given = pipeline(np.array([0, 1, 2]), latents=noise, truncation=np.float32(0.7), output_type="uint8").images
-    assert (given.int() - drawn.int()).abs().max() <= 1
+    from_generators = pipeline(
+        [0, 1, 2], generator=image_generators(3, range(3)), truncation=0.7, output_type="uint8"
+    ).images
+    from_noise = pipeline(np.array([0, 1, 2]), latents=noise, truncation=np.float32(0.7), output_type="uint8").images
+    assert (from_noise.int() - from_generators.int()).abs().max() <= 1
     assert pipeline(latents=noise).images[2].size == pipeline.image_shape[::-1], "as many as there is noise"
     walked = pipeline.from_noise(noise * 0.7, [0, 1, 2], pipeline.image_shape, output_type="uint8").images
-    assert torch.equal(walked, drawn)
+    assert torch.equal(walked, from_generators)
 
 
-def test_a_gan_draws_by_its_own_truncation_when_saved_too(tmp_path):
+def test_a_gan_keeps_its_truncation_when_saved(tmp_path):
     settled = pixels(sampling={"truncation": 0.5})
     settled.save_pretrained(tmp_path)
     expected = images(pixels(), [0, 1], truncation=0.5)
@@ -163,7 +165,7 @@ def test_a_gan_draws_by_its_own_truncation_when_saved_too(tmp_path):
     ("make", "message"),
     [(pixels, "the rendered values are not finite"), (latents, "the generator gave latents that are not finite")],
 )
-def test_a_diverged_generator_is_no_black_image(make, message):
+def test_a_diverged_generator_is_an_error_not_a_black_image(make, message):
     pipeline = make()
     with torch.no_grad():
         pipeline.generator_model.to_values.bias.fill_(float("nan"))
@@ -181,11 +183,11 @@ def test_bf16_draws_nearly_the_same(make):
 
 
 def test_spherical_interpolation_keeps_to_the_arc():
-    one, other = torch.randn(64), torch.randn(64)
-    other = other / other.norm() * one.norm()
-    torch.testing.assert_close(spherical(one, other, 0), one)
-    torch.testing.assert_close(spherical(one, other, 1.0), other)
-    middle = spherical(one, other, 0.5)
-    assert middle.norm() == pytest.approx(float(one.norm()), rel=1e-4)
-    assert torch.dot(middle, one) == pytest.approx(float(torch.dot(middle, other)), rel=1e-4)
-    torch.testing.assert_close(spherical(one, one, 0.3), one)
+    start, end = torch.randn(64), torch.randn(64)
+    end = end / end.norm() * start.norm()
+    torch.testing.assert_close(spherical(start, end, 0), start)
+    torch.testing.assert_close(spherical(start, end, 1.0), end)
+    middle = spherical(start, end, 0.5)
+    assert middle.norm() == pytest.approx(float(start.norm()), rel=1e-4)
+    assert torch.dot(middle, start) == pytest.approx(float(torch.dot(middle, end)), rel=1e-4)
+    torch.testing.assert_close(spherical(start, start, 0.3), start)

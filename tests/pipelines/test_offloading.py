@@ -1,4 +1,4 @@
-"""Offloading to the CPU and bounded memory, of both pipelines: what the base class promises."""
+"""Offloading to the CPU and bounded memory in both pipelines, as the base class promises."""
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def test_hooks_reach_what_is_called_outside_a_pipeline():
 
 
 class LargestFloats(TorchDispatchMode):
-    """Bytes of the largest floating-point tensor that any operation makes."""
+    """Records the size in bytes of the largest floating-point tensor that any operation creates."""
 
     largest = 0
 
@@ -118,6 +118,6 @@ def test_parts_on_the_way_to_the_cpu_change_nothing(make, monkeypatch):
 @every_pipeline
 def test_more_than_the_machine_holds_is_refused_before_work(make):
     pipeline = make()
-    message = "2 images of 1000000 × 1000000 pixels would take 1,863 GiB, and cpu has .* GiB: render a smaller size, or one region"
+    message = "2 images of 1000000 × 1000000 pixels would take 1,863 GiB, but cpu has .* GiB: render a smaller size, or one region"
     with pytest.raises(InputError, match=message):
         draw(pipeline, height=10**6, width=10**6)

@@ -1,4 +1,4 @@
-"""Checkpoints and run folders: whole or not there, verified, gone on from, never mixed up."""
+"""Checkpoints and run folders: complete or absent, verified, resumed from, never mixed up."""
 
 import json
 import os
@@ -48,10 +48,10 @@ def names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# one checkpoint
+# checkpoints
 
 
-def test_a_checkpoint_comes_back_equal(tmp_path):
+def test_a_loaded_checkpoint_equals_the_saved_one(tmp_path):
     saved = checkpoint(5)
     path = save_checkpoint(tmp_path / "checkpoints", saved, keep=2)
     assert path == tmp_path / "checkpoints" / "step-00000005" and names(path) == FILES
@@ -64,7 +64,7 @@ def test_a_checkpoint_comes_back_equal(tmp_path):
     assert loaded.optimizers["optimizer"][0]["param_groups"] == saved.optimizers["optimizer"][0]["param_groups"]
 
 
-def test_views_of_larger_tensors_are_saved_as_what_they_show(tmp_path):
+def test_views_of_larger_tensors_are_saved_by_value(tmp_path):
     large = torch.randn(6, 4)
     saved = Checkpoint(1, {"model": {"transposed": large.t(), "rows": large[::2].clone().requires_grad_(True)}}, {}, {})
     loaded = load_checkpoint(save_checkpoint(tmp_path, saved, 1)).tensors["model"]
@@ -84,7 +84,7 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     assert loaded.tensors["model"]["a.weight"].tolist() == [1.0] and loaded.tensors.keys() == {"model"}
 
 
-def test_half_written_checkpoints_are_no_checkpoints_and_are_written_over(tmp_path):
+def test_half_written_checkpoints_are_ignored_and_overwritten(tmp_path):
     partial = tmp_path / "step-00000009.partial"
     partial.mkdir(parents=True)
     (partial / "model.safetensors").write_bytes(b"half")
@@ -95,7 +95,7 @@ def test_half_written_checkpoints_are_no_checkpoints_and_are_written_over(tmp_pa
     load_checkpoint(path)
 
 
-def test_a_folder_that_is_not_there_holds_none(tmp_path):
+def test_a_missing_folder_has_no_checkpoints(tmp_path):
     assert list_checkpoints(tmp_path / "nowhere") == []
 
 
@@ -112,7 +112,7 @@ def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, name, place):
 
 
 def flipped_anywhere(path):
-    """Every content of a file with one bit flipped."""
+    """All versions of a file's content with a single bit flipped."""
     content = path.read_bytes()
     for place in range(len(content)):
         yield content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
@@ -149,13 +149,13 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 
 class Attack:
-    """Would run code if a pickle were ever executed."""
+    """Runs code if its pickle is executed."""
 
     def __reduce__(self):
         return os.mkdir, ("attacked",)
 
 
-def test_no_pickle_is_ever_run(tmp_path, monkeypatch):
+def test_pickles_are_never_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = save_checkpoint(tmp_path, Checkpoint(1, {}, {"optimizer": Attack()}, {}), keep=1)
     with pytest.raises(Exception, match="(?i)weights.only"):
@@ -163,12 +163,12 @@ def test_no_pickle_is_ever_run(tmp_path, monkeypatch):
     assert not (tmp_path / "attacked").exists()
 
 
-# a run's folder
+# run folders
 
 
 @pytest.fixture
 def config(tmp_path):
-    """A config of a run in tmp_path, with some of its keys otherwise."""
+    """Builds configs of a run in tmp_path, with some keys changed."""
 
     def config(optimizer=None, **run) -> ClassifierRun:
         settings = {"folder": str(tmp_path / "run"), "batch": 4, "steps": 50, "keep_checkpoints": 2, **run}
@@ -184,7 +184,7 @@ RUNS: list[Run] = []
 
 
 def start(config: ClassifierRun, restart: bool = False) -> Run:
-    """A run in place of the one before, as if its process had ended."""
+    """Start a run in place of the previous one, as if that one's process had ended."""
     while RUNS:
         RUNS.pop().release()
     RUNS.append(Run(config, config.run, restart))
@@ -208,7 +208,7 @@ def test_a_new_run_writes_its_config_and_starts_at_0(config, tmp_path):
     assert start(config(steps=None, images=203)).num_steps == 51
 
 
-def test_a_run_goes_on_from_its_newest_checkpoint(config):
+def test_a_run_resumes_from_its_newest_checkpoint(config):
     save_at(start(config()), 10, 20, 30)
     run = start(config())
     assert (run.step, run.checkpoint.step) == (30, 30)
@@ -216,7 +216,7 @@ def test_a_run_goes_on_from_its_newest_checkpoint(config):
     assert names(run.folder / "checkpoints") == ["step-00000020", "step-00000030"]
 
 
-def test_a_killed_save_goes_on_from_the_checkpoint_before(config):
+def test_a_killed_save_resumes_from_the_previous_checkpoint(config):
     run = start(config())
     save_at(run, 10)
     (run.folder / "checkpoints" / "step-00000020.partial").mkdir()
@@ -244,7 +244,7 @@ def test_another_config_is_refused_by_key(config):
     head, *lines = str(error.value).splitlines()
     assert head == (
         f"{run.folder} holds a run with another config. "
-        "Give its config to resume it, another run.folder to keep both, or --restart to start over."
+        "Give that config to resume it, another run.folder to keep both, or --restart to start over."
     )
     assert [line.strip() for line in lines] == [
         "optimizer.betas: was [0.9, 0.999], is now [0.8, 0.9]",
@@ -255,13 +255,13 @@ def test_another_config_is_refused_by_key(config):
     assert (run.folder / "config.yaml").read_bytes() == saved
 
 
-def test_a_section_that_was_switched_off_is_another_config(config):
+def test_disabling_a_section_changes_the_config(config):
     save_at(start(config()), 10)
     with pytest.raises(InputError, match=r"ema.decay: was 0.999, is now None"):
         start(config().model_copy(update={"ema": None}))
 
 
-def test_how_long_and_how_often_may_change(config):
+def test_length_and_intervals_may_change(config):
     save_at(start(config()), 10)
     often = {"report_every": 3, "evaluate_every": 4, "evaluate_images": 5, "preview_every": 6, "save_every": 7}
     run = start(config(steps=70, keep_checkpoints=8, **often))
@@ -270,12 +270,12 @@ def test_how_long_and_how_often_may_change(config):
     assert start(config(steps=None, images=400)).num_steps == 100
 
 
-def test_without_a_checkpoint_any_config_may_begin(config):
+def test_without_a_checkpoint_any_config_may_start(config):
     start(config())
     assert start(config(optimizer={"lr": 0.5})).step == 0
 
 
-def test_a_moved_run_goes_on(config, tmp_path):
+def test_a_moved_run_resumes(config, tmp_path):
     save_at(start(config()), 10)
     (tmp_path / "run").rename(tmp_path / "moved")
     assert start(config(folder=str(tmp_path / "moved"))).step == 10
@@ -308,8 +308,8 @@ def test_restart_deletes_what_a_run_wrote_and_nothing_else(config):
     assert read_config(run.folder / "config.yaml")["optimizer"]["lr"] == 0.5
 
 
-def test_restart_leaves_a_folder_alone_that_holds_no_run(config, tmp_path):
-    """Without a config or checkpoints it is somebody's folder: its `model` and `samples` are not ours to delete."""
+def test_restart_leaves_a_folder_without_a_run_alone(config, tmp_path):
+    """Without a config or checkpoints the folder may be anyone's: its `model` and `samples` must not be deleted."""
     for name in ("model", "samples"):
         (tmp_path / "run" / name).mkdir(parents=True)
         (tmp_path / "run" / name / "mine").write_text("x")
@@ -317,7 +317,7 @@ def test_restart_leaves_a_folder_alone_that_holds_no_run(config, tmp_path):
     assert [(tmp_path / "run" / name / "mine").read_text() for name in ("model", "samples")] == ["x", "x"]
 
 
-def test_restart_works_where_the_config_was_lost(config):
+def test_restart_works_without_the_saved_config(config):
     run = start(config())
     save_at(run, 10)
     (run.folder / "config.yaml").unlink()
@@ -334,7 +334,7 @@ def stream():
 
 
 def end_step(run: Run, state: TrainingState, step: int) -> None:
-    """What every loop in train/ does when the gradients of a step are there."""
+    """What every loop in train/ does once a step's gradients are computed."""
     rate = learning_rate(state.optimizer.spec, step, run.num_steps)
     gradient_norm = state.optimizer.clip_gradients()
     state.optimizer.step(rate)
@@ -343,7 +343,7 @@ def end_step(run: Run, state: TrainingState, step: int) -> None:
 
 
 def train(run: Run, stream: SignalStream, stop: int | None = None, scale: float = 1.0) -> list[float]:
-    """A loop as in train/, killed after `stop` steps; the loss of every part."""
+    """A loop as in train/, killed after `stop` steps; returns the loss of every part."""
     state, losses = tiny_state(run), []
     state.restore(run.checkpoint)
     forward = run.accelerator.prepare(state.model)
@@ -365,7 +365,7 @@ def metrics(run: Run) -> list[dict]:
     return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_killed_run_leaves_the_metrics_of_a_straight_one(config, stream, tmp_path):
+def test_a_killed_and_resumed_run_has_the_metrics_of_a_straight_one(config, stream, tmp_path):
     often = {"steps": 5, "report_every": 1, "save_every": 2}
     straight = start(config(folder=str(tmp_path / "straight"), **often))
     losses = train(straight, stream)
@@ -393,7 +393,7 @@ def test_a_step_counts_and_reports_after_its_last_part(config, stream):
     assert [line["loss"] for line in metrics(run)] == pytest.approx(means)
 
 
-def test_parts_add_up_to_the_step_of_a_whole_batch(config, stream, tmp_path):
+def test_accumulated_parts_equal_a_whole_batch(config, stream, tmp_path):
     saved = []
     for parts in (1, 4):
         run = start(config(folder=str(tmp_path / str(parts)), steps=3, accumulation=parts))
@@ -402,7 +402,7 @@ def test_parts_add_up_to_the_step_of_a_whole_batch(config, stream, tmp_path):
     torch.testing.assert_close(saved[1], saved[0], atol=1e-6, rtol=1e-5)
 
 
-def test_a_run_from_the_beginning_has_no_lines_of_another(config):
+def test_a_new_run_keeps_no_metrics_of_another(config):
     run = start(config())
     run.write({"psnr": 1})
     run.step = 10
@@ -411,7 +411,7 @@ def test_a_run_from_the_beginning_has_no_lines_of_another(config):
     assert metrics(start(config())) == []
 
 
-def test_a_line_is_on_disk_when_it_is_written(tmp_path):
+def test_metrics_are_on_disk_at_once(tmp_path):
     log = RunLog(tmp_path / "metrics.jsonl", 0)
     log.write({"step": 1, "psnr": 20.5})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "psnr": 20.5}\n'
@@ -420,13 +420,13 @@ def test_a_line_is_on_disk_when_it_is_written(tmp_path):
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
 def test_a_run_that_diverges_stops_and_says_what_to_do(config, stream, scale):
     run = start(config(report_every=1))
-    message = r"step 1: .* is not finite, the run has diverged. It has no checkpoint to go on from; lower optimizer.lr"
+    message = r"step 1: the run has diverged: .* is not finite. It has no checkpoint to resume from; lower optimizer.lr"
     with pytest.raises(InputError, match=message):
         train(run, stream, scale=scale)
     assert metrics(run) == []
 
 
-def test_what_is_due_when(config):
+def test_intervals_are_due_on_time(config):
     run, twenties, end = start(config(steps=50)), [], []
     for run.step in range(1, 51):
         twenties += [run.step] if run.due(20) else []
@@ -437,14 +437,14 @@ def test_what_is_due_when(config):
 # processes and trackers
 
 
-def test_processes_that_each_run_alone_are_refused(monkeypatch):
+def test_processes_that_do_not_form_a_group_are_refused(monkeypatch):
     make_accelerator()
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
         InputError,
-        match="2 processes were launched but each runs alone.*torchrun --nproc_per_node N, or accelerate launch",
+        match="2 processes were launched, but each is running on its own.*torchrun --nproc_per_node N, or accelerate launch",
     ):
         make_accelerator()
 
@@ -456,25 +456,25 @@ def test_a_tracker_that_is_not_installed_is_refused():
         pytest.skip("every tracker is installed")
     with pytest.raises(
         InputError,
-        match=f"run.tracker '{missing[0]}' is not installed; installed: .*pip install {missing[0]}, or leave it out",
+        match=f"run.tracker '{missing[0]}' is not installed .installed: .*: run pip install {missing[0]}, or leave run.tracker out",
     ):
         make_accelerator(tracker=missing[0])
 
 
-# signals, locks, another length
+# signals, locks, a changed length
 
 
-def test_fewer_steps_than_are_done_are_refused_and_the_config_stays(config):
+def test_fewer_steps_than_completed_are_refused(config):
     run = start(config())
     save_at(run, 40)
     saved = (run.folder / "config.yaml").read_bytes()
-    with pytest.raises(InputError, match="has done 40 steps, and run.steps .* asks for 30: give at least 40"):
+    with pytest.raises(InputError, match="has completed 40 steps, but run.steps .* asks for 30: give at least 40"):
         start(config(steps=30))
     assert (run.folder / "config.yaml").read_bytes() == saved
     assert start(config(steps=40)).step == 40
 
 
-def test_two_runs_in_one_folder_are_refused_and_the_config_stays(config):
+def test_two_runs_in_one_folder_are_refused(config):
     run = start(config())
     saved = (run.folder / "config.yaml").read_bytes()
     other = config(seed=7)
@@ -485,14 +485,14 @@ def test_two_runs_in_one_folder_are_refused_and_the_config_stays(config):
     assert Run(other, other.run).step == 0
 
 
-def test_a_cosine_that_is_extended_says_what_the_rate_does(config, capsys):
+def test_extending_a_cosine_prints_the_change_of_the_rate(config, capsys):
     cosine = {"lr": 4e-3, "schedule": "cosine"}
     save_at(start(config(optimizer=cosine)), 50)
     capsys.readouterr()
     start(config(optimizer=cosine, steps=100))
     # 4e-3 · (1 + cos(π 49/50)) / 2 = 3.95e-6, and half way through 100 steps half of 4e-3
-    assert "run.steps was 50 and is now 100" in (said := capsys.readouterr().out)
-    assert "the learning rate goes from 3.95e-06 to 0.002 at step 50" in said
+    assert "run.steps was 50 and is now 100" in (output := capsys.readouterr().out)
+    assert "the learning rate changes from 3.95e-06 to 0.002 at step 50" in output
     start(config(optimizer=cosine, steps=100))
     save_at(start(config(optimizer={"lr": 4e-3}, folder=str(RUNS[-1].folder) + "_constant")), 50)
     start(config(optimizer={"lr": 4e-3}, steps=100, folder=str(RUNS[-1].folder)))
@@ -500,7 +500,7 @@ def test_a_cosine_that_is_extended_says_what_the_rate_does(config, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_a_step_ends_the_run_after_it(config, stream, number):
+def test_a_signal_during_a_step_ends_the_run_after_it(config, stream, number):
     before = signal.getsignal(number)
     run = start(config(save_every=50))
     state = tiny_state(run)
@@ -508,10 +508,10 @@ def test_a_signal_in_a_step_ends_the_run_after_it(config, stream, number):
         for step, (batch,) in run.training_steps(stream, num_workers=0):
             if run.step == 3:
                 signal.raise_signal(number)
-                assert signal.getsignal(number) == before  # a second one ends at once
+                assert signal.getsignal(number) == before  # a second signal ends the process
             run.backward(state.model(from_uint8(batch.signals).flatten(1)).square().mean())
             end_step(run, state, step)
-    assert re.match(r"stopped after step 4 of 50; .* the same command goes on from it", stopped.value.save())
+    assert re.match(r"stopped after step 4 of 50; .* Re-running the command resumes from it", stopped.value.save())
     assert list_checkpoints(run.folder / "checkpoints")[-1].name == "step-00000004"
     assert signal.getsignal(number) == before
 
@@ -526,20 +526,20 @@ def test_a_signal_between_steps_ends_the_run_there(config, stream):
             if run.step == 2:
                 with state.average.applied():
                     signal.raise_signal(signal.SIGTERM)
-                    raise AssertionError("an evaluation goes on after a signal")
+                    raise AssertionError("an evaluation continues after a signal")
     stopped.value.save()
     saved = load_checkpoint(list_checkpoints(run.folder / "checkpoints")[-1])
-    assert saved.step == 2  # the weights themselves, not their average, which was in their place
+    assert saved.step == 2  # the weights themselves, not their average, which was swapped in
     torch.testing.assert_close(saved.tensors["model"], state.model.state_dict(), rtol=0, atol=0)
     assert not torch.equal(saved.tensors["model"]["weight"], saved.tensors["average"]["weight"])
 
 
-def test_a_resumed_run_takes_the_threads_that_it_was_begun_with(config, stream, monkeypatch):
+def test_a_resumed_run_keeps_its_number_of_threads(config, stream, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(threads, "MOST", 2)
     run = start(config(steps=2))
-    assert run._threads is not None  # two threads or one: it has to be found out
+    assert run._threads is not None  # two threads or one has to be measured
     run.threads = 1
     save_at(run, 1)
     resumed = start(config(steps=2))
@@ -550,7 +550,7 @@ def test_a_resumed_run_takes_the_threads_that_it_was_begun_with(config, stream, 
     assert start(config(steps=2)).threads == 1
 
 
-def test_a_damaged_line_of_metrics_is_taken_out(tmp_path):
+def test_a_damaged_line_of_metrics_is_removed(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n[1]\n3\n\xff\xfe\n{"step": 2, "lo')
     RunLog(path, step=2).write({"step": 3})

@@ -34,8 +34,9 @@ def line(slope, start, images, speed=10) -> Curve:
     return Curve(images, [n / speed for n in images], [float(start + slope * n) for n in images])
 
 
-def trained(name: str, seed: int, curve: Curve, ssim: float | None = None) -> TrainedRun:
-    return TrainedRun(name, seed, curve, Sized(curve.psnr[-1], ssim))
+def trained(name: str, seed: int, curve: Curve, ssim: float | None = None, signal: str = "") -> TrainedRun:
+    metrics = {"psnr": curve.quality[-1], **({} if ssim is None else {"ssim": ssim})}
+    return TrainedRun(name, seed, curve, Sized(metrics), signal)
 
 
 def test_a_curve_is_linear_between_evaluations_and_ends_with_them():
@@ -53,8 +54,8 @@ def test_curves_are_read_where_the_shortest_run_ends():
     table = make_table(runs, "images")
     slow, fast = table.rows
     assert (table.equal_images, table.equal_seconds) == (22, 5.0)
-    assert (slow.psnr_at_equal_images, fast.psnr_at_equal_images) == (22, 5 + 2 * 22)
-    assert (slow.psnr_at_equal_seconds, fast.psnr_at_equal_seconds) == (10, 5 + 2 * 50)
+    assert (slow.quality_at_equal_images, fast.quality_at_equal_images) == (22, 5 + 2 * 22)
+    assert (slow.quality_at_equal_seconds, fast.quality_at_equal_seconds) == (10, 5 + 2 * 50)
     assert (slow.images_per_second, fast.images_per_second) == (2, 10)
 
 
@@ -62,8 +63,8 @@ def test_a_row_is_a_mean_over_seeds_and_a_gap_over_shared_ones():
     runs = [trained("base", seed, line(0, psnr, [5, 20]), 0.5) for seed, psnr in ((0, 20), (1, 10))]
     runs += [trained("other", seed, line(0, psnr, [5, 20])) for seed, psnr in ((1, 13), (2, 33))]
     base, other = make_table(runs, "steps").rows
-    assert (base.psnr, base.gap, base.ssim) == (15, 0, 0.5)
-    assert (other.psnr, other.gap, other.psnr_by_seed) == (23, 3, {1: 13, 2: 33})  # 13 - 10, of seed 1 alone
+    assert (base.quality, base.gap, base.metrics["ssim"]) == (15, 0, 0.5)
+    assert (other.quality, other.gap, other.quality_by_seed) == (23, 3, {1: 13, 2: 33})  # 13 - 10, of seed 1 alone
 
 
 def test_what_one_seed_lacks_no_mean_has():
@@ -71,18 +72,18 @@ def test_what_one_seed_lacks_no_mean_has():
     runs.append(trained("b", 1, line(0, 23, [10, 20]), None))
     runs.append(trained("c", 5, line(0, 23, [15, 20]), 0.7))
     _, b, c = make_table(runs, "images").rows
-    assert b.ssim is None and c.ssim == 0.7
+    assert b.metrics["ssim"] is None and c.metrics["ssim"] == 0.7
     assert c.gap is None, "no seed of c's is one of a's"
-    assert b.psnr_at_equal_images == 22 and c.psnr_at_equal_images is None, "c is evaluated at 15 images first"
+    assert b.quality_at_equal_images == 22 and c.quality_at_equal_images is None, "c is evaluated at 15 images first"
     assert without_pair(runs, "a") == ["c"] and without_pair(runs, "nothing") == ["a", "b", "c"]
 
 
 def test_runs_of_one_evaluation_compare_where_it_is_the_same():
     same = [trained("a", 0, line(0, 20, [64])), trained("b", 0, line(0, 22.5, [64]))]
-    assert [row.psnr_at_equal_images for row in make_table(same, "images").rows] == [20, 22.5]
+    assert [row.quality_at_equal_images for row in make_table(same, "images").rows] == [20, 22.5]
     assert curve_gaps(same) == {"b": ([64], [2.5])}
     later = [same[0], trained("b", 0, line(0, 22.5, [65]))]
-    assert [row.psnr_at_equal_images for row in make_table(later, "images").rows] == [20, None]
+    assert [row.quality_at_equal_images for row in make_table(later, "images").rows] == [20, None]
     assert curve_gaps(later) == {"b": ([], [])}
 
 
@@ -163,3 +164,27 @@ def test_pictures_are_of_every_run_and_every_gap(tmp_path, monkeypatch):
         0.2,
     ]
     assert gaps == {"images": {"b": ([1, 2], [2.0, 4.0])}} and label == "PSNR over a (dB)" and levels["b"] == 1.0
+
+
+def test_means_are_over_signals_and_gaps_of_equal_ones():
+    runs = [trained("a", 0, line(0, psnr, [5]), 0.5, signal) for signal, psnr in (("one", 20), ("two", 30))]
+    runs += [trained("b", 0, line(0, psnr, [5]), 0.75, signal) for signal, psnr in (("two", 33), ("three", 10))]
+    table = make_table(runs, "steps")
+    a, b = table.rows
+    assert (a.quality, b.quality, b.gap) == (25, 21.5, 3)
+    assert a.metrics_by_signal["two"] == {"psnr": 30, "ssim": 0.5} and a.quality_by_seed == {0: 25}
+    assert table.report()[1]["metrics_by_signal"]["one"] == {"psnr": None, "ssim": None}
+    assert table.markdown().endswith("\n\nMeans over 3 signals: one, two, three.\n")
+
+
+def test_shapes_are_compared_by_iou(tmp_path):
+    lines = [{"images": n, "seconds": n / 2, "iou": iou, "chamfer": 0.01 / n} for n, iou in ((1, 0.5), (2, 0.75))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = TrainedRun("a", 0, read_curve(tmp_path), Sized({"iou": 0.75, "chamfer": 0.005}))
+    assert run.curve.quality == [0.5, 0.75]
+    table = make_table([run], "steps")
+    assert table.report()[0]["iou_at_equal_images"] == table.report()[0]["iou"] == 0.75
+    assert table.markdown().splitlines()[::2] == [
+        "| | IoU | Chamfer distance | IoU after 2 steps | IoU after 1 s | weights | steps/s |",
+        "| a | 0.7500 | 0.00500 | 0.7500 | 0.7500 | 12,345 | 2 |",
+    ]

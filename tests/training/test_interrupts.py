@@ -1,4 +1,4 @@
-"""A script that runs another one lets it save when a signal comes."""
+"""A script that runs another one lets it save after a signal."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import pytest
 
 from genrep.training.interrupts import run_child
 
-# Says that it has started, and takes half a second to save after a signal; a second one would end it at once.
+# Prints that it has started, and takes half a second to save after a signal; a second signal would end it at once.
 CHILD = """
 import signal, sys, time
 def save(number, frame):
@@ -30,7 +30,7 @@ sys.exit(run_child([sys.executable, "-c", {CHILD!r}, sys.argv[1]]))
 """
 
 
-def test_the_exit_status_and_the_handlers_come_back():
+def test_the_exit_status_is_returned_and_handlers_are_restored():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert run_child([sys.executable, "-c", "raise SystemExit(3)"]) == 3
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
@@ -38,8 +38,8 @@ def test_the_exit_status_and_the_handlers_come_back():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 @pytest.mark.parametrize("whole_group", [False, True])
-def test_the_child_saves_whoever_gets_the_signal(tmp_path, whole_group):
-    """SIGTERM to the parent alone, as `kill` sends it; Ctrl-C to both, as a terminal does."""
+def test_the_child_saves_whichever_process_is_signalled(tmp_path, whole_group):
+    """SIGTERM goes to the parent only, as from `kill`; Ctrl-C to both processes, as from a terminal."""
     command = [sys.executable, "-c", PARENT, str(tmp_path / "state")]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert parent.stdout.readline() == "started\n"

@@ -1,4 +1,4 @@
-"""What a comparison measures of a trained run, by its kind, and which configs it refuses to compare."""
+"""What a comparison measures of each kind of run, and which configs it refuses to compare."""
 
 import json
 
@@ -25,7 +25,7 @@ CAMERA, DIGITS = PROJECT / "configs/camera/pe_mlp.yaml", PROJECT / "configs/digi
 
 
 def test_a_field_is_measured_at_its_last_evaluation(tmp_path):
-    """Two coordinates and eight octaves of sine and cosine each into 64, 64 into 64, 64 into 1."""
+    """34 inputs (two coordinates, and their sine and cosine at eight octaves) into 64, 64 into 64, 64 into 1."""
     field = NeuralField({"type": "positional_mlp", "widths": [64, 64], "num_frequencies": 8}, (16, 16), 1)
     field.save_pretrained(tmp_path / "model")
     lines = [{"images": n, "seconds": n / 2, "psnr": 20.0 + n, "ssim": n / 10} for n in (1, 2)] + [{"loss": 1.0}]
@@ -33,22 +33,24 @@ def test_a_field_is_measured_at_its_last_evaluation(tmp_path):
     measured = measure_field(tmp_path, 10, torch.device("cpu"))
     inputs = next(iter(field.parameters())).shape[-1]
     products = inputs * 64 + 64 * 64 + 64
-    assert measured == FieldMeasurements(22.0, 0.2, parameters=products + 64 + 64 + 1, multiply_adds=products)
+    assert measured == FieldMeasurements(
+        {"psnr": 22.0, "ssim": 0.2}, parameters=products + 64 + 64 + 1, multiply_adds=products
+    )
 
 
-def test_sizes_stand_in_columns_of_their_kind():
-    measured = AutoencoderMeasurements(30.0, None, 1_234_567, 89, [8, 16], 1000, 256)
+def test_every_kind_has_its_own_columns():
+    measured = AutoencoderMeasurements({"psnr": 30.0}, 1_234_567, 89, [8, 16], 1000, 256)
     assert measured.columns() == {"encoder + decoder parameters": "1,234,567 + 89", "representation": "8 × 16"}
-    assert measured.note().endswith("on 1,000 held-out images; the two columns after them on 256.")
-    field = FieldMeasurements(30.0, 0.5, 140_417, 35_008)
-    assert field.columns() == {"parameters": "140,417", "multiply-adds a point": "35,008"} and field.note() == ""
+    assert measured.note().endswith("on 1,000 held-out images, the two columns after them on 256.")
+    field = FieldMeasurements({"psnr": 30.0}, 140_417, 35_008)
+    assert field.columns() == {"parameters": "140,417", "multiply-adds per point": "35,008"} and field.note() == ""
 
 
-def test_a_yaml_tells_what_it_trains():
+def test_the_kind_of_a_run_is_recognised_from_its_yaml():
     assert kind_of(CAMERA) is FIELDS and kind_of(DIGITS) is AUTOENCODERS
     assert common_kind([str(CAMERA), str(CAMERA)]) is FIELDS
     with pytest.raises(
-        InputError, match=r"pe_mlp\.yaml and .*anr\.yaml must both be of autoencoders, or both of fields"
+        InputError, match=r"pe_mlp\.yaml and .*anr\.yaml must both train autoencoders, or both train fields"
     ):
         common_kind([str(CAMERA), str(DIGITS)])
 
@@ -69,5 +71,5 @@ def test_configs_of_different_data_are_refused(kind, config, section, change, ke
     other = validate(kind.config, {**content, section: {**content[section], **change}})
     same = validate(kind.config, {**content, "optimizer": {"lr": 0.5}})
     refuse_different_data(kind, {"one": one, "same": same})
-    with pytest.raises(InputError, match=f"^one and other differ in {key}, so their PSNR would not compare"):
+    with pytest.raises(InputError, match=f"^one and other differ in {key}, so their PSNR cannot be compared"):
         refuse_different_data(kind, {"one": one, "same": same, "other": other})

@@ -1,4 +1,4 @@
-"""The memory estimate against what autograd really keeps."""
+"""The memory estimate against what autograd really saves."""
 
 import pytest
 import torch
@@ -29,18 +29,18 @@ def squares(model):
     ],
 )
 def test_the_state_is_weights_gradients_and_averages(optimizer, ema, numbers):
-    """Muon keeps one average of a matrix, AdamW two of everything."""
+    """Muon keeps one average per matrix, AdamW two per parameter."""
     state, _ = training_memory(linear, squares, OptimizerSpec(type=optimizer), ema)
     assert state == 4 * numbers
 
 
-def test_the_activations_of_a_layer_by_hand():
+def test_the_activations_of_a_layer_equal_a_manual_count():
     """Kept for the backward: the input [7, 3] and tanh's output [7, 5], once although the square keeps it too. And three
     times the larger one."""
     assert training_memory(linear, squares, OptimizerSpec(), None)[1] == 4 * (7 * 3 + 7 * 5 + 3 * 7 * 5)
 
 
-def test_the_activations_of_an_autoencoder_are_what_autograd_keeps():
+def test_the_activations_equal_what_autograd_saves():
     images, coords = torch.zeros(4, 1, 8, 8), torch.rand(50, 2)
 
     def loss(model):
@@ -54,7 +54,7 @@ def test_the_activations_of_an_autoencoder_are_what_autograd_keeps():
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # alive, so that no address comes twice
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # kept alive, so that no address is reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -64,7 +64,7 @@ def test_the_activations_of_an_autoencoder_are_what_autograd_keeps():
 
 
 def test_nothing_is_allocated():
-    """A model of a terabyte is measured on any machine."""
+    """A model of a terabyte can be measured on any machine."""
     state, activations = training_memory(
         lambda: LINEAR(2**19, 2**19, bias=False),
         lambda model: model(torch.zeros(1, 2**19)).sum(),

@@ -17,7 +17,7 @@ def weights(*shapes, seed=0):
 
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8), (1, 5)])
 def test_singular_values_follow_the_polynomial(shape):
-    """p(s) = a s + b s³ + c s⁵, applied five times to the singular values of the matrix over its norm; U and V stay."""
+    """p(s) = a s + b s³ + c s⁵ is applied five times to the normalised singular values; U and V do not change."""
     matrix = weights(shape)[0].detach().double()
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
     s = s / s.norm()
@@ -27,7 +27,7 @@ def test_singular_values_follow_the_polynomial(shape):
     assert orthogonalized(matrix.float(), COEFFICIENTS, 5, 1e-7).dtype == torch.float32
 
 
-def test_steps_are_torchs_up_to_its_rounding():
+def test_steps_equal_torchs_up_to_rounding():
     shapes = [(16, 24), (24, 16)]
     ours, theirs = weights(*shapes), weights(*shapes)
     optimizers = [Muon(ours, lr=0.02, weight_decay=0.1)]
@@ -38,8 +38,8 @@ def test_steps_are_torchs_up_to_its_rounding():
             ours[number].grad, theirs[number].grad = gradient.detach().clone(), gradient.detach().clone()
         for optimizer in optimizers:
             optimizer.step()
-    for begun, one, other in zip(start, ours, theirs, strict=True):
-        assert float((one - other).norm() / (one - begun).norm()) < 0.02  # bfloat16 has 8 bits
+    for initial, one, other in zip(start, ours, theirs, strict=True):
+        assert float((one - other).norm() / (one - initial).norm()) < 0.02  # bfloat16 has 8 bits
     for one, other in zip(ours, theirs, strict=True):
         buffers = [
             optimizer.state[weight]["momentum_buffer"]
@@ -48,7 +48,7 @@ def test_steps_are_torchs_up_to_its_rounding():
         assert torch.equal(*buffers)
 
 
-def test_a_checkpoint_of_torchs_goes_on(tmp_path):
+def test_a_checkpoint_of_torchs_muon_resumes(tmp_path):
     (one,), (other,) = weights((8, 12)), weights((8, 12))
     first = torch.optim.Muon([one], lr=0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     one.grad = torch.ones(8, 12)
@@ -61,10 +61,27 @@ def test_a_checkpoint_of_torchs_goes_on(tmp_path):
 
 
 def test_an_update_has_the_size_of_adamws():
-    """Root mean square of 0.2 times the rate, up to the singular values' spread around 1."""
+    """An RMS of 0.2 times the learning rate, up to the spread of the singular values around 1."""
     (weight,) = weights((32, 64))
     start, weight.grad = weight.detach().clone(), weights((32, 64), seed=3)[0].detach()
     Muon([weight], lr=0.1, weight_decay=0.0).step()
     rms = float((weight - start).square().mean().sqrt())
     # √32 singular values of about 1 over √(32 · 64) entries, times 0.2 √64
     assert rms == pytest.approx(0.1 * 0.2 * math.sqrt(64) * math.sqrt(32 / (32 * 64)), rel=0.25)
+
+
+def test_weights_of_one_shape_move_together_as_they_move_alone():
+    """What a GPU does with the blocks of a transformer, in the CPU's number type."""
+    shapes = [(6, 10)] * 3
+    together, alone = weights(*shapes), weights(*shapes)
+    for number, gradient in enumerate(weights(*shapes, seed=5)):
+        together[number].grad, alone[number].grad = gradient.detach().clone(), gradient.detach().clone()
+    one, other = Muon(together, lr=0.1, weight_decay=0.1), Muon(alone, lr=0.1, weight_decay=0.1)
+    with torch.no_grad():
+        one._move(together, one.param_groups[0])
+    other.step()
+    torch.testing.assert_close(together, alone)
+    assert all(
+        torch.equal(one.state[a]["momentum_buffer"], other.state[b]["momentum_buffer"])
+        for a, b in zip(together, alone, strict=True)
+    )

@@ -1,4 +1,4 @@
-"""Learning rate, optimizers, the average of the weights: closed forms, plain loops, and resumed equal to straight."""
+"""Learning rate, optimizers and weight average against closed forms and plain loops; resumed equals uninterrupted."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ def test_the_cosine():
     assert learning_rate(spec, 1000, 110) == 0.5
 
 
-def test_the_rate_never_leaves_its_bounds():
+def test_the_rate_stays_within_its_bounds():
     for warmup in (0, 5, 20, 50):
         spec = OptimizerSpec(lr=1.0, min_lr=0.1, schedule="cosine", warmup_steps=warmup)
         assert all(0 < learning_rate(spec, step, 20) <= 1 for step in range(25))
@@ -59,7 +59,7 @@ def test_muon_gets_the_weights_of_linear_layers_and_adamw_the_rest(make):
     assert names_of(model, groups[1]) == {name for name, _ in model.named_parameters()} - linear
 
 
-def test_adamw_gets_everything_that_takes_a_gradient():
+def test_adamw_gets_all_trainable_parameters():
     model = tiny_denoiser()
     model.slots.requires_grad_(False)
     model.head.requires_grad_(False)
@@ -84,7 +84,7 @@ def fill_gradients(model: nn.Module, seed: int) -> None:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
-def test_a_step_clips_and_moves_as_torchs_adamw_does():
+def test_a_step_equals_clipping_and_torchs_adamw():
     ours, plain = tiny_denoiser(), tiny_denoiser()
     optimizer = Optimizer(ours, OptimizerSpec(lr=1.0, betas=[0.8, 0.95], weight_decay=0.1, clip_norm=0.5))
     reference = torch.optim.AdamW(plain.parameters(), betas=(0.8, 0.95), weight_decay=0.1)
@@ -101,7 +101,7 @@ def test_a_step_clips_and_moves_as_torchs_adamw_does():
     torch.testing.assert_close(ours.state_dict(), plain.state_dict(), atol=1e-6, rtol=1e-5)
 
 
-def test_without_a_clip_norm_the_gradient_is_measured_and_left_alone():
+def test_without_clip_norm_the_gradient_is_only_measured():
     model = tiny_denoiser()
     optimizer = Optimizer(model, OptimizerSpec(clip_norm=None))
     fill_gradients(model, 0)
@@ -129,7 +129,7 @@ def test_the_state_of_another_optimizer_is_refused(kind):
     counts = {"adamw": 1, "muon": 2}
     with pytest.raises(
         InputError,
-        match=f"holds {counts[other]} optimizer states, this run needs {counts[kind]}: was optimizer.type changed",
+        match=f"holds {counts[other]} optimizer states, but this run has {counts[kind]}: was optimizer.type changed",
     ):
         Optimizer(tiny_denoiser(), OptimizerSpec(type=kind)).load_state_dict(state)
 
@@ -138,7 +138,7 @@ def test_the_state_of_another_optimizer_is_refused(kind):
 
 
 def moved(model: nn.Module, seed: int) -> None:
-    """Some training step or other."""
+    """An arbitrary training step."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -146,8 +146,8 @@ def moved(model: nn.Module, seed: int) -> None:
 
 
 @pytest.mark.parametrize("decay", [0.15, 0.9, 0.9999])
-def test_the_average_is_a_plain_loop(decay):
-    """Update n = 0, 1, ... has decay min(decay, (1 + n) / (10 + n)), but the first takes the weights as they are."""
+def test_the_average_equals_a_plain_loop(decay):
+    """Update n = 0, 1, ... has decay min(decay, (1 + n) / (10 + n)), except that the first copies the weights."""
     model = tiny_denoiser()
     average = WeightAverage(model, EMASpec(decay=decay))
     plain: dict[str, torch.Tensor] = {}
@@ -164,7 +164,7 @@ def test_the_average_is_a_plain_loop(decay):
         torch.testing.assert_close(value.double(), plain[name], atol=1e-6, rtol=1e-5)
 
 
-def test_updates_come_every_so_many_steps():
+def test_the_average_is_updated_at_its_interval():
     model, seldom = tiny_denoiser(), tiny_denoiser()
     often, third = WeightAverage(model, EMASpec(decay=0.5)), WeightAverage(seldom, EMASpec(decay=0.5, every=3))
     for step in range(1, 10):
@@ -181,11 +181,11 @@ def copied(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def assert_weights(model: nn.Module, wanted) -> None:
-    torch.testing.assert_close(dict(model.named_parameters()), dict(wanted), atol=0, rtol=0)
+def assert_weights(model: nn.Module, expected) -> None:
+    torch.testing.assert_close(dict(model.named_parameters()), dict(expected), atol=0, rtol=0)
 
 
-def test_applied_puts_the_average_in_and_takes_it_out_again():
+def test_applied_swaps_the_average_in_and_out():
     model = tiny_denoiser()
     average = WeightAverage(model, EMASpec(decay=0.5))
     for step in range(1, 4):
@@ -212,22 +212,22 @@ def test_without_a_spec_there_is_no_average():
     average.load_state_dict({}, 0)
 
 
-def test_an_average_that_lacks_a_weight_is_refused():
+def test_an_average_without_all_weights_is_refused():
     average = WeightAverage(tiny_denoiser(), EMASpec())
     state = dict(average.state_dict())
     del state["head.bias"]
     with pytest.raises(
-        InputError, match=r"the checkpoint's average lacks head.bias: was `ema` off when it was written\?"
+        InputError, match=r"the checkpoint's weight average has no head.bias: was ema off when it was written\?"
     ):
         average.load_state_dict(state, 1)
 
 
-# all of it together
+# the whole state
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize("ema", [EMASpec(decay=0.5), None])
-def test_going_on_from_a_checkpoint_equals_going_straight_on(kind, ema, tmp_path):
+def test_resuming_equals_training_without_a_break(kind, ema, tmp_path):
     spec = OptimizerSpec(type=kind, lr=1e-2, weight_decay=0.1, schedule="cosine", warmup_steps=2)
 
     def trained(state: TrainingState, steps: range) -> list[float]:
@@ -258,7 +258,7 @@ def test_going_on_from_a_checkpoint_equals_going_straight_on(kind, ema, tmp_path
         )
 
 
-def test_restoring_nothing_is_the_beginning():
+def test_restoring_none_keeps_the_initial_state():
     state = TrainingState(tiny_denoiser(), OptimizerSpec(), EMASpec())
     before = copied(state.model)
     state.restore(None)

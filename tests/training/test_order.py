@@ -1,4 +1,4 @@
-"""Data order as a function of (seed, position): every image once an epoch, resumed equal to straight, cut into parts."""
+"""Data order as a function of (seed, position): epochs, resuming, and division among processes."""
 
 import pickle
 
@@ -20,14 +20,14 @@ def data():
     return ImageData(spec, "train", (8, 8), 1)
 
 
-def test_every_image_once_an_epoch():
+def test_every_image_occurs_once_per_epoch():
     order = DataOrder(NUM_IMAGES, seed=3)
     epochs = [order.indices(list(range(e * NUM_IMAGES, (e + 1) * NUM_IMAGES))) for e in range(4)]
     assert all(sorted(epoch) == list(range(NUM_IMAGES)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-def test_the_image_at_a_position_is_a_function_of_seed_and_position():
+def test_order_depends_only_on_seed_and_position():
     whole = DataOrder(NUM_IMAGES, 3).indices(list(range(200)))
     assert [DataOrder(NUM_IMAGES, 3).indices([position])[0] for position in range(200)] == whole
     assert DataOrder(NUM_IMAGES, 3).indices([199, 0, 36, 37]) == [whole[position] for position in (199, 0, 36, 37)]
@@ -51,7 +51,7 @@ def test_a_step_takes_the_next_batch():
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_resuming_in_the_middle_goes_on_where_it_was(accumulation):
+def test_batches_continue_after_resuming(accumulation):
     assert (
         positions(accumulation=accumulation, first_step=2) == positions(accumulation=accumulation)[2 * accumulation :]
     )
@@ -60,8 +60,8 @@ def test_resuming_in_the_middle_goes_on_where_it_was(accumulation):
 
 @pytest.mark.parametrize("num_processes", [1, 2, 4])
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_all_parts_of_a_step_are_what_one_process_sees(num_processes, accumulation):
-    """24 images a step, whatever the processes and the parts."""
+def test_the_parts_of_all_processes_are_one_processes_batch(num_processes, accumulation):
+    """24 images per step, for any number of processes and parts."""
     parts = [positions(24, accumulation, (rank, num_processes)) for rank in range(num_processes)]
     for step, whole in enumerate(positions(24)):
         pieces = [piece for process in parts for piece in process[step * accumulation : (step + 1) * accumulation]]
@@ -74,8 +74,8 @@ def test_all_parts_of_a_step_are_what_one_process_sees(num_processes, accumulati
 @pytest.mark.parametrize(
     ("batch", "accumulation", "num_processes", "multiple"), [(10, 3, 1, 3), (10, 1, 4, 4), (12, 2, 4, 8)]
 )
-def test_a_batch_that_cannot_be_cut_is_refused(batch, accumulation, num_processes, multiple):
-    message = rf"run.batch {batch} cannot be cut into {accumulation} \(run.accumulation\) × {num_processes} \(processes\) equal parts: choose a multiple of {multiple}$"
+def test_a_batch_that_does_not_divide_is_refused(batch, accumulation, num_processes, multiple):
+    message = rf"run.batch must be a multiple of {multiple} \(run.accumulation {accumulation} × processes {num_processes}\); got {batch}$"
     with pytest.raises(InputError, match=message):
         PositionBatches(batch, accumulation, (0, num_processes), 0, 1)
 
@@ -98,8 +98,8 @@ def test_a_resumed_stream_equals_a_straight_one(data):
         assert_equal(batch, other)
 
 
-def test_two_processes_see_the_rows_of_one(data):
-    """Pixels, flips and labels too: an image's randomness is keyed by its position, not by who reads it."""
+def test_two_processes_together_see_the_batch_of_one(data):
+    """Including flips and labels: randomness is keyed by the position, not by the process that reads it."""
     stream = SignalStream(data, seed=0, flips=True)
     for whole, *parts in zip(seen(stream), seen(stream, process=(0, 2)), seen(stream, process=(1, 2)), strict=True):
         assert torch.equal(torch.cat([part.signals for part in parts]), whole.signals)
@@ -107,27 +107,27 @@ def test_two_processes_see_the_rows_of_one(data):
         assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
 
 
-def test_a_batch_holds_its_images_mirrored_where_it_says(data):
+def test_a_batch_mirrors_the_images_it_marks(data):
     for batch in seen(SignalStream(data, seed=0, flips=True, wants_source=True)):
-        for found, plain in (
+        for actual, plain in (
             (batch.signals, data.read(batch.indices)),
             (batch.source_signals, data.read(batch.indices, source=True)),
         ):
             expected = [
                 image.flip(-1) if mirrored else image for image, mirrored in zip(plain, batch.mirrored, strict=True)
             ]
-            assert torch.equal(found, torch.stack(expected))
+            assert torch.equal(actual, torch.stack(expected))
         assert torch.equal(batch.labels, data.labels[batch.indices])
 
 
 def test_an_image_is_mirrored_in_half_of_the_epochs(data):
-    """The draw belongs to the position: keyed by the image, it would be mirrored always or never."""
+    """The draw is keyed by the position: keyed by the image, it would mirror an image always or never."""
     stream = SignalStream(data, seed=0, flips=True, wants_signals=False).__getitems__(list(range(200 * NUM_IMAGES)))
     share = torch.zeros(NUM_IMAGES).index_add_(0, torch.tensor(stream.indices), stream.mirrored.float()) / 200
     assert share.min() > 0.35 and share.max() < 0.65 and abs(share.mean() - 0.5) < 0.02
 
 
-def test_nothing_is_mirrored_or_read_that_is_not_asked_for(data):
+def test_nothing_unrequested_is_mirrored_or_read(data):
     batch = SignalStream(data, seed=0, flips=False).__getitems__([0, 1, 2])
     assert (
         not batch.mirrored.any()
@@ -137,8 +137,8 @@ def test_nothing_is_mirrored_or_read_that_is_not_asked_for(data):
     assert SignalStream(data, seed=0, flips=True, wants_signals=False).__getitems__([0]).signals is None
 
 
-def test_noise_belongs_to_the_position_whoever_draws_it(data):
-    """Whatever the batch, the processes and the restart; the numbers are the ones that `normal_at` gives."""
+def test_noise_depends_only_on_the_position(data):
+    """For any batch size, number of processes and restart; the numbers are those of `normal_at`."""
     noise = {"training noise": (4, 8), "other noise": (3,)}
     stream = SignalStream(data, seed=5, flips=False, wants_signals=False, noise=noise)
     batches = seen(stream)
@@ -171,7 +171,7 @@ def test_the_loader_leaves_the_global_generator_alone(data):
 
 
 @pytest.mark.slow
-def test_worker_processes_read_the_same(data):
+def test_worker_processes_read_the_same_batches(data):
     stream = SignalStream(data, seed=0, flips=True, wants_source=True)
     for batch, other in zip(seen(stream), seen(stream, num_workers=2), strict=True):
         assert_equal(batch, other)

@@ -1,42 +1,49 @@
-"""Stage 1's objective: coordinates and targets, noised latents."""
+"""Stage 1's objective: coordinates, targets and noise on the latents."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from genrep.coords import grid
-from genrep.data import ImageDataSpec
+from genrep.data import ImageDataSpec, all_of
 from genrep.data.images import ImageData
 from genrep.errors import InputError
 from genrep.interpolation import values_at
 from genrep.pictures import from_uint8
 from genrep.randomness import stream_generator
-from genrep.training.order import TrainingBatch
-from genrep.training.reconstruction import latent_noise, refinement_objective, training_points
+from genrep.training.order import SignalStream, TrainingBatch
+from genrep.training.reconstruction import latent_noise, noise_shapes, refinement_objective, training_points
 from genrep.training.specs import ReconstructionSpec
 from tests.scripts import AUTOENCODER, PROJECT, lines, run
 from tests.tiny import tiny_autoencoder
 
 
-def test_noise_is_of_each_images_own_level_and_keyed_by_position():
+def noise_at(spec, positions):
+    """Latent noise of a batch of the training stream, for 4 tokens of 8."""
+    signals = all_of("image", source="digits", in_memory=True).open("train", (8, 8), 1)
+    stream = SignalStream(signals, 1, False, noise=noise_shapes(spec, tiny_autoencoder().spec))
+    return latent_noise(spec, stream.__getitems__(list(positions)), torch.device("cpu"))
+
+
+def test_every_image_has_its_own_noise_level_keyed_by_position():
     spec = ReconstructionSpec(latent_noise=0.5)
-    noise = latent_noise(spec, range(2000), (4, 8), seed=1)
+    noise = noise_at(spec, range(2000))
     levels = noise.std(dim=(1, 2))
     assert noise.shape == (2000, 4, 8)
     torch.testing.assert_close(levels.square().mean().sqrt(), torch.tensor(0.5), atol=0.03, rtol=0)  # |N(0, 0.5²)|
     assert levels.min() < 0.05 and levels.max() > 1.0
-    torch.testing.assert_close(latent_noise(spec, [7, 3], (4, 8), seed=1), noise[[7, 3]])
-    assert latent_noise(ReconstructionSpec(), [0], (4, 8), seed=1) is None
+    torch.testing.assert_close(noise_at(spec, [7, 3]), noise[[7, 3]])
+    assert noise_at(ReconstructionSpec(), [0]) is None
 
 
-def test_noise_comes_in_units_of_each_channels_deviation_between_images():
-    """What tells one token from another, but is the same in every image, does not count: a generator standardises it."""
+def test_noise_is_relative_to_the_deviation_between_images():
+    """Differences between tokens that are the same in every image do not count: a generator standardises them away."""
     model, images, coords = tiny_autoencoder(), torch.rand(3, 1, 8, 8) * 2 - 1, grid(5)
     noise = torch.randn(3, 4, 8)
     latents = model.encode(images)
     unit = (latents - latents.mean(dim=0)).square().sum(dim=0).div(2).mean(dim=0).sqrt()  # [8]
     expected = model.decode(latents + noise * unit, coords)
-    with pytest.raises(InputError, match="give every process two images at a time or more"):
+    with pytest.raises(InputError, match="every process needs at least two at a time"):
         model(images[:1], coords, noise[:1])
     torch.testing.assert_close(model(images, coords, noise), expected)
     torch.testing.assert_close(model(images, coords, torch.zeros(3, 4, 8)), model(images, coords))
@@ -52,7 +59,7 @@ def pixels(*shape: int) -> torch.Tensor:
 
 
 def drawn(data, spec, kept, positions, step=0, sources=None):
-    """Coordinates and targets of a batch of images at these positions."""
+    """Coordinates and targets for a batch of images at these positions."""
     unmirrored = torch.zeros(len(kept), dtype=torch.bool)
     batch = TrainingBatch(list(positions), [0] * len(kept), unmirrored, kept, sources, labels=None)
     points = training_points(spec, data, batch, torch.device("cpu"), 7, step)
@@ -73,7 +80,7 @@ OBJECTIVES = [
 
 
 @pytest.mark.parametrize("options", OBJECTIVES)
-def test_coordinates_of_each_image_equal_a_plain_loop(data, options):
+def test_per_image_coordinates_equal_a_plain_loop(data, options):
     kept, positions = pixels(3, 2, 8, 8), [40, 7, 19]
     coords, targets = per_image(data, kept, positions, **options)
     side, count = options.get("target_size", 8), options.get("num_coords")
@@ -93,7 +100,7 @@ def test_coordinates_of_each_image_equal_a_plain_loop(data, options):
 
 
 @pytest.mark.parametrize("options", OBJECTIVES)
-def test_an_images_own_coordinates_do_not_depend_on_the_batch(data, options):
+def test_per_image_coordinates_do_not_depend_on_the_batch(data, options):
     kept = pixels(4, 1, 8, 8)
     coords, targets = per_image(data, kept, [3, 4, 5, 6], **options)
     for part, step in ((slice(0, 1), 0), (slice(1, 4), 9)):
@@ -102,7 +109,7 @@ def test_an_images_own_coordinates_do_not_depend_on_the_batch(data, options):
     assert not torch.equal(coords[0], coords[1])
 
 
-def test_a_shared_draw_is_the_steps_and_not_the_images(data):
+def test_shared_coordinates_depend_on_the_step_not_the_images(data):
     spec, kept = ReconstructionSpec(num_coords=6), pixels(2, 1, 8, 8)
     (one, _), (same, _), (other, _) = (
         drawn(data, spec, kept, positions, step) for step, positions in ((1, [0, 1]), (1, [2, 3]), (2, [0, 1]))
@@ -111,7 +118,7 @@ def test_a_shared_draw_is_the_steps_and_not_the_images(data):
 
 
 def test_a_step_has_one_random_target_size_for_all_images(data):
-    """Between 8 and 16 pixels; the targets are those of the resized source."""
+    """Between 8 and 16 pixels; targets come from the resized source."""
     kept, sources, counts = pixels(2, 1, 8, 8), pixels(2, 1, 16, 16), set()
     for step in range(12):
         positions = [2 * step, 2 * step + 1]
@@ -125,8 +132,8 @@ def test_a_step_has_one_random_target_size_for_all_images(data):
     assert len(counts) > 3 and counts <= set(range(8, 17))
 
 
-def test_training_with_coordinates_of_each_image(tmp_path):
-    """They are keyed by position: cutting a batch in parts changes nothing."""
+def test_training_with_per_image_coordinates(tmp_path):
+    """They are keyed by position, so accumulation does not change them."""
     for name, parts in (("whole", 1), ("parts", 4)):
         arguments = [*AUTOENCODER, "--reconstruction.per_image", "true", "--run.accumulation", parts]
         run(
@@ -137,7 +144,7 @@ def test_training_with_coordinates_of_each_image(tmp_path):
         assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
 
 
-def test_refinement_asks_for_images_as_the_run_did(tmp_path):
+def test_refinement_draws_targets_as_the_run_did(tmp_path):
     defaults = refinement_objective(tmp_path)
     assert defaults["coords"] == "uniform" and defaults["targets"] == "bicubic" and defaults["target_size"] is None
     (tmp_path / "config.yaml").write_text(

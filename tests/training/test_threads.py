@@ -1,4 +1,4 @@
-"""The number of CPU threads is the one that the first steps were fastest with."""
+"""A run uses the number of CPU threads that was fastest in its first steps."""
 
 import pytest
 import torch
@@ -15,18 +15,18 @@ def as_before():
 
 
 @pytest.mark.parametrize(("most", "counts"), [(1, [1]), (2, [2, 1]), (6, [6, 3, 1]), (16, [16, 8, 4, 2, 1])])
-def test_what_is_tried(most, counts):
+def test_numbers_of_threads_to_try(most, counts):
     assert candidates(most) == counts
 
 
 @pytest.mark.parametrize(
     ("seconds", "best"), [({4: 0.014, 2: 0.001, 1: 0.0015}, 2), ({4: 0.01, 2: 0.018, 1: 0.035}, 4), ({1: 0.02}, 1)]
 )
-def test_the_fastest_is_kept(seconds, best):
+def test_the_fastest_number_of_threads_is_kept(seconds, best):
     search, steps, total = ThreadSearch(list(seconds)), 0, 0.0
     while search.chosen is None:
         count = torch.get_num_threads()
-        # the first step after a change takes longer, and counts for nothing
+        # the first step after a change takes longer and is not counted
         took = seconds[count] * (5 if search._fresh else 1)
         search.step_took(took)
         steps, total = steps + 1, total + took
@@ -38,7 +38,7 @@ def test_the_fastest_is_kept(seconds, best):
 
 
 def test_a_burst_of_load_does_not_decide():
-    """Ten times slower during the whole first round of two threads: they are still seen to be faster in the second."""
+    """Two threads are ten times slower throughout the first round, and still win by the second."""
     search, round_of_two = ThreadSearch([2, 1]), 0
     while search.chosen is None:
         count, blocks = torch.get_num_threads(), len(search._blocks)

@@ -1,0 +1,122 @@
+"""One image or video, for a field: a file, a folder of frames, or a picture that every machine has."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from genrep.data import PictureSourceSpec
+from genrep.data.images import opaque, resize_and_crop, sixteen_bits, unit_floats
+from genrep.data.single.grids import GridSignal
+from genrep.data.single.siemens import siemens_star
+from genrep.data.single.videos import VIDEO_SUFFIXES, video_frames
+from genrep.errors import InputError
+from genrep.signals import ImageSignalSpec
+from genrep.specs import grid_of
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+SIEMENS_SIZE = 256
+"""Pixels of the star's sides, as in SCONE."""
+
+
+def open_pictures(spec: PictureSourceSpec) -> GridSignal:
+    """The image or video that a spec names: `[C, H, W]` of an image, `[C, T, H, W]` of frames.
+
+    Raises:
+        InputError: nothing there, no pictures, damaged ones, fewer than asked for, or frames of different sizes.
+    """
+    pixels = [_pixels(frame, spec, number) for number, frame in enumerate(_chosen_frames(spec))]
+    if not pixels or len(pixels) < (spec.num_frames or 0):
+        raise InputError(
+            f"signal.source {spec.source}: needs {spec.num_frames or 1} frames from frame {spec.start} on at a stride of "
+            f"{spec.stride}; got {len(pixels)}. Change signal.num_frames, signal.start or signal.stride"
+        )
+    if len({tuple(frame.shape) for frame in pixels}) != 1:
+        raise InputError(
+            f"signal.source {spec.source}: its frames differ in size or channels; give frames of one size, or set signal.size"
+        )
+    kept = pixels[0] if len(pixels) == 1 else torch.stack(pixels, dim=1)
+    return GridSignal(kept, ImageSignalSpec().build(), spec.source)
+
+
+def _chosen_frames(spec: PictureSourceSpec) -> Iterator[Any]:
+    """The pictures of the signal that are wanted, as PIL images, one after the other."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # a signal of 64 megapixels is what fields are for
+    stop = None if spec.num_frames is None else spec.start + spec.num_frames * spec.stride
+    if spec.source in MADE_UP:
+        return itertools.islice([MADE_UP[spec.source](spec)], spec.start, stop, spec.stride)
+    place = Path(spec.source).expanduser()
+    if not place.exists():
+        raise InputError(
+            f"signal.source {spec.source!r} does not exist: give an image, a video, an animated file, a folder of frames, "
+            f"{' or '.join(MADE_UP)}"
+        )
+    if place.suffix.lower() in VIDEO_SUFFIXES and place.is_file():
+        return video_frames(place, spec.start, stop, spec.stride)
+    return itertools.islice(_pictures(place), spec.start, stop, spec.stride)
+
+
+def _pictures(place: Path) -> Iterator[Any]:
+    """The pictures of a folder, or of a file that may be animated."""
+    from PIL import Image, ImageSequence
+
+    files = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES) if place.is_dir() else [place]
+    if not files:
+        raise InputError(f"signal.source {place}: no pictures there ({', '.join(SUFFIXES)})")
+    try:
+        if len(files) > 1:
+            yield from map(_loaded, files)
+        else:
+            yield from (frame.copy() for frame in ImageSequence.Iterator(Image.open(files[0])))
+    except OSError as error:
+        raise InputError(f"signal.source {place}: cannot be read as a picture ({error})") from error
+
+
+def _camera(spec: PictureSourceSpec) -> Any:
+    import skimage
+    from PIL import Image
+
+    return Image.open(Path(skimage.__file__).parent / "data" / "camera.png")
+
+
+def _siemens(spec: PictureSourceSpec) -> Any:
+    from PIL import Image
+
+    height, width = grid_of(SIEMENS_SIZE if spec.size is None else spec.size)
+    return Image.fromarray(siemens_star(height, width, spec.num_spokes))
+
+
+MADE_UP: dict[str, Callable[[PictureSourceSpec], Any]] = {"camera": _camera, "siemens": _siemens}
+"""Pictures that no file of the user's is needed for, by the name that `signal.source` gives."""
+
+
+def _loaded(file: Path) -> Any:
+    """A picture in memory, its file closed: a video has more frames than a process may open files."""
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return picture.copy()
+
+
+def _pixels(frame: Any, spec: PictureSourceSpec, number: int) -> UInt8[Tensor, "channels height width"]:
+    grey = frame.mode in ("1", "L", "I", "I;16", "F") if spec.channels is None else spec.channels == 1
+    try:
+        if frame.mode.startswith("I"):  # 16 bits, scaled instead of clipped
+            from PIL import Image
+
+            frame = Image.fromarray(np.round(sixteen_bits(frame) / 257).astype(np.uint8))
+        frame = opaque(unit_floats(frame), spec.background).convert("L" if grey else "RGB")
+    except (OSError, ValueError) as error:
+        raise InputError(f"signal.source {spec.source}: picture {number} cannot be read ({error})") from error
+    if spec.size is not None:
+        height, width = grid_of(spec.size)
+        return resize_and_crop(frame, (height, width))
+    array = torch.from_numpy(np.array(frame))
+    return array[None] if grey else array.permute(2, 0, 1)

@@ -1,0 +1,103 @@
+"""The surface of a shape as points with normals, from a mesh or a cloud, through trimesh (the extra `shapes`)."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from genrep.errors import InputError
+from genrep.signals.meshes import Mesh
+
+SHAPE_SUFFIXES = (".obj", ".ply", ".stl", ".off")
+
+
+class Surface(NamedTuple):
+    """A shape as its file has it, axes (x, y, z).
+
+    Attributes:
+        points, normals: on the surface; normals have length 1 and point outwards.
+        mesh: the triangles, axes (z, y, x); None of a cloud.
+        is_closed: whether the mesh has an inside.
+    """
+
+    points: Float[np.ndarray, "points 3"]
+    normals: Float[np.ndarray, "points 3"]
+    mesh: Mesh | None
+    is_closed: bool
+
+
+def read_surface(source: str, num_points: int) -> Surface:
+    """Points sampled on a mesh evenly over its area, with the normals of its faces; or a cloud as it is.
+
+    Args:
+        source: a file.
+        num_points: on a mesh; always the same ones.
+
+    Raises:
+        InputError: nothing there, a file of another kind or a damaged one, no faces and no normals, coordinates that are not
+            finite, or a shape without size.
+    """
+    path = Path(source).expanduser()
+    loaded = _load(path)
+    vertices = np.asarray(loaded.vertices, dtype=np.float64).reshape(-1, 3)
+    if len(vertices) == 0:
+        raise InputError(f"signal.source {path}: must have points; got none")
+    if not np.isfinite(vertices).all():
+        raise InputError(f"signal.source {path}: coordinates must be finite; got NaN or infinite ones")
+    if not np.ptp(vertices, axis=0).max() > 0:
+        raise InputError(f"signal.source {path}: must have a size; all of its points are in one place")
+    if len(getattr(loaded, "faces", ())):
+        return _of_mesh(path, loaded, num_points)
+    normals = _normals_of_cloud(path, loaded, len(vertices))
+    return Surface(vertices, normals, None, False)
+
+
+def _load(path: Path) -> Any:
+    """trimesh's mesh or cloud."""
+    import trimesh  # optional: the message about the extra is in `genrep/training/config.py`
+
+    if not path.is_file():
+        raise InputError(f"signal.source {str(path)!r} does not exist: give a mesh, or a cloud of points with normals")
+    if path.suffix.lower() not in SHAPE_SUFFIXES:
+        raise InputError(
+            f"signal.source {path}: must be one of {', '.join(SHAPE_SUFFIXES)}; got {path.suffix or 'no suffix'}"
+        )
+    try:
+        loaded = trimesh.load(path, process=False)  # which would drop points that are not finite
+        return loaded.to_geometry() if isinstance(loaded, trimesh.Scene) else loaded
+    except Exception as error:  # its readers raise whatever a damaged file makes them stumble over
+        reason = str(error) or type(error).__name__
+        raise InputError(
+            f"signal.source {path}: cannot be read as a shape: it is empty or damaged ({reason})"
+        ) from error
+
+
+def _of_mesh(path: Path, mesh: Any, num_points: int) -> Surface:
+    import trimesh
+
+    mesh.merge_vertices(merge_tex=True, merge_norm=True)  # seams of textures are no edges of the surface
+    if not mesh.area > 0:
+        raise InputError(f"signal.source {path}: its faces must have an area; got {len(mesh.faces)} without")
+    if mesh.is_watertight and mesh.volume < 0:
+        mesh.invert()
+    points, face = trimesh.sample.sample_surface(mesh, num_points, seed=0)
+    triangles = Mesh(np.asarray(mesh.vertices)[:, ::-1], np.asarray(mesh.faces))
+    return Surface(np.asarray(points), np.asarray(mesh.face_normals)[face], triangles, bool(mesh.is_watertight))
+
+
+def _normals_of_cloud(path: Path, cloud: Any, count: int) -> Float[np.ndarray, "points 3"]:
+    """What a PLY file calls nx, ny and nz."""
+    columns = cloud.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
+    try:
+        normals = np.stack(
+            [np.asarray(columns[name], dtype=np.float64).reshape(-1) for name in ("nx", "ny", "nz")], axis=1
+        )
+    except (KeyError, ValueError, TypeError):
+        raise InputError(
+            f"signal.source {path}: must have faces, or a normal (nx, ny, nz) for each point; got {count} points alone"
+        ) from None
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    if len(normals) != count or not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise InputError(f"signal.source {path}: normals must be finite and longer than 0, one for each point")
+    return normals / lengths

@@ -1,0 +1,42 @@
+"""The samples of a WAV file, with the standard library alone."""
+
+import wave
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from genrep.errors import InputError
+
+
+def read_wav(path: Path) -> Float[np.ndarray, "channels samples"]:
+    """Samples of 8, 16, 24 or 32 bits as float32 in [-1, 1), a row for each channel.
+
+    Raises:
+        InputError: nothing there, no WAV file, a damaged or empty one, or one of another format, such as floats.
+    """
+    try:
+        with wave.open(str(path)) as file:
+            channels, width, expected = file.getnchannels(), file.getsampwidth(), file.getnframes()
+            data = file.readframes(expected)
+    except (wave.Error, OSError, EOFError) as error:
+        raise InputError(
+            f"signal.source {path}: cannot be read as a WAV file of 8, 16, 24 or 32-bit integers (PCM): {str(error) or 'it ends early'}"
+        ) from error
+    if len(data) < expected * channels * width:
+        raise InputError(
+            f"signal.source {path}: is cut off: {len(data)} bytes of {expected * channels * width} are there"
+        )
+    if not data:
+        raise InputError(f"signal.source {path}: has no samples")
+    return _samples(data, width).reshape(-1, channels).T
+
+
+def _samples(data: bytes, width: int) -> Float[np.ndarray, " samples"]:
+    """Little-endian integers of so many bytes as floats; those of one byte are unsigned."""
+    octets = np.frombuffer(data, dtype=np.uint8).reshape(-1, width)
+    if width == 1:
+        octets = np.bitwise_xor(octets, np.uint8(0x80))  # 128 is silence: two's complement, as the wider ones have it
+    words = np.zeros((len(octets), 4), dtype=np.uint8)
+    words[:, 4 - width :] = octets  # the high bytes of 32 bits
+    return (words.view("<i4")[:, 0] / 2.0**31).astype(np.float32)

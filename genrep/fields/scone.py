@@ -1,0 +1,245 @@
+"""SCONE: Fourier bases, collaged by learned spatial masks (Li et al., Learning Spatially Collaged Fourier Bases, 2024)."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from genrep.fields.base import Field, last
+from genrep.nn.sines import AngleLinear, Places, places_of, siren_bound
+
+MASKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sin_squared": lambda angles: angles.sin().square(),
+    "sigmoid": torch.sigmoid,
+    "gaussian": lambda angles: angles.square().neg().exp(),
+    "sin": lambda angles: 0.5 + 0.5 * angles.sin(),
+    "cos": lambda angles: 0.5 + 0.5 * angles.cos(),
+    "tanh": lambda angles: 0.5 + 0.5 * angles.tanh(),
+}
+"""σ of eq. 4, each with values in [0, 1]: the activations of figure 7. Its prefix N- is the 0.5 + 0.5 of the last three."""
+
+
+class SconeField(Field):
+    """SCONE, equations 3 and 4, l = 1 to L, of L masks and bases:
+
+        g_l(x) = sin(ω_l (B_l x + c_l))                     the bases
+        M_l    = σ(s_l ω₀ (W_l z_(l-1) + b_l)),  z_0 = x    the masks
+        z_l    = M_l ∘ g_l(x)                               their collage, and W z_L + b for the values
+
+    B and c are trained. They start from PyTorch's default, U(-1/√axes, 1/√axes); the paper gives that for B of two axes
+    and has no c. W and b start as SIREN's weights do, both from the same bound. s is 1, or trained where
+    `learn_input_scale` is set (the suffix -L in figure 7). Coordinates are not normalised further, and no activation
+    follows the output.
+
+    With mask "random_binary" (the ablation of figure 7) it is z_l = M_l ∘ ω₀ (W_l z_(l-1) + b_l) ∘ g_l(x), where M_l is 0 or 1
+    at random in each cell of a grid and each channel, and fixed.
+
+    Args:
+        num_axes: of the coordinates, any number.
+        channels: of the values.
+        widths, omegas, mask_omega, mask, learn_input_scale, mask_cells, mask_seed: see `SconeSpec`.
+    """
+
+    def __init__(
+        self,
+        num_axes: int,
+        channels: int,
+        *,
+        widths: Sequence[int],
+        omegas: Sequence[float | int],
+        mask_omega: float | int,
+        mask: str,
+        learn_input_scale: bool,
+        mask_cells: int,
+        mask_seed: int,
+    ):
+        super().__init__()
+        self.mask, self.mask_cells, self.mask_seed = mask, mask_cells, mask_seed
+        pairs = itertools.pairwise([num_axes, *widths])
+        masks = [AngleLinear(inputs, outputs, mask_omega) for inputs, outputs in pairs]
+        for number, layer in enumerate(masks):
+            bound = siren_bound(layer.in_features, mask_omega, first=number == 0)
+            nn.init.uniform_(layer.weight, -bound, bound)
+            nn.init.uniform_(layer.bias, -bound, bound)
+        self.masks = nn.ModuleList(masks)
+        self.bases = nn.ModuleList(
+            AngleLinear(num_axes, width, omega) for width, omega in zip(widths, omegas, strict=True)
+        )
+        self.input_scales = nn.Parameter(torch.ones(len(widths))) if learn_input_scale else None
+        self.to_values = nn.Linear(widths[-1], channels)
+
+    def prepare(self, coords: Float[Tensor, "points axes"]) -> Places:
+        return places_of(coords)
+
+    def hidden_layers(self, prepared: Places) -> Iterator[tuple[str, Tensor]]:
+        """Masks, bases and collages; as the equations stand, any derivative of it is there."""
+        coords, collage = prepared.coords, prepared.coords
+        for number, basis in enumerate(self.bases, start=1):
+            angles, waves = self._angles(number - 1, collage), torch.sin(basis(coords))
+            if self.mask == "random_binary":
+                mask = random_mask(coords, angles.shape[1], self.mask_cells, [self.mask_seed, number]).to(waves.dtype)
+                collage = mask * angles * waves
+            else:
+                mask = MASKS[self.mask](angles)
+                collage = mask * waves
+            yield f"mask {number}", mask
+            yield f"basis {number}", waves
+            yield f"layer {number}", collage
+
+    def values(self, prepared: Places) -> Float[Tensor, "points channels"]:
+        coords = prepared.coords
+        trains = torch.is_grad_enabled() and not coords.requires_grad and not torch.compiler.is_compiling()
+        if trains and self.mask in MASKS_AND_SLOPES:
+            with torch.autocast(coords.device.type, enabled=False):
+                collage = self._collage(prepared).to(self.to_values.weight.dtype)
+            return torch.addmm(self.to_values.bias[:, None], self.to_values.weight, collage).T
+        return self.to_values(last(self.hidden_layers(prepared)).to(self.to_values.weight.dtype))
+
+    def _angles(self, number: int, inputs: Tensor) -> Float[Tensor, "points width"]:
+        """Arguments of the masks of layer `number`, counted from 0."""
+        weight, bias = self._folded(number)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return F.linear(inputs.to(weight.dtype), weight, bias)
+
+    def _folded(self, number: int) -> tuple[Tensor, Tensor]:
+        """s ω₀ W and s ω₀ b of the masks of layer `number`."""
+        layer = self.masks[number]
+        assert isinstance(layer, AngleLinear)
+        weight, bias = layer.folded()
+        if self.input_scales is None:
+            return weight, bias
+        scale = self.input_scales[number].to(weight.dtype)
+        return scale * weight, scale * bias
+
+    def _collage(self, places: Places) -> Float[Tensor, "width points"]:
+        """The last collage, transposed, as `hidden_layers` has it, in fewer passes over the activations."""
+        collage = None
+        for number, basis in enumerate(self.bases):
+            assert isinstance(basis, AngleLinear)
+            collage = Collage.apply(collage, *self._folded(number), *basis.folded(), places, self.mask)
+        assert collage is not None
+        return collage
+
+
+class Collage(torch.autograd.Function):
+    """M ∘ g of one layer, of angles a = W z + b and p = B x + c: σ(a) sin p, `[width, points]`. No z means x, the first layer.
+
+    It computes σ and σ' together, sine and cosine of p together, and keeps σ'(a) sin p and σ(a) cos p alone; the gradients
+    of a and p are these times that of the result. That is two thirds of the passes over the activations that the two
+    sines, the activation and the product take by themselves. It has first derivatives by weights only; where coordinates
+    have gradients, `values` takes `hidden_layers` instead, which has them all.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        basis_weight: Tensor,
+        basis_bias: Tensor,
+        places: Places,
+        mask: str,
+    ) -> Tensor:
+        if inputs is None and mask == "sin_squared":  # sin² a = (1 - cos 2a) / 2, of an angle that is linear in x
+            slope, masks = places.sines(2 * weight, 2 * bias)
+            masks, factor = masks.mul_(-0.5).add_(0.5), 1.0
+        else:
+            mask_and_slope, factor = MASKS_AND_SLOPES[mask]
+            angles = places.linear(weight, bias) if inputs is None else torch.addmm(bias[:, None], weight, inputs)
+            masks, slope = mask_and_slope(angles)
+        sine, cosine = places.sines(basis_weight, basis_bias)
+        ctx.save_for_backward(inputs, weight, slope.mul_(sine), cosine.mul_(masks))
+        ctx.places, ctx.factor = places, factor
+        return masks.mul_(sine)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, by_angle, by_phase = ctx.saved_tensors
+        by_angle, by_phase = by_angle * gradient, by_phase * gradient
+        of_basis = ctx.places.gradients(by_phase)
+        if inputs is None:
+            of_inputs, (of_weight, of_bias) = None, ctx.places.gradients(by_angle)
+        else:
+            of_inputs = torch.mm(ctx.factor * weight.T, by_angle)
+            of_weight, of_bias = torch.mm(by_angle, inputs.T), by_angle.sum(1)
+        return of_inputs, ctx.factor * of_weight, ctx.factor * of_bias, *of_basis, None, None
+
+
+def _sin_squared(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """sin² a = t² / (1 + t²) and sin a cos a = t / (1 + t²) of t = tan a, which is dearer than a sine and cheaper than two."""
+    tangent = angles.tan_()
+    product = torch.addcmul(tangent.new_ones(()), tangent, tangent).reciprocal_().mul_(tangent)
+    return tangent.mul_(product), product
+
+
+def _sigmoid(angles: Tensor) -> tuple[Tensor, Tensor]:
+    mask = angles.sigmoid_()
+    return mask, mask - mask.square()
+
+
+def _gaussian(angles: Tensor) -> tuple[Tensor, Tensor]:
+    mask = angles.square().neg_().exp_()
+    return mask, angles.mul_(mask)
+
+
+def _sin(angles: Tensor) -> tuple[Tensor, Tensor]:
+    return angles.sin().mul_(0.5).add_(0.5), angles.cos_()
+
+
+def _cos(angles: Tensor) -> tuple[Tensor, Tensor]:
+    return angles.cos().mul_(0.5).add_(0.5), angles.sin_()
+
+
+def _tanh(angles: Tensor) -> tuple[Tensor, Tensor]:
+    mask = angles.tanh_().mul_(0.5).add_(0.5)
+    return mask, mask - mask.square()
+
+
+MASKS_AND_SLOPES: dict[str, tuple[Callable[[Tensor], tuple[Tensor, Tensor]], float]] = {
+    "sin_squared": (_sin_squared, 2.0),
+    "sigmoid": (_sigmoid, 1.0),
+    "gaussian": (_gaussian, -2.0),
+    "sin": (_sin, 0.5),
+    "cos": (_cos, -0.5),
+    "tanh": (_tanh, 2.0),
+}
+"""A function from angles, which it overwrites, to σ and a multiple of σ'; and the factor that makes it σ'."""
+
+
+def random_mask(
+    coords: Float[Tensor, "points axes"], width: int, cells: int, seed: Sequence[int]
+) -> Bool[Tensor, "points width"]:
+    """A fair coin in every cell of a grid of `cells` along each axis of [-1, 1] and every channel, fixed by the seed.
+
+    Computed from the number of a point's cell, not kept: a mask of every pixel of a photograph and every channel would be
+    larger than the network by three orders of magnitude.
+    """
+    places = ((coords.float() + 1) * (cells / 2)).long().clamp_(0, cells - 1)
+    number = places[:, 0]
+    for axis in range(1, places.shape[1]):
+        number = number * cells + places[:, axis]
+    channel = torch.arange(width, device=coords.device)
+    for part in seed:
+        channel = _mixed(channel + (part + 1) * 0x632BE59BD9B4E019 % 2**63)
+    return (
+        _mixed(number + 1)[:, None] * (channel | 1)
+    ) < 0  # the top bit of the product with an odd number of the channel
+
+
+def _mixed(numbers: Tensor) -> Tensor:
+    """SplitMix64's finaliser: every bit of the result depends on every bit of an int64."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        numbers = (numbers ^ _shifted(numbers, shift)) * factor
+    return numbers ^ _shifted(numbers, 31)
+
+
+def _shifted(numbers: Tensor, bits: int) -> Tensor:
+    """Right, filled with zeros, of an int64."""
+    return (numbers >> bits) & (2 ** (64 - bits) - 1)

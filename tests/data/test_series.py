@@ -1,0 +1,159 @@
+"""One signal of one axis: WAV files, sums of sines, coordinates off the grid; and a message for what is none."""
+
+import math
+import wave
+
+import numpy as np
+import pytest
+import torch
+
+from genrep.coords import grid
+from genrep.data import ArraySourceSpec, PointsSpec, SinesSourceSpec
+from genrep.data.single import GridSignal, Share, open_array
+from genrep.data.single.series import open_sines
+from genrep.errors import InputError
+from genrep.signals import ArraySignalSpec
+from genrep.specs import validate
+
+
+def write_wav(path, integers, width):
+    """Integers `[samples, channels]` of so many bytes; those of one byte are stored unsigned."""
+    stored = integers.astype("<i4")
+    octets = stored.view(np.uint8).reshape(*integers.shape, 4)[..., :width].copy()
+    if width == 1:
+        octets ^= 0x80
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(integers.shape[1])
+        file.setsampwidth(width)
+        file.setframerate(8000)
+        file.writeframes(octets.tobytes())
+    return path
+
+
+def opened(path, **options):
+    return open_array(validate(ArraySourceSpec, {"type": "array", "source": str(path), **options}))
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_a_wav_read_back_equals_its_samples(tmp_path, width):
+    limit = 2 ** (8 * width - 1)
+    integers = np.array([[-limit, limit - 1], [0, -1], [1, limit // 2], [7, -7]])
+    single = opened(write_wav(tmp_path / "a.wav", integers, width))
+    assert torch.equal(single.kept, torch.from_numpy((integers.T / limit).astype(np.float32)))
+    assert single.shape == (4,) and single.channels == 2
+    assert opened(tmp_path / "a.wav", value_range=[-1.0, 1.0]).signal.spec.scale() == (-1, 1)
+
+
+def test_what_is_no_wav_is_refused(tmp_path):
+    path = write_wav(tmp_path / "a.wav", np.arange(100)[:, None], 2)
+    whole = path.read_bytes()
+    with pytest.raises(InputError, match=r"has no samples"):
+        opened(write_wav(tmp_path / "none.wav", np.zeros((0, 1), dtype=int), 2))
+    floats = bytearray(whole)
+    floats[20] = 3  # the format's number: IEEE floats
+    for content in (None, b"", b"no sound", whole[:30], bytes(floats)):
+        (tmp_path / "bad.wav").unlink(missing_ok=True)
+        if content is not None:
+            (tmp_path / "bad.wav").write_bytes(content)
+        with pytest.raises(
+            InputError, match=r"cannot be read as a WAV file of 8, 16, 24 or 32-bit integers \(PCM\): \S"
+        ):
+            opened(tmp_path / "bad.wav")
+    (tmp_path / "cut.wav").write_bytes(whole[:-20])
+    with pytest.raises(InputError, match=r"is cut off: 180 bytes of 200 are there"):
+        opened(tmp_path / "cut.wav")
+    np.save(tmp_path / "empty.npy", np.zeros((0,)))
+    with pytest.raises(InputError, match=r"must have one value or more; its shape is \[0\]"):
+        opened(tmp_path / "empty.npy")
+
+
+class Function:
+    """A function of coordinates that renders like a field."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def render(self, size=None):
+        return self.function(grid(size or self.size).squeeze(-1))[None]
+
+
+SINES = {"type": "sines", "frequencies": [1, 3], "amplitudes": [1, 0.5], "length": 20}
+
+
+def test_a_sum_of_sines_is_its_formula():
+    single = open_sines(validate(SinesSourceSpec, SINES))
+    first, second = 2 * math.pi * np.random.default_rng(0).random(2)
+    x = (np.arange(20) + 0.5) / 20
+    expected = np.sin(2 * np.pi * x + first) + 0.5 * np.sin(6 * np.pi * x + second)
+    assert single.kept[0].numpy() == pytest.approx(expected, abs=1e-6)
+    assert single.signal.spec.scale() == (-1.5, 1.5) and single.shape == (20,)
+    noisy = open_sines(validate(SinesSourceSpec, {**SINES, "noise": 0.1}))
+    assert 0.05 < float((noisy.kept - single.kept).std()) < 0.2
+
+
+def test_a_fit_of_sines_is_measured_between_the_samples():
+    """An error of sin(20 pi x) is 0 at 20 samples' midpoints of its periods, and 0.5 in the mean square between them."""
+    single = open_sines(validate(SinesSourceSpec, {**SINES, "finer": 50}))
+    exact = Function(lambda x: single.signal.values(single.sines.at(x))[0])
+    exact.size = (20,)
+    assert single.measure(exact)["psnr_between"] == single.measure(exact)["psnr"] == 100
+    aliased = Function(lambda x: exact.function(x) + 0.3 * torch.sin(math.pi * 20 * (x + 1 - 1 / 20)))
+    aliased.size = (20,)
+    metrics = single.measure(aliased)
+    assert metrics["rmse"] == pytest.approx(0, abs=1e-4)
+    assert metrics["rmse_between"] == pytest.approx(1.5 * 0.3 / math.sqrt(2), rel=1e-2)
+    assert single.picture(aliased).shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"amplitudes": [1]}, "amplitudes has 1 numbers, frequencies has 2: give one for each sine"),
+        ({"frequencies": [10, 1]}, "length must be more than twice the highest frequency, 10, or its samples"),
+        ({"frequencies": []}, "at least 1 item"),
+        ({"finer": 5}, "multiple of 2"),
+    ],
+)
+def test_sines_that_cannot_be_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        validate(SinesSourceSpec, {**SINES, **change})
+
+
+def ramp(shape):
+    """Values that rise along the last axis: index / (length - 1) in [-1, 1]."""
+    signal = ArraySignalSpec(type="array", low=0.0, high=float(shape[-1] - 1)).build()
+    return GridSignal(torch.arange(shape[-1]).float().expand(1, *shape).contiguous(), signal)
+
+
+@pytest.mark.parametrize("coords", ["gaussian", "uniform"])
+@pytest.mark.parametrize("num_coords", [None, 50])
+def test_interpolated_targets_on_a_ramp_are_the_ramp(coords, num_coords):
+    """Cubic interpolation with a = -0.75 makes n + 1.5 t - 1.5 t² + t³ of a ramp's n + t, two samples from the border."""
+    single, length = ramp((3, 40)), 40
+    how = PointsSpec(num_coords=num_coords, coords=coords, targets="bicubic")
+    points = single.points(how, torch.Generator().manual_seed(0))
+    x = points.coords[:, 1]
+    position = ((x + 1) * length - 1) / 2
+    inside = (position > 2) & (position < length - 3)
+    part = position - position.floor()
+    expected = 2 / (length - 1) * (position.floor() + 1.5 * part - 1.5 * part**2 + part**3) - 1
+    assert points.values[inside, 0].numpy() == pytest.approx(expected[inside].numpy(), abs=1e-5)
+    shift = position - position.round()
+    assert 0.02 < float(shift.abs().max()) <= (0.25 if coords == "gaussian" else 0.5) + 1e-5
+    assert len(points.coords) == (num_coords or 120)
+
+
+def test_pixel_targets_stay_at_their_pixel():
+    points = ramp((40,)).points(PointsSpec(coords="gaussian"), torch.Generator().manual_seed(0))
+    nearest = (((points.coords[:, 0] + 1) * 40 - 1) / 2).round()
+    assert torch.equal(points.values[:, 0], nearest * (2 / 39) - 1) and not torch.equal(points.coords, grid((40,)))
+
+
+@pytest.mark.parametrize("how", [{}, {"num_coords": 13}, {"coords": "uniform", "targets": "bicubic"}])
+def test_the_processes_shares_are_the_points_of_one(how):
+    single, spec = ramp((5, 7)), PointsSpec(**how)
+    whole = single.points(spec, torch.Generator().manual_seed(3))
+    parts = [single.points(spec, torch.Generator().manual_seed(3), Share(rank, 3)) for rank in range(3)]
+    for name in ("coords", "values"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    assert single.is_fixed(spec) == (how == {})

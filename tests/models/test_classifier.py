@@ -1,0 +1,40 @@
+"""The classifier: blocks, norms, and models of earlier versions."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from genrep.errors import InputError
+from genrep.models.classifier import ImageClassifier
+from genrep.training.describe import num_parameters
+
+
+def test_depth_adds_blocks_of_a_known_size():
+    """A block of c channels with group norm has 2 (9 c² + c) weights and biases, and 2 · 2 c of its norms."""
+    shallow, deep = (ImageClassifier(8, 1, 10, width=8, stages=2, depth=depth) for depth in (1, 3))
+    extra = sum(2 * (2 * (9 * c**2 + c) + 4 * c) for c in (8, 16))
+    assert num_parameters(deep) - num_parameters(shallow) == extra
+
+
+@pytest.mark.parametrize(("size", "kind"), [(8, nn.BatchNorm2d), ([8], nn.BatchNorm1d), ([4, 4, 4], nn.BatchNorm3d)])
+def test_batch_norm_has_the_signals_axes(size, kind):
+    model = ImageClassifier(size, 1, 3, width=8, norm="batch")
+    assert isinstance(model.norm, kind) and isinstance(model.blocks[0].norm1, kind)
+    shape = (size, size) if isinstance(size, int) else size
+    assert model.eval()(torch.zeros(2, 1, *shape)).shape == (2, 3)
+
+
+def test_an_unknown_norm_is_refused():
+    with pytest.raises(InputError, match="norm"):
+        ImageClassifier(8, 1, 10, norm="layer")
+
+
+def test_a_classifier_saved_before_depth_and_norm_loads(tmp_path):
+    model, images = ImageClassifier(8, 1, 10, width=8).eval(), torch.randn(2, 1, 8, 8)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["depth"], config["norm"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert torch.equal(ImageClassifier.from_pretrained(tmp_path).eval()(images), model(images))
