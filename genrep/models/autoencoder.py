@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genrep.arguments import Integer, as_floats, check_finite, in_training
 from genrep.coords import Coords, Region, grid_shape
+from genrep.encoders.fit import CloudFit
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import AutoencoderSpec
@@ -113,10 +114,10 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
 
     def _encoded(self, values: Tensor) -> Any:
         """What the encoder makes of values, latents or (latents, mask); of those that may be missing it sees which are there."""
-        if not self.missing:
-            return self.encoder(values)
-        there = values.isfinite().all(dim=1, keepdim=True)
-        return self.encoder(torch.cat([torch.where(there, values, 0), there.to(values.dtype)], dim=1))
+        if self.missing:
+            there = values.isfinite().all(dim=1, keepdim=True)
+            values = torch.cat([torch.where(there, values, 0), there.to(values.dtype)], dim=1)
+        return self.encoder(values, self.decoder) if isinstance(self.encoder, CloudFit) else self.encoder(values)
 
     @apply_forward_hook
     def decode(

@@ -1,0 +1,215 @@
+"""Encoding as an optimisation: clouds of latents fitted to images under a frozen decoder, many images at a time (ARC)."""
+
+import hashlib
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from genrep.coords import grid_at, pitch
+from genrep.decoders.anchored import AnchoredDecoder
+from genrep.encoders.anchors import draw_anchors, gradient_norm
+from genrep.randomness import stream_generator
+
+POINTS = {"cpu": 2**12, "gpu": 2**20}
+"""Pixels that a step computes at a time: so few on a CPU that what lies between two layers stays in its cache."""
+
+
+class Clouds(NamedTuple):
+    """Anchors placed on a batch of images.
+
+    Attributes:
+        positions: `[B, K, axes]`, in [-1, 1].
+        features: `[B, K, z]`, as they start.
+        mask: `[B, K]`, which anchors are there; None where all are.
+        order: `[B, P]`, the pixels of each image in the order that steps take them in.
+    """
+
+    positions: Tensor
+    features: Tensor
+    mask: Tensor | None
+    order: Tensor
+
+
+class CloudFit(nn.Module):
+    """Images to clouds: anchors drawn by the gradient, and features that Adam fits, the decoder left as it is.
+
+    What is random about an image (its anchors, where its features start, the order of its pixels) depends on `seed` and on
+    its values alone: so it has one encoding, whatever it is encoded beside, and with it its cloud ends as it would alone.
+
+    Args:
+        channels: of the values.
+        num_tokens: K, the anchors of an image.
+        latent_dim: axes + width of a feature.
+        steps: of Adam.
+        lr: its rate.
+        schedule: `constant`, or `cosine` down to 0.
+        parts: the pixels, shuffled, are cut into so many parts; a step sees one of them, in turn.
+        start: features start uniform in ± this.
+        jitter: anchors lie anywhere in their pixels in place of at their centres.
+        flat: where fewer pixels than anchors have a gradient, anchors are drawn from the others too (`filled`), or those
+            that lack are not there (`masked`).
+        seed: of all draws.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_tokens: int,
+        latent_dim: int,
+        *,
+        steps: int,
+        lr: float,
+        schedule: str,
+        parts: int,
+        start: float,
+        jitter: bool,
+        flat: str,
+        seed: int,
+    ):
+        super().__init__()
+        self.channels, self.num_tokens, self.latent_dim = channels, num_tokens, latent_dim
+        self.steps, self.lr, self.schedule, self.parts = steps, lr, schedule, parts
+        self.start, self.jitter, self.flat, self.seed = start, jitter, flat, seed
+
+    @torch.no_grad()
+    def forward(
+        self, values: Float[Tensor, "batch observed *shape"], decoder: AnchoredDecoder
+    ) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"] | None]:
+        """Clouds of images. One channel more than the values' own says where they are there."""
+        device, dtype = values.device, torch.promote_types(values.dtype, torch.float32)
+        num_pixels = math.prod(values.shape[2:])
+        points = POINTS["cpu" if device.type == "cpu" else "gpu"]
+        at_once = max(1, points * self.parts // num_pixels)
+        latents, masks = [], []
+        for part in values.split(at_once):
+            clouds = self.place(part, decoder.num_neighbours)
+            features = fit(self, part.to(dtype), clouds, decoder, points)
+            latents.append(torch.cat([clouds.positions.to(features.dtype), features], dim=-1).to(values.dtype))
+            masks += [] if clouds.mask is None else [clouds.mask]
+        return torch.cat(latents), torch.cat(masks) if masks else None
+
+    def place(self, values: Float[Tensor, "batch observed *shape"], fewest: int) -> Clouds:
+        """Anchors on images, at least `fewest` on each, and where their features start. Drawn on the CPU, whatever the device."""
+        shape, device = values.shape[2:], values.device
+        values = values.detach().float().cpu()
+        norms = gradient_norm(values[:, : self.channels])
+        if values.shape[1] > self.channels:  # no anchors where nothing is known
+            norms = norms * values[:, self.channels]
+        positions, features, masks, orders = [], [], [], []
+        for image, norm in zip(values, norms.flatten(1), strict=True):
+            digest = hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
+            generator = stream_generator(self.seed, "cloud", int.from_bytes(digest[:8], "big"))
+            pixels = draw_anchors(norm, self.num_tokens, generator)
+            places = grid_at(pixels, shape)
+            shifts = torch.rand(places.shape, generator=generator).sub_(0.5) * torch.tensor(pitch(shape))
+            positions.append(places + shifts if self.jitter else places)
+            drawn = torch.rand(self.num_tokens, self.latent_dim - len(shape), generator=generator)
+            features.append((2 * drawn - 1) * self.start)
+            orders.append(torch.randperm(len(norm), generator=generator))
+            there = norm[pixels] > 0
+            masks.append(there | (there.logical_not().cumsum(0) <= fewest - int(there.sum())))
+        return Clouds(
+            torch.stack(positions).to(device),
+            torch.stack(features).to(device),
+            torch.stack(masks).to(device) if self.flat == "masked" else None,
+            torch.stack(orders).to(device),
+        )
+
+    def rate(self, step: int) -> float:
+        """Adam's rate after `step` steps."""
+        return self.lr if self.schedule == "constant" else self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+class Part:
+    """Pixels that a step computes at a time, of some images: what depends neither on features nor on the decoder.
+
+    Attributes:
+        rows: `[N, n]`, the row of the table of `CloudFit`'s products that each neighbour of a pixel has.
+        pixels, starts: the pixels that use each row, one row's after the other, and where each row's begin.
+        offsets: `[N, n * axes + 1]`, where a pixel's neighbours lie, and a one.
+        targets: `[N, C]`.
+        weights: `[N, C]` or `[N, 1]`, of the squared errors: each image's mean, so that images do not influence each other.
+    """
+
+    def __init__(self, rows: Tensor, num_rows: int, offsets: Tensor, targets: Tensor, weights: Tensor):
+        self.rows = rows.int()
+        used, order = rows.flatten().sort()
+        self.pixels = order.div(rows.shape[1], rounding_mode="floor").int()
+        self.starts = torch.searchsorted(used, torch.arange(num_rows, device=rows.device)).int()
+        self.offsets, self.targets, self.weights = F.pad(offsets, (0, 1), value=1.0), targets, weights
+
+
+def cut_into_parts(
+    fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: AnchoredDecoder, points: int
+) -> list[list[Part]]:
+    """For each step of a round, its pixels, in pieces of about `points`."""
+    shape, batch, count = values.shape[2:], len(values), decoder.num_neighbours
+    num_rows = batch * fitting.num_tokens * count
+    nearest = decoder.nearest(clouds.positions, clouds.mask)
+    known = values.flatten(2)[:, : fitting.channels]
+    there = values.flatten(2)[:, fitting.channels :]
+    first = torch.arange(batch, device=values.device)[:, None, None] * fitting.num_tokens
+    steps = []
+    for chosen in clouds.order.tensor_split(fitting.parts, dim=1):
+        pieces = []
+        for pixels in chosen.split(max(1, points // batch), dim=1):
+            coords = grid_at(pixels.flatten(), shape).unflatten(0, pixels.shape)
+            index = nearest(coords)
+            anchors = clouds.positions.flatten(0, 1)[index + first]
+            offsets = decoder.offsets(coords, anchors).flatten(2).to(values.dtype)
+            rows = (index + first) * count + torch.arange(count, device=values.device)
+            at = pixels[:, None]
+            targets = known.gather(2, at.expand(-1, known.shape[1], -1)).transpose(1, 2)
+            weights = targets.new_ones(()).expand(*pixels.shape, 1) / (chosen.shape[1] * fitting.channels)
+            if there.shape[1]:
+                weights = weights * there.gather(2, at).transpose(1, 2)
+            parts = (part.flatten(0, 1) for part in (rows, offsets, targets, weights))
+            rows, offsets, targets, weights = parts
+            pieces.append(Part(rows, num_rows, offsets, targets, weights))
+        steps.append(pieces)
+    return steps
+
+
+def fit(
+    fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: AnchoredDecoder, points: int
+) -> Float[Tensor, "batch tokens feature"]:
+    """Features after all steps of Adam.
+
+    The first layer is a sum over neighbours of W_j w_i: the products of every anchor's feature with every W_j are made once
+    a step, and a pixel adds up those of its neighbours. There are five times fewer of them than of pixels and neighbours.
+    The gradient goes the same way back; it is written out, since autograd would add it up row by row.
+    """
+    steps = cut_into_parts(fitting, values, clouds, decoder, points)
+    linears = [layer for layer in decoder.mlp if isinstance(layer, nn.Linear)]
+    weights = [layer.weight.detach().to(values.dtype) for layer in linears]
+    biases = [layer.bias.detach().to(values.dtype) for layer in linears]
+    count, width = decoder.num_neighbours, clouds.features.shape[2]
+    inner = len(weights[0])
+    of_features, of_offsets = weights[0].split([count * width, weights[0].shape[1] - count * width], dim=1)
+    to_table = of_features.unflatten(1, (count, width)).permute(2, 1, 0).reshape(width, count * inner).contiguous()
+    of_offsets = torch.cat([of_offsets.T, biases[0][None]])  # [n * axes + 1, hidden]
+    features = clouds.features.to(values.dtype).flatten(0, 1).clone()  # [B * K, z]
+    optimizer = torch.optim.Adam([features], lr=fitting.lr, fused=True)
+    for step in range(fitting.steps):
+        table = (features @ to_table).view(-1, inner)  # [B * K * n, hidden]
+        gradient = None
+        for part in steps[step % len(steps)]:
+            hidden = [F.embedding_bag(part.rows, table, mode="sum").addmm_(part.offsets, of_offsets)]
+            for weight, bias in zip(weights[1:], biases[1:], strict=True):
+                hidden[-1].clamp_(min=0)
+                hidden.append(torch.addmm(bias, hidden[-1], weight.T))
+            slope = hidden.pop().sub_(part.targets).mul_(2 * part.weights)
+            for weight in reversed(weights[1:]):
+                slope = slope @ weight
+                slope.mul_(hidden.pop().sign_())  # ReLU: 1 where it let pass, 0 elsewhere
+            here = F.embedding_bag(part.pixels, slope, part.starts, mode="sum")
+            gradient = here if gradient is None else gradient.add_(here)
+        features.grad = gradient.view(-1, count * inner) @ to_table.T
+        for group in optimizer.param_groups:
+            group["lr"] = fitting.rate(step)
+        optimizer.step()
+    return features.view_as(clouds.features)
