@@ -114,10 +114,15 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
 
     def _encoded(self, values: Tensor) -> Any:
         """What the encoder makes of values, latents or (latents, mask); of those that may be missing it sees which are there."""
-        if self.missing:
-            there = values.isfinite().all(dim=1, keepdim=True)
-            values = torch.cat([torch.where(there, values, 0), there.to(values.dtype)], dim=1)
-        return self.encoder(values, self.decoder) if isinstance(self.encoder, CloudFit) else self.encoder(values)
+        observed = self.observed(values)
+        return self.encoder(observed, self.decoder) if isinstance(self.encoder, CloudFit) else self.encoder(observed)
+
+    def observed(self, values: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch observed *shape"]:
+        """What the encoder is given: the values and, where some may be missing, a channel that says which are there."""
+        if not self.missing:
+            return values
+        there = values.isfinite().all(dim=1, keepdim=True)
+        return torch.cat([torch.where(there, values, 0), there.to(values.dtype)], dim=1)
 
     @apply_forward_hook
     def decode(

@@ -14,20 +14,21 @@ from torch import Tensor
 from genrep.coords import grid_shape
 from genrep.data.signals import Points, SignalData
 from genrep.errors import InputError
+from genrep.models.specs import AutoencoderSpec
 from genrep.randomness import normal_at, stream_generator
 from genrep.specs import validate
 from genrep.training.config import read_config
 from genrep.training.order import TrainingBatch
-from genrep.training.specs import AutoencoderRun, ReconstructionSpec
+from genrep.training.specs import ReconstructionSpec
 
 
-def check_model(config: AutoencoderRun, data: SignalData) -> None:
+def check_model(model: AutoencoderSpec, data: SignalData) -> None:
     """InputError for a model that does not fit what the data say of their values."""
-    if data.may_miss and not config.autoencoder.missing:
+    if data.may_miss and not model.missing:
         raise InputError(
             "data.missing is keep, but the encoder is not told where values are missing: set autoencoder.missing: true"
         )
-    given = config.autoencoder.signal
+    given = model.signal
     if given is not None and given != data.signal.spec:
         raise InputError(f"autoencoder.signal is {given}, but the data are {data.signal.spec}: leave it out")
 
