@@ -58,8 +58,8 @@ def train(config: CloudRun, restart: bool = False) -> None:
     # models
     torch.manual_seed(settings.seed)
     autoencoder = build(config, signal.spec.model_dump()).to(run.device)
-    images = data.read(evenly(len(data), settings.batch)).to(run.device)
-    clouds = JointClouds(autoencoder.decoder, autoencoder.encoder, autoencoder.observed(signal.values(images)))
+    kept = data.read(evenly(len(data), settings.batch)).to(run.device)
+    clouds = JointClouds(autoencoder.decoder, autoencoder.encoder, autoencoder.observed(signal.values(kept)))
     forward = run.accelerator.prepare(clouds)
 
     # optimizer
@@ -88,8 +88,8 @@ def train(config: CloudRun, restart: bool = False) -> None:
 
     # loop
     for step in run.steps():
-        for part in clouds.parts(step):
-            run.backward(forward(part))
+        for images, part in clouds.parts(step):
+            run.backward(forward(images, part))
         rate = learning_rate(config.optimizer, step, run.num_steps)
         gradient_norm = optimizer.clip_gradients()
         optimizer.step(rate)

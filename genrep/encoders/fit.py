@@ -15,8 +15,9 @@ from genrep.decoders.anchored import AnchoredDecoder
 from genrep.encoders.anchors import draw_anchors, gradient_norm
 from genrep.randomness import stream_generator
 
-POINTS = {"cpu": 2**12, "gpu": 2**20}
-"""Pixels that a step computes at a time: so few on a CPU that what lies between two layers stays in its cache."""
+def points_at_once(device: torch.device) -> int:
+    """Pixels that a step computes at a time: so few on a CPU that what lies between two layers stays in its cache."""
+    return 2**12 if device.type == "cpu" else 2**20
 
 
 class Clouds(NamedTuple):
@@ -81,17 +82,19 @@ class CloudFit(nn.Module):
         self, values: Float[Tensor, "batch observed *shape"], decoder: AnchoredDecoder
     ) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"] | None]:
         """Clouds of images. One channel more than the values' own says where they are there."""
-        device, dtype = values.device, torch.promote_types(values.dtype, torch.float32)
-        num_pixels = math.prod(values.shape[2:])
-        points = POINTS["cpu" if device.type == "cpu" else "gpu"]
-        at_once = max(1, points * self.parts // num_pixels)
+        dtype = torch.promote_types(values.dtype, torch.float32)  # Adam's steps are too small for bf16
         latents, masks = [], []
-        for part in values.split(at_once):
-            clouds = self.place(part, decoder.num_neighbours)
-            features = fit(self, part.to(dtype), clouds, decoder, points)
-            latents.append(torch.cat([clouds.positions.to(features.dtype), features], dim=-1).to(values.dtype))
+        for images in self.split(values):
+            clouds = self.place(images, decoder.num_neighbours)
+            features = fit(self, images.to(dtype), clouds, decoder)
+            latents.append(torch.cat([clouds.positions.to(dtype), features], dim=-1).to(values.dtype))
             masks += [] if clouds.mask is None else [clouds.mask]
         return torch.cat(latents), torch.cat(masks) if masks else None
+
+    def split(self, values: Float[Tensor, "batch observed *shape"]) -> tuple[Tensor, ...]:
+        """Images in groups that are fitted together: whole images, as many as a step should compute at a time."""
+        pixels_a_step = math.prod(values.shape[2:]) / self.parts
+        return values.split(max(1, int(points_at_once(values.device) / pixels_a_step)))
 
     def place(self, values: Float[Tensor, "batch observed *shape"], fewest: int) -> Clouds:
         """Anchors on images, at least `fewest` on each, and where their features start. Drawn on the CPU, whatever the device."""
@@ -145,9 +148,9 @@ class Part:
 
 
 def cut_into_parts(
-    fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: AnchoredDecoder, points: int
+    fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: AnchoredDecoder
 ) -> list[list[Part]]:
-    """For each step of a round, its pixels, in pieces of about `points`."""
+    """For each step of a round, its pixels: in pieces, where one image has more of them than are computed at a time."""
     shape, batch, count = values.shape[2:], len(values), decoder.num_neighbours
     num_rows = batch * fitting.num_tokens * count
     nearest = decoder.nearest(clouds.positions, clouds.mask)
@@ -157,7 +160,7 @@ def cut_into_parts(
     steps = []
     for chosen in clouds.order.tensor_split(fitting.parts, dim=1):
         pieces = []
-        for pixels in chosen.split(max(1, points // batch), dim=1):
+        for pixels in chosen.split(max(1, 16 * points_at_once(values.device) // batch), dim=1):
             coords = grid_at(pixels.flatten(), shape).unflatten(0, pixels.shape)
             index = nearest(coords)
             anchors = clouds.positions.flatten(0, 1)[index + first]
@@ -212,11 +215,11 @@ def loss_of_part(
 
 
 def fit(
-    fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: AnchoredDecoder, points: int
+    fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: AnchoredDecoder
 ) -> Float[Tensor, "batch tokens feature"]:
     """Features after all steps of Adam on `loss_of_part`, whose gradient is written out here: autograd takes half as long again."""
     decoder = copy.deepcopy(decoder).to(values.dtype).requires_grad_(False)
-    steps = cut_into_parts(fitting, values, clouds, decoder, points)
+    steps = cut_into_parts(fitting, values, clouds, decoder)
     to_table, of_offsets = (part.contiguous() for part in first_layer(decoder, clouds.features.shape[2]))
     others = [layer for layer in decoder.mlp[1:] if isinstance(layer, nn.Linear)]
     features = clouds.features.to(values.dtype).flatten(0, 1).clone()  # [B * K, z]

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from genrep.decoders.anchored import AnchoredDecoder
-from genrep.encoders.fit import POINTS, CloudFit, Part, cut_into_parts, loss_of_part
+from genrep.encoders.fit import CloudFit, Part, cut_into_parts, loss_of_part
 
 
 class JointClouds(nn.Module):
@@ -22,15 +23,20 @@ class JointClouds(nn.Module):
         self, decoder: AnchoredDecoder, encoder: CloudFit, values: Float[Tensor, "batch observed *shape"]
     ):
         super().__init__()
-        clouds = encoder.place(values, decoder.num_neighbours)
-        self.decoder, self.features = decoder, nn.Parameter(clouds.features)
-        points = POINTS["cpu" if values.device.type == "cpu" else "gpu"]
-        self.steps = cut_into_parts(encoder, values, clouds, decoder, points)
+        groups = [(images, encoder.place(images, decoder.num_neighbours)) for images in encoder.split(values)]
+        self.decoder = decoder
+        self.features = nn.Parameter(torch.cat([clouds.features for _, clouds in groups]))
+        self.groups = [cut_into_parts(encoder, images, clouds, decoder) for images, clouds in groups]
+        self.sizes = [len(images) for images, _ in groups]
 
-    def parts(self, step: int) -> Iterator[Part]:
-        """The pixels of a step, piece by piece."""
-        yield from self.steps[step % len(self.steps)]
+    def parts(self, step: int) -> Iterator[tuple[slice, Part]]:
+        """The pixels of a step, some images after the other: which images, and what of them."""
+        start = 0
+        for steps, size in zip(self.groups, self.sizes, strict=True):
+            for part in steps[step % len(steps)]:
+                yield slice(start, start + size), part
+            start += size
 
-    def forward(self, part: Part) -> Float[Tensor, ""]:
-        """What a piece adds to the mean over the images of their mean squared errors."""
-        return loss_of_part(self.decoder, self.features, part) / len(self.features)
+    def forward(self, images: slice, part: Part) -> Float[Tensor, ""]:
+        """What a part adds to the mean over the images of their mean squared errors."""
+        return loss_of_part(self.decoder, self.features[images], part) / len(self.features)

@@ -9,7 +9,7 @@ from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.specs import AutoencoderSpec
 from genrep.specs import Spec, validate
 from genrep.training.config import read_config
-from genrep.training.specs import AutoencoderRun
+from genrep.training.specs import AutoencoderRun, CloudRun
 
 S = TypeVar("S", bound=Spec)
 
@@ -25,7 +25,7 @@ def load_autoencoder(place: str, config_path: str | None = None) -> INRAutoencod
     if not (folder / "config.json").exists():
         maker = _maker(place, config_path)
         how = (
-            f"train it first: python train/autoencoder.py {maker}"
+            f"train it first: python {_script(maker)} {maker}"
             if maker
             else "give the run or model folder of stage 1"
         )
@@ -49,7 +49,8 @@ def describe_autoencoder(place: str, config_path: str) -> AutoencoderSpec:
             f"autoencoder {place!r}: no model there, and no YAML beside {config_path} makes one; give the run or model folder of stage 1"
         )
     print(f"autoencoder {place} is not trained yet; sizes are taken from {maker}")
-    return validate(AutoencoderRun, read_config(maker), where=str(maker)).autoencoder
+    kind = CloudRun if _is_of_clouds(maker) else AutoencoderRun
+    return validate(kind, read_config(maker), where=str(maker)).autoencoder
 
 
 def run_config(folder: Path | str, kind: type[S]) -> S:
@@ -72,6 +73,16 @@ def run_data(folder: Path | str, instead: str = "") -> BaseDataSpec:
 
 class _WithData(Spec):
     data: DataSpec
+
+
+def _is_of_clouds(maker: Path) -> bool:
+    encoder = read_config(maker)["autoencoder"].get("encoder")
+    return isinstance(encoder, dict) and encoder.get("type") == "fit"
+
+
+def _script(maker: Path) -> str:
+    """What trains the stage 1 of a YAML."""
+    return "train/clouds.py" if _is_of_clouds(maker) else "train/autoencoder.py"
 
 
 def _maker(place: str, config_path: str | None) -> Path | None:
