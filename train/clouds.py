@@ -119,7 +119,9 @@ def dry_run(config: CloudRun) -> None:
     print(
         f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers per signal"
     )
-    print(f"run: {config.run.num_steps:,} steps of {config.run.batch} signals, a part in {spec.encoder.parts} of their pixels")
+    print(
+        f"run: {config.run.num_steps:,} steps of {config.run.batch} signals, a part in {spec.encoder.parts} of their pixels"
+    )
     check_model(spec, check_data(config.data, spec.image_shape, spec.channels))
 
 

@@ -249,5 +249,7 @@ def _fan_in(latent_dim: int, fan_in: int, name: str) -> None:
         )
 
 
-DecoderSpec = Annotated[LocalizedAttentionSpec | MultiBandSpec | IPCSpec | TransINRSpec | AnchoredSpec, Field(discriminator="type")]
+DecoderSpec = Annotated[
+    LocalizedAttentionSpec | MultiBandSpec | IPCSpec | TransINRSpec | AnchoredSpec, Field(discriminator="type")
+]
 """Every decoder there is: a union, told apart by `type`."""

@@ -108,6 +108,10 @@ class CloudFitSpec(Spec):
     """Of the rate: constant, as in the paper, or half a cosine down to 0."""
     parts: PositiveInt = 4
     """Parts that an image's pixels, shuffled once, are cut into; a step sees one of them, in turn."""
+    coords: Literal["grid", "uniform"] = "grid"
+    """Where an image is compared: at the centres of its pixels, or anywhere in them with the image interpolated there."""
+    draws: PositiveInt = 4
+    """Places drawn in each pixel, of coords uniform; steps take them in turn."""
     start: NonNegativeFloat = 1e-4
     """Latents start uniform in ± this."""
     jitter: bool = False
@@ -123,7 +127,9 @@ class CloudFitSpec(Spec):
     def check_cloud(self, position_dim: int, num_tokens: int, image_size: tuple[int, ...]) -> None:
         """ValueError unless the decoder takes anchors, and the image has as many pixels."""
         if not position_dim:
-            raise ValueError("encoder fit places tokens on the image, and those of this decoder have slots: use decoder anchored")
+            raise ValueError(
+                "encoder fit places tokens on the image, and those of this decoder have slots: use decoder anchored"
+            )
         pixels = math.prod(image_size)
         if num_tokens > pixels:
             raise ValueError(f"num_tokens {num_tokens} is more than the {pixels} pixels that anchors are drawn from")

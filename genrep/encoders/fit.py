@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import math
 from typing import NamedTuple
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from genrep.coords import grid_at, pitch
 from genrep.decoders.anchored import AnchoredDecoder
 from genrep.encoders.anchors import draw_anchors, gradient_norm
+from genrep.interpolation import values_at
 from genrep.randomness import stream_generator
+
 
 def points_at_once(device: torch.device) -> int:
     """Pixels that a step computes at a time: so few on a CPU that what lies between two layers stays in its cache."""
@@ -28,12 +31,14 @@ class Clouds(NamedTuple):
         features: `[B, K, z]`, as they start.
         mask: `[B, K]`, which anchors are there; None where all are.
         order: `[B, P]`, the pixels of each image in the order that steps take them in.
+        shifts: `[B, draws, P, axes]`, how far from the pixels' centres images are asked for; None is not at all.
     """
 
     positions: Tensor
     features: Tensor
     mask: Tensor | None
     order: Tensor
+    shifts: Tensor | None
 
 
 class CloudFit(nn.Module):
@@ -50,6 +55,9 @@ class CloudFit(nn.Module):
         lr: its rate.
         schedule: `constant`, or `cosine` down to 0.
         parts: the pixels, shuffled, are cut into so many parts; a step sees one of them, in turn.
+        coords: where an image is compared: `grid`, at the centres of its pixels, or `uniform`, anywhere in them, with the
+            image interpolated there: then what is rendered between the pixels fits too.
+        draws: so many places in each pixel are drawn, of `uniform`, and steps take them in turn.
         start: features start uniform in ± this.
         jitter: anchors lie anywhere in their pixels in place of at their centres.
         flat: where fewer pixels than anchors have a gradient, anchors are drawn from the others too (`filled`), or those
@@ -67,6 +75,8 @@ class CloudFit(nn.Module):
         lr: float,
         schedule: str,
         parts: int,
+        coords: str,
+        draws: int,
         start: float,
         jitter: bool,
         flat: str,
@@ -75,6 +85,7 @@ class CloudFit(nn.Module):
         super().__init__()
         self.channels, self.num_tokens, self.latent_dim = channels, num_tokens, latent_dim
         self.steps, self.lr, self.schedule, self.parts = steps, lr, schedule, parts
+        self.draws = draws if coords == "uniform" else 0
         self.start, self.jitter, self.flat, self.seed = start, jitter, flat, seed
 
     @torch.no_grad()
@@ -103,17 +114,21 @@ class CloudFit(nn.Module):
         norms = gradient_norm(values[:, : self.channels])
         if values.shape[1] > self.channels:  # no anchors where nothing is known
             norms = norms * values[:, self.channels]
-        positions, features, masks, orders = [], [], [], []
+        positions, features, masks, orders, all_shifts = [], [], [], [], []
+        pixel = torch.tensor(pitch(shape))
         for image, norm in zip(values, norms.flatten(1), strict=True):
             digest = hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
             generator = stream_generator(self.seed, "cloud", int.from_bytes(digest[:8], "big"))
             pixels = draw_anchors(norm, self.num_tokens, generator)
             places = grid_at(pixels, shape)
-            shifts = torch.rand(places.shape, generator=generator).sub_(0.5) * torch.tensor(pitch(shape))
+            shifts = torch.rand(places.shape, generator=generator).sub_(0.5) * pixel
             positions.append(places + shifts if self.jitter else places)
             drawn = torch.rand(self.num_tokens, self.latent_dim - len(shape), generator=generator)
             features.append((2 * drawn - 1) * self.start)
             orders.append(torch.randperm(len(norm), generator=generator))
+            if self.draws:
+                drawn = torch.rand(self.draws, len(norm), len(shape), generator=generator)
+                all_shifts.append((drawn - 0.5) * pixel)
             there = norm[pixels] > 0
             masks.append(there | (there.logical_not().cumsum(0) <= fewest - int(there.sum())))
         return Clouds(
@@ -121,6 +136,7 @@ class CloudFit(nn.Module):
             torch.stack(features).to(device),
             torch.stack(masks).to(device) if self.flat == "masked" else None,
             torch.stack(orders).to(device),
+            torch.stack(all_shifts).to(device) if self.draws else None,
         )
 
     def rate(self, step: int) -> float:
@@ -136,10 +152,10 @@ class Part:
         pixels, starts: the pixels that use each row, one row's after the other, and where each row's begin.
         offsets: `[N, n * axes + 1]`, where a pixel's neighbours lie, and a one.
         targets: `[N, C]`.
-        weights: `[N, C]` or `[N, 1]`, of the squared errors: each image's mean, so that images do not influence each other.
+        weights: `[N, C]`, of the squared errors: each image's mean, so that images do not influence each other.
     """
 
-    def __init__(self, rows: Tensor, num_rows: int, offsets: Tensor, targets: Tensor, weights: Tensor):
+    def __init__(self, num_rows: int, rows: Tensor, offsets: Tensor, targets: Tensor, weights: Tensor):
         self.rows = rows.int()
         used, order = rows.flatten().sort()
         self.pixels = order.div(rows.shape[1], rounding_mode="floor").int()
@@ -147,33 +163,31 @@ class Part:
         self.offsets, self.targets, self.weights = F.pad(offsets, (0, 1), value=1.0), targets, weights
 
 
-def cut_into_parts(
-    fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: AnchoredDecoder
-) -> list[list[Part]]:
-    """For each step of a round, its pixels: in pieces, where one image has more of them than are computed at a time."""
+def cut_into_parts(fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: AnchoredDecoder) -> list[list[Part]]:
+    """For each step, until they come round again, its pixels: in pieces, where one image has more of them than are computed at a time."""
     shape, batch, count = values.shape[2:], len(values), decoder.num_neighbours
     num_rows = batch * fitting.num_tokens * count
     nearest = decoder.nearest(clouds.positions, clouds.mask)
-    known = values.flatten(2)[:, : fitting.channels]
-    there = values.flatten(2)[:, fitting.channels :]
+    may_miss = values.shape[1] > fitting.channels
+    known = values[:, : fitting.channels]
+    if may_miss:
+        known = torch.where(values[:, fitting.channels :] > 0, known, torch.nan)
     first = torch.arange(batch, device=values.device)[:, None, None] * fitting.num_tokens
     steps = []
-    for chosen in clouds.order.tensor_split(fitting.parts, dim=1):
+    for draw, chosen in itertools.product(range(fitting.draws or 1), clouds.order.tensor_split(fitting.parts, dim=1)):
         pieces = []
         for pixels in chosen.split(max(1, 16 * points_at_once(values.device) // batch), dim=1):
             coords = grid_at(pixels.flatten(), shape).unflatten(0, pixels.shape)
+            if clouds.shifts is not None:
+                coords = coords + clouds.shifts[:, draw].gather(1, pixels[..., None].expand_as(coords))
             index = nearest(coords)
             anchors = clouds.positions.flatten(0, 1)[index + first]
             offsets = decoder.offsets(coords, anchors).flatten(2).to(values.dtype)
             rows = (index + first) * count + torch.arange(count, device=values.device)
-            at = pixels[:, None]
-            targets = known.gather(2, at.expand(-1, known.shape[1], -1)).transpose(1, 2)
-            weights = targets.new_ones(()).expand(*pixels.shape, 1) / (chosen.shape[1] * fitting.channels)
-            if there.shape[1]:
-                weights = weights * there.gather(2, at).transpose(1, 2)
-            parts = (part.flatten(0, 1) for part in (rows, offsets, targets, weights))
-            rows, offsets, targets, weights = parts
-            pieces.append(Part(rows, num_rows, offsets, targets, weights))
+            targets = values_at(known, coords, "nearest" if clouds.shifts is None else "bicubic", may_miss)
+            weights = targets.isfinite().to(values.dtype) / (chosen.shape[1] * fitting.channels)
+            parts = [part.flatten(0, 1) for part in (rows, offsets, targets.nan_to_num(), weights)]
+            pieces.append(Part(num_rows, *parts))
         steps.append(pieces)
     return steps
 
@@ -199,6 +213,7 @@ def first_layer(decoder: AnchoredDecoder, width: int) -> tuple[Tensor, Tensor]:
     pixels, and a quarter of the pixels a step, it takes a fifth of the products of every pixel with every neighbour.
     """
     first, count = decoder.mlp[0], decoder.num_neighbours
+    assert isinstance(first, nn.Linear)
     of_features, of_offsets = first.weight.split([count * width, first.in_features - count * width], dim=1)
     to_table = of_features.unflatten(1, (count, width)).permute(2, 1, 0).flatten(1)
     return to_table, torch.cat([of_offsets, first.bias[:, None]], dim=1).T

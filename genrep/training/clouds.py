@@ -19,9 +19,7 @@ class JointClouds(nn.Module):
         values: the images.
     """
 
-    def __init__(
-        self, decoder: AnchoredDecoder, encoder: CloudFit, values: Float[Tensor, "batch observed *shape"]
-    ):
+    def __init__(self, decoder: AnchoredDecoder, encoder: CloudFit, values: Float[Tensor, "batch observed *shape"]):
         super().__init__()
         groups = [(images, encoder.place(images, decoder.num_neighbours)) for images in encoder.split(values)]
         self.decoder = decoder

@@ -24,11 +24,7 @@ def load_autoencoder(place: str, config_path: str | None = None) -> INRAutoencod
     folder = model_folder(place)
     if not (folder / "config.json").exists():
         maker = _maker(place, config_path)
-        how = (
-            f"train it first: python {_script(maker)} {maker}"
-            if maker
-            else "give the run or model folder of stage 1"
-        )
+        how = f"train it first: python {_script(maker)} {maker}" if maker else "give the run or model folder of stage 1"
         raise InputError(f"autoencoder {place!r}: no model there (no {folder / 'config.json'}); {how}")
     return INRAutoencoder.from_pretrained(folder).freeze()
 
@@ -49,7 +45,7 @@ def describe_autoencoder(place: str, config_path: str) -> AutoencoderSpec:
             f"autoencoder {place!r}: no model there, and no YAML beside {config_path} makes one; give the run or model folder of stage 1"
         )
     print(f"autoencoder {place} is not trained yet; sizes are taken from {maker}")
-    kind = CloudRun if _is_of_clouds(maker) else AutoencoderRun
+    kind: type[AutoencoderRun] | type[CloudRun] = CloudRun if _is_of_clouds(maker) else AutoencoderRun
     return validate(kind, read_config(maker), where=str(maker)).autoencoder
 
 
