@@ -43,6 +43,7 @@ class AnchoredDecoder(Decoder):
     ):
         super().__init__()
         self.num_axes = self.position_dim = len(pixel)
+        self.channels = channels
         self.num_neighbours, self.pixel, self.offset_scale = num_neighbours, tuple(pixel), offset_scale
         layers: list[nn.Module] = []
         width = num_neighbours * latent_dim

@@ -146,7 +146,7 @@ class CloudFitSpec(Spec):
     ) -> "nn.Module":
         from genrep.encoders.fit import CloudFit
 
-        return CloudFit(channels, num_tokens, latent_dim, **self.model_dump(exclude={"type"}))
+        return CloudFit(num_tokens, latent_dim, **self.model_dump(exclude={"type"}))
 
 
 EncoderSpec = Annotated[CrossAttentionSpec | JointAttentionSpec | CloudFitSpec, Field(discriminator="type")]

@@ -48,7 +48,6 @@ class CloudFit(nn.Module):
     its values alone: so it has one encoding, whatever it is encoded beside, and with it its cloud ends as it would alone.
 
     Args:
-        channels: of the values.
         num_tokens: K, the anchors of an image.
         latent_dim: axes + width of a feature.
         steps: of Adam.
@@ -67,7 +66,6 @@ class CloudFit(nn.Module):
 
     def __init__(
         self,
-        channels: int,
         num_tokens: int,
         latent_dim: int,
         *,
@@ -83,7 +81,7 @@ class CloudFit(nn.Module):
         seed: int,
     ):
         super().__init__()
-        self.channels, self.num_tokens, self.latent_dim = channels, num_tokens, latent_dim
+        self.num_tokens, self.latent_dim = num_tokens, latent_dim
         self.steps, self.lr, self.schedule, self.parts = steps, lr, schedule, parts
         self.draws = draws if coords == "uniform" else 0
         self.start, self.jitter, self.flat, self.seed = start, jitter, flat, seed
@@ -96,7 +94,7 @@ class CloudFit(nn.Module):
         dtype = torch.promote_types(values.dtype, torch.float32)  # Adam's steps are too small for bf16
         latents, masks = [], []
         for images in self.split(values):
-            clouds = self.place(images, decoder.num_neighbours)
+            clouds = self.place(images, decoder)
             features = fit(self, images.to(dtype), clouds, decoder)
             latents.append(torch.cat([clouds.positions.to(dtype), features], dim=-1).to(values.dtype))
             masks += [] if clouds.mask is None else [clouds.mask]
@@ -107,13 +105,13 @@ class CloudFit(nn.Module):
         pixels_a_step = math.prod(values.shape[2:]) / self.parts
         return values.split(max(1, int(points_at_once(values.device) / pixels_a_step)))
 
-    def place(self, values: Float[Tensor, "batch observed *shape"], fewest: int) -> Clouds:
-        """Anchors on images, at least `fewest` on each, and where their features start. Drawn on the CPU, whatever the device."""
+    def place(self, values: Float[Tensor, "batch observed *shape"], decoder: AnchoredDecoder) -> Clouds:
+        """Anchors on images, as many as the decoder looks at or more on each, and where their features start. Drawn on the CPU, whatever the device."""
         shape, device = values.shape[2:], values.device
         values = values.detach().float().cpu()
-        norms = gradient_norm(values[:, : self.channels])
-        if values.shape[1] > self.channels:  # no anchors where nothing is known
-            norms = norms * values[:, self.channels]
+        norms = gradient_norm(values[:, : decoder.channels])
+        if values.shape[1] > decoder.channels:  # no anchors where nothing is known
+            norms = norms * values[:, decoder.channels]
         positions, features, masks, orders, all_shifts = [], [], [], [], []
         pixel = torch.tensor(pitch(shape))
         for image, norm in zip(values, norms.flatten(1), strict=True):
@@ -130,7 +128,7 @@ class CloudFit(nn.Module):
                 drawn = torch.rand(self.draws, len(norm), len(shape), generator=generator)
                 all_shifts.append((drawn - 0.5) * pixel)
             there = norm[pixels] > 0
-            masks.append(there | (there.logical_not().cumsum(0) <= fewest - int(there.sum())))
+            masks.append(there | (there.logical_not().cumsum(0) <= decoder.num_neighbours - int(there.sum())))
         return Clouds(
             torch.stack(positions).to(device),
             torch.stack(features).to(device),
@@ -168,10 +166,10 @@ def cut_into_parts(fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: A
     shape, batch, count = values.shape[2:], len(values), decoder.num_neighbours
     num_rows = batch * fitting.num_tokens * count
     nearest = decoder.nearest(clouds.positions, clouds.mask)
-    may_miss = values.shape[1] > fitting.channels
-    known = values[:, : fitting.channels]
+    may_miss = values.shape[1] > decoder.channels
+    known = values[:, : decoder.channels]
     if may_miss:
-        known = torch.where(values[:, fitting.channels :] > 0, known, torch.nan)
+        known = torch.where(values[:, decoder.channels :] > 0, known, torch.nan)
     first = torch.arange(batch, device=values.device)[:, None, None] * fitting.num_tokens
     steps = []
     for draw, chosen in itertools.product(range(fitting.draws or 1), clouds.order.tensor_split(fitting.parts, dim=1)):
@@ -185,7 +183,7 @@ def cut_into_parts(fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: A
             offsets = decoder.offsets(coords, anchors).flatten(2).to(values.dtype)
             rows = (index + first) * count + torch.arange(count, device=values.device)
             targets = values_at(known, coords, "nearest" if clouds.shifts is None else "bicubic", may_miss)
-            weights = targets.isfinite().to(values.dtype) / (chosen.shape[1] * fitting.channels)
+            weights = targets.isfinite().to(values.dtype) / (chosen.shape[1] * decoder.channels)
             parts = [part.flatten(0, 1) for part in (rows, offsets, targets.nan_to_num(), weights)]
             pieces.append(Part(num_rows, *parts))
         steps.append(pieces)

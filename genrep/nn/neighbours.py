@@ -8,8 +8,8 @@ from torch import Tensor
 
 from genrep.coords import Coords, as_points
 
-STEPS = 64
-"""Squared distances are compared in steps of 1 / 64: finer ones are rounding, where points lie on a grid of whole numbers."""
+STEPS = 1024
+"""Squared distances are compared in steps of 1 / 1024: finer ones are rounding, where points lie on a grid of whole numbers."""
 
 FAR = 2**40
 """What a point counts as that is not there, in such steps."""

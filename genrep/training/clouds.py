@@ -21,7 +21,7 @@ class JointClouds(nn.Module):
 
     def __init__(self, decoder: AnchoredDecoder, encoder: CloudFit, values: Float[Tensor, "batch observed *shape"]):
         super().__init__()
-        groups = [(images, encoder.place(images, decoder.num_neighbours)) for images in encoder.split(values)]
+        groups = [(images, encoder.place(images, decoder)) for images in encoder.split(values)]
         self.decoder = decoder
         self.features = nn.Parameter(torch.cat([clouds.features for _, clouds in groups]))
         self.groups = [cut_into_parts(encoder, images, clouds, decoder) for images, clouds in groups]
