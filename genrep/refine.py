@@ -109,7 +109,8 @@ def refinements(
         predicted, mask = autoencoder.eval().encode_set(images)  # the start is without dropout's noise
         predicted = predicted.to(dtype)
     autoencoder.train(training)
-    unit = predicted.std(dim=(1, 2), keepdim=True, correction=0)  # each image's own
+    moving = torch.arange(predicted.shape[2], device=predicted.device) >= autoencoder.position_dim  # positions stay
+    unit = predicted[..., moving].std(dim=(1, 2), keepdim=True, correction=0) * moving  # each image's own
     offset = torch.zeros_like(predicted, requires_grad=True)
     parameters, rates = [offset], [lr]
     if decoder_lr is not None:

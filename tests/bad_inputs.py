@@ -253,7 +253,7 @@ CONFIGS = [
     Script("neither steps nor images", f"{ANR} --run.steps null", "run: give either steps or images, and not both"),
     Script("a batch in unequal parts", f"{ANR} --run.accumulation 7", "batch 64 cannot be cut into 7 equal parts"),
     Script("an unknown choice", f"{ANR} --optimizer.type adam", "optimizer.type: got 'adam'; .*'adamw' or 'muon'.*did you mean"),
-    Script("an unknown encoder", f"{ANR} --autoencoder.encoder.type vit", "encoder.type: got 'vit'; allowed: cross_attention, joint"),
+    Script("an unknown encoder", f"{ANR} --autoencoder.encoder.type vit", "encoder.type: got 'vit'; allowed: cross_attention, fit, joint"),
     Script("an encoder without a type", f"{ANR} --autoencoder.encoder null", "autoencoder.encoder"),
     Script("null for a section", f"{ANR} --run null", "run: must be a mapping of keys .accumulation, batch, .*; got None"),
     Script("a number for a section", f"{ANR} --run 5", "run: must be a mapping of keys .accumulation, batch, .*; got 5"),

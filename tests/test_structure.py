@@ -19,7 +19,7 @@ from genrep.pipelines import DiffusionSamplingSpec, GANSamplingSpec
 from genrep.specs import validate
 from genrep.training.config import read_config
 from genrep.training.folders import describe_autoencoder
-from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun, GANRun
+from genrep.training.specs import AutoencoderRun, ClassifierRun, CloudRun, DiffusionRun, FieldRun, GANRun
 
 PROJECT = Path(__file__).parent.parent
 # Each may import what stands before it, and its own. `specs` files and packages' tables are typed descriptions without
@@ -133,6 +133,7 @@ STAGE = {
     "diffusion": DiffusionRun,
     "classifier": ClassifierRun,
     "gan": GANRun,
+    "arc": CloudRun,
 }
 FIELDS = ("camera", "pluto")
 """Folders of configs of fields."""
@@ -154,7 +155,7 @@ def test_every_shipped_config_loads_and_builds(path, monkeypatch):
             )
             axes, channels = (1, spec.latent_dim) if spec else (2, config.channels)
             model = CoordinateGenerator(axes, channels, 10, **config.generator.model_dump())
-        elif isinstance(config, AutoencoderRun):
+        elif isinstance(config, AutoencoderRun | CloudRun):
             model = INRAutoencoder(**config.autoencoder.model_dump())
         elif isinstance(config, ClassifierRun):
             model = ImageClassifier(config.image_size, config.channels, 10, **config.classifier.model_dump())
