@@ -26,7 +26,7 @@ PROJECT = Path(__file__).parent.parent
 # torch; they may be read from anywhere above them.
 ORDER = [
     ["errors"], ["files", "devices", "arguments", "options"], ["lock", "pictures", "plots"], ["randomness", "specs", "interpolation"], ["coords"], ["signals"], ["nn"],
-    ["encoders", "decoders"], ["fields"], ["models"], ["render"], ["refine"], ["diffusion", "gan"], ["pipelines"], ["data"], ["metrics"], ["training"],
+    ["encoders", "decoders"], ["fields"], ["models"], ["render"], ["refine", "clouds"], ["diffusion", "gan"], ["pipelines"], ["data"], ["metrics"], ["training"],
     ["sampling"],
 ]  # fmt: skip
 ALLOWED = {

@@ -172,9 +172,12 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         return latents
 
     def _check_latents(self, latents: Tensor) -> None:
-        if latents.ndim != 3 or tuple(latents.shape[1:]) != self.latent_shape:
+        num_tokens, width = self.latent_shape
+        fits = latents.ndim == 3 and latents.shape[2] == width and (self.position_dim or latents.shape[1] == num_tokens)
+        if not fits:
+            taken = "tokens" if self.position_dim else num_tokens
             raise InputError(
-                f"latents of shape {tuple(latents.shape)} do not fit: this decoder takes [batch, {self.latent_shape[0]}, {self.latent_shape[1]}]"
+                f"latents of shape {tuple(latents.shape)} do not fit: this decoder takes [batch, {taken}, {width}]"
             )
 
     def _check_coords(self, coords: Coords, batch: int) -> None:

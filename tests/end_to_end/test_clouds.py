@@ -78,7 +78,8 @@ def test_a_cache_of_masked_clouds_is_read_back(clouds, tmp_path):
     masked.decoder.load_state_dict(model.decoder.state_dict())
     masked.save_pretrained(tmp_path / "model")
     arguments = stage2(tmp_path / "model", tmp_path, "--latents.held_out", "false", "--data.train_split", "train[:40]")
-    run("train/latents.py", *arguments, "--latents.shard_size", 16, "--latents.batch", 8)
+    arguments += ["--latents.shard_size", 16, "--latents.batch", 8]
+    run("train/latents.py", *arguments)
     cache = LatentCache(tmp_path / "latents")
     masks, latents = cache.masks(range(len(cache))), cache.latents(range(len(cache)))
     assert masks is not None and 4 <= masks.sum(1).min() < 60
@@ -120,7 +121,7 @@ def test_reconstruct_refine_and_locality_take_clouds(clouds, tmp_path):
 
 
 def test_refinement_leaves_anchors_where_they_are(clouds):
-    model = load_autoencoder(clouds)
+    model = load_autoencoder(str(clouds))
     data = run_data(clouds).open("held_out", (8, 8), 1)
     values = data.signal.values(data.read([0, 1]))
     (_, refined), latents = refine(model, values, 5), model.encode(values)
