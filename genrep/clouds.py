@@ -7,27 +7,28 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from genrep.arguments import Number
 from genrep.coords import Region, image_region
 
 Mask = Bool[Tensor, "batch tokens"]
 
 
 def moved(
-    latents: Float[Tensor, "batch tokens latent"], shift: Sequence[float]
+    latents: Float[Tensor, "batch tokens latent"], shift: Sequence[Number]
 ) -> Float[Tensor, "batch tokens latent"]:
     """All anchors displaced by the same vector, in coordinates: 2 / N along an axis is a pixel of N."""
     return _placed(latents, latents[..., : len(shift)] + latents.new_tensor(shift))
 
 
 def scaled(
-    latents: Float[Tensor, "batch tokens latent"], factors: Sequence[float]
+    latents: Float[Tensor, "batch tokens latent"], factors: Sequence[Number]
 ) -> Float[Tensor, "batch tokens latent"]:
     """Positions multiplied along each axis, about the middle of the image; -1 mirrors it."""
     return _placed(latents, latents[..., : len(factors)] * latents.new_tensor(factors))
 
 
 def turned(
-    latents: Float[Tensor, "batch tokens latent"], degrees: float, shape: Sequence[int]
+    latents: Float[Tensor, "batch tokens latent"], degrees: Number, shape: Sequence[int]
 ) -> Float[Tensor, "batch tokens latent"]:
     """Anchors of images of `shape`, (height, width), rotated about the middle, anticlockwise as one looks at the image.
 
