@@ -109,8 +109,9 @@ def refinements(
         predicted, mask = autoencoder.eval().encode_set(images)  # without dropout
         predicted = predicted.to(dtype)
     autoencoder.train(training)
+    moving = torch.arange(predicted.shape[2], device=predicted.device) >= autoencoder.position_dim  # positions stay
     # Adam's steps are of size lr whatever the gradient. In units of each image's latents one lr suits every autoencoder.
-    unit = predicted.std(dim=(1, 2), keepdim=True, correction=0)
+    unit = predicted[..., moving].std(dim=(1, 2), keepdim=True, correction=0) * moving
     offset = torch.zeros_like(predicted, requires_grad=True)
     parameters, rates = [offset], [lr]
     if decoder_lr is not None:

@@ -52,9 +52,9 @@ def show(options: argparse.Namespace) -> None:
     values = signal.values(kept.to(autoencoder.device))
     size = tuple(options.scale * length for length in autoencoder.image_shape)
     with torch.no_grad():
-        latents = autoencoder.encode(values)
-        reconstructed = signal.pictures(signal.keep(autoencoder.render(latents, size=size).cpu()))
-    differences = token_differences(autoencoder, latents, tokens, size).cpu()
+        latents, mask = autoencoder.encode_set(values)
+        reconstructed = signal.pictures(signal.keep(autoencoder.render(latents, size=size, mask=mask).cpu()))
+    differences = token_differences(autoencoder, latents, tokens, size, mask).cpu()
 
     # write
     grid_axes = tuple(range(2, differences.ndim))

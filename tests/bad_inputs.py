@@ -253,7 +253,7 @@ CONFIGS = [
     Script("neither steps nor images", f"{ANR} --run.steps null", "run: give either steps or images, not both"),
     Script("a batch that does not divide into parts", f"{ANR} --run.accumulation 7", "batch must be a multiple of accumulation, 7; got 64"),
     Script("an unknown choice", f"{ANR} --optimizer.type adam", "optimizer.type: must be .*; got 'adam'; did you mean"),
-    Script("an unknown encoder", f"{ANR} --autoencoder.encoder.type vit", "encoder.type: must be one of cross_attention, joint_attention; got 'vit'"),
+    Script("an unknown encoder", f"{ANR} --autoencoder.encoder.type vit", "encoder.type: must be one of cross_attention, fit, joint_attention; got 'vit'"),
     Script("an encoder without a type", f"{ANR} --autoencoder.encoder null", "autoencoder.encoder"),
     Script("null for a section", f"{ANR} --run null", "run: must be a mapping of keys .accumulation, batch, .*; got None"),
     Script("a number for a section", f"{ANR} --run 5", "run: must be a mapping of keys .accumulation, batch, .*; got 5"),

@@ -20,14 +20,14 @@ from genrep.specs import validate
 from genrep.training.config import override, read_config, split_overrides
 from genrep.training.folders import describe_autoencoder
 from genrep.training.recipe import RecipeSpec, arguments
-from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun, GANRun
+from genrep.training.specs import AutoencoderRun, ClassifierRun, CloudRun, DiffusionRun, FieldRun, GANRun
 
 PROJECT = Path(__file__).parent.parent
 # A package may import itself and those before it. `specs` files and packages' tables are typed descriptions without torch,
 # which may be read from anywhere above them.
 ORDER = [
     ["errors"], ["files", "devices", "arguments", "options"], ["lock", "pictures", "plots"], ["randomness", "specs", "interpolation"], ["coords"], ["signals"], ["nn"],
-    ["encoders", "decoders"], ["fields"], ["models"], ["render"], ["refine"], ["diffusion", "gan"], ["pipelines"], ["data"], ["metrics"], ["training"],
+    ["encoders", "decoders"], ["fields"], ["models"], ["render"], ["refine", "clouds"], ["diffusion", "gan"], ["pipelines"], ["data"], ["metrics"], ["training"],
     ["sampling"],
 ]  # fmt: skip
 ALLOWED = {
@@ -134,6 +134,7 @@ STAGE = {
     "diffusion": DiffusionRun,
     "classifier": ClassifierRun,
     "gan": GANRun,
+    "arc": CloudRun,
 }
 CONFIGS = sorted(
     path for path in (PROJECT / "configs").rglob("*.yaml") if path.stem.split("_")[0] not in ("data", "recipe")
@@ -156,7 +157,7 @@ def test_every_shipped_config_loads_and_builds(path, monkeypatch):
             )
             axes, channels = (1, spec.latent_dim) if spec else (2, config.channels)
             model = CoordinateGenerator(axes, channels, 10, **config.generator.model_dump())
-        elif isinstance(config, AutoencoderRun):
+        elif isinstance(config, AutoencoderRun | CloudRun):
             model = INRAutoencoder(**config.autoencoder.model_dump())
         elif isinstance(config, ClassifierRun):
             model = ImageClassifier(config.image_size, config.channels, 10, **config.classifier.model_dump())

@@ -42,7 +42,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     shape, channels = config.autoencoder.image_shape, config.autoencoder.channels
     data, held_out = (config.data.open(split, shape, channels) for split in ("train", "held_out"))
     signal = data.signal
-    check_model(config, data)
+    check_model(config.autoencoder, data)
 
     # run
     settings = config.run
@@ -141,7 +141,7 @@ def dry_run(config: AutoencoderRun) -> None:
     memory = training_memory(lambda: build(config, {"type": "image"}), loss, config.optimizer, config.ema)
     print_memory(part, *memory)
     print(f"run: {config.run.length} of {config.run.batch} signals with {num_coords:,} coordinates each")
-    check_model(config, check_data(config.data, spec.image_shape, spec.channels))
+    check_model(spec, check_data(config.data, spec.image_shape, spec.channels))
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """Shared INRs, from coordinates and latents to values: a table of their specs. A new decoder is a spec here and a file."""
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from genrep.specs import Fraction, PositiveInt, Spec
+from genrep.specs import Fraction, PositiveFloat, PositiveInt, Spec
 
 if TYPE_CHECKING:
     from genrep.decoders.base import Decoder
@@ -195,6 +196,52 @@ class TransINRSpec(ModulatedMLPSpec):
         return TransINRDecoder(channels, **options)
 
 
+class AnchoredSpec(BaseDecoderSpec):
+    """ARC: an MLP over the anchored latents nearest to a coordinate. A token is a position, then a feature."""
+
+    type: Literal["anchored"]
+    num_neighbours: PositiveInt = 4
+    """n: anchors that a coordinate sees."""
+    hidden_dim: PositiveInt | None = None
+    """Width of the MLP; null is that of its input, num_neighbours × latent_dim, as in the paper."""
+    depth: PositiveInt = 2
+    """Linear layers of the MLP, the output layer included."""
+    offset_scale: PositiveFloat | None = None
+    """Pixels of the image size that make an offset of 1; null is the mean distance of anchors, (pixels / num_tokens)^(1 / axes)."""
+    num_axes: PositiveInt | None = None
+    """Axes of the coordinates and so of a position; null is as many as the signal has, 2 for images."""
+
+    @property
+    def position_dim(self) -> int:
+        return self.num_axes or 2
+
+    def check(self, channels: int, num_tokens: int, latent_dim: int, num_axes: int) -> None:
+        if self.num_axes not in (None, num_axes):
+            raise ValueError(f"decoder anchored has num_axes {self.num_axes}, and the signal {num_axes}: leave it out")
+        if num_tokens < self.num_neighbours:
+            raise ValueError(
+                f"decoder anchored looks at the {self.num_neighbours} nearest anchors, and there are {num_tokens}: raise num_tokens"
+            )
+        if latent_dim <= num_axes:
+            raise ValueError(
+                f"latent_dim must be more than {num_axes}, an anchor's position is the first {num_axes} numbers of a token; "
+                f"got {latent_dim}"
+            )
+
+    def build(self, image_size: tuple[int, ...], channels: int, num_tokens: int, latent_dim: int) -> "Decoder":
+        from genrep.decoders.anchored import AnchoredDecoder
+
+        return AnchoredDecoder(
+            channels,
+            latent_dim,
+            num_neighbours=self.num_neighbours,
+            hidden_dim=self.hidden_dim or self.num_neighbours * latent_dim,
+            depth=self.depth,
+            pixel=[2 / length for length in image_size],
+            offset_scale=self.offset_scale or (math.prod(image_size) / num_tokens) ** (1 / len(image_size)),
+        )
+
+
 def _enough_features(num_features: int, num_axes: int) -> None:
     if num_features < 4 * num_axes:  # one frequency has no spacing from 1 to the bandwidth
         raise ValueError(
@@ -211,5 +258,7 @@ def _fan_in(latent_dim: int, fan_in: int, name: str) -> None:
         )
 
 
-DecoderSpec = Annotated[LocalizedAttentionSpec | MultiBandSpec | IPCSpec | TransINRSpec, Field(discriminator="type")]
+DecoderSpec = Annotated[
+    LocalizedAttentionSpec | MultiBandSpec | IPCSpec | TransINRSpec | AnchoredSpec, Field(discriminator="type")
+]
 """All decoders, discriminated by `type`."""

@@ -3,11 +3,12 @@
 The decoder's `token_groups` tell a spec's `build` which consecutive tokens share an output head; None is one group.
 """
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from genrep.specs import Fraction, NonNegativeInt, PositiveInt, Spec
+from genrep.specs import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,5 +96,58 @@ class JointAttentionSpec(BaseEncoderSpec):
         return JointAttentionEncoder(image_size, channels, num_tokens, latent_dim, token_groups, **options)
 
 
-EncoderSpec = Annotated[CrossAttentionSpec | JointAttentionSpec, Field(discriminator="type")]
+class CloudFitSpec(Spec):
+    """ARC: no network. Anchors are drawn on each image, and their latents fitted under the decoder."""
+
+    type: Literal["fit"]
+    steps: PositiveInt = 500
+    """Steps of Adam."""
+    lr: PositiveFloat = 5e-3
+    """Its rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the rate: constant, as in the paper, or half a cosine down to 0."""
+    parts: PositiveInt = 4
+    """Parts that an image's pixels, shuffled once, are cut into; a step sees one of them, in turn."""
+    coords: Literal["grid", "uniform"] = "grid"
+    """Where an image is compared: at the centres of its pixels, or anywhere in them with the image interpolated there."""
+    draws: PositiveInt = 4
+    """Places drawn in each pixel, of coords uniform; steps take them in turn."""
+    start: NonNegativeFloat = 1e-4
+    """Latents start uniform in ± this."""
+    jitter: bool = False
+    """Anchors lie anywhere in their pixels, in place of at their centres."""
+    flat: Literal["filled", "masked"] = "filled"
+    """Where fewer pixels than anchors have a gradient: draw the others from flat pixels, or leave them out, by a mask."""
+    seed: Seed = 0
+    """Of the anchors and the start, with the image's own values: an image has one encoding."""
+
+    def check(self, num_axes: int) -> None:
+        """Any number of axes will do."""
+
+    def check_cloud(self, position_dim: int, num_tokens: int, image_size: tuple[int, ...]) -> None:
+        """ValueError unless the decoder takes anchors, and the image has as many pixels."""
+        if not position_dim:
+            raise ValueError(
+                "encoder fit places tokens on the image, and those of this decoder have slots: use decoder anchored"
+            )
+        pixels = math.prod(image_size)
+        if num_tokens > pixels:
+            raise ValueError(f"num_tokens {num_tokens} is more than the {pixels} pixels that anchors are drawn from")
+        if self.parts > pixels:
+            raise ValueError(f"encoder.parts {self.parts} is more than the image's {pixels} pixels")
+
+    def build(
+        self,
+        image_size: tuple[int, ...],
+        channels: int,
+        num_tokens: int,
+        latent_dim: int,
+        token_groups: list[int] | None = None,
+    ) -> "nn.Module":
+        from genrep.encoders.fit import CloudFit
+
+        return CloudFit(num_tokens, latent_dim, **self.model_dump(exclude={"type"}))
+
+
+EncoderSpec = Annotated[CrossAttentionSpec | JointAttentionSpec | CloudFitSpec, Field(discriminator="type")]
 """All encoders, discriminated by `type`."""

@@ -3,27 +3,32 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from genrep.errors import InputError
+from genrep.models.autoencoder import INRAutoencoder
 from genrep.render import Decodes, render
 
 
 @torch.no_grad()
 def token_differences(
-    model: Decodes,
+    model: Decodes | INRAutoencoder,
     latents: Float[Tensor, "batch num_tokens latent"],
     tokens: Sequence[int],
     size: int | Sequence[int],
+    mask: Bool[Tensor, "batch num_tokens"] | None = None,
 ) -> Float[Tensor, "batch chosen *size"]:
     """|render(latents) - render(latents with token k zeroed)|, averaged over channels, for each k in `tokens`.
+
+    A token that has a position is left out in place of zeroed, which would move it to the middle.
 
     Args:
         model: has `decode(latents, coords)`.
         latents: `[B, R, D]`.
         tokens: indices of tokens.
         size: of the render.
+        mask: which tokens are there, of those with positions; None is all. One that is not there makes no difference.
 
     Raises:
         InputError: no tokens, or a token that does not exist.
@@ -33,6 +38,15 @@ def token_differences(
     unknown = [token for token in tokens if not 0 <= token < latents.shape[1]]
     if unknown:
         raise InputError(f"tokens must be in 0 to {latents.shape[1] - 1}; got {unknown[0]}")
+    if isinstance(model, INRAutoencoder) and model.position_dim:
+        there = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device) if mask is None else mask
+        whole = model.render(latents, size=size, mask=there)
+        differences = []
+        for token in tokens:
+            others = there.clone()
+            others[:, token] = False
+            differences.append((model.render(latents, size=size, mask=others) - whole).abs().mean(dim=1))
+        return torch.stack(differences, dim=1)
     whole = render(model, latents, size)
     differences = []
     for token in tokens:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genrep.arguments import Integer, as_floats, check_finite, in_training
 from genrep.coords import Coords, Region, grid_shape
+from genrep.encoders.fit import CloudFit
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import AutoencoderSpec
@@ -114,12 +115,17 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
 
     def _encoded(self, values: Tensor) -> Any:
         """The encoder's result, latents or (latents, mask)."""
+        observed = self.observed(values)
+        return self.encoder(observed, self.decoder) if isinstance(self.encoder, CloudFit) else self.encoder(observed)
+
+    def observed(self, values: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch observed *shape"]:
+        """What the encoder is given: the values and, where some may be missing, a channel that says which are there."""
         if not self.missing:
-            return self.encoder(values)
+            return values
         # 0 replaces missing values, and the extra channel tells it from a measured 0. A point is present if all its channels
         # are.
         present = values.isfinite().all(dim=1, keepdim=True)
-        return self.encoder(torch.cat([torch.where(present, values, 0), present.to(values.dtype)], dim=1))
+        return torch.cat([torch.where(present, values, 0), present.to(values.dtype)], dim=1)
 
     @apply_forward_hook
     def decode(
@@ -170,11 +176,11 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         return latents
 
     def _check_latents(self, latents: Tensor) -> None:
-        if latents.ndim != 3 or tuple(latents.shape[1:]) != self.latent_shape:
-            raise InputError(
-                f"latents must be [batch, {self.latent_shape[0]}, {self.latent_shape[1]}] for this decoder; "
-                f"got {list(latents.shape)}"
-            )
+        num_tokens, width = self.latent_shape
+        fits = latents.ndim == 3 and latents.shape[2] == width and (self.position_dim or latents.shape[1] == num_tokens)
+        if not fits:
+            taken = "tokens" if self.position_dim else num_tokens
+            raise InputError(f"latents must be [batch, {taken}, {width}] for this decoder; got {list(latents.shape)}")
 
     def _check_coords(self, coords: Coords, batch: int) -> None:
         axes, shape = self.decoder.num_axes, tuple(coords.shape)

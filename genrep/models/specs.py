@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from genrep.decoders import DecoderSpec
-from genrep.encoders import EncoderSpec
+from genrep.encoders import CloudFitSpec, EncoderSpec
 from genrep.fields import FieldSpec
 from genrep.signals import SignalSpec
 from genrep.specs import Fraction, Frequencies, GridSize, NonNegativeInt, PositiveFloat, PositiveInt, Spec, grid_of
@@ -38,6 +38,8 @@ class AutoencoderSpec(Spec):
     def _parts_fit(self) -> "AutoencoderSpec":
         self.encoder.check(len(self.image_shape))
         self.decoder.check(self.channels, self.num_tokens, self.latent_dim, len(self.image_shape))
+        if isinstance(self.encoder, CloudFitSpec):
+            self.encoder.check_cloud(self.decoder.position_dim, self.num_tokens, self.image_shape)
         # num_axes is written out, as in earlier versions: their runs can be resumed, and equal models have equal configs.
         return self.model_copy(update={"decoder": self.decoder.with_axes(len(self.image_shape))})
 

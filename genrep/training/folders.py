@@ -9,7 +9,7 @@ from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.specs import AutoencoderSpec
 from genrep.specs import Spec, validate
 from genrep.training.config import read_config
-from genrep.training.specs import AutoencoderRun
+from genrep.training.specs import AutoencoderRun, CloudRun
 
 S = TypeVar("S", bound=Spec)
 
@@ -25,7 +25,7 @@ def load_autoencoder(place: str, config_path: str | None = None) -> INRAutoencod
     if not (folder / "config.json").exists():
         stage1_config = _stage1_config(place, config_path)
         advice = (
-            f"train it first: python train/autoencoder.py {stage1_config}"
+            f"train it first: python {_script(stage1_config)} {stage1_config}"
             if stage1_config
             else "give the run or model folder of stage 1"
         )
@@ -50,7 +50,8 @@ def describe_autoencoder(place: str, config_path: str) -> AutoencoderSpec:
             "of stage 1"
         )
     print(f"autoencoder {place} is not trained yet; sizes are taken from {stage1_config}")
-    return validate(AutoencoderRun, read_config(stage1_config), where=str(stage1_config)).autoencoder
+    kind: type[AutoencoderRun] | type[CloudRun] = CloudRun if _is_of_clouds(stage1_config) else AutoencoderRun
+    return validate(kind, read_config(stage1_config), where=str(stage1_config)).autoencoder
 
 
 def run_config(folder: Path | str, kind: type[S]) -> S:
@@ -81,6 +82,16 @@ def run_data(folder: Path | str, instead: str = "") -> BaseDataSpec:
 
 class _WithData(Spec):
     data: DataSpec
+
+
+def _is_of_clouds(config: Path) -> bool:
+    encoder = read_config(config)["autoencoder"].get("encoder")
+    return isinstance(encoder, dict) and encoder.get("type") == "fit"
+
+
+def _script(config: Path) -> str:
+    """The script that trains the stage 1 of a YAML."""
+    return "train/clouds.py" if _is_of_clouds(config) else "train/autoencoder.py"
 
 
 def _stage1_config(place: str, config_path: str | None) -> Path | None:

@@ -18,20 +18,20 @@ from genrep.randomness import stream_generator
 from genrep.specs import validate
 from genrep.training.config import read_config
 from genrep.training.order import TrainingBatch
-from genrep.training.specs import AutoencoderRun, ReconstructionSpec
+from genrep.training.specs import ReconstructionSpec
 
 NOISE_LEVEL, NOISE = "latent noise level", "latent noise"
 """Streams of random numbers, keyed by the positions of a batch; the loader's workers draw them."""
 
 
-def check_model(config: AutoencoderRun, data: SignalData) -> None:
+def check_model(model: AutoencoderSpec, data: SignalData) -> None:
     """InputError if the model does not fit the data's kind of signals, or their missing values."""
-    if data.may_miss and not config.autoencoder.missing:
+    if data.may_miss and not model.missing:
         raise InputError(
             "data.missing: keep needs autoencoder.missing: true, so that the encoder sees which values are missing"
         )
     # the data determine the kind and scale of signals; the key exists for models that are built without data
-    signal = config.autoencoder.signal
+    signal = model.signal
     if signal is not None and signal != data.signal.spec:
         raise InputError(f"autoencoder.signal is {signal}, but the data are {data.signal.spec}: leave it out")
 

@@ -164,6 +164,12 @@ class AutoencoderRun(Spec):
     """The run."""
 
     @model_validator(mode="after")
+    def _has_network(self) -> "AutoencoderRun":
+        if self.autoencoder.encoder.type == "fit":
+            raise ValueError("autoencoder.encoder fit has no network to train: train its decoder with train/clouds.py")
+        return self
+
+    @model_validator(mode="after")
     def _target_axes(self) -> "AutoencoderRun":
         size, axes = self.reconstruction.target_size, len(self.autoencoder.image_shape)
         if isinstance(size, list) and len(size) != axes:
@@ -393,3 +399,29 @@ class CloudAugmentSpec(Spec):
     """Largest displacement of the whole cloud along each axis, in pixels."""
     mix: bool = False
     """ARCMix: join random points of two clouds in a proportion λ ~ U(0, 1), and mix their labels likewise."""
+
+
+class CloudRun(Spec):
+    """Stage 1 of anchored clouds: the shared decoder, trained together with the clouds of some images."""
+
+    data: DataSpec = ImageDataSpec()
+    """Signals to train on."""
+    autoencoder: AutoencoderSpec
+    """The model; its encoder is a fit."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimizer, of the decoder and of the clouds."""
+    ema: EMASpec | None = None
+    """Average of the weights; null is off."""
+    run: RunSpec
+    """The run; its batch is the images that the decoder is trained on, all of them at every step."""
+
+    @model_validator(mode="after")
+    def _of_fits(self) -> "CloudRun":
+        if self.autoencoder.encoder.type != "fit":
+            raise ValueError(
+                f"autoencoder.encoder must be of type fit, which has no network to train; got {self.autoencoder.encoder.type}: "
+                "train that with train/autoencoder.py"
+            )
+        if self.run.accumulation != 1 or self.run.compile:
+            raise ValueError("run.accumulation and run.compile are not for clouds: leave them out")
+        return self

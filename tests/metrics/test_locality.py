@@ -6,6 +6,7 @@ import torch
 from genrep.coords import grid
 from genrep.errors import InputError
 from genrep.metrics.locality import spread, token_differences
+from genrep.models.autoencoder import INRAutoencoder
 from tests.decoders.test_modulated_mlp import tiny_inr
 
 
@@ -59,3 +60,15 @@ def test_spread_in_closed_form(scale):
 def test_no_token_is_refused():
     with pytest.raises(InputError, match="tokens is empty: give one index or more"):
         token_differences(tiny_inr("multiband"), torch.randn(1, 4, 8), [], 6)
+
+
+def test_a_token_with_a_position_is_left_out_in_place_of_zeroed():
+    torch.manual_seed(0)
+    model = INRAutoencoder({"type": "fit"}, {"type": "anchored"}, 6, 2, 7, 5).freeze()
+    latents, mask = torch.randn(2, 7, 5), torch.tensor([[True] * 7, [True] * 6 + [False]])
+    differences = token_differences(model, latents, [1, 6], 6, mask)
+    for k, token in ((0, 1), (0, 6), (1, 1)):
+        others = mask[k] & (torch.arange(7) != token)
+        both = [model.render(latents[k : k + 1, there]) for there in (mask[k], others)]
+        torch.testing.assert_close(differences[k, int(token == 6)], (both[0] - both[1])[0].abs().mean(0))
+    assert not differences[1, 1].any()

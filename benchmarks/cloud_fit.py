@@ -1,0 +1,99 @@
+"""Images per second of fitting clouds, many at a time beside one at a time, in one process.
+
+    python benchmarks/cloud_fit.py
+    python benchmarks/cloud_fit.py --run runs/cifar10/arc --source data/cifar10/train.parquet
+
+Three ways to the same clouds: `encode` of all images; `encode` of one after another; and, one after another, the paper's
+equations as they stand, with the neighbours looked up once, autograd and torch's Adam. Without --run the decoder is a fresh
+one of the paper's size, and the images are smooth noise: the time is the same, PSNR is not. Each way is timed --rounds times in
+turn, and the shortest time counts, of seconds on the clock (--seconds process: of the processor, on a machine that is shared).
+"""
+
+import argparse
+import time
+
+import torch
+import torch.nn.functional as F
+
+from genrep.coords import grid
+from genrep.data import ImageDataSpec
+from genrep.data.signals import evenly
+from genrep.metrics.reconstruction import psnr
+from genrep.models.autoencoder import INRAutoencoder
+from genrep.options import positive
+from genrep.training.config import run_script
+from genrep.training.folders import load_autoencoder
+
+
+def plain_fit(autoencoder: INRAutoencoder, image: torch.Tensor) -> torch.Tensor:
+    """One image, `[1, C, *shape]`, from the start that the encoder gives it."""
+    encoder, decoder = autoencoder.encoder, autoencoder.decoder
+    clouds = encoder.place(image, decoder)
+    coords, targets = grid(image.shape[2:]), image.flatten(2).transpose(1, 2)
+    index = decoder.nearest(clouds.positions, clouds.mask)(coords)[0]
+    offsets = decoder.offsets(coords[None], clouds.positions[0][index][None])[0].flatten(1)
+    features = clouds.features[0].clone().requires_grad_(True)
+    adam = torch.optim.Adam([features], lr=encoder.lr)
+    parts = clouds.order[0].tensor_split(encoder.parts)
+    for step in range(encoder.steps):
+        pixels = parts[step % len(parts)]
+        inputs = torch.cat([features[index[pixels]].flatten(1), offsets[pixels]], dim=1)
+        loss = F.mse_loss(decoder.mlp(inputs), targets[0, pixels])
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return torch.cat([clouds.positions, features.detach()[None]], dim=-1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--run", help="run folder of train/clouds.py, fitted at the centres of pixels at a constant rate"
+    )
+    parser.add_argument("--source", help="images to fit: a folder, parquet files (default: the held-out ones of --run)")
+    parser.add_argument("--num-images", type=positive, default=32, help="images (default 32)")
+    parser.add_argument("--size", type=positive, default=32, help="of images that are made up (default 32)")
+    parser.add_argument("--steps", type=positive, help="steps of a fit (default: the run's, or 500)")
+    parser.add_argument("--rounds", type=positive, default=2, help="times that each way is timed (default 2)")
+    parser.add_argument("--seconds", choices=["clock", "process"], default="clock", help="which ones (default clock)")
+    options = parser.parse_args()
+    clock = time.perf_counter if options.seconds == "clock" else time.process_time
+    torch.manual_seed(0)
+    if options.run is None:
+        size, tokens = options.size, max(4, int(0.05 * options.size**2))
+        fit = {"type": "fit", "steps": options.steps or 500}
+        autoencoder = INRAutoencoder(fit, {"type": "anchored"}, size, 3, tokens, 34).freeze()
+        noise = torch.rand(options.num_images, 3, max(1, size // 4), max(1, size // 4)) * 2 - 1
+        images = F.interpolate(noise, size=(size, size), mode="bicubic")
+    else:
+        autoencoder = load_autoencoder(options.run)
+        autoencoder.encoder.steps = options.steps or autoencoder.encoder.steps
+        from genrep.training.folders import run_data
+
+        spec = run_data(options.run).light()
+        if options.source is not None:
+            spec = spec.model_copy(update={"source": options.source}) if isinstance(spec, ImageDataSpec) else spec
+        data = spec.open("held_out", autoencoder.image_shape, autoencoder.config["channels"])
+        images = data.signal.values(data.read(evenly(len(data), options.num_images)))
+    ways = {
+        "at once": lambda: autoencoder.encode(images),
+        "one at a time": lambda: torch.cat([autoencoder.encode(image[None]) for image in images]),
+        "one at a time, plain": lambda: torch.cat([plain_fit(autoencoder, image[None]) for image in images]),
+    }
+    seconds, quality = dict.fromkeys(ways, float("inf")), {}
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            started = clock()
+            latents = way()
+            seconds[name] = min(seconds[name], clock() - started)
+            quality[name] = float(psnr(autoencoder.render(latents), images).mean())
+    print(
+        f"{len(images)} images of {' × '.join(map(str, images.shape[1:]))}, {autoencoder.encoder.steps} steps, {torch.get_num_threads()} thread(s)"
+    )
+    for name in ways:
+        rate, ratio = len(images) / seconds[name], seconds[name] / seconds["at once"]
+        print(f"{name:22} {rate:8.3g} images/s  at once is {ratio:5.2f} × as fast  {quality[name]:.2f} dB")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,50 @@
+"""Where the latents of a cloud are anchored: pixels of an image drawn by the norm of its gradient (ARC, section 3.2.1)."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def gradient_norm(values: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch *shape"]:
+    """Norm of the gradient over all channels and axes: Sobel's filter, with replicated borders, on any number of axes.
+
+    Along an axis it is half the difference of the two neighbours, smoothed by (1, 2, 1) / 4 along every other axis.
+    """
+    num_axes = values.ndim - 2
+    total = torch.zeros_like(values[:, 0])
+    for axis in range(num_axes):
+        slope = values
+        for along in range(num_axes):
+            taps = (-0.5, 0.0, 0.5) if along == axis else (0.25, 0.5, 0.25)
+            slope = _filtered(slope, 2 + along, taps)
+        total += slope.square().sum(dim=1)
+    return total.sqrt()
+
+
+def _filtered(values: Tensor, dim: int, taps: tuple[float, float, float]) -> Tensor:
+    """Three taps along an axis, whose ends are replicated."""
+    length = values.shape[dim]
+    before, after = values.narrow(dim, 0, 1), values.narrow(dim, length - 1, 1)
+    padded = torch.cat([before, values, after], dim=dim)
+    low, middle, high = (padded.narrow(dim, start, length) for start in range(3))
+    return taps[0] * low + taps[1] * middle + taps[2] * high
+
+
+def draw_anchors(weights: Float[Tensor, " pixels"], count: int, generator: torch.Generator) -> Int[Tensor, " count"]:
+    """`count` different pixels, drawn without replacement with probabilities proportional to their weights; ascending.
+
+    Pixels of weight 0 come in only where the others are too few, each as likely as the next; so a flat image has its
+    anchors too. Drawing one after another, each with probability w / Σw of those left, is taking the `count` largest of
+    log w + g, g of Gumbel's distribution: one draw a pixel, for any number of pixels.
+
+    Args:
+        weights: not negative.
+        count: at most as many as there are pixels.
+        generator: a CPU generator.
+    """
+    uniform = torch.rand(len(weights), generator=generator, dtype=torch.float64)
+    gumbel = -(-uniform.clamp_min(2.0**-60).log()).clamp_min(2.0**-60).log()
+    keys = weights.cpu().double().log() + gumbel
+    has_weight = keys.isfinite()
+    keys = torch.where(has_weight, keys, gumbel - 1e6)  # behind all others, whose logarithms are -750 at least
+    return keys.topk(count).indices.sort().values

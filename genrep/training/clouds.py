@@ -1,0 +1,40 @@
+"""The shared decoder of anchored clouds while it is trained: together with the clouds of some images (ARC, appendix A)."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from genrep.decoders.anchored import AnchoredDecoder
+from genrep.encoders.fit import CloudFit, Part, cut_into_parts, loss_of_part
+
+
+class JointClouds(nn.Module):
+    """A decoder and the features of the clouds that it is trained on; their anchors stay where they are.
+
+    Args:
+        decoder: what is wanted of it in the end.
+        encoder: places the anchors, and says where features start and how pixels are cut into parts.
+        values: the images.
+    """
+
+    def __init__(self, decoder: AnchoredDecoder, encoder: CloudFit, values: Float[Tensor, "batch observed *shape"]):
+        super().__init__()
+        groups = [(images, encoder.place(images, decoder)) for images in encoder.split(values)]
+        self.decoder = decoder
+        self.features = nn.Parameter(torch.cat([clouds.features for _, clouds in groups]))
+        self.groups = [cut_into_parts(encoder, images, clouds, decoder) for images, clouds in groups]
+        self.sizes = [len(images) for images, _ in groups]
+
+    def parts(self, step: int) -> Iterator[tuple[slice, Part]]:
+        """The pixels of a step, some images after the other: which images, and what of them."""
+        start = 0
+        for steps, size in zip(self.groups, self.sizes, strict=True):
+            for part in steps[step % len(steps)]:
+                yield slice(start, start + size), part
+            start += size
+
+    def forward(self, images: slice, part: Part) -> Float[Tensor, ""]:
+        """What a part adds to the mean over the images of their mean squared errors."""
+        return loss_of_part(self.decoder, self.features[images], part) / len(self.features)

@@ -1,0 +1,139 @@
+"""Clouds fitted to images: what is fitted, that images do not influence each other, and that an image has one encoding."""
+
+import pytest
+import torch
+
+from genrep.coords import grid
+from genrep.encoders import fit as fitting
+from genrep.encoders.fit import cut_into_parts, loss_of_part
+from genrep.interpolation import values_at
+from genrep.models.autoencoder import INRAutoencoder
+
+SHAPE = (8, 10)
+
+
+def model_of(channels=2, num_tokens=12, missing=False, shape=SHAPE, depth=2, **encoder):
+    torch.manual_seed(0)
+    encoder = {"type": "fit", "steps": 25, "lr": 0.05, "start": 0.1, **encoder}
+    decoder = {"type": "anchored", "depth": depth}
+    return INRAutoencoder(encoder, decoder, shape, channels, num_tokens, len(shape) + 4, missing=missing).freeze()
+
+
+def images(batch=5, channels=2, shape=SHAPE):
+    torch.manual_seed(1)
+    return torch.rand(batch, channels, *shape) * 2 - 1
+
+
+def mean_squares(model, latents, values, mask=None):
+    rendered = model.decode(latents, grid(values.shape[2:]), mask)
+    return (rendered.transpose(1, 2).unflatten(2, values.shape[2:]) - values).square().flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("shape", [(30,), SHAPE, (3, 4, 5)], ids=str)
+def test_a_fit_comes_near_its_image_and_its_anchors_are_pixels(shape):
+    model, values = model_of(shape=shape, steps=400, parts=1), images(shape=shape)
+    latents, mask = model.encode_set(values)
+    assert latents.shape == (5, 12, len(shape) + 4) and mask is None
+    assert (mean_squares(model, latents, values) < 0.75 * values.square().flatten(1).mean(1)).all()
+    for cloud in latents:
+        places = {tuple(place) for place in cloud[:, : len(shape)].tolist()}
+        assert len(places) == 12 and places <= {tuple(place) for place in grid(shape).tolist()}
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options", [{}, {"coords": "uniform", "draws": 2}, {"schedule": "cosine", "jitter": True}], ids=str
+)
+def test_a_fit_is_adam_on_the_decoders_own_error(depth, options):
+    """Written out with autograd and the decoder that everything else calls, image by image, a part of the pixels a step."""
+    model, values = model_of(depth=depth, parts=3, **options), images(3)
+    encoder = model.encoder
+    expected = []
+    for image in values:
+        clouds = encoder.place(image[None], model.decoder)
+        features = clouds.features.clone().requires_grad_(True)
+        adam = torch.optim.Adam([features], lr=encoder.lr)
+        for step in range(25):
+            if encoder.schedule == "cosine":
+                adam.param_groups[0]["lr"] = 0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / 25)).item()) / 2
+            pixels = clouds.order[0].tensor_split(3)[step % 3]
+            coords = grid(SHAPE)[pixels]
+            if clouds.shifts is not None:
+                coords = coords + clouds.shifts[0, step // 3 % 2, pixels]
+            targets = values_at(image[None], coords, "bicubic")
+            error = model.decoder(coords, torch.cat([clouds.positions, features], dim=-1)) - targets
+            adam.zero_grad()
+            error.square().mean().backward()
+            adam.step()
+        expected.append(torch.cat([clouds.positions, features.detach()], dim=-1))
+    torch.testing.assert_close(model.encode(values), torch.cat(expected), atol=1e-3, rtol=1e-3)
+
+
+def test_the_gradient_written_out_is_autograds():
+    """One step from the start: Adam's first step is the sign of the gradient, so two features away from it tell more."""
+    model, values = model_of(depth=3, parts=1, steps=1), images(3)
+    clouds = model.encoder.place(values, model.decoder)
+    ((part,),) = cut_into_parts(model.encoder, values, clouds, model.decoder)
+    features = clouds.features.clone().requires_grad_(True)
+    loss = loss_of_part(model.decoder, features, part)
+    latents = torch.cat([clouds.positions, features], dim=-1)
+    plain = mean_squares(model, latents, values).sum()
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(torch.autograd.grad(loss, features), torch.autograd.grad(plain, features))
+
+
+@pytest.mark.parametrize("options", [{}, {"flat": "masked"}, {"coords": "uniform", "jitter": True}], ids=str)
+def test_an_image_has_one_encoding_whatever_it_is_beside(options, monkeypatch):
+    model, values = model_of(**options), images()
+    values[1, :, 2:] = 0.5  # few pixels with a gradient
+    latents, mask = model.encode_set(values)
+    for k in range(5):
+        alone, its_mask = model.encode_set(values[k : k + 1])
+        torch.testing.assert_close(alone[0], latents[k], atol=1e-5, rtol=1e-4)
+        assert mask is None or torch.equal(its_mask[0], mask[k])
+    for points in (7, 10**6):  # parts of an image, and many images, at a time
+        monkeypatch.setattr(fitting, "points_at_once", lambda device, points=points: points)
+        torch.testing.assert_close(model.encode(values), latents, atol=1e-5, rtol=1e-4)
+
+
+def test_another_seed_draws_other_anchors_and_the_same_seed_the_same():
+    values = images()
+    first, again, other = (model_of(seed=seed).encode(values)[..., :2] for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_flat_images_are_filled_or_masked():
+    values = torch.full((3, 2, *SHAPE), 0.3)
+    values[1, :, 3, 4] = -1.0  # nine pixels around it have a gradient, but for itself
+    values[2] = images(1)[0]
+    filled, mask = model_of().encode_set(values)
+    assert mask is None and len({tuple(place) for place in filled[0, :, :2].tolist()}) == 12
+    _, mask = model_of(flat="masked").encode_set(values)
+    assert mask.sum(1).tolist() == [4, 8, 12]  # never fewer than a coordinate looks at
+
+
+def test_missing_values_weigh_nothing_and_have_no_anchors():
+    model, values = model_of(missing=True, steps=60), images(1)
+    values[:, :, :3] = torch.nan
+    latents = model.encode(values)
+    assert latents.isfinite().all() and (latents[..., 0] > -1 + 6 / 8).all()
+    others = torch.where(values.isnan(), 7.0, values)
+    rendered = model.decode(latents, grid(SHAPE)).transpose(1, 2).unflatten(2, SHAPE)
+    assert (rendered - others)[:, :, 3:].square().mean() < 0.9 * others[:, :, 3:].square().mean()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_fit_runs_where_gradients_are_off(mode):
+    model, values = model_of(), images(2)
+    expected = model.encode(values)
+    with mode():
+        latents = model.encode(values)
+    torch.testing.assert_close(latents, expected)
+    assert not latents.requires_grad and all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_model_in_double_or_half_precision_fits_too():
+    values = images(2)
+    expected = model_of().encode(values)
+    torch.testing.assert_close(model_of().double().encode(values.double()).float(), expected, atol=1e-3, rtol=1e-2)
+    assert model_of().to(torch.bfloat16).encode(values).dtype == torch.bfloat16

@@ -1,0 +1,165 @@
+"""Anchored clouds through the scripts: the decoder trained with clouds, fits, and everything that only calls `encode`."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from genrep.data.latents import LatentCache
+from genrep.errors import InputError
+from genrep.models.autoencoder import INRAutoencoder
+from genrep.refine import refine
+from genrep.specs import validate
+from genrep.training.config import read_config
+from genrep.training.folders import load_autoencoder, run_data
+from genrep.training.specs import AutoencoderRun, CloudRun
+from tests.scripts import PROJECT, SMALL_DENOISER, launch, lines, run
+
+SMALL = [
+    "configs/digits/arc.yaml", "--autoencoder.encoder.steps", 20, "--autoencoder.encoder.draws", 2, "--autoencoder.decoder.hidden_dim", 16,
+    "--run.batch", 12, "--run.report_every", 1, "--run.evaluate_images", 20,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory):
+    """A decoder trained for some steps with the clouds of twelve digits."""
+    folder = tmp_path_factory.mktemp("clouds") / "arc"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(PROJECT)
+        run("train/clouds.py", *SMALL, "--run.steps", 60, "--run.folder", folder)
+    return folder
+
+
+def stage2(clouds, folder, *more):
+    return [
+        "configs/digits/diffusion_arc.yaml", *SMALL_DENOISER, "--autoencoder", clouds, "--latents.folder", folder / "latents",
+        "--run.folder", folder / "diffusion", "--run.batch", 16, "--run.evaluate_images", 20, "--sampling.num_inference_steps", 2, *more,
+    ]  # fmt: skip
+
+
+def test_training_lowers_the_loss_and_reports_fits_of_held_out_images(clouds):
+    rows = lines(clouds)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 60 and losses[-1] < 0.5 * losses[0]
+    assert rows[-1]["held_out_images"] == 20 and rows[-1]["psnr"] > 8
+    assert (clouds / "samples" / "step-00000060.png").exists()
+
+
+def test_a_resumed_run_equals_a_straight_one(tmp_path):
+    for name, steps in (("straight", 6), ("resumed", 3), ("resumed", 6)):
+        constant = ["--optimizer.schedule", "constant", "--run.steps", steps]
+        run("train/clouds.py", *SMALL, *constant, "--run.folder", tmp_path / name)
+    straight, resumed = (
+        load_file(tmp_path / name / "checkpoints" / "step-00000006" / "model.safetensors")
+        for name in ("straight", "resumed")
+    )
+    assert straight.keys() == resumed.keys() and all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_the_whole_road_with_clouds(clouds, tmp_path):
+    arguments = stage2(clouds, tmp_path)
+    run("train/latents.py", *arguments)
+    cache = LatentCache(tmp_path / "latents")
+    assert cache.manifest["latent_shape"] == [24, 10] and cache.mean.shape == (1, 10) and cache.masks([0]) is None
+    run("train/diffusion.py", *arguments, "--run.steps", 2)
+    run("sample/generate.py", tmp_path / "diffusion", "--classes", "0-2", "--per-class", 2, "--size", 24,
+        "--out", tmp_path / "grid.png")  # fmt: skip
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_a_cache_of_masked_clouds_is_read_back(clouds, tmp_path):
+    """Fitted again, one image at a time, they are the same clouds."""
+    model = INRAutoencoder.from_pretrained(clouds / "model")
+    config = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    masked = INRAutoencoder(**{**config, "encoder": {**config["encoder"], "flat": "masked"}, "num_tokens": 60})
+    masked.decoder.load_state_dict(model.decoder.state_dict())
+    masked.save_pretrained(tmp_path / "model")
+    arguments = stage2(tmp_path / "model", tmp_path, "--latents.held_out", "false", "--data.train_split", "train[:40]")
+    arguments += ["--latents.shard_size", 16, "--latents.batch", 8]
+    run("train/latents.py", *arguments)
+    cache = LatentCache(tmp_path / "latents")
+    masks, latents = cache.masks(range(len(cache))), cache.latents(range(len(cache)))
+    assert masks is not None and 4 <= masks.sum(1).min() < 60
+    data = run_data(clouds).model_copy(update={"train_split": "train[:40]"}).open("train", (8, 8), 1)
+    for k in (0, 9, 30):
+        again, mask = masked.freeze().encode_set(data.signal.values(data.read([k])))
+        assert torch.equal(mask[0], masks[k])
+        torch.testing.assert_close(again[0], latents[k], atol=1e-4, rtol=1e-3)
+    run("train/diffusion.py", *arguments, "--run.steps", 2)
+
+
+def test_an_interrupted_cache_goes_on_to_the_same_bytes(clouds, tmp_path):
+    """Two processes, too: an image has one encoding."""
+    for name in ("straight", "again"):
+        run("train/latents.py", *stage2(clouds, tmp_path / name), "--latents.shard_size", 500)
+    shards = sorted((tmp_path / "again" / "latents").glob("latents-*.safetensors"))
+    (tmp_path / "again" / "latents" / "manifest.json").rename(tmp_path / "again" / "latents" / "unfinished.json")
+    written = {path.name: path.read_bytes() for path in shards}
+    shards[1].unlink()
+    run("train/latents.py", *stage2(clouds, tmp_path / "again"), "--latents.shard_size", 500)
+    assert {path.name: path.read_bytes() for path in shards} == written
+
+
+@pytest.mark.slow
+def test_two_processes_fit_what_one_does(clouds, tmp_path):
+    run("train/latents.py", *stage2(clouds, tmp_path / "one"), "--latents.shard_size", 500)
+    launch(2, "train/latents.py", *stage2(clouds, tmp_path / "two"), "--latents.shard_size", 500)
+    for path in (tmp_path / "one" / "latents").glob("latents-*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "two" / "latents" / path.name).read_bytes()
+
+
+def test_reconstruct_refine_and_locality_take_clouds(clouds, tmp_path):
+    run("sample/reconstruct.py", clouds, "--num-images", 4, "--refine-steps", 20, "--out", tmp_path / "refined.png")
+    report = json.loads((tmp_path / "refined.json").read_text())
+    assert report["psnr_32"] > report["psnr_32_before"]
+    run("sample/locality.py", clouds, "--num-images", 2, "--out", tmp_path / "locality.png")
+    report = json.loads((tmp_path / "locality.json").read_text())
+    assert 0 < report["spread"] < 0.9 and min(report["largest_difference_of_tokens"].values()) > 0
+
+
+def test_refinement_leaves_anchors_where_they_are(clouds):
+    model = load_autoencoder(str(clouds))
+    data = run_data(clouds).open("held_out", (8, 8), 1)
+    values = data.signal.values(data.read([0, 1]))
+    (_, refined), latents = refine(model, values, 5), model.encode(values)
+    assert torch.equal(refined[..., :2], latents[..., :2])
+    assert not torch.allclose(refined[..., 2:], latents[..., 2:], atol=1e-3)
+
+
+def test_the_wrong_script_names_the_right_one(tmp_path):
+    clouds, anr = (read_config(PROJECT / "configs" / "digits" / f"{name}.yaml") for name in ("arc", "anr"))
+    with pytest.raises(
+        InputError, match=r"encoder fit has no network to train: train its decoder with train/clouds.py"
+    ):
+        validate(AutoencoderRun, clouds)
+    anr = {key: anr[key] for key in ("autoencoder", "run")}
+    with pytest.raises(
+        InputError, match=r"must be of type fit.*got cross_attention: train that with train/autoencoder.py"
+    ):
+        validate(CloudRun, anr)
+    for key, value in (("accumulation", 2), ("compile", True)):
+        with pytest.raises(InputError, match="run.accumulation and run.compile are not for clouds: leave them out"):
+            validate(CloudRun, {**clouds, "run": {**clouds["run"], key: value}})
+    with pytest.raises(InputError, match=r"train it first: python train/clouds.py configs/digits/arc.yaml"):
+        load_autoencoder("runs/digits/arc", "configs/digits/diffusion_arc.yaml")
+
+
+def test_more_images_than_there_are_is_refused(tmp_path, capsys):
+    run("train/clouds.py", *SMALL, "--run.batch", 2000, "--run.folder", tmp_path / "arc", "--run.steps", 1, expect=2)
+    assert "run.batch 2000 is more than the 1438 images of digits (train)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_one_process_trains_the_decoder(tmp_path):
+    with pytest.raises(AssertionError, match="the decoder of clouds is trained by one process, and 2 were started"):
+        launch(2, "train/clouds.py", *SMALL, "--run.folder", tmp_path / "arc", "--run.steps", 1)
+
+
+def test_the_benchmark_of_fits_agrees_with_the_plain_one(capsys):
+    run("benchmarks/cloud_fit.py", "--num-images", 3, "--size", 10, "--steps", 5, "--rounds", 1)
+    said = capsys.readouterr().out
+    decibels = set(re.findall(r"([\d.]+) dB", said))
+    assert said.count("images/s") == 3 and len(decibels) == 1

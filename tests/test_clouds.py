@@ -1,0 +1,57 @@
+"""What is done to clouds as such, in closed form; the script that shows it."""
+
+import json
+
+import pytest
+import torch
+
+from genrep.clouds import moved, scaled, stacked, turned, within
+from genrep.errors import InputError
+from genrep.models.autoencoder import INRAutoencoder
+from tests.scripts import run
+from tests.tiny import tiny_autoencoder
+
+CLOUD = torch.tensor([[[0.0, 0.5, 7.0], [-0.25, -1.0, 8.0]]])
+"""Two anchors, (y, x) and a feature of one number."""
+
+
+def test_anchors_move_and_features_stay():
+    assert moved(CLOUD, (0.5, -0.25)).tolist() == [[[0.5, 0.25, 7.0], [0.25, -1.25, 8.0]]]
+    assert scaled(CLOUD, (2, -1)).tolist() == [[[0.0, -0.5, 7.0], [-0.5, 1.0, 8.0]]]
+    assert CLOUD[0, 0].tolist() == [0.0, 0.5, 7.0]
+
+
+def test_a_turn_is_one_of_pixels():
+    """A point right of the middle goes up; in an image twice as wide as high, twice as far in coordinates."""
+    torch.testing.assert_close(turned(CLOUD, 90, (8, 8))[0, 0], torch.tensor([-0.5, 0.0, 7.0]))
+    torch.testing.assert_close(turned(CLOUD, 90, (8, 16))[0, 0], torch.tensor([-1.0, 0.0, 7.0]))
+    torch.testing.assert_close(turned(turned(CLOUD, 30, (5, 9)), -30, (5, 9)), CLOUD)
+
+
+def test_within_and_stacked():
+    mask = within(CLOUD, (-1, -1, 1, 0))
+    assert mask.tolist() == [[False, True]]
+    latents, there = stacked([(CLOUD, mask), (2 * CLOUD, None)])
+    assert torch.equal(latents, torch.cat([CLOUD, 2 * CLOUD], dim=1)) and there.tolist() == [[False, True, True, True]]
+    with pytest.raises(InputError, match="is empty"):
+        within(CLOUD, (1, 0, 0, 1))
+
+
+def cloud_run(folder, autoencoder):
+    autoencoder.save_pretrained(folder / "model")
+    (folder / "config.yaml").write_text("data:\n  source: digits\n", encoding="utf-8")
+    return folder
+
+
+def test_the_script_shows_what_becomes_of_images(tmp_path):
+    torch.manual_seed(0)
+    encoder = {"type": "fit", "steps": 20, "lr": 0.05, "flat": "masked"}
+    autoencoder = INRAutoencoder(encoder, {"type": "anchored"}, 8, 1, 40, 6)
+    run("sample/clouds.py", cloud_run(tmp_path, autoencoder), "--num-images", 3, "--out", tmp_path / "shown.png")
+    report = json.loads((tmp_path / "shown.json").read_text())
+    assert len(report["columns"]) == 9 and report["psnr_moved"] > 60 > report["psnr"]
+
+
+def test_tokens_without_positions_are_refused(tmp_path, capsys):
+    run("sample/clouds.py", cloud_run(tmp_path, tiny_autoencoder()), expect=2)
+    assert "only clouds of images can be moved about; its tokens have no positions" in capsys.readouterr().err

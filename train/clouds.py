@@ -1,0 +1,134 @@
+"""Train the shared decoder of anchored clouds (ARC), together with the clouds of some training images.
+
+    python train/clouds.py configs/digits/arc.yaml
+
+The decoder is trained on `run.batch` images, evenly spaced in the training split, all of them at every step, with a cloud of
+latents each. Then these clouds have done their work: the model, an INRAutoencoder, fits a cloud to any image under the frozen
+decoder. PSNR is that of held-out images, fitted and rendered. The run folder gets config.yaml, metrics.jsonl, samples/*.png,
+checkpoints/ and model/, which from_pretrained reads. Re-running the command resumes from the latest checkpoint.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from genrep.training.config import add_training_options, parse_command_line, run_script
+from genrep.training.specs import CloudRun
+
+if TYPE_CHECKING:
+    from genrep.models.autoencoder import INRAutoencoder
+
+
+def build(config: CloudRun, signal: dict[str, Any]) -> "INRAutoencoder":
+    """The model of a run, for signals of a kind (the plain data of its spec)."""
+    from genrep.models.autoencoder import INRAutoencoder
+
+    return INRAutoencoder(**{**config.autoencoder.model_dump(), "signal": signal})
+
+
+def train(config: CloudRun, restart: bool = False) -> None:
+    import torch
+
+    from genrep.data.signals import evenly
+    from genrep.errors import InputError
+    from genrep.files import replacing
+    from genrep.metrics.reconstruction import reconstruction_psnr
+    from genrep.pictures import enlarged, save_png, side_by_side
+    from genrep.training.clouds import JointClouds
+    from genrep.training.optimizer import learning_rate
+    from genrep.training.reconstruction import check_model
+    from genrep.training.run import Run
+    from genrep.training.state import TrainingState
+
+    # data
+    shape, channels = config.autoencoder.image_shape, config.autoencoder.channels
+    data, held_out = (config.data.open(split, shape, channels) for split in ("train", "held_out"))
+    signal = data.signal
+    check_model(config.autoencoder, data)
+    if config.run.batch > len(data):
+        raise InputError(f"run.batch {config.run.batch} is more than the {len(data)} images of {data.name}")
+
+    # run
+    settings = config.run
+    run = Run(config, settings, restart, identity={"data": data.fingerprint()}, splits_batch=False)
+    if run.process[1] > 1:
+        raise InputError(
+            f"the decoder of clouds is trained by one process, and {run.process[1]} were started: start one. Many can fit clouds "
+            "with it afterwards (train/latents.py)"
+        )
+
+    # models
+    torch.manual_seed(settings.seed)
+    autoencoder = build(config, signal.spec.model_dump()).to(run.device)
+    kept = data.read(evenly(len(data), settings.batch)).to(run.device)
+    clouds = JointClouds(autoencoder.decoder, autoencoder.encoder, autoencoder.observed(signal.values(kept)))
+    forward = run.accelerator.prepare(clouds)
+
+    # optimizer
+    state = TrainingState(clouds, config.optimizer, config.ema)
+    optimizer, average = state.optimizer, state.average
+
+    # resume
+    state.restore(run.checkpoint)
+
+    def evaluate() -> None:
+        """PSNR of held-out signals, each fitted from its start."""
+        with average.applied():
+            decibels = reconstruction_psnr(autoencoder, held_out, run.held_out_share(held_out))
+        run.write_mean("psnr", float(decibels.sum()), len(decibels))
+
+    def preview() -> None:
+        """Held-out signals, their reconstructions, larger renders, and what interpolation makes of the signals there."""
+        kept = held_out.read(range(min(8, len(held_out))))
+        values, large = signal.values(kept.to(run.device)), enlarged(shape)
+        with average.applied(), torch.no_grad():
+            latents, mask = autoencoder.encode_set(values)
+            renders = [autoencoder.render(latents, size=size, mask=mask) for size in (shape, large)]
+        rows = [kept, *(signal.keep(part).cpu() for part in (*renders, signal.resize(values, large)))]
+        picture = side_by_side([signal.pictures(row) for row in rows])
+        save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
+
+    # loop
+    for step in run.steps():
+        for images, part in clouds.parts(step):
+            run.backward(forward(images, part))
+        rate = learning_rate(config.optimizer, step, run.num_steps)
+        gradient_norm = optimizer.clip_gradients()
+        optimizer.step(rate)
+        average.update(step + 1)
+        run.end_step(state, lr=rate, gradient_norm=gradient_norm)
+
+        if run.due(settings.evaluate_every):
+            evaluate()
+        if run.due(settings.preview_every):
+            preview()
+        if run.due(settings.save_every):
+            run.save(state)
+
+    # done
+    with average.applied(), replacing(run.folder / "model") as partial:
+        autoencoder.save_pretrained(partial)
+    print(f"model: {run.folder / 'model'}\npictures: {run.folder / 'samples'}")
+    run.finish()
+
+
+def dry_run(config: CloudRun) -> None:
+    from genrep.training.describe import check_data, on_meta, print_parts
+    from genrep.training.reconstruction import check_model
+
+    spec = config.autoencoder
+    print_parts("autoencoder", on_meta(lambda: build(config, {"type": "image"})))
+    print(
+        f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers per signal"
+    )
+    print(
+        f"run: {config.run.num_steps:,} steps of {config.run.batch} signals, a part in {spec.encoder.parts} of their pixels"
+    )
+    check_model(spec, check_data(config.data, spec.image_shape, spec.channels))
+
+
+def main() -> None:
+    config, options = parse_command_line(CloudRun, __doc__, add_options=add_training_options)
+    dry_run(config) if options.dry_run else train(config, options.restart)
+
+
+if __name__ == "__main__":
+    run_script(main)
