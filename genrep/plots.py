@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from genrep.files import replacing
 
@@ -41,6 +41,32 @@ def save_curves(
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
     return Path(path)
+
+
+def draw_confusion(
+    labels: Int[np.ndarray, " signals"], predicted: Int[np.ndarray, " signals"], names: Sequence[str]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The confusion matrix: a row per class, its signals' shares by predicted class in percent."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts = np.zeros((len(names), len(names)))
+    np.add.at(counts, (labels, predicted), 1)
+    percent = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
+    side = 1.8 + 0.5 * len(names)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained", dpi=100)
+    axes = figure.subplots()
+    axes.imshow(percent, vmin=0, vmax=100, cmap="Blues")
+    if len(names) <= 20:  # more numbers than this are too small to read
+        for row, column in np.ndindex(percent.shape):
+            colour = "white" if percent[row, column] > 50 else "black"
+            axes.text(column, row, f"{percent[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="predicted class", ylabel="class")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def draw_fit(

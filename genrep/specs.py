@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from genrep.errors import InputError, did_you_mean
 
@@ -52,6 +52,15 @@ class Mark:
 
 MAY_CHANGE = Mark("may change when a run is resumed")
 """Marks keys that affect what is reported, how often, or where files are, but not what is learned."""
+
+
+def by_type(default: str) -> Any:
+    """Distinguishes the specs of a union by `type`. Configs of earlier versions have none: they are of the `default` kind."""
+
+    def tag(spec: Any) -> Any:
+        return spec.get("type", default) if isinstance(spec, dict) else getattr(spec, "type", None)
+
+    return Discriminator(tag)
 
 
 class Spec(BaseModel):

@@ -11,12 +11,12 @@ import torch
 
 import genrep
 from genrep.models.autoencoder import INRAutoencoder
-from genrep.models.classifier import ImageClassifier
 from genrep.models.denoiser import LatentDenoiser
 from genrep.models.field import NeuralField
 from genrep.models.generator import CoordinateGenerator
 from genrep.pipelines import DiffusionSamplingSpec, GANSamplingSpec
 from genrep.specs import validate
+from genrep.training.classification import build_of_clouds, build_of_signals
 from genrep.training.config import override, read_config, split_overrides
 from genrep.training.folders import describe_autoencoder
 from genrep.training.recipe import RecipeSpec, arguments
@@ -160,7 +160,11 @@ def test_every_shipped_config_loads_and_builds(path, monkeypatch):
         elif isinstance(config, AutoencoderRun | CloudRun):
             model = INRAutoencoder(**config.autoencoder.model_dump())
         elif isinstance(config, ClassifierRun):
-            model = ImageClassifier(config.image_size, config.channels, 10, **config.classifier.model_dump())
+            if config.autoencoder is None:
+                model = build_of_signals(config, 10)
+            else:
+                spec = describe_autoencoder(config.autoencoder, str(path.relative_to(PROJECT)))
+                model = build_of_clouds(config, 10, spec)
         else:
             spec = describe_autoencoder(config.autoencoder, str(path.relative_to(PROJECT)))
             model = LatentDenoiser(spec.num_tokens, spec.latent_dim, 10, **config.denoiser.model_dump())

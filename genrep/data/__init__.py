@@ -5,7 +5,7 @@ What the values of a signal mean, and how they are shown and measured, is in `ge
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
 from genrep.specs import (
     MAY_CHANGE,
@@ -18,6 +18,7 @@ from genrep.specs import (
     Seed,
     Size,
     Spec,
+    by_type,
     validate,
 )
 
@@ -201,16 +202,9 @@ class ArrayDataSpec(BaseDataSpec):
         return ArrayData(self, split, shape, channels)
 
 
-def _kind(default: str) -> Any:
-    """Distinguishes the specs of a union by `type`. Configs of earlier versions have none: they are of the `default` kind."""
-
-    def tag(spec: Any) -> Any:
-        return spec.get("type", default) if isinstance(spec, dict) else getattr(spec, "type", None)
-
-    return Discriminator(tag)
-
-
-DataSpec = Annotated[Annotated[ImageDataSpec, Tag("images")] | Annotated[ArrayDataSpec, Tag("arrays")], _kind("images")]
+DataSpec = Annotated[
+    Annotated[ImageDataSpec, Tag("images")] | Annotated[ArrayDataSpec, Tag("arrays")], by_type("images")
+]
 """All kinds of data set: a union distinguished by `type`, images by default."""
 
 
@@ -375,7 +369,7 @@ SourceSpec = Annotated[
     | Annotated[ArraySourceSpec, Tag("array")]
     | Annotated[SinesSourceSpec, Tag("sines")]
     | Annotated[ShapeSourceSpec, Tag("shape")],
-    _kind("pictures"),
+    by_type("pictures"),
 ]
 """All kinds of single signal: a union distinguished by `type`, pictures by default."""
 

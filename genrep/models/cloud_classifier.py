@@ -55,7 +55,7 @@ class NeighbourAttention(nn.Module):
 class PatchAttention(nn.Module):
     """Attention within patches of points that follow each other along a space-filling curve (Point Transformer V3).
 
-    The curve runs through the cells of a grid that lies still, so patches depend on where the cloud is; a bias from the
+    The curve runs through the cells of a fixed grid, so patches depend on where the cloud is; a bias from the
     difference of positions is added to the logits, and a depthwise 3×3 convolution over the grid's cells encodes positions.
     """
 
@@ -130,14 +130,14 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
         latent_dim: numbers of a token, the position included.
         position_dim: leading ones that are the position, 1 to 3.
         num_classes: classes.
-        type: `neighbours`, attention among nearest neighbours and thinning by farthest points, which a shift of the cloud
-            does not change (Point Transformer, Zhao et al. 2021); or `grid`, attention along a curve and pooling over the
-            cells of a grid that lies still (Point Transformer V3, Wu et al. 2024).
+        attention: `neighbours`, attention among nearest neighbours and thinning by farthest points, which a shift of the
+            cloud does not change (Point Transformer, Zhao et al. 2021); or `grid`, attention along a curve and pooling over
+            the cells of a fixed grid (Point Transformer V3, Wu et al. 2024).
         widths: of the stages; between two of them the cloud is thinned or pooled.
         depths: blocks of each stage.
-        neighbours: of a point, itself included; type `neighbours`.
-        patch: points that attend to each other; type `grid`.
-        num_heads: heads; type `grid`.
+        neighbours: of a point, itself included; for `neighbours`.
+        patch: points that attend to each other; for `grid`.
+        num_heads: heads; for `grid`.
         dropout: before the last layer.
 
     Raises:
@@ -151,7 +151,7 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
         latent_dim: int,
         position_dim: int,
         num_classes: int,
-        type: str = "neighbours",
+        attention: str = "neighbours",
         widths: Sequence[int] = (64, 128, 256),
         depths: Sequence[int] = (1, 2, 2),
         neighbours: int = 16,
@@ -177,7 +177,7 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
         self.head = nn.Linear(widths[-1], num_classes)
 
     def _attention(self, spec: CloudClassifierSpec, width: int, stage: int, turned: bool) -> nn.Module:
-        if spec.type == "neighbours":
+        if spec.attention == "neighbours":
             return NeighbourAttention(width, spec.position_dim, spec.neighbours)
         return PatchAttention(width, spec.position_dim, spec.num_heads, spec.patch, self._bits(stage), turned)
 
@@ -204,7 +204,7 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
         spacing = 2 / self.spec.num_tokens ** (1 / axes)
         for stage, blocks in enumerate(self.stages):
             if stage:
-                spacing *= 2 ** (1 / axes) if self.spec.type == "neighbours" else 2
+                spacing *= 2 ** (1 / axes) if self.spec.attention == "neighbours" else 2
                 cloud = self._joined(cloud, stage)
             for block in blocks:
                 cloud = block(cloud, spacing)
@@ -214,7 +214,7 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
     def _joined(self, cloud: Cloud, stage: int) -> Cloud:
         """The next stage's points: half of them by farthest points with their neighbours' maximum, or one per cell."""
         cloud = cloud._replace(features=self.joins[stage - 1](cloud.features))
-        if self.spec.type == "grid":
+        if self.spec.attention == "grid":
             bits = self._bits(stage)
             return pool_cells(cloud, grid_cells(cloud.positions, 2**bits, LOW, HIGH), 2**bits)
         indices, mask = farthest_points(cloud, (cloud.mask.sum(1) + 1) // 2)

@@ -230,18 +230,18 @@ class ClassifierSpec(ClassifierArchitecture):
 class CloudClassifierArchitecture(Spec):
     """The point transformer behind a classifier of clouds."""
 
-    type: Literal["neighbours", "grid"] = "neighbours"
-    """Attention among nearest neighbours (Point Transformer), or along a curve through a grid that lies still (V3)."""
+    attention: Literal["neighbours", "grid"] = "neighbours"
+    """Attention among nearest neighbours (Point Transformer), or along a curve through a fixed grid (Point Transformer V3)."""
     widths: list[PositiveInt] = Field(default=[64, 128, 256], min_length=1)
     """Width of every stage; between two of them the cloud is thinned to half, or pooled over cells twice as wide."""
     depths: list[PositiveInt] = Field(default=[1, 2, 2], min_length=1)
     """Blocks of every stage."""
     neighbours: PositiveInt = 16
-    """Nearest points that a point attends to, itself included. Of type neighbours."""
+    """Nearest points that a point attends to, itself included; for attention neighbours."""
     patch: PositiveInt = 32
-    """Points along the curve that attend to each other. Of type grid."""
+    """Points along the curve that attend to each other; for attention grid."""
     num_heads: PositiveInt = 8
-    """Attention heads. Of type grid."""
+    """Attention heads; for attention grid."""
     dropout: Fraction = 0.3
     """Dropout before the last layer."""
 
@@ -252,7 +252,7 @@ class CloudClassifierArchitecture(Spec):
                 f"widths and depths must have one number per stage each; got {len(self.widths)} and {len(self.depths)}"
             )
         odd = [width for width in self.widths if width % self.num_heads]
-        if self.type == "grid" and odd:
+        if self.attention == "grid" and odd:
             raise ValueError(f"widths must be multiples of num_heads, {self.num_heads}; got {odd[0]}")
         return self
 

@@ -6,7 +6,7 @@ What a model is made of is in `genrep/models/specs.py`.
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Tag, model_validator
 
 from genrep.data import DataSpec, ImageDataSpec, LatentsSpec, PointsSpec, SourceSpec
 from genrep.diffusion import DiffusionSpec
@@ -15,6 +15,7 @@ from genrep.gan import GANSpec
 from genrep.models.specs import (
     AutoencoderSpec,
     ClassifierArchitecture,
+    CloudClassifierArchitecture,
     DenoiserArchitecture,
     DiscriminatorArchitecture,
     GeneratorArchitecture,
@@ -30,6 +31,7 @@ from genrep.specs import (
     PositiveInt,
     Seed,
     Spec,
+    by_type,
     grid_of,
 )
 
@@ -343,45 +345,6 @@ class GANRun(Spec):
         return grid_of(self.image_size)
 
 
-class ClassifierRun(Spec):
-    """A classifier trained on the data set itself, which provides the features of fd_classifier."""
-
-    data: DataSpec = ImageDataSpec()
-    """Signals, as in stage 1."""
-    image_size: GridSize
-    """The grid of its input signals: one number for a square image, or one length per axis."""
-    channels: PositiveInt = 3
-    """Channels of the values: 1 for grey, 3 for RGB."""
-    classifier: ClassifierArchitecture = ClassifierArchitecture()
-    """The model."""
-    shift: NonNegativeInt = 1
-    """Largest random shift of training images, in pixels."""
-    cutout: NonNegativeInt = 0
-    """Side of a square set to grey (0) at a random place of every training image (DeVries and Taylor, 2017); 0 is off."""
-    label_smoothing: Fraction = 0.0
-    """Share of the target that is spread over all classes."""
-    optimizer: OptimizerSpec = OptimizerSpec()
-    """The optimizer."""
-    ema: EMASpec | None = EMASpec()
-    """Average of the weights; null disables it."""
-    run: RunSpec
-    """The run."""
-
-    @model_validator(mode="after")
-    def _large_enough(self) -> "ClassifierRun":
-        shortest = min(self.image_shape)
-        if shortest < 2 ** (self.classifier.stages - 1):
-            raise ValueError(
-                f"classifier.stages {self.classifier.stages} would halve {shortest} pixels to less than one: use fewer stages"
-            )
-        return self
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """One length per axis."""
-        return grid_of(self.image_size)
-
-
 class CloudAugmentSpec(Spec):
     """Augmentation of latent clouds while a classifier trains on them; 0 and false are off."""
 
@@ -399,6 +362,79 @@ class CloudAugmentSpec(Spec):
     """Largest displacement of the whole cloud along each axis, in pixels."""
     mix: bool = False
     """ARCMix: join random points of two clouds in a proportion λ ~ U(0, 1), and mix their labels likewise."""
+
+
+class ConvolutionalSpec(ClassifierArchitecture):
+    """A convolutional network over the signals themselves."""
+
+    type: Literal["convolutional"] = "convolutional"
+
+
+class PointTransformerSpec(CloudClassifierArchitecture):
+    """A point transformer over latent sets whose tokens have positions (ARC)."""
+
+    type: Literal["point_transformer"]
+
+
+class ClassifierRun(Spec):
+    """A classifier of the data set's signals, which provides the features of fd_classifier, or of their latent clouds."""
+
+    data: DataSpec = ImageDataSpec()
+    """Signals, as in stage 1."""
+    image_size: GridSize | None = None
+    """The grid of its input signals: one number for a square image, or one length per axis. A point transformer has none."""
+    channels: PositiveInt = 3
+    """Channels of the values: 1 for grey, 3 for RGB."""
+    autoencoder: str | None = None
+    """For a point transformer: the run or model folder of stage 1, whose tokens have positions."""
+    latents: LatentsSpec = LatentsSpec()
+    """For a point transformer: the cache of clouds."""
+    classifier: Annotated[
+        Annotated[ConvolutionalSpec, Tag("convolutional")] | Annotated[PointTransformerSpec, Tag("point_transformer")],
+        by_type("convolutional"),
+    ] = ConvolutionalSpec()
+    """The model."""
+    augment: CloudAugmentSpec = CloudAugmentSpec()
+    """Augmentation of clouds, for a point transformer."""
+    normalize: Literal["channel", "whole", "none"] = "channel"
+    """How a point transformer's features are standardised: channel by channel, all by one mean and deviation, or not."""
+    shifted_by: NonNegativeFloat = 0.0
+    """Also measure a point transformer on held-out clouds displaced by up to this many pixels; 0 is off."""
+    shift: NonNegativeInt = 1
+    """Largest random shift of training images, in pixels."""
+    cutout: NonNegativeInt = 0
+    """Side of a square set to grey (0) at a random place of every training image (DeVries and Taylor, 2017); 0 is off."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target that is spread over all classes."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimizer."""
+    ema: EMASpec | None = EMASpec()
+    """Average of the weights; null disables it."""
+    run: RunSpec
+    """The run."""
+
+    @model_validator(mode="after")
+    def _inputs(self) -> "ClassifierRun":
+        if isinstance(self.classifier, PointTransformerSpec):
+            if self.autoencoder is None or self.image_size is not None:
+                raise ValueError("classifier.type point_transformer needs autoencoder, and takes no image_size")
+            if self.latents.folder is None:
+                raise ValueError("classifier.type point_transformer reads clouds from a cache: give latents.folder")
+            return self
+        if self.image_size is None or self.autoencoder is not None:
+            raise ValueError("classifier.type convolutional needs image_size, and takes no autoencoder")
+        shortest = min(self.image_shape)
+        if shortest < 2 ** (self.classifier.stages - 1):
+            raise ValueError(
+                f"classifier.stages {self.classifier.stages} would halve {shortest} pixels to less than one: use fewer stages"
+            )
+        return self
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """One length per axis, of signals."""
+        assert self.image_size is not None, "a classifier of clouds has no image size of its own"
+        return grid_of(self.image_size)
 
 
 class CloudRun(Spec):

@@ -12,7 +12,7 @@ KINDS = ("neighbours", "grid")
 
 def tiny(kind, **changes):
     torch.manual_seed(0)
-    arguments = {"num_tokens": 12, "latent_dim": 6, "position_dim": 2, "num_classes": 3, "type": kind}
+    arguments = {"num_tokens": 12, "latent_dim": 6, "position_dim": 2, "num_classes": 3, "attention": kind}
     sizes = {"widths": [8, 16], "depths": [2, 1], "neighbours": 4, "patch": 4, "num_heads": 2, "dropout": 0.0}
     return CloudClassifier(**{**arguments, **sizes, **changes}).eval()
 
@@ -110,12 +110,18 @@ def test_learns_where_a_marked_point_lies_relative_to_another():
     ("changes", "message"),
     [
         ({"widths": [8], "depths": [1, 1]}, "widths and depths must have one number per stage"),
-        ({"type": "grid", "widths": [9, 16]}, "widths must be multiples of num_heads"),
+        ({"attention": "grid", "widths": [9, 16]}, "widths must be multiples of num_heads"),
         ({"latent_dim": 2}, "latent_dim must exceed position_dim"),
         ({"position_dim": 4, "latent_dim": 8}, "position_dim"),
-        ({"type": "voxels"}, "type"),
+        ({"attention": "voxels"}, "attention"),
     ],
 )
 def test_impossible_arguments_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        tiny(**{"kind": "neighbours", **({"kind": changes.pop("type")} if "type" in changes else {}), **changes})
+        tiny(
+            **{
+                "kind": "neighbours",
+                **({"kind": changes.pop("attention")} if "attention" in changes else {}),
+                **changes,
+            }
+        )

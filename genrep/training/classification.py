@@ -1,0 +1,242 @@
+"""What a classifier trains on: signals, or the clouds of a latent cache. `train/classifier.py` uses both in the same way."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from genrep.data.latents import LatentCache, autoencoder_hash
+from genrep.data.signals import SignalData, check_whole
+from genrep.errors import InputError
+from genrep.models.classifier import ImageClassifier
+from genrep.models.cloud_classifier import CloudClassifier
+from genrep.models.specs import AutoencoderSpec
+from genrep.randomness import uniform_at
+from genrep.training.augment import cut_out, shifted
+from genrep.training.cloud_augment import augment_clouds, mix
+from genrep.training.folders import load_autoencoder
+from genrep.training.latents import open_latents, open_split
+from genrep.training.order import SignalStream, TrainingBatch
+from genrep.training.run import Run
+from genrep.training.specs import ClassifierRun, CloudAugmentSpec
+
+Inputs = tuple[Tensor, ...]
+"""What a classifier takes: signals, or clouds and their mask."""
+Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+"""Labels, or a share of each class."""
+EVALUATION_BATCH = 512
+
+
+class Classification(ABC):
+    """Labelled inputs of a classifier, for training and for evaluation.
+
+    Attributes:
+        data: the training split, labelled.
+        identity: hashes of what the run is trained on.
+    """
+
+    data: SignalData | LatentCache
+    identity: Mapping[str, str]
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The classifier of the run."""
+
+    @abstractmethod
+    def open(self, run: Run) -> SignalStream:
+        """The training stream. Encodes the data first where that is needed."""
+
+    @abstractmethod
+    def examples(self, batch: TrainingBatch) -> tuple[Inputs, Targets]:
+        """A batch as training sees it: augmented inputs, and what they are to be classified as."""
+
+    @abstractmethod
+    def held_out(self) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
+        """The held-out split as it is, in batches, with its labels."""
+
+    @torch.no_grad()
+    def predictions(self, classifier: Any) -> tuple[Int[Tensor, " signals"], Int[Tensor, " signals"]]:
+        """Labels of the held-out split, and the classes that a classifier predicts."""
+        pairs = [(labels, classifier(*inputs).argmax(-1).cpu()) for inputs, labels in self.held_out()]
+        labels, predicted = (torch.cat(part) for part in zip(*pairs, strict=True))
+        return labels, predicted
+
+    def measure(self, classifier: Any) -> dict[str, float]:
+        """Metrics of the held-out split by name; `accuracy` is one of them."""
+        labels, predicted = self.predictions(classifier)
+        return {"accuracy": float((labels == predicted).float().mean())}
+
+
+class SignalClassification(Classification):
+    """Signals, shifted at random and with a square cut out."""
+
+    def __init__(self, config: ClassifierRun):
+        self.config, self.shape = config, config.image_shape
+        splits = (config.data.open(split, self.shape, config.channels) for split in ("train", "held_out"))
+        self.data, self.held_out_data = splits
+        _check_labels(self.data)
+        check_whole(self.data, "a classifier")
+        self.identity = {"data": self.data.fingerprint()}
+
+    def build(self) -> ImageClassifier:
+        return build_of_signals(self.config, len(self.data.class_names), self.data.signal.spec.model_dump())
+
+    def open(self, run: Run) -> SignalStream:
+        self.device = run.device
+        return SignalStream(self.data, self.config.run.seed, self.data.flips)
+
+    def examples(self, batch: TrainingBatch) -> tuple[Inputs, Targets]:
+        assert batch.signals is not None and batch.labels is not None
+        signals = self.data.signal.values(batch.signals.to(self.device, non_blocking=True))
+        draws = uniform_at(batch.positions, (len(self.shape),), self.config.run.seed, "shift")
+        signals = shifted(signals, self.config.shift, draws)
+        if self.config.cutout:
+            draws = uniform_at(batch.positions, (len(self.shape),), self.config.run.seed, "cutout")
+            signals = cut_out(signals, self.config.cutout, draws)
+        if self.device.type == "cuda" and len(self.shape) == 2:
+            signals = signals.to(memory_format=torch.channels_last)  # the layout of the fast convolutions on GPUs
+        return (signals,), batch.labels.to(self.device, non_blocking=True)
+
+    def held_out(self) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
+        for indices in _batches(len(self.held_out_data)):
+            labels = self.held_out_data.labels_of(indices)
+            assert labels is not None
+            values = self.held_out_data.signal.values(self.held_out_data.read(indices).to(self.device))
+            yield (values,), labels
+
+
+class CloudClassification(Classification):
+    """Latent sets whose tokens have positions, from a cache: augmented as clouds, and mixed with each other (ARCMix)."""
+
+    def __init__(self, config: ClassifierRun, config_path: str):
+        assert config.autoencoder is not None
+        self.config = config
+        self.autoencoder = load_autoencoder(config.autoencoder, config_path)
+        if not self.autoencoder.position_dim:
+            raise InputError(
+                f"classifier.type point_transformer needs tokens with positions, and those of {config.autoencoder} have slots: "
+                "train a convolutional classifier of the signals"
+            )
+        self.data = open_split(config.data, config.latents, self.autoencoder, "train")
+        _check_labels(self.data)
+        self.identity = {"data": self.data.fingerprint(), "autoencoder": autoencoder_hash(self.autoencoder)}
+
+    def build(self) -> CloudClassifier:
+        classifier = build_of_clouds(self.config, len(self.data.class_names), self.autoencoder.spec)
+        self._set_statistics(classifier)
+        return classifier
+
+    def open(self, run: Run) -> SignalStream:
+        self.device, config = run.device, self.config
+        self.autoencoder.to(run.device)
+        barrier = run.accelerator.wait_for_everyone
+        self.latents = open_latents(self.autoencoder, self.data, config.latents, run.process, barrier)
+        assert self.latents.cache is not None  # the config has a folder
+        self.cache = self.latents.cache
+        self.stream = SignalStream(
+            self.data, config.run.seed, self.latents.flips, wants_signals=False, cache=self.cache
+        )
+        return self.stream
+
+    def _set_statistics(self, classifier: CloudClassifier) -> None:
+        """Give a new classifier the statistics that it standardises features with (ARC, table 10)."""
+        axes = self.autoencoder.position_dim
+        mean, std = self.latents.mean[0, axes:], self.latents.std[0, axes:]
+        if (
+            self.config.normalize == "whole"
+        ):  # of all numbers together: the variance within channels and that between them
+            variance = std.square().mean() + mean.var(correction=0)
+            mean, std = mean.mean().expand_as(mean), variance.sqrt().expand_as(std)
+        if self.config.normalize != "none":
+            classifier.set_statistics(mean, std)
+
+    def examples(self, batch: TrainingBatch) -> tuple[Inputs, Targets]:
+        config, seed, positions = self.config, self.config.run.seed, batch.positions
+        assert batch.labels is not None and batch.latents is not None
+        latents, mask = self._on_device(batch.latents, batch.mask)
+        targets: Targets = batch.labels.to(self.device)
+        if config.augment.mix:  # the partner is the next sample of the stream, whatever part of a batch it falls into
+            following = self.stream.__getitems__([position + 1 for position in positions])
+            assert following.latents is not None and following.labels is not None
+            partners, partner_mask = self._on_device(following.latents, following.mask)
+            share = uniform_at(positions, (), seed, "cloud mix").to(self.device)
+            draws = uniform_at(positions, (2, latents.shape[1]), seed, "cloud points").to(self.device)
+            latents, mask = mix(latents, mask, partners, partner_mask, share, draws)
+            targets = self._shares(targets) * share[:, None] + self._shares(following.labels) * (1 - share[:, None])
+        latents, mask = augment_clouds(latents, mask, self.autoencoder.image_shape, config.augment, positions, seed)
+        return (latents, mask), targets
+
+    def held_out(self) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
+        yield from self._held_out(None)
+
+    def measure(self, classifier: Any) -> dict[str, float]:
+        metrics = super().measure(classifier)
+        if self.config.shifted_by:  # how far the classifier depends on where the cloud lies (ARC, table 8)
+            pairs = [
+                (labels, classifier(*inputs).argmax(-1).cpu())
+                for inputs, labels in self._held_out(CloudAugmentSpec(shift=self.config.shifted_by))
+            ]
+            right = sum(int((labels == predicted).sum()) for labels, predicted in pairs)
+            metrics["accuracy_shifted"] = right / sum(len(labels) for labels, _ in pairs)
+        return metrics
+
+    def _held_out(self, augment: CloudAugmentSpec | None) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
+        cache = LatentCache(self.cache.folder, split="held_out")
+        for indices in _batches(len(cache)):
+            labels = cache.labels_of(indices)
+            assert labels is not None
+            latents, mask = self._on_device(cache.stored(indices), cache.masks(indices))
+            if augment is not None:
+                shape, seed = self.autoencoder.image_shape, self.config.run.seed
+                latents, mask = augment_clouds(latents, mask, shape, augment, indices, seed)
+            yield (latents, mask), labels
+
+    def _on_device(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        latents = latents.to(self.device, non_blocking=True).float()
+        if mask is None:
+            return latents, torch.ones(latents.shape[:2], dtype=torch.bool, device=self.device)
+        return latents, mask.to(self.device, non_blocking=True)
+
+    def _shares(self, labels: Tensor) -> Tensor:
+        return F.one_hot(labels.to(self.device), len(self.data.class_names)).float()
+
+
+def build_of_signals(config: ClassifierRun, num_classes: int, signal: dict[str, Any] | None = None) -> ImageClassifier:
+    """The convolutional classifier of a run. `signal` is the spec of its kind of signals, as plain data; None means images."""
+    assert config.image_size is not None
+    architecture = config.classifier.model_dump(exclude={"type"})
+    return ImageClassifier(config.image_size, config.channels, num_classes, **architecture, signal=signal)
+
+
+def build_of_clouds(config: ClassifierRun, num_classes: int, autoencoder: AutoencoderSpec) -> CloudClassifier:
+    """The point transformer of a run, over the clouds of a stage 1."""
+    return CloudClassifier(
+        autoencoder.num_tokens,
+        autoencoder.latent_dim,
+        autoencoder.decoder.position_dim,
+        num_classes,
+        **config.classifier.model_dump(exclude={"type"}),
+    )
+
+
+def open_classification(config: ClassifierRun, config_path: str) -> Classification:
+    """Signals or clouds, as `classifier.type` says. InputError for data without labels, and what opening them refuses."""
+    if config.classifier.type == "point_transformer":
+        return CloudClassification(config, config_path)
+    return SignalClassification(config)
+
+
+def _check_labels(data: SignalData | LatentCache) -> None:
+    if data.labels is None:
+        raise InputError(
+            f"{data.name} has no labels, which a classifier needs: set data.label_column (images) or data.labels_key (arrays)"
+        )
+
+
+def _batches(count: int) -> Iterator[range]:
+    for start in range(0, count, EVALUATION_BATCH):
+        yield range(start, min(start + EVALUATION_BATCH, count))
