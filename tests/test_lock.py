@@ -68,8 +68,13 @@ def test_a_forked_worker_does_not_keep_the_lock(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     started = time.monotonic()
-    with FolderLock(tmp_path, "a run"):
-        assert time.monotonic() - started < 5
+    while True:  # on a busy machine the fork may take a while to get to where it lets go
+        try:
+            with FolderLock(tmp_path, "a run"):
+                break
+        except InputError:
+            assert time.monotonic() - started < 5
+            time.sleep(0.05)
 
 
 def test_a_folder_is_held_until_the_block_ends(tmp_path):
