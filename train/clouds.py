@@ -111,16 +111,18 @@ def train(config: CloudRun, restart: bool = False) -> None:
 
 
 def dry_run(config: CloudRun) -> None:
+    from genrep.encoders import CloudFitSpec
     from genrep.training.describe import check_data, on_meta, print_parts
     from genrep.training.reconstruction import check_model
 
-    spec = config.autoencoder
+    spec, encoder = config.autoencoder, config.autoencoder.encoder
+    assert isinstance(encoder, CloudFitSpec)  # CloudRun has seen to it
     print_parts("autoencoder", on_meta(lambda: build(config, {"type": "image"})))
     print(
         f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers per signal"
     )
     print(
-        f"run: {config.run.num_steps:,} steps of {config.run.batch} signals, a part in {spec.encoder.parts} of their pixels"
+        f"run: {config.run.num_steps:,} steps of {config.run.batch} signals, a part in {encoder.parts} of their pixels"
     )
     check_model(spec, check_data(config.data, spec.image_shape, spec.channels))
 
