@@ -3,8 +3,8 @@
     python train/classifier.py configs/digits/classifier.yaml
     python sample/evaluate.py runs/digits/diffusion --metrics fd_classifier,agreement --classifier runs/digits/classifier
 
-Inception's features, learned on ImageNet photographs, mean little for digits, curves or clips; those of a classifier of the
-data do. The data set must have labels. The run folder receives config.yaml, metrics.jsonl (loss, held-out accuracy),
+Inception's features, learned on ImageNet photographs, say little about digits, curves or clips; those of a classifier trained
+on the data say more. The data set must have labels. The run folder receives config.yaml, metrics.jsonl (loss, held-out accuracy),
 checkpoints/ and, at the end, model/. Re-running the command resumes from the latest checkpoint.
 """
 
@@ -68,7 +68,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     state.restore(run.checkpoint)
 
     def augmented(batch):
-        """A batch's signals as training sees them: shifted, and with a part cut out; the positions key where."""
+        """A batch's signals as training sees them: shifted and with a part cut out, at random but keyed by their positions."""
         signals = data.signal.values(batch.signals.to(run.device, non_blocking=True))
         draws = uniform_at(batch.positions, (len(shape),), settings.seed, "shift")
         signals = shifted(signals, config.shift, draws)
@@ -76,7 +76,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
             draws = uniform_at(batch.positions, (len(shape),), settings.seed, "cutout")
             signals = cut_out(signals, config.cutout, draws)
         if run.device.type == "cuda" and len(shape) == 2:
-            return signals.to(memory_format=torch.channels_last)  # in which the fast convolutions of GPUs work
+            return signals.to(memory_format=torch.channels_last)  # the layout of the fast convolutions on GPUs
         return signals
 
     def evaluate() -> None:
