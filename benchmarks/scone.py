@@ -1,13 +1,14 @@
-"""The time of a training step of SCONE relative to SIREN's of the same width, in one run.
+"""The time of a training step of SCONE relative to that of a SIREN of the same width, measured in the same run.
 
     python benchmarks/scone.py
     python benchmarks/scone.py --widths 250 --chunks 1024,2048 --runs 5
     MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 python benchmarks/scone.py    # see docs/train.md
 
-Four hidden layers, all points of a square grid; a step is the forward pass, the loss and the backward pass in chunks of
-points, as train/field.py has them. `plain` is SCONE as its equations stand, sine, activation and product in passes of their
-own. Every way runs at each chunk size in turn, and is given at its fastest one; times are medians of calls taken in turn, after
-one that is not counted, and in parentheses those of the fastest call, which a busy machine disturbs least. Values and gradients of both ways are compared first.
+Networks have four hidden layers. A step is the forward pass, the loss and the backward pass on all points of a square grid, in
+chunks of points as in train/field.py. `plain` is SCONE as its equations are written, with sine, activation and product in
+separate passes. Networks and chunk sizes are timed in turn, after a first round that is not counted; times are medians, given
+for the fastest chunk size, with those of all chunk sizes in parentheses. Values and gradients of both forms of SCONE are
+compared first.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def measure(width: int, options: argparse.Namespace) -> None:
 
     def parts_of(field: Field, chunk: int) -> list[tuple[Any, Tensor]]:
         pairs = zip(coords.split(chunk), targets.split(chunk), strict=True)
-        return [(field.prepare(places), of_chunk) for places, of_chunk in pairs]
+        return [(field.prepare(chunk_coords), chunk_targets) for chunk_coords, chunk_targets in pairs]
 
     # compare
     plain = functools.partial(plain_values, scone)
@@ -77,7 +78,7 @@ def measure(width: int, options: argparse.Namespace) -> None:
         largest = plain(parts[0][0]).abs().max()
     difference = (scone.values(parts[0][0]) - plain(parts[0][0])).abs().max() / largest
     pairs = zip(gradients(scone, scone.values, parts), gradients(scone, plain, parts), strict=True)
-    differences = [(ours - other).abs().max() / other.abs().max() for ours, other in pairs]
+    differences = [(fast - expected).abs().max() / expected.abs().max() for fast, expected in pairs]
     print(
         f"4 × {width}: largest relative difference of values {float(difference.detach()):.0e}, of gradients {float(max(differences)):.0e}"
     )
@@ -85,10 +86,10 @@ def measure(width: int, options: argparse.Namespace) -> None:
     # measure
     ways: dict[tuple[str, int], tuple[Callable[[], None], Field]] = {}
     for chunk in options.chunks:
-        of_scone = parts_of(scone, chunk)
+        scone_parts = parts_of(scone, chunk)
         ways["siren", chunk] = functools.partial(step, siren.values, parts_of(siren, chunk)), siren
-        ways["scone", chunk] = functools.partial(step, scone.values, of_scone), scone
-        ways["plain", chunk] = functools.partial(step, plain, of_scone), scone
+        ways["scone", chunk] = functools.partial(step, scone.values, scone_parts), scone
+        ways["plain", chunk] = functools.partial(step, plain, scone_parts), scone
     times: dict[tuple[str, int], list[float]] = {key: [] for key in ways}
     for number in range(options.runs + 1):
         for key, (way, field) in ways.items():
@@ -101,21 +102,21 @@ def measure(width: int, options: argparse.Namespace) -> None:
     best = {name: min(options.chunks, key=lambda chunk: medians[name, chunk]) for name in ("siren", "scone", "plain")}
     for name, chunk in best.items():
         pairs_of_runs = zip(times[name, chunk], times["siren", best["siren"]], strict=True)
-        ratio = statistics.median(one / other for one, other in pairs_of_runs)
-        every = ", ".join(f"{size}: {medians[name, size] * 1e3:.0f}" for size in options.chunks)
+        ratio = statistics.median(elapsed / siren_elapsed for elapsed, siren_elapsed in pairs_of_runs)
+        all_chunks = ", ".join(f"{size}: {medians[name, size] * 1e3:.0f}" for size in options.chunks)
         print(
-            f"  {name:6} {medians[name, chunk] * 1e3:8.1f} ms in chunks of {chunk:6}   {ratio:5.2f} × siren   ({every})"
+            f"  {name:6} {medians[name, chunk] * 1e3:8.1f} ms in chunks of {chunk:6}   {ratio:5.2f} × siren   ({all_chunks})"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=positives, default=[64, 250], help="widths, as in 64,250 (default 64,250)")
-    parser.add_argument("--side", type=positive, default=256, help="points along an axis (default 256)")
+    parser.add_argument("--side", type=positive, default=256, help="points along each axis (default 256)")
     parser.add_argument(
         "--chunks", type=positives, default=[2048, 4096, 8192], help="points at a time (default 2048,4096,8192)"
     )
-    parser.add_argument("--runs", type=positive, default=7, help="calls of each (default 7)")
+    parser.add_argument("--runs", type=positive, default=7, help="timed rounds (default 7)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     options = parser.parse_args()
     options.device = choose_device(options.device)

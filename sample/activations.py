@@ -1,12 +1,12 @@
-"""Draw what the hidden layers of a field compute: the activations of each layer over the signal, unit by unit.
+"""Draw the activations of a field's hidden layers over the signal, one picture per unit.
 
     python sample/activations.py runs/siemens/scone --out activations.png
     python sample/activations.py runs/siemens/wire --num-units 16 --size 512
 
-One block per layer, a picture per unit (figure 6 of SCONE, whose masks, bases and their products are layers of their own). Grey
-levels go from the block's lowest value to its highest, which its label says; masks go from 0 to 1. Of WIRE's complex activations
-these are the real parts. Of a video the middle frame is drawn. The report beside the picture has each layer's mean and standard
-deviation over all units drawn.
+Every layer is a block of pictures, one per unit (as in figure 6 of SCONE, whose masks, bases and products are separate blocks).
+Grey levels range from the block's lowest value to its highest, which its label gives; masks range from 0 to 1. For WIRE's complex
+activations the real parts are drawn, for a video its middle frame. The JSON report next to the picture has the mean and standard
+deviation of each layer over the units drawn.
 """
 
 import argparse
@@ -51,8 +51,8 @@ def draw(options: argparse.Namespace) -> None:
 
     # write
     blocks, report = [], {}
-    for name, runs in parts.items():
-        units = torch.cat(runs).T.reshape(-1, 1, height, width)
+    for name, chunks in parts.items():
+        units = torch.cat(chunks).T.reshape(-1, 1, height, width)
         low, high = (0.0, 1.0) if name.startswith("mask") else (float(units.min()), float(units.max()))
         report[name] = {"mean": float(units.mean()), "std": float(units.std()), "low": low, "high": high}
         grey = to_uint8(2 * (units - low) / max(high - low, torch.finfo(torch.float32).tiny) - 1)
@@ -72,12 +72,12 @@ def main() -> None:
     )
     parser.add_argument("run", help="run or model folder of a field")
     parser.add_argument(
-        "--num-units", type=positive, default=64, help="units of each layer, the first ones (default 64)"
+        "--num-units", type=positive, default=64, help="draw this many units per layer, the first ones (default 64)"
     )
     parser.add_argument("--columns", type=positive, default=8, help="pictures per row (default 8)")
     parser.add_argument("--size", help="N, HEIGHTxWIDTH or FRAMESxHEIGHTxWIDTH (default: the signal's own)")
     parser.add_argument(
-        "--out", type=Path, default=Path("activations.png"), help="PNG; the report goes beside it as JSON"
+        "--out", type=Path, default=Path("activations.png"), help="PNG; the JSON report goes next to it"
     )
     add_device_options(parser)
     draw(parser.parse_args())

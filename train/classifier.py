@@ -4,8 +4,8 @@
     python sample/evaluate.py runs/digits/diffusion --metrics fd_classifier,agreement --classifier runs/digits/classifier
     python train/classifier.py configs/digits/classifier_arc.yaml --augment.mix true
 
-Inception's features, learned on ImageNet photographs, mean little for digits, curves or clips; those of a classifier of the
-data do. The second config trains a point transformer on anchored clouds (ARC), which come from a latent cache. The data set must
+Inception's features, learned on ImageNet photographs, say little about digits, curves or clips; those of a classifier trained
+on the data say more. The second config trains a point transformer on anchored clouds (ARC), which come from a latent cache. The data set must
 have labels. The run folder receives config.yaml, metrics.jsonl (loss, held-out accuracy), checkpoints/ and, at the end, model/ and
 confusion.png. Re-running the command resumes from the latest checkpoint.
 """

@@ -4,9 +4,9 @@
     python train/field.py configs/camera/quad_tree.yaml --signal.source photo.png --run.folder runs/photo
     python train/field.py configs/shapes/siren.yaml --signal.source bunny.obj --run.folder runs/bunny
 
-The run folder gets config.yaml, metrics.jsonl (PSNR and the signal's other metrics over time), samples/*.png (the render, the
-signal and ten times the error), checkpoints/ and model/, which NeuralField.from_pretrained reads and sample/render.py renders
-at any size and region; and mesh.ply where the signal is a shape. Re-running the command resumes from the latest checkpoint.
+The run folder receives config.yaml, metrics.jsonl (PSNR and the signal's other metrics over time), samples/*.png (the render,
+the signal and ten times the error), checkpoints/ and model/, which NeuralField.from_pretrained loads and sample/render.py
+renders at any size and region; for a shape also mesh.ply. Re-running the command resumes from the latest checkpoint.
 """
 
 import functools
@@ -63,15 +63,15 @@ def train(config: FieldRun, restart: bool = False) -> None:
     state.restore(run.checkpoint)
 
     def draw(step: int) -> list[tuple[Any, "Tensor"]]:
-        """This process's share of a step's points, in chunks: what depends on the coordinates alone, and the values."""
+        """This process's share of a step's points, in chunks: the prepared coordinates, and the target values."""
         points = single.points(config.fitting, stream_generator(settings.seed, "coords", step), share)
-        num_chunks = -(-num_points // (share.num_processes * config.fitting.chunk))  # as many on every process
+        num_chunks = -(-num_points // (share.num_processes * config.fitting.chunk))  # the same on every process
         chunks = zip(*(part.tensor_split(num_chunks) for part in points), strict=True)
         return [(field.prepare(coords), values) for coords, values in chunks]
 
     @functools.lru_cache(maxsize=1)
     def rendered(step: int) -> Rendered:
-        """The field after a step, to be measured, shown and saved; with the averaged weights, where they are applied."""
+        """The field after a step, to measure, draw and save; call it with the averaged weights applied."""
         return Rendered(field)
 
     def evaluate() -> None:
@@ -81,7 +81,7 @@ def train(config: FieldRun, restart: bool = False) -> None:
                 run.write(single.measure(rendered(run.step)))
 
     def preview() -> None:
-        """The render beside the signal."""
+        """The render next to the signal."""
         if run.is_main:
             with average.applied():
                 save_png(single.picture(rendered(run.step)), run.folder / "samples" / f"step-{run.step:08d}.png")

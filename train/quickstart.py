@@ -1,10 +1,11 @@
-"""The whole road on scikit-learn's digits, in minutes on a CPU: every script in order, as a person would run them.
+"""The whole pipeline on scikit-learn's digits, in minutes on a CPU: every script in the order in which one would run them.
 
     python train/quickstart.py
     python train/quickstart.py --representation locality
 
-Images to R-tokens (ANR) or to locality-aware latents, a latent cache, a classifier to measure with, class-conditional diffusion, samples at 64×64,
-a report. It ends by saying where the pictures are; report.json beside them holds the numbers.
+Trains an autoencoder (R-tokens of ANR, or locality-aware latents), a latent cache, class-conditional diffusion and a classifier
+to measure with, and draws samples at 64×64. The last lines say where the pictures are; report.json in the same folder has the
+numbers.
 """
 
 import argparse
@@ -26,7 +27,7 @@ CONFIGS = PROJECT / "configs" / "digits"
 run = functools.partial(call_script, PROJECT)
 
 DIFFUSION = {"anr": "diffusion.yaml", "locality": "diffusion_locality.yaml"}
-"""Stage 2's config of every representation; stage 1's has the representation's name."""
+"""Stage 2's config for each representation; stage 1's is named after the representation."""
 
 
 def quickstart(folder: Path, representation: str) -> None:
@@ -34,13 +35,14 @@ def quickstart(folder: Path, representation: str) -> None:
     stages = {name: folder / name for name in (representation, "latents", "classifier", "diffusion")}
     marker = folder / "quickstart"
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--folder {folder} is a file: give a new folder")
+        raise InputError(f"--folder must be a folder; {folder} is a file")
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise InputError(
-            f"--folder {folder} holds other things, and the quickstart deletes its folder to start over: give a new one"
+            f"--folder must be new, empty or from an earlier quickstart, which deletes it to start over; {folder} holds other "
+            "files"
         )
     shutil.rmtree(folder, ignore_errors=True)
-    write_text(marker, "The quickstart made this folder and deletes it when it starts over.\n")
+    write_text(marker, "The quickstart created this folder, and deletes it to start over.\n")
     autoencoder, latents, classifier, diffusion = stages.values()
     stage2 = (
         CONFIGS / DIFFUSION[representation],
@@ -68,17 +70,17 @@ def quickstart(folder: Path, representation: str) -> None:
     picture_beside_real(folder)
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     reconstruction = json.loads((folder / "reconstructions.json").read_text(encoding="utf-8"))
-    found = evaluation["metrics"]
+    metrics = evaluation["metrics"]
     report: dict[str, Any] = {
         "representation": representation,
         "seconds": round(time.perf_counter() - started, 1),
         "reconstruction": {key: reconstruction[key] for key in ("psnr", "psnr_64", "ssim_64", "num_images")},
-        "classifier": {"accuracy": found["classifier_accuracy"]},
+        "classifier": {"accuracy": metrics["classifier_accuracy"]},
         "generation": {
-            "class_agreement": found["class_agreement"],
-            "fd_classifier": found["fd_classifier"],
-            "fd_floor": found["fd_floor"],
-            "fd_reconstruction": found["fd_reconstruction"],
+            "class_agreement": metrics["class_agreement"],
+            "fd_classifier": metrics["fd_classifier"],
+            "fd_floor": metrics["fd_floor"],
+            "fd_reconstruction": metrics["fd_reconstruction"],
             "num_images": evaluation["num_images"],
             "guidance_scale": evaluation["sampling"]["guidance_scale"],
         },
@@ -87,10 +89,10 @@ def quickstart(folder: Path, representation: str) -> None:
     print(f"""
 held-out reconstruction at 8×8        {report["reconstruction"]["psnr"]:6.2f} dB PSNR
 rendered at 64×64, against bicubic    {report["reconstruction"]["psnr_64"]:6.2f} dB PSNR
-classifier's held-out accuracy        {found["classifier_accuracy"]:6.1%}
-samples recognised as their class     {found["class_agreement"]:6.1%}
-fd_classifier of the samples          {found["fd_classifier"]:6.3f}
-  of the training images, the floor   {found["fd_floor"]:6.3f}
+classifier's held-out accuracy        {metrics["classifier_accuracy"]:6.1%}
+samples recognised as their class     {metrics["class_agreement"]:6.1%}
+fd_classifier of the samples          {metrics["fd_classifier"]:6.3f}
+  of the training images, the floor   {metrics["fd_floor"]:6.3f}
 time                                  {report["seconds"]:6.0f} s
 
 samples at 64×64, and real digits enlarged    {folder / "samples_beside_real.png"}
@@ -99,7 +101,7 @@ the numbers                                   {folder / "report.json"}""")
 
 
 def picture_beside_real(folder: Path) -> None:
-    """The grid of samples, and to its right held-out digits of the same classes, enlarged bicubically."""
+    """Draw the grid of samples with, to its right, held-out digits of the same classes, enlarged bicubically."""
     import numpy as np
     import torch
     from PIL import Image
@@ -122,9 +124,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--representation", choices=DIFFUSION, default="anr", help="what a token set is (default anr)")
+    parser.add_argument("--representation", choices=DIFFUSION, default="anr", help="kind of latents (default anr)")
     parser.add_argument(
-        "--folder", type=Path, help="where everything goes (default runs/quickstart, _locality for that)"
+        "--folder", type=Path, help="where everything goes (default runs/quickstart or runs/quickstart_locality)"
     )
     options = parser.parse_args()
     name = "quickstart" if options.representation == "anr" else f"quickstart_{options.representation}"

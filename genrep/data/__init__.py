@@ -1,4 +1,4 @@
-"""Specs of the data sets, of signals and of latents. A new kind of data set is a spec here and a file in this package.
+"""Specs of data sets, single signals and latents. To add a kind of data set, write a spec here and a file in this package.
 
 What the values of a signal mean, and how they are shown and measured, is in `genrep/signals`. Does not import torch.
 """
@@ -221,51 +221,51 @@ def all_of(signal_type: str, **keys: Any) -> "ImageDataSpec | ArrayDataSpec":
 
 
 class PointsSpec(Spec):
-    """The points of one signal that a step of a fit asks for."""
+    """The points of a signal that a training step uses."""
 
     num_coords: PositiveInt | None = None
-    """Points per step, each drawn at random, over all processes; null is all there are, each once."""
+    """Number of points per step over all processes, drawn at random; null uses every point once."""
     coords: Literal["grid", "gaussian", "uniform"] = "grid"
-    """Pixel centres; centres with Gaussian shifts (ANR eq. 9); or spread evenly over the whole pixel."""
+    """grid: pixel centres; gaussian: centres with Gaussian shifts (ANR eq. 9); uniform: anywhere within the pixel."""
     jitter_std: PositiveFloat = 0.15
-    """Standard deviation of Gaussian shifts, in pixels."""
+    """Standard deviation of the Gaussian shifts, in pixels."""
     jitter_clip: PositiveFloat = 0.25
-    """Largest Gaussian shift, in pixels; below 0.5 keeps a point next to its own pixel."""
+    """Largest Gaussian shift, in pixels; below 0.5 a point stays within its pixel."""
     targets: Literal["pixel", "bicubic"] = "pixel"
-    """Value to match at a shifted coordinate: its pixel's own (ANR), or the signal interpolated there."""
+    """Target value at a shifted coordinate: that of its pixel (as in ANR), or the signal interpolated there."""
 
 
 class BaseSourceSpec(Spec):
-    """What the spec of every single signal has."""
+    """What the specs of all single signals share."""
 
     def check_points(self, how: PointsSpec) -> None:
         """ValueError for keys that have no effect on this kind of signal."""
 
     def open(self) -> "SingleSignal":
-        """The signal. InputError for what cannot be one."""
+        """The signal. InputError if it cannot be read."""
         raise NotImplementedError
 
 
 class PictureSourceSpec(BaseSourceSpec):
-    """One image or video, for a field."""
+    """An image or a video."""
 
     type: Literal["pictures"] = "pictures"
     source: str
     """An image, a video, an animated file, a folder of frames, `camera` (scikit-image's photograph) or `siemens` (a drawn star)."""
     size: Size | None = None
-    """Resize and crop the pictures to this size; null keeps theirs, and draws `siemens` at 256×256."""
+    """Resize and crop the pictures to this size; null keeps their own, and draws `siemens` at 256×256."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for RGB; null keeps those of the pictures."""
     background: Grey = 255
     """Grey level behind transparent pictures: 0 black, 255 white."""
     num_frames: PositiveInt | None = None
-    """Frames to take from a video, an animated file or a folder; null is all."""
+    """Number of frames to take from a video, an animated file or a folder; null takes all."""
     start: NonNegativeInt = 0
-    """The first of them."""
+    """Index of the first frame to take."""
     stride: PositiveInt = 1
-    """Distance from one of them to the next, in frames."""
+    """Take every n-th frame."""
     num_spokes: PositiveInt = 36
-    """Dark spokes of `siemens`, with as many bright ones between them."""
+    """Number of dark spokes of `siemens`, with as many bright ones between them."""
 
     def open(self) -> "SingleSignal":
         from genrep.data.single.pictures import open_pictures
@@ -274,7 +274,7 @@ class PictureSourceSpec(BaseSourceSpec):
 
 
 class ArraySourceSpec(BaseSourceSpec):
-    """One array, for a field."""
+    """An array on a grid of any number of axes."""
 
     type: Literal["array"]
     source: str
@@ -295,27 +295,28 @@ class ArraySourceSpec(BaseSourceSpec):
 
 
 class SinesSourceSpec(BaseSourceSpec):
-    """A sum of sines, sampled, for a field; what it is between the samples is known."""
+    """Samples of a sum of sines, whose true values between the samples are known."""
 
     type: Literal["sines"]
     frequencies: list[PositiveFloat] = Field(min_length=1)
-    """Periods over the whole signal, one number for each sine."""
+    """Periods over the whole signal, one number per sine."""
     amplitudes: list[PositiveFloat] | None = None
-    """One for each sine; null is 1 for all."""
+    """One number per sine; null means 1 for all."""
     length: PositiveInt = 100
-    """Samples, evenly spaced."""
+    """Number of samples, evenly spaced."""
     seed: Seed = 0
     """Seed of the phases and of the noise."""
     noise: NonNegativeFloat = 0.0
     """Standard deviation of Gaussian noise on the samples."""
     finer: Annotated[int, Field(ge=2, multiple_of=2)] = 10
-    """Points for each sample at which the fit is measured between the samples, an even number so that none is a sample."""
+    """Points per sample at which to measure the fit between the samples; even, so that no point is a sample."""
 
     @model_validator(mode="after")
-    def _an_amplitude_each(self) -> "SinesSourceSpec":
+    def _one_amplitude_per_sine(self) -> "SinesSourceSpec":
         if self.amplitudes is not None and len(self.amplitudes) != len(self.frequencies):
             raise ValueError(
-                f"amplitudes has {len(self.amplitudes)} numbers, frequencies has {len(self.frequencies)}: give one for each sine"
+                f"amplitudes must have one number per sine: {len(self.frequencies)}, as in frequencies; got "
+                f"{len(self.amplitudes)}"
             )
         return self
 
@@ -323,8 +324,8 @@ class SinesSourceSpec(BaseSourceSpec):
     def _sampled_often_enough(self) -> "SinesSourceSpec":
         if 2 * max(self.frequencies) >= self.length:
             raise ValueError(
-                f"length must be more than twice the highest frequency, {max(self.frequencies):g}, or its samples are those of "
-                f"a lower one; got {self.length}"
+                f"length must be more than twice the highest frequency, {max(self.frequencies):g}, or its samples would equal "
+                f"those of a lower one; got {self.length}"
             )
         return self
 
@@ -335,27 +336,27 @@ class SinesSourceSpec(BaseSourceSpec):
 
 
 class ShapeSourceSpec(BaseSourceSpec):
-    """The signed distance of a shape, for a field: negative inside, in units of the side of the cube [-1, 1]³."""
+    """The signed distance of a shape: negative inside, in units of the side of the cube [-1, 1]³."""
 
     type: Literal["shape"]
     source: str
     """A mesh, or a cloud of points with normals: .obj, .ply, .stl or .off."""
     extent: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """The longest side of the shape's bounding box, which is moved to the middle of the cube."""
+    """Longest side of the shape's bounding box, relative to the cube's; the box is centred in the cube."""
     num_surface_points: PositiveInt = 100_000
-    """Points sampled on a mesh, evenly over its area, with its normals; a cloud has its own."""
+    """Number of points sampled on a mesh, evenly over its area, with its normals; a cloud has its own points."""
     noise: list[PositiveFloat] = Field(default=[0.1, 0.001], min_length=1)
-    """Scales of the Laplace noise that takes points off the surface, an equal share of a step's points for each."""
+    """Scales of the Laplace noise that moves points off the surface; every scale gets an equal share of a step's points."""
     uniform: Fraction = 0.0
-    """Share of a step's points that are spread evenly over the cube instead."""
+    """Share of a step's points drawn uniformly from the cube instead."""
     grid_size: Annotated[int, Field(ge=8)] = 128
     """Points along each axis of the grid on which IoU is measured and the mesh is extracted."""
 
     def check_points(self, how: PointsSpec) -> None:
         if how.coords != "grid" or how.targets != "pixel":
             raise ValueError(
-                "fitting.coords and fitting.targets are for signals on a grid, and a shape is asked for its distance anywhere: "
-                "leave them out"
+                "fitting.coords and fitting.targets apply to signals on a grid, and a shape's distance is known everywhere: leave "
+                "them out"
             )
 
     def open(self) -> "SingleSignal":

@@ -1,4 +1,4 @@
-"""Networks of one signal: coordinates to values. To add one, write a spec here and a file beside this one."""
+"""Networks that map the coordinates of one signal to its values. To add one, write a spec here and a file in this folder."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,37 +12,37 @@ if TYPE_CHECKING:
 
 
 class LevelsOfExpertsSpec(Spec):
-    """LoE: an MLP whose hidden layers choose their weights from tiles, which a grid of each layer's own repeats over space."""
+    """LoE: an MLP whose hidden layers pick their weights by position, from tiles repeated over space on per-layer grids."""
 
     type: Literal["levels_of_experts"]
     widths: list[PositiveInt] = Field(default=[64] * 9, min_length=1)
-    """Outputs of the hidden layers, which all have weight tiles; a plain Linear to the values follows."""
+    """Widths of the hidden layers, all of which have weight tiles; a plain linear layer to the values follows."""
     tile: PositiveInt | list[PositiveInt] = 2
-    """Weight matrices along each axis: one number, or one per hidden layer."""
+    """Weight matrices along each axis of a tile: one number, or one per hidden layer."""
     layout: LayoutName = "quad_tree"
-    """Arrangement of the layers' grids: those of table 5, and `interleaved` and `chunked` of table 1."""
+    """Arrangement of the layers' grids: those of table 5, plus `interleaved` and `chunked` from table 1."""
     blending: Literal["nearest", "linear"] = "nearest"
-    """One matrix per point (eq. 5), or the 2^axes nearest ones blended (eq. 4) at 2^axes times the cost."""
+    """nearest: one matrix per point (eq. 5); linear: the 2^axes nearest ones blended (eq. 4), at 2^axes times the cost."""
     finest: PositiveFloat | None = None
-    """Most cells of a grid along an axis, such as the signal's pixels; null is no limit."""
+    """Upper limit on a grid's cells along an axis, such as the signal's size in pixels; null means no limit."""
     cells: list[PositiveFloat] | None = None
-    """Cells of each layer's grid along every axis, instead of a layout; null follows the layout."""
+    """Number of cells along every axis of each layer's grid, in place of a layout; null follows the layout."""
     affine_std: PositiveFloat = 16.0
-    """Standard deviation of A in layout random_affine, in cells."""
+    """Standard deviation of the entries of A in layout random_affine, in cells."""
     layout_seed: NonNegativeInt = 0
     """Seed of the random layouts."""
     num_frequencies: Frequencies = 8
-    """Frequencies of the positional encoding on each axis: 1, 2, 4, ... periods over [-1, 1]; 0 is a constant input."""
+    """Frequencies of the positional encoding on each axis: 1, 2, 4, ... periods over [-1, 1]; 0 means a constant input."""
 
     @model_validator(mode="after")
     def _one_per_layer(self) -> "LevelsOfExpertsSpec":
         if isinstance(self.tile, list) and len(self.tile) != len(self.widths):
             raise ValueError(
-                f"tile has {len(self.tile)} numbers, widths has {len(self.widths)}: give one for each layer"
+                f"tile must be one number, or one per layer: {len(self.widths)}, as in widths; got {len(self.tile)}"
             )
         if self.cells is not None and len(self.cells) != len(self.widths):
             raise ValueError(
-                f"cells has {len(self.cells)} numbers, widths has {len(self.widths)}: give one for each layer"
+                f"cells must have one number per layer: {len(self.widths)}, as in widths; got {len(self.cells)}"
             )
         return self
 
@@ -57,7 +57,7 @@ class PositionalMLPSpec(Spec):
 
     type: Literal["positional_mlp"]
     widths: list[PositiveInt] = Field(default=[64] * 9, min_length=1)
-    """Outputs of the hidden layers; a Linear to the values follows."""
+    """Widths of the hidden layers; a linear layer to the values follows."""
     num_frequencies: Frequencies = 8
     """Frequencies of the positional encoding on each axis: 1, 2, 4, ... periods over [-1, 1]."""
     embedding_dim: NonNegativeInt = 0
@@ -76,11 +76,11 @@ class SirenSpec(Spec):
 
     type: Literal["siren"]
     widths: list[PositiveInt] = Field(default=[256] * 4, min_length=1)
-    """Outputs of the hidden layers; a Linear to the values follows."""
+    """Widths of the hidden layers; a linear layer to the values follows."""
     first_omega: PositiveFloat = 30.0
-    """ω of the first layer, sin(ω(Wx + b)): how high the frequencies are that training starts from."""
+    """ω of the first layer, sin(ω(Wx + b)); it sets how high the initial frequencies are."""
     hidden_omega: PositiveFloat = 30.0
-    """ω of the other layers: how fast their weights train. Their activations do not depend on it at the start."""
+    """ω of the other hidden layers; it sets how fast their weights train, but does not change their initial activations."""
 
     def build(self, num_axes: int, channels: int) -> "FieldNetwork":
         from genrep.fields.siren import SirenField
@@ -89,22 +89,24 @@ class SirenSpec(Spec):
 
 
 class FourierSpec(Spec):
-    """An MLP with ReLU on random Fourier features."""
+    """A ReLU MLP on random Fourier features."""
 
     type: Literal["fourier"]
     hidden_dim: PositiveInt = 256
     """Width of the hidden layers."""
     depth: PositiveInt = 4
-    """Linear layers, the output layer included."""
+    """Number of linear layers, including the output layer."""
     num_features: PositiveInt = 256
-    """Fourier features, half of them cosines: an even number."""
+    """Number of Fourier features, half of them cosines and half sines; must be even."""
     scale: PositiveFloat = 10.0
-    """Standard deviation of the frequencies, in periods over the signal."""
+    """Standard deviation of the frequencies, in periods across the signal."""
 
     @model_validator(mode="after")
     def _pairs(self) -> "FourierSpec":
         if self.num_features % 2:
-            raise ValueError(f"num_features must be even, a cosine and a sine per frequency; got {self.num_features}")
+            raise ValueError(
+                f"num_features must be even, with a cosine and a sine per frequency; got {self.num_features}"
+            )
         return self
 
     def build(self, num_axes: int, channels: int) -> "FieldNetwork":
@@ -118,11 +120,11 @@ class GaborSpec(Spec):
 
     type: Literal["gabor"]
     widths: list[PositiveInt] = Field(default=[256] * 4, min_length=1)
-    """Filters of each layer; a Linear to the values follows."""
+    """Number of filters in each layer; a linear layer to the values follows."""
     input_scale: PositiveFloat = 256.0
-    """Scale of the frequencies that training starts from, shared among the layers as 1/√(number of layers)."""
+    """Scale of the initial frequencies; it is divided by √(number of layers)."""
     alpha: PositiveFloat = 6.0
-    """Shape of the gamma distribution of the filters' inverse variances, shared among the layers as 1/(number of layers)."""
+    """Shape of the gamma distribution of the filters' inverse variances; it is divided by the number of layers."""
     beta: PositiveFloat = 1.0
     """Rate of that distribution."""
 
@@ -137,11 +139,11 @@ class WireSpec(Spec):
 
     type: Literal["wire"]
     widths: list[PositiveInt] = Field(default=[254] * 4, min_length=1)
-    """Outputs of the hidden layers, complex numbers; a complex Linear follows, whose real part is the values."""
+    """Widths of the hidden layers, in complex numbers; a complex linear layer follows, whose real part is the output."""
     omega: PositiveFloat = 10.0
-    """ω₀ of the wavelets exp(iω₀u) exp(-|s₀u|²), of all layers: how high their frequency is."""
+    """ω₀ of the wavelets exp(iω₀u) exp(-|s₀u|²) in all layers, their frequency."""
     scale: PositiveFloat = 10.0
-    """s₀ of the wavelets: how narrow they are."""
+    """s₀ of the wavelets; a larger value makes them narrower."""
 
     def build(self, num_axes: int, channels: int) -> "FieldNetwork":
         from genrep.fields.wire import WireField
@@ -150,29 +152,29 @@ class WireSpec(Spec):
 
 
 class SconeSpec(Spec):
-    """SCONE: Fourier bases, collaged by learned spatial masks."""
+    """SCONE: Fourier bases collaged by learned spatial masks."""
 
     type: Literal["scone"]
     widths: list[PositiveInt] = Field(default=[250] * 4, min_length=1)
-    """Masks and bases of each layer; a Linear to the values follows."""
+    """Number of masks and bases in each layer; a linear layer to the values follows."""
     omegas: list[PositiveFloat] = Field(default=[90.0, 60.0, 30.0, 10.0])
-    """ω of each layer's bases sin(ω(Bx + c)), one per layer."""
+    """ω of the bases sin(ω(Bx + c)), one number per layer."""
     mask_omega: PositiveFloat = 30.0
-    """ω₀ of the masks, σ(ω₀(Wz + b)), of all layers."""
+    """ω₀ of the masks σ(ω₀(Wz + b)) in all layers."""
     mask: Literal["sin_squared", "sigmoid", "gaussian", "sin", "cos", "tanh", "random_binary"] = "sin_squared"
-    """σ: sin² a, 1/(1 + exp(-a)), exp(-a²), or 0.5 + 0.5 sin a, cos a or tanh a; random_binary is the ablation."""
+    """σ(a): sin² a, 1/(1 + exp(-a)), exp(-a²), or 0.5 + 0.5 f(a) with f = sin, cos or tanh; random_binary is an ablation."""
     learn_input_scale: bool = False
-    """Train a factor of a in each layer, which starts at 1."""
+    """Multiply a by a trained factor in each layer, initially 1."""
     mask_cells: PositiveInt = 1024
-    """Cells of random_binary along each axis; as many as the signal's longest axis has points make every point its own."""
+    """Cells of random_binary along each axis; with as many as the signal's longest axis has points, no two points share one."""
     mask_seed: NonNegativeInt = 0
     """Seed of random_binary."""
 
     @model_validator(mode="after")
-    def _an_omega_each(self) -> "SconeSpec":
+    def _one_omega_per_layer(self) -> "SconeSpec":
         if len(self.omegas) != len(self.widths):
             raise ValueError(
-                f"omegas must have one number per layer, as widths has; got {len(self.omegas)} omegas and {len(self.widths)} widths"
+                f"omegas must have one number per layer: {len(self.widths)}, as in widths; got {len(self.omegas)}"
             )
         return self
 
@@ -186,4 +188,4 @@ FieldSpec = Annotated[
     LevelsOfExpertsSpec | PositionalMLPSpec | SirenSpec | FourierSpec | GaborSpec | WireSpec | SconeSpec,
     Field(discriminator="type"),
 ]
-"""All fields: a union with `type` as its tag."""
+"""All kinds of field: a union distinguished by `type`."""

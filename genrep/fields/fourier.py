@@ -1,6 +1,6 @@
 """The Fourier-feature network of one signal (Tancik et al., Fourier Features Let Networks Learn High Frequency Functions, 2020).
 
-What the locality-aware paper's figure 7 and SCONE compare with. Features of other networks are in `genrep/nn/fourier.py`.
+The locality-aware paper (figure 7) and SCONE compare against it. Features of other networks are in `genrep/nn/fourier.py`.
 """
 
 import itertools
@@ -17,21 +17,21 @@ from genrep.nn.sines import full_precision
 
 
 class Prepared(NamedTuple):
-    """Features of the coordinates."""
+    """Fourier features of the coordinates."""
 
     features: Tensor
 
 
 class FourierField(Field):
-    """An MLP with ReLU on γ(v) = [cos 2πBv, sin 2πBv], B ~ N(0, scale²) fixed (eq. 5), v in [0, 1] as in the paper.
+    """A ReLU MLP on γ(v) = [cos 2πBv, sin 2πBv], with a fixed B ~ N(0, scale²) (eq. 5) and v in [0, 1] as in the paper.
 
     Args:
-        num_axes: axes of the coordinates.
-        channels: of the values.
-        hidden_dim: width.
-        depth: Linear layers, the output layer included.
-        num_features: Fourier features, an even number.
-        scale: standard deviation of the frequencies, in periods over the signal.
+        num_axes: number of coordinate axes.
+        channels: channels of the values.
+        hidden_dim: width of the hidden layers.
+        depth: number of linear layers, including the output layer.
+        num_features: number of Fourier features; must be even.
+        scale: standard deviation of the frequencies, in periods across the signal.
     """
 
     def __init__(

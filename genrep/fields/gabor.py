@@ -16,14 +16,14 @@ from genrep.nn.sines import full_precision
 class GaborFilter(nn.Module):
     """g_j(x) = exp(-γ_j/2 ||x - μ_j||²) sin(ω_j·x + φ_j) (section 3.2).
 
-    At the start μ ~ U(-1, 1), γ ~ Gamma(alpha, beta), φ ~ U(-π, π), and ω is uniform with a bound of
-    weight_scale √γ / √axes, so that a filter's number of waves does not depend on its width.
+    Initially μ ~ U(-1, 1), γ ~ Gamma(alpha, beta), φ ~ U(-π, π), and ω is uniform with bound weight_scale √γ / √axes, so
+    that the number of waves under a filter's envelope does not depend on the envelope's width.
 
     Args:
-        num_axes: of the coordinates.
-        width: filters.
+        num_axes: number of coordinate axes.
+        width: number of filters.
         alpha, beta: shape and rate of the gamma distribution.
-        weight_scale: of the frequencies ω.
+        weight_scale: scale of the frequencies ω.
     """
 
     def __init__(self, num_axes: int, width: int, alpha: float, beta: float, weight_scale: float):
@@ -31,7 +31,7 @@ class GaborFilter(nn.Module):
         self.linear = nn.Linear(num_axes, width)
         self.centres = nn.Parameter(torch.empty(width, num_axes).uniform_(-1, 1))
         self.gamma = nn.Parameter(torch.empty(width))
-        rates = torch.full((width,), beta, device="cpu")  # a model without memory has no numbers to draw
+        rates = torch.full((width,), beta, device="cpu")  # explicit, since nothing can be sampled on the meta device
         with torch.no_grad():
             self.gamma.copy_(torch.distributions.Gamma(torch.full_like(rates, alpha), rates).sample())
             self.linear.weight.mul_(weight_scale * self.gamma[:, None].sqrt())
@@ -51,15 +51,14 @@ class GaborFilter(nn.Module):
 
 
 class GaborField(Field):
-    """z_1 = g_1(x), z_(l+1) = (W_l z_l + b_l) ∘ g_(l+1)(x), and W z_k + b for the values, of k filter layers (section 3).
+    """z_1 = g_1(x) and z_(l+1) = (W_l z_l + b_l) ∘ g_(l+1)(x); after k filter layers the values are W z_k + b (section 3).
 
-    The scale of the frequencies and the gamma distribution's alpha are shared among the k layers as 1/√k and 1/k, since the
-    product of k Gabor functions has k times as many waves and as narrow an envelope. W_l starts from U(-1/√n, 1/√n) for n
-    inputs.
+    The scale of the frequencies is divided by √k and the gamma distribution's alpha by k, because frequencies and inverse
+    variances add up in a product of k Gabor functions. W_l is initialised from U(-1/√n, 1/√n) for n inputs.
 
     Args:
-        num_axes: of the coordinates, any number.
-        channels: of the values.
+        num_axes: number of coordinate axes.
+        channels: channels of the values.
         widths, input_scale, alpha, beta: see `GaborSpec`.
     """
 

@@ -1,4 +1,4 @@
-"""Levels-of-Experts: an MLP whose weights are tiled over space, by a grid of each layer's own (LoE, section 3)."""
+"""Levels-of-Experts: an MLP whose weights are tiled over space, on a different grid in each layer (LoE, section 3)."""
 
 import itertools
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from genrep.nn.tiling import layout as make_layout
 
 
 class Prepared(NamedTuple):
-    """Points in the order of the layers, and the network's input there."""
+    """The order in which the layers process the points, and the network's inputs."""
 
     order: PointOrder
     inputs: Tensor
 
 
 class LevelsOfExpertsField(Field):
-    """Expert linear layers with leaky ReLU (slope 0.2) after each, then a plain Linear (supplement A to C).
+    """Expert linear layers, each followed by leaky ReLU (slope 0.2), then a plain linear layer (supplement A to C).
 
     Args:
-        num_axes: of the coordinates, any number.
-        channels: of the values.
+        num_axes: number of coordinate axes.
+        channels: channels of the values.
         widths, tile, layout, blending, finest, cells, affine_std, layout_seed, num_frequencies: see `LevelsOfExpertsSpec`.
     """
 
@@ -66,7 +66,7 @@ class LevelsOfExpertsField(Field):
             ExpertLinear(a, b, tiling) for (a, b), tiling in zip(pairs, self.tilings, strict=True)
         )
         self.to_values = nn.Linear(widths[-1], channels)
-        nn.init.kaiming_uniform_(self.to_values.weight, a=0.2)  # as all layers (supplement A)
+        nn.init.kaiming_uniform_(self.to_values.weight, a=0.2)  # like every layer (supplement A)
         nn.init.zeros_(self.to_values.bias)
 
     def prepare(self, coords: Float[Tensor, "points axes"]) -> Prepared:
@@ -77,20 +77,21 @@ class LevelsOfExpertsField(Field):
 
     def activations(self, coords: Float[Tensor, "points axes"]) -> dict[str, Float[Tensor, "points width"]]:
         activations = {}
-        for depth in range(1, len(self.layers) + 1):  # anew for each: only the last layer's order leads back
+        # computed from the input for every depth, because only the order of the last prepared layer can be undone
+        for depth in range(1, len(self.layers) + 1):
             prepared = self._prepare(coords, depth)
             activations[f"layer {depth}"] = prepared.order.restore(self._hidden(prepared))[:, 0]
         return activations
 
     def _prepare(self, coords: Tensor, depth: int) -> Prepared:
-        """For the first `depth` layers."""
+        """`prepare` for the first `depth` layers only."""
         order = PointOrder(coords, self.tilings[:depth])
         with torch.no_grad():
             inputs = self.encoding(order.coords) if self.encoding else torch.ones_like(coords[:, :1])
         return Prepared(order, inputs[:, None])
 
     def _hidden(self, prepared: Prepared) -> Float[Tensor, "points 1 width"]:
-        """After the layers that the points were prepared for, in the order that the last of them leaves."""
+        """Activations after the prepared layers, with the points in the order that the last of them leaves."""
         order, inputs = prepared
         hidden = inputs.to(self.to_values.weight.dtype)
         for layer, layer_order in zip(self.layers, order.layers, strict=False):

@@ -1,4 +1,4 @@
-"""The MLP on a positional encoding, and the learned coordinate embedding: the baselines of Levels-of-Experts."""
+"""An MLP on a positional encoding, with or without a learned coordinate embedding: the baselines of Levels-of-Experts."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,8 @@ class PositionalMLPField(Field):
     """PE-MLP, or PE + CE: linear layers with leaky ReLU (slope 0.2) between them (LoE, supplement A to C).
 
     Args:
-        num_axes: of the coordinates; an embedding can have 2 or 3.
-        channels: of the values.
+        num_axes: number of coordinate axes; an embedding needs 2 or 3.
+        channels: channels of the values.
         widths, num_frequencies, embedding_dim, embedding_size: see `PositionalMLPSpec`.
     """
 
@@ -45,7 +45,7 @@ class PositionalMLPField(Field):
         layers = [nn.Linear(a, b) for a, b in itertools.pairwise([self.encoding.num_features + embedding_dim, *widths])]
         self.layers = nn.ModuleList(layers)
         self.to_values = nn.Linear(widths[-1], channels)
-        for layer in (*layers, self.to_values):  # the output layer as well (supplement A)
+        for layer in (*layers, self.to_values):  # including the output layer (supplement A)
             nn.init.kaiming_uniform_(layer.weight, a=0.2)
             nn.init.zeros_(layer.bias)
 

@@ -1,4 +1,4 @@
-"""SCONE: Fourier bases, collaged by learned spatial masks (Li et al., Learning Spatially Collaged Fourier Bases, 2024)."""
+"""SCONE: Fourier bases collaged by learned spatial masks (Li et al., Learning Spatially Collaged Fourier Bases, 2024)."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -21,27 +21,27 @@ MASKS: dict[str, Callable[[Tensor], Tensor]] = {
     "cos": lambda angles: 0.5 + 0.5 * angles.cos(),
     "tanh": lambda angles: 0.5 + 0.5 * angles.tanh(),
 }
-"""σ of eq. 4, each with values in [0, 1]: the activations of figure 7. Its prefix N- is the 0.5 + 0.5 of the last three."""
+"""σ of eq. 4, with values in [0, 1]: the activations of figure 7, whose prefix N- is the 0.5 + 0.5 of the last three."""
 
 
 class SconeField(Field):
-    """SCONE, equations 3 and 4, l = 1 to L, of L masks and bases:
+    """SCONE, equations 3 and 4, with L layers l = 1 to L:
 
         g_l(x) = sin(ω_l (B_l x + c_l))                     the bases
         M_l    = σ(s_l ω₀ (W_l z_(l-1) + b_l)),  z_0 = x    the masks
-        z_l    = M_l ∘ g_l(x)                               their collage, and W z_L + b for the values
+        z_l    = M_l ∘ g_l(x)                               their collage; the values are W z_L + b
 
-    B and c are trained. They start from PyTorch's default, U(-1/√axes, 1/√axes); the paper gives that for B of two axes
-    and has no c. W and b start as SIREN's weights do, both from the same bound. s is 1, or trained where
-    `learn_input_scale` is set (the suffix -L in figure 7). Coordinates are not normalised further, and no activation
-    follows the output.
+    B and c are trained. Both are initialised by PyTorch's default, U(-1/√axes, 1/√axes); the paper gives this for B on two
+    axes and has no c. W and b are both drawn within the bound of SIREN's weights. s is 1, or trained with
+    `learn_input_scale` (the suffix -L in figure 7). Coordinates are not normalised further, and the output has no
+    activation.
 
-    With mask "random_binary" (the ablation of figure 7) it is z_l = M_l ∘ ω₀ (W_l z_(l-1) + b_l) ∘ g_l(x), where M_l is 0 or 1
-    at random in each cell of a grid and each channel, and fixed.
+    With mask "random_binary" (the ablation of figure 7), z_l = M_l ∘ ω₀ (W_l z_(l-1) + b_l) ∘ g_l(x), where M_l is a fixed
+    random bit for each channel and each cell of a grid.
 
     Args:
-        num_axes: of the coordinates, any number.
-        channels: of the values.
+        num_axes: number of coordinate axes.
+        channels: channels of the values.
         widths, omegas, mask_omega, mask, learn_input_scale, mask_cells, mask_seed: see `SconeSpec`.
     """
 
@@ -77,7 +77,7 @@ class SconeField(Field):
         return places_of(coords)
 
     def hidden_layers(self, prepared: Places) -> Iterator[tuple[str, Tensor]]:
-        """Masks, bases and collages; as the equations stand, any derivative of it is there."""
+        """Masks, bases and collages, computed as the equations are written, so that derivatives of any order exist."""
         coords, collage = prepared.coords, prepared.coords
         for number, basis in enumerate(self.bases, start=1):
             angles, waves = self._angles(number - 1, collage), torch.sin(basis(coords))
@@ -93,15 +93,16 @@ class SconeField(Field):
 
     def values(self, prepared: Places) -> Float[Tensor, "points channels"]:
         coords = prepared.coords
-        trains = torch.is_grad_enabled() and not coords.requires_grad and not torch.compiler.is_compiling()
-        if trains and self.mask in MASKS_AND_SLOPES:
+        # `Collage` is for plain training: first derivatives by the weights, not compiled
+        is_training = torch.is_grad_enabled() and not coords.requires_grad and not torch.compiler.is_compiling()
+        if is_training and self.mask in MASKS_AND_SLOPES:
             with torch.autocast(coords.device.type, enabled=False):
                 collage = self._collage(prepared).to(self.to_values.weight.dtype)
             return torch.addmm(self.to_values.bias[:, None], self.to_values.weight, collage).T
         return self.to_values(last(self.hidden_layers(prepared)).to(self.to_values.weight.dtype))
 
     def _angles(self, number: int, inputs: Tensor) -> Float[Tensor, "points width"]:
-        """Arguments of the masks of layer `number`, counted from 0."""
+        """The masks' arguments in layer `number`, counted from 0."""
         weight, bias = self._folded(number)
         with torch.autocast(inputs.device.type, enabled=False):
             return F.linear(inputs.to(weight.dtype), weight, bias)
@@ -117,7 +118,7 @@ class SconeField(Field):
         return scale * weight, scale * bias
 
     def _collage(self, places: Places) -> Float[Tensor, "width points"]:
-        """The last collage, transposed, as `hidden_layers` has it, in fewer passes over the activations."""
+        """The last collage of `hidden_layers`, transposed, computed in fewer passes over the activations."""
         collage = None
         for number, basis in enumerate(self.bases):
             assert isinstance(basis, AngleLinear)
@@ -127,12 +128,12 @@ class SconeField(Field):
 
 
 class Collage(torch.autograd.Function):
-    """M ∘ g of one layer, of angles a = W z + b and p = B x + c: σ(a) sin p, `[width, points]`. No z means x, the first layer.
+    """One layer's M ∘ g = σ(a) sin p, `[width, points]`, where a = W z + b and p = B x + c. In the first layer z is None, for x.
 
-    It computes σ and σ' together, sine and cosine of p together, and keeps σ'(a) sin p and σ(a) cos p alone; the gradients
-    of a and p are these times that of the result. That is two thirds of the passes over the activations that the two
-    sines, the activation and the product take by themselves. It has first derivatives by weights only; where coordinates
-    have gradients, `values` takes `hidden_layers` instead, which has them all.
+    It computes σ and σ' together, and the sine and cosine of p together, and saves only σ'(a) sin p and σ(a) cos p; times
+    the gradient of the result, these are the gradients of a and p. That takes two thirds of the passes over the activations
+    that separate sines, activation and product take. It has only first derivatives by the weights; where coordinates
+    require gradients, `values` uses `hidden_layers` instead, which has all derivatives.
     """
 
     @staticmethod
@@ -146,7 +147,7 @@ class Collage(torch.autograd.Function):
         places: Places,
         mask: str,
     ) -> Tensor:
-        if inputs is None and mask == "sin_squared":  # sin² a = (1 - cos 2a) / 2, of an angle that is linear in x
+        if inputs is None and mask == "sin_squared":  # sin² a = (1 - cos 2a) / 2, and a is linear in x
             slope, masks = places.sines(2 * weight, 2 * bias)
             masks, factor = masks.mul_(-0.5).add_(0.5), 1.0
         else:
@@ -163,17 +164,17 @@ class Collage(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, by_angle, by_phase = ctx.saved_tensors
         by_angle, by_phase = by_angle * gradient, by_phase * gradient
-        of_basis = ctx.places.gradients(by_phase)
+        basis_gradients = ctx.places.gradients(by_phase)
         if inputs is None:
-            of_inputs, (of_weight, of_bias) = None, ctx.places.gradients(by_angle)
+            by_inputs, (by_weight, by_bias) = None, ctx.places.gradients(by_angle)
         else:
-            of_inputs = torch.mm(ctx.factor * weight.T, by_angle)
-            of_weight, of_bias = torch.mm(by_angle, inputs.T), by_angle.sum(1)
-        return of_inputs, ctx.factor * of_weight, ctx.factor * of_bias, *of_basis, None, None
+            by_inputs = torch.mm(ctx.factor * weight.T, by_angle)
+            by_weight, by_bias = torch.mm(by_angle, inputs.T), by_angle.sum(1)
+        return by_inputs, ctx.factor * by_weight, ctx.factor * by_bias, *basis_gradients, None, None
 
 
 def _sin_squared(angles: Tensor) -> tuple[Tensor, Tensor]:
-    """sin² a = t² / (1 + t²) and sin a cos a = t / (1 + t²) of t = tan a, which is dearer than a sine and cheaper than two."""
+    """sin² a = t² / (1 + t²) and sin a cos a = t / (1 + t²) with t = tan a, which costs more than one sine, less than two."""
     tangent = angles.tan_()
     product = torch.addcmul(tangent.new_ones(()), tangent, tangent).reciprocal_().mul_(tangent)
     return tangent.mul_(product), product
@@ -210,36 +211,35 @@ MASKS_AND_SLOPES: dict[str, tuple[Callable[[Tensor], tuple[Tensor, Tensor]], flo
     "cos": (_cos, -0.5),
     "tanh": (_tanh, 2.0),
 }
-"""A function from angles, which it overwrites, to σ and a multiple of σ'; and the factor that makes it σ'."""
+"""A function that overwrites the angles and returns σ and a multiple of σ'; and the factor that turns the latter into σ'."""
 
 
 def random_mask(
     coords: Float[Tensor, "points axes"], width: int, cells: int, seed: Sequence[int]
 ) -> Bool[Tensor, "points width"]:
-    """A fair coin in every cell of a grid of `cells` along each axis of [-1, 1] and every channel, fixed by the seed.
+    """A fair random bit for each channel and each cell of a grid of `cells` along each axis of [-1, 1], fixed by the seed.
 
-    Computed from the number of a point's cell, not kept: a mask of every pixel of a photograph and every channel would be
-    larger than the network by three orders of magnitude.
+    The bits are computed from the number of a point's cell rather than stored: stored for every pixel of a photograph and
+    every channel, they would take three orders of magnitude more memory than the network.
     """
-    places = ((coords.float() + 1) * (cells / 2)).long().clamp_(0, cells - 1)
-    number = places[:, 0]
-    for axis in range(1, places.shape[1]):
-        number = number * cells + places[:, axis]
+    index = ((coords.float() + 1) * (cells / 2)).long().clamp_(0, cells - 1)
+    cell = index[:, 0]
+    for axis in range(1, index.shape[1]):
+        cell = cell * cells + index[:, axis]
     channel = torch.arange(width, device=coords.device)
-    for part in seed:
-        channel = _mixed(channel + (part + 1) * 0x632BE59BD9B4E019 % 2**63)
-    return (
-        _mixed(number + 1)[:, None] * (channel | 1)
-    ) < 0  # the top bit of the product with an odd number of the channel
+    for word in seed:
+        channel = _mixed(channel + (word + 1) * 0x632BE59BD9B4E019 % 2**63)
+    # the sign, which is the top bit, of the cell's hash times an odd number from the channel's
+    return (_mixed(cell + 1)[:, None] * (channel | 1)) < 0
 
 
 def _mixed(numbers: Tensor) -> Tensor:
-    """SplitMix64's finaliser: every bit of the result depends on every bit of an int64."""
+    """SplitMix64's finaliser of an int64: every bit of the result depends on every bit of the input."""
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         numbers = (numbers ^ _shifted(numbers, shift)) * factor
     return numbers ^ _shifted(numbers, 31)
 
 
 def _shifted(numbers: Tensor, bits: int) -> Tensor:
-    """Right, filled with zeros, of an int64."""
+    """Logical right shift of an int64: >> alone would fill with the sign bit."""
     return (numbers >> bits) & (2 ** (64 - bits) - 1)

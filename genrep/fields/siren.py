@@ -12,17 +12,17 @@ from genrep.nn.sines import AngleLinear, siren_bound
 
 
 class SirenField(Field):
-    """z_l = sin(ω_l (W_l z_(l-1) + b_l)), z_0 = x, and W z_L + b for the values (section 3, ω as in section 3.2).
+    """z_l = sin(ω_l (W_l z_(l-1) + b_l)) with z_0 = x; the values are W z_L + b (section 3, ω as in section 3.2).
 
-    Weights start from U(-1/n, 1/n) in the first layer and U(-√(6/n)/ω, √(6/n)/ω) in the later ones and the output, for n
-    inputs; angles W z are then about N(0, 1), and activations keep their distribution at any depth. The paper does not say
-    what biases start from; here, as in its code, it is PyTorch's default, U(-1/√n, 1/√n). Times ω this spreads the phases
-    of the first layer over several periods; at 256 units and ω = 30 it raises the angles' standard deviation to 1.5, which
-    leaves that of their sines at 0.7.
+    Weights are initialised from U(-1/n, 1/n) in the first layer and U(-√(6/n)/ω, √(6/n)/ω) in the later ones and the
+    output layer, for n inputs; the products ωW z are then about N(0, 1), and activations have the same distribution at any
+    depth. The paper does not specify the biases; here, as in its code, they have PyTorch's default, U(-1/√n, 1/√n).
+    Multiplied by ω, they spread the phases of the first layer over several periods; at 256 units and ω = 30 they raise the
+    angles' standard deviation to 1.5, which leaves that of their sines at 0.7.
 
     Args:
-        num_axes: of the coordinates, any number.
-        channels: of the values.
+        num_axes: number of coordinate axes.
+        channels: channels of the values.
         widths, first_omega, hidden_omega: see `SirenSpec`.
     """
 

@@ -13,16 +13,17 @@ from genrep.nn.sines import full_precision
 
 
 class WireField(Field):
-    """z_l = ψ(W_l z_(l-1) + b_l), ψ(u) = exp(iω₀u) exp(-|s₀u|²), and Re(W z_L + b) for the values (section 3).
+    """z_l = ψ(W_l z_(l-1) + b_l) with ψ(u) = exp(iω₀u) exp(-|s₀u|²); the values are Re(W z_L + b) (section 3).
 
-    The first layer's weights are real, since coordinates are; all others are complex, the output's too. All layers start
-    from PyTorch's default. Computed in real numbers, `[real parts, imaginary parts]` side by side: for u = a + ib
+    The first layer's weights are real, since coordinates are; all others are complex, including the output layer's. All
+    layers have PyTorch's default initialisation. Everything is computed in real numbers, `[real parts, imaginary parts]`:
+    for u = a + ib,
 
         ψ(u) = exp(-ω₀b - s₀²(a² + b²)) (cos ω₀a + i sin ω₀a)
 
     Args:
-        num_axes: of the coordinates, any number.
-        channels: of the values.
+        num_axes: number of coordinate axes.
+        channels: channels of the values.
         widths, omega, scale: see `WireSpec`.
     """
 
@@ -34,7 +35,7 @@ class WireField(Field):
         self.to_values = ComplexLinear(widths[-1], channels)
 
     def hidden_layers(self, prepared: Float[Tensor, "points axes"]) -> Iterator[tuple[str, Tensor]]:
-        """Real parts first, then as many imaginary ones."""
+        """Complex activations as `[N, 2 width]`: the real parts, then the imaginary parts."""
         dtype = full_precision(self.first.weight.dtype)
         with torch.autocast(prepared.device.type, enabled=False):
             weight, bias = self.first.weight.to(dtype), self.first.bias.to(dtype)
@@ -55,7 +56,7 @@ class WireField(Field):
 def _wavelets(
     real: Tensor, imaginary: Tensor | None, omega: float, scale: float
 ) -> Float[Tensor, "points twice_width"]:
-    """ψ of complex numbers, or of real ones."""
+    """ψ of complex numbers, or of real ones if `imaginary` is None."""
     exponent = -(scale**2) * real.square()
     if imaginary is not None:
         exponent = exponent - imaginary * (omega + scale**2 * imaginary)

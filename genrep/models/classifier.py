@@ -17,7 +17,7 @@ from genrep.specs import from_arguments, grid_of
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions of kernel 3 behind a norm and SiLU, with a residual."""
+    """Two convolutions of kernel size 3, each after a norm and SiLU, with a residual connection."""
 
     def __init__(self, channels: int, out_channels: int, num_axes: int, norm: str = "group"):
         super().__init__()
@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
 
 
 class Halve(nn.Module):
-    """The mean of two neighbours along every axis."""
+    """Halves the resolution: the mean of two neighbours along every axis."""
 
     def __init__(self, num_axes: int):
         super().__init__()
@@ -49,14 +49,14 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
 
     Args:
         image_size: the grid it was trained on: the side of square images, or one length per axis.
-        channels: of the values, 1 or 3 of images.
-        num_classes: classes.
+        channels: channels of the values: 1 or 3 for images.
+        num_classes: number of classes.
         width: channels of the first stage, a multiple of 8; they double with every halving of the image.
-        stages: resolutions.
-        depth: residual blocks at each of them.
+        stages: number of resolutions.
+        depth: residual blocks per resolution.
         norm: "group" or "batch".
-        dropout: before the last layer.
-        signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None is images.
+        dropout: dropout rate before the last layer.
+        signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None means images.
 
     Raises:
         InputError: an unknown key, a wrong type, an impossible value, or signals of more than three axes.

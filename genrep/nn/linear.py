@@ -1,4 +1,4 @@
-"""Linear layers: merging two that follow each other, and complex ones."""
+"""Linear layers: two consecutive ones merged into one, and complex ones."""
 
 import math
 from collections.abc import Callable
@@ -17,15 +17,15 @@ def linear_after(first: nn.Linear, second: nn.Linear) -> Callable[[Tensor], Tens
 
 
 class ComplexLinear(nn.Module):
-    """W z + b with complex weights, in real numbers: z is `[real parts, imaginary parts]` side by side, and so is the result.
+    """W z + b with complex weights, computed in real numbers: z and the result are `[real parts, imaginary parts]`.
 
     Weights are stored as real numbers, since fused optimizers, half precision, reductions between processes and some
-    devices do not take complex ones. `weight[0]`, `bias[0]` are real parts, `weight[1]`, `bias[1]` imaginary ones; a step
-    of Adam on them is what it is on complex weights. Both parts start from U(-1/√inputs, 1/√inputs), as PyTorch's complex
-    `nn.Linear`.
+    devices do not support complex ones. `weight[0]` and `bias[0]` are the real parts, `weight[1]` and `bias[1]` the
+    imaginary parts; an Adam step on them is the same as on complex weights. Both parts are initialised from
+    U(-1/√inputs, 1/√inputs), like PyTorch's complex `nn.Linear`.
 
     Args:
-        inputs, outputs: complex numbers.
+        inputs, outputs: number of complex features.
     """
 
     def __init__(self, inputs: int, outputs: int):
@@ -41,6 +41,6 @@ class ComplexLinear(nn.Module):
         return F.linear(values, rows, self.bias.to(values.dtype).flatten())
 
     def real_part(self, values: Float[Tensor, "points twice_inputs"]) -> Float[Tensor, "points outputs"]:
-        """The real half of `forward`, for half its products."""
+        """The real half of `forward`, at half its cost."""
         real, imaginary = self.weight.to(values.dtype)
         return F.linear(values, torch.cat([real, -imaginary], dim=1), self.bias[0].to(values.dtype))

@@ -1,4 +1,4 @@
-"""Linear layers whose outputs are arguments of sines."""
+"""Linear layers whose outputs are the arguments of sines, and fast sines on grids."""
 
 import math
 
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 
 def full_precision(dtype: torch.dtype) -> torch.dtype:
-    """float32, or float64 of float64: an angle of some hundred radians in bfloat16 is off by one."""
+    """float64 for float64, else float32: in bfloat16 an angle of a few hundred radians is off by one."""
     return torch.promote_types(dtype, torch.float32)
 
 
 class AngleLinear(nn.Linear):
-    """ω (W x + b) as one product, (ωW) x + ωb, in float32 or better whatever autocast and the weights' number type are.
+    """ω (W x + b) as one product, (ωW) x + ωb, in float32 or better under autocast and with weights in half precision.
 
     Args:
-        inputs, outputs: as of `nn.Linear`, whose initialisation it starts from.
-        omega: ω, fixed.
+        inputs, outputs: as in `nn.Linear`, whose initialisation it keeps.
+        omega: ω, which is not trained.
     """
 
     def __init__(self, inputs: int, outputs: int, omega: float | int):
@@ -37,19 +37,19 @@ class AngleLinear(nn.Linear):
 
 
 def siren_bound(inputs: int, omega: float, first: bool) -> float:
-    """The bound c of the uniform distribution U(-c, c) that a SIREN's weights start from.
+    """The bound c of the uniform distribution U(-c, c) that initialises a SIREN's weights.
 
-    1 / n of the first layer and √(6 / n) / ω of the later ones, n inputs each (Sitzmann et al. 2020, section 3.2 and
-    supplement 1.5): ω cancels in the later layers' products ωW z, which come out about N(0, 1) at any depth.
+    For n inputs it is 1 / n in the first layer and √(6 / n) / ω in later ones (Sitzmann et al. 2020, section 3.2 and
+    supplement 1.5): ω cancels in the later layers' products ωW z, which are about N(0, 1) at any depth.
     """
     return 1 / inputs if first else math.sqrt(6 / inputs) / omega
 
 
 class Places:
-    """Points, at which sines and cosines of linear functions of their coordinates are wanted.
+    """Points at which to compute sines and cosines of linear functions of the coordinates.
 
-    Activations here are `[width, points]`: an axis of the points is then one run of numbers, over which a product with a
-    number per channel is fast. In `[points, width]` the same products take ten times as long on a CPU.
+    Activations here are `[width, points]`: a channel's points are then contiguous, and multiplying them by one number per
+    channel is fast. In `[points, width]` the same products take ten times as long on a CPU.
     """
 
     def __init__(self, coords: Float[Tensor, "points axes"]):
@@ -65,28 +65,29 @@ class Places:
     def sines(
         self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
     ) -> tuple[Float[Tensor, "width points"], Float[Tensor, "width points"]]:
-        """Sine and cosine of W x + b at every point; both are the caller's to overwrite."""
+        """Sine and cosine of W x + b at every point; the caller may overwrite both."""
         angles = self.linear(weight, bias)
         return angles.sin(), angles.cos_()
 
     def gradients(
         self, by_angle: Float[Tensor, "width points"]
     ) -> tuple[Float[Tensor, "width axes"], Float[Tensor, " width"]]:
-        """Gradients of W and b, given those of W x + b."""
-        both = torch.mm(self.rows.to(by_angle.dtype), by_angle.T)  # the other way round takes four times as long
-        return both[:-1].T, both[-1]
+        """Gradients of W and b from those of W x + b."""
+        # transposed at the end: the product in the other order takes four times as long
+        gradients = torch.mm(self.rows.to(by_angle.dtype), by_angle.T)  # [axes + 1, width]
+        return gradients[:-1].T, gradients[-1]
 
 
 class GridPlaces(Places):
-    """A run of points of a grid in row-major order, where sines are products of sines of each axis.
+    """Consecutive points of a grid in row-major order, where sines are computed from those of each axis.
 
-    With sin(α + β) = sin α cos β + cos α sin β, and cos likewise, 16 rows of 256 points take 272 sines per function in
-    place of 4,096, and two products and a sum per point. `places_of` finds out whether points are such a run.
+    With sin(α + β) = sin α cos β + cos α sin β, and cos likewise, 16 rows of 256 points take 272 sines per function
+    instead of 4,096, plus two products and a sum per point. `places_of` recognises such points.
 
     Args:
         coords: the points.
-        axes: the coordinates that occur along each axis, rising; their grid holds the points and perhaps some around them.
-        start: number of the first point in that grid.
+        axes: the coordinates that occur along each axis, ascending; their grid contains the points, and may be larger.
+        start: index of the first point in that grid.
     """
 
     def __init__(self, coords: Float[Tensor, "points axes"], axes: list[Float[Tensor, "_"]], start: int):
@@ -97,8 +98,8 @@ class GridPlaces(Places):
     def sines(
         self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
     ) -> tuple[Float[Tensor, "width points"], Float[Tensor, "width points"]]:
-        of_axes = self.axes.to(weight.dtype).split(self.lengths)
-        angles = [torch.outer(column, axis) for column, axis in zip(weight.T, of_axes, strict=True)]
+        axes = self.axes.to(weight.dtype).split(self.lengths)
+        angles = [torch.outer(column, axis) for column, axis in zip(weight.T, axes, strict=True)]
         angles[0] += bias[:, None]
         table = torch.cat(angles, dim=1)
         (sine, *sines), (cosine, *cosines) = (part.split(self.lengths, dim=1) for part in (table.sin(), table.cos()))
@@ -118,9 +119,9 @@ class GridPlaces(Places):
 
 
 def places_of(coords: Float[Tensor, "points axes"]) -> Places:
-    """The points as `GridPlaces` where they are a run of a grid, in row-major order, on a CPU; as `Places` otherwise.
+    """`GridPlaces` if the points are consecutive ones of a grid, in row-major order, on a CPU; `Places` otherwise.
 
-    On a GPU sines cost nothing beside the memory that they are written to.
+    On a GPU, computing sines costs nothing compared with writing them to memory.
     """
     if coords.device.type != "cpu" or not _may_be_run(coords):
         return Places(coords)
@@ -136,6 +137,6 @@ def places_of(coords: Float[Tensor, "points axes"]) -> Places:
 
 
 def _may_be_run(coords: Tensor) -> bool:
-    """A quick look: among the first points of a run, two neighbours at least differ along the last axis alone."""
+    """A cheap test first: of any three consecutive points of a grid, two neighbours differ along the last axis alone."""
     head = coords[:3, :-1]
     return len(coords) >= 64 and bool((head[1:] == head[:-1]).all(dim=1).any())

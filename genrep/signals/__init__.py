@@ -1,7 +1,7 @@
-"""Kinds of signals: what values mean. The table of what there is; a new kind is a spec here and a file beside this one.
+"""Kinds of signal: what the values mean. To add a kind, write a spec here and a file in this folder.
 
-Models and pipelines save the spec of their signals, so that a folder that was copied still says what it makes. Where
-signals come from is another question: see `genrep/data`. Does not import torch, so --help stays fast.
+Models and pipelines save the spec of their signals, so that a copied folder still says what it generates. Where signals
+come from is in `genrep/data`. Does not import torch, so --help stays fast.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,7 +20,7 @@ class ImageSignalSpec(Spec):
     type: Literal["image"] = "image"
 
     def scale(self) -> tuple[float, float]:
-        """What -1 and 1 stand for."""
+        """The values that networks see as -1 and 1."""
         return 0.0, 255.0
 
     def build(self) -> "Signal":
@@ -34,9 +34,9 @@ class ArraySignalSpec(Spec):
 
     type: Literal["array"] = "array"
     low: FiniteFloat = -1.0
-    """What -1 stands for, in the array's own unit."""
+    """The value that networks see as -1, in the array's own unit."""
     high: FiniteFloat = 1.0
-    """What 1 stands for."""
+    """The value that networks see as 1."""
     unit: str = ""
     """Unit of the values, for pictures and reports."""
     axes: list[str] = Field(default_factory=list)
@@ -49,7 +49,7 @@ class ArraySignalSpec(Spec):
         return self
 
     def scale(self) -> tuple[float, float]:
-        """What -1 and 1 stand for."""
+        """The values that networks see as -1 and 1."""
         return self.low, self.high
 
     def build(self) -> "Signal":
@@ -64,7 +64,7 @@ class DistanceSignalSpec(Spec):
     type: Literal["distance"] = "distance"
 
     def scale(self) -> tuple[float, float]:
-        """What -1 and 1 stand for."""
+        """The values that networks see as -1 and 1."""
         return -1.0, 1.0
 
     def build(self) -> "Signal":
@@ -74,11 +74,11 @@ class DistanceSignalSpec(Spec):
 
 
 SignalSpec = Annotated[ImageSignalSpec | ArraySignalSpec | DistanceSignalSpec, Field(discriminator="type")]
-"""Every kind there is: a union, told apart by `type`."""
+"""All kinds of signal: a union distinguished by `type`."""
 
 
 class SignalOf(Spec):
-    """What has a signal and nothing else to validate."""
+    """Validates a signal's spec alone."""
 
     signal: SignalSpec
     """What the values mean."""

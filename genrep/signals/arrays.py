@@ -1,6 +1,6 @@
-"""Numbers on a grid of any number of axes: a stated range, curves and colour maps.
+"""Numbers on a grid of any number of axes: their range, metrics, curves and colour maps.
 
-Where they come from is in `genrep/data/arrays.py`.
+How they are read is in `genrep/data/arrays.py`.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from genrep.signals import ArraySignalSpec
 from genrep.signals.base import Signal
 
 FRAMES = 8
-"""Slices at most that a picture of an array of three axes or more shows."""
+"""Largest number of slices in a picture of an array with three or more axes."""
 
 
 class ArraySignal(Signal):
-    """Arrays `[B, C, *shape]` whose numbers `low` to `high` are -1 to 1 for networks; NaN is a missing value."""
+    """Arrays `[B, C, *shape]`; networks see `low` to `high` as -1 to 1. NaN is a missing value."""
 
     dtype = torch.float32
 
@@ -35,9 +35,9 @@ class ArraySignal(Signal):
         return (values.float() + 1) * ((self.spec.high - self.spec.low) / 2) + self.spec.low
 
     def pictures(self, kept: Float[Tensor, "batch channels *shape"]) -> UInt8[Tensor, "batch 3 height width"]:
-        """A line for each channel of a curve; of more axes the channels' colour maps in a row, of three and more a strip of slices.
+        """One line per channel for a curve; colour maps of the channels in a row for two axes, of slices for more.
 
-        Colours go from `low` (dark) to `high` (bright); missing values are white.
+        Colours range from `low` (dark) to `high` (bright); missing values are white.
         """
         values = self.values(kept)
         if values.ndim == 3:
@@ -50,7 +50,7 @@ class ArraySignal(Signal):
     def errors(
         self, kept: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
     ) -> UInt8[Tensor, "batch 3 height width"]:
-        """Ten times the absolute difference, from `low`, which is none."""
+        """Ten times the absolute difference; the colour of `low` means no difference."""
         difference = (self.values(kept) - self.values(reference)).abs()
         return self.pictures(self.keep((10 * difference).clamp_max(2) - 1))
 
@@ -60,37 +60,37 @@ class ArraySignal(Signal):
     def measure(
         self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """PSNR, and RMSE in the array's own unit; missing values are left out."""
+        """PSNR, and RMSE in the array's own unit; missing values are excluded."""
         half = (self.spec.high - self.spec.low) / 2
         return {"psnr": self.psnr(values, reference), "rmse": half * _mean_square(values, reference).sqrt()}
 
     def psnr(
         self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
     ) -> Float[Tensor, " batch"]:
-        """With `high` - `low` as the peak; 100 dB for equal arrays; missing values are left out."""
+        """PSNR with `high` - `low` as the peak, 100 dB for equal arrays; missing values are excluded."""
         return -10 * (_mean_square(values, reference) / 4).clamp_min(1e-10).log10()
 
     def resize(
         self, values: Float[Tensor, "batch channels *shape"], size: Sequence[int]
     ) -> Float[Tensor, "batch channels *size"]:
-        """Cubic interpolation at the centres of the other grid, without antialiasing; missing values are left out."""
+        """Cubic interpolation at the centres of the new grid, without antialiasing; missing values are excluded."""
         if tuple(size) == tuple(values.shape[2:]):
             return values
         resized = values_at(values, grid(size, device=values.device), missing=bool(values.isnan().any()))
         return resized.transpose(1, 2).unflatten(2, tuple(size))
 
     def output(self, kept: Float[Tensor, "batch channels *shape"], output_type: str) -> Any:
-        """ "np" and "pt" in the array's own unit, `[N, C, *shape]`; "pil" and "uint8" are pictures of them."""
+        """ "np" and "pt" give arrays in their own unit, `[N, C, *shape]`; "pil" and "uint8" give pictures of them."""
         if output_type == "np":
             return kept.numpy()
         if output_type == "pt":
             return kept
-        shown = self.pictures(kept)
-        return [picture(image) for image in shown] if output_type == "pil" else shown
+        images = self.pictures(kept)
+        return [picture(image) for image in images] if output_type == "pil" else images
 
 
 def _mean_square(values: Tensor, reference: Tensor) -> Float[Tensor, " batch"]:
-    """Of the errors where there is a reference."""
-    there = reference.isfinite()
-    squares = torch.where(there, values.float() - reference.float(), 0).square()
-    return squares.flatten(1).sum(1) / there.flatten(1).sum(1).clamp_min(1)
+    """Mean square of the errors over the values that are not missing in the reference."""
+    is_present = reference.isfinite()
+    squares = torch.where(is_present, values.float() - reference.float(), 0).square()
+    return squares.flatten(1).sum(1) / is_present.flatten(1).sum(1).clamp_min(1)

@@ -1,4 +1,4 @@
-"""What every kind of signal is: how its values are kept, shown and measured."""
+"""The base class of signals: how their values are kept, drawn and measured."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from torch import Tensor
 class Signal(ABC):
     """What the values of a signal mean.
 
-    Networks work with `values`: floats, about [-1, 1], NaN where a value is missing. Data sets, pipelines and files keep
-    them as `kept`: 8-bit pixels of an image, an array's numbers in their own unit.
+    Networks work with `values`: floats, roughly in [-1, 1], NaN where a value is missing. Data sets, pipelines and files
+    hold them in the form `kept`: 8-bit pixels for an image, numbers in their own unit for an array.
 
     Attributes:
-        spec: as it is saved.
-        dtype: of what is kept.
+        spec: the spec that is saved with a model.
+        dtype: number type of the kept form.
     """
 
     spec: Any
@@ -25,24 +25,24 @@ class Signal(ABC):
 
     @abstractmethod
     def values(self, kept: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """What is kept => what networks work with."""
+        """Kept form => values."""
 
     @abstractmethod
     def keep(self, values: Float[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-        """What networks give => what is kept."""
+        """Values => kept form."""
 
     @abstractmethod
     def pictures(self, kept: Shaped[Tensor, "batch channels *shape"]) -> UInt8[Tensor, "batch colours height width"]:
-        """A picture of each signal, for people: grey or RGB, all of one size."""
+        """One picture per signal, grey or RGB, all of the same size."""
 
     @abstractmethod
     def errors(
         self, kept: Shaped[Tensor, "batch channels *shape"], reference: Shaped[Tensor, "batch channels *shape"]
     ) -> UInt8[Tensor, "batch colours height width"]:
-        """A picture of ten times the difference of each signal from another, as large as `pictures`."""
+        """Pictures of ten times the difference between signals and reference, of the same size as `pictures`."""
 
     def stills(self, kept: Shaped[Tensor, "channels *shape"]) -> list[Shaped[Tensor, "channels *still"]]:
-        """What is shown of one signal beside another: the signal itself or, of a video, a few of its frames."""
+        """What to draw of a signal when two are shown side by side: the signal itself or, for a video, a few frames."""
         return [kept]
 
     @abstractmethod
@@ -53,26 +53,26 @@ class Signal(ABC):
     def measure(
         self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """All metrics of `values` against `reference`, signal by signal, by the name of the metric; `psnr` is one of them."""
+        """All metrics of `values` against `reference`, one number per signal: name -> `[B]`; `psnr` is among them."""
 
     @abstractmethod
     def psnr(
         self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
     ) -> Float[Tensor, " batch"]:
-        """The one that is cheap, in dB: what training watches."""
+        """PSNR in dB, which is cheap enough to follow during training."""
 
     def measure_kept(
         self, kept: Shaped[Tensor, "batch channels *shape"], reference: Shaped[Tensor, "batch channels *shape"]
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """What is measured of signals as they are kept, where that is less exact than their values."""
+        """Further metrics of signals in kept form, for kinds where that is less exact than the values."""
         return {}
 
     @abstractmethod
     def resize(
         self, values: Float[Tensor, "batch channels *shape"], size: Sequence[int]
     ) -> Float[Tensor, "batch channels *size"]:
-        """Signals interpolated on another grid: what renders of another size are compared with."""
+        """Signals interpolated on another grid: the reference for renders of another size."""
 
     @abstractmethod
     def output(self, kept: Shaped[Tensor, "batch channels *shape"], output_type: str) -> Any:
-        """What a pipeline returns: "pil", "np", "pt" or "uint8", as its call says."""
+        """What a pipeline returns for an `output_type` of "pil", "np", "pt" or "uint8"."""

@@ -1,4 +1,4 @@
-"""Signed distances of a shape, negative inside. Seen as the surface where they are 0."""
+"""Signed distances of a shape, negative inside, drawn as the surface where they are 0."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ from genrep.signals.base import Signal
 from genrep.signals.meshes import Mesh, extract_mesh, intersection_over_union
 from genrep.signals.shading import shaded
 
-WRONG = 0.01
-"""Distance, in sides of the cube, that is shown as the brightest error."""
+BRIGHTEST = 0.01
+"""Smallest error, in units of the cube's side, that has the brightest colour."""
 
 
 class DistanceSignal(Signal):
@@ -44,10 +44,10 @@ class DistanceSignal(Signal):
         kept: Float[Tensor, "batch 1 depth height width"],
         reference: Float[Tensor, "batch 1 depth height width"],
     ) -> UInt8[Tensor, "batch 3 height width"]:
-        """The surface, coloured by its distance from the reference's: dark is none, bright one per cent of the side or more."""
+        """The surface coloured by its distance from the reference's: dark for 0, bright from one per cent of the side on."""
         pictures = []
-        for own, shape in zip(kept, reference, strict=True):
-            pictures.append(errors_of(extract_mesh(own[0].numpy()), functools.partial(_interpolated, shape)))
+        for distances, shape in zip(kept, reference, strict=True):
+            pictures.append(errors_of(extract_mesh(distances[0].numpy()), functools.partial(_interpolated, shape)))
         return torch.stack(pictures)
 
     def frames(self, kept: Float[Tensor, "1 depth height width"]) -> UInt8[Tensor, "1 3 height width"]:
@@ -58,9 +58,9 @@ class DistanceSignal(Signal):
         values: Float[Tensor, "batch 1 depth height width"],
         reference: Float[Tensor, "batch 1 depth height width"],
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """PSNR, and the intersection over union of the insides."""
+        """PSNR, and the intersection over union of the interiors."""
         pairs = zip(values.numpy() <= 0, reference.numpy() <= 0, strict=True)
-        overlaps = [intersection_over_union(one, other) for one, other in pairs]
+        overlaps = [intersection_over_union(interior, expected) for interior, expected in pairs]
         return {"psnr": self.psnr(values, reference), "iou": torch.tensor(overlaps)}
 
     def psnr(
@@ -68,19 +68,19 @@ class DistanceSignal(Signal):
         values: Float[Tensor, "batch 1 depth height width"],
         reference: Float[Tensor, "batch 1 depth height width"],
     ) -> Float[Tensor, " batch"]:
-        """Of the distances, with the side as the peak; 100 dB for equal ones."""
+        """PSNR of the distances with the cube's side as the peak, 100 dB for equal ones."""
         return -10 * (values - reference).square().flatten(1).mean(1).clamp_min(1e-10).log10()
 
     def resize(
         self, values: Float[Tensor, "batch 1 depth height width"], size: Sequence[int]
     ) -> Float[Tensor, "batch 1 d h w"]:
-        """Linear interpolation at the centres of the other grid."""
+        """Linear interpolation at the centres of the new grid."""
         if tuple(size) == tuple(values.shape[2:]):
             return values
         return values_at(values, grid(size, device=values.device), "bilinear").transpose(1, 2).unflatten(2, tuple(size))
 
     def output(self, kept: Float[Tensor, "batch 1 depth height width"], output_type: str) -> Any:
-        """ "np" and "pt" are distances; "pil" and "uint8" are pictures of the surface."""
+        """ "np" and "pt" give distances; "pil" and "uint8" give pictures of the surface."""
         if output_type == "np":
             return kept.numpy()
         if output_type == "pt":
@@ -98,11 +98,11 @@ def _interpolated(
 def errors_of(
     mesh: Mesh | None, distances: Callable[[Float[Tensor, "points 3"]], Float[Tensor, " points"]]
 ) -> UInt8[Tensor, "3 _ _"]:
-    """A mesh coloured by a shape's distances at the middle of its faces; a white picture of None."""
+    """A mesh whose faces are coloured by a shape's distances at their centres; a white picture if the mesh is None."""
     from matplotlib import colormaps
 
     if mesh is None:
         return shaded(None)
     centres = torch.from_numpy(mesh.vertices[mesh.faces].mean(1)).float()
-    wrong = (distances(centres).abs() / WRONG).clamp(0, 1).numpy()
-    return shaded(mesh, colours=np.asarray(colormaps["viridis"](wrong))[:, :3])
+    errors = (distances(centres).abs() / BRIGHTEST).clamp(0, 1).numpy()
+    return shaded(mesh, colours=np.asarray(colormaps["viridis"](errors))[:, :3])

@@ -1,4 +1,4 @@
-"""Pictures: 8-bit pixels, PSNR and SSIM. Where they come from is in `genrep/data/images.py`."""
+"""Pictures: 8-bit pixels, PSNR and SSIM. How they are read is in `genrep/data/images.py`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from genrep.signals.base import Signal
 from genrep.signals.quality import enlarge, frames, psnr, psnr_8bit, quality
 
 STILLS = 4
-"""Frames at most that are shown of a video beside another."""
+"""Largest number of frames to draw when two videos are shown side by side."""
 
 
 class ImageSignal(Signal):
@@ -31,7 +31,7 @@ class ImageSignal(Signal):
         return to_uint8(values)
 
     def pictures(self, kept: UInt8[Tensor, "batch channels *shape"]) -> UInt8[Tensor, "batch channels height width"]:
-        """The image; of a video its middle frame."""
+        """The image, or the middle frame of a video."""
         if kept.ndim == 4:
             return kept
         clips = [frames(clip) for clip in kept]
@@ -41,10 +41,10 @@ class ImageSignal(Signal):
         self, kept: UInt8[Tensor, "batch channels *shape"], reference: UInt8[Tensor, "batch channels *shape"]
     ) -> UInt8[Tensor, "batch channels height width"]:
         pairs = zip(self.pictures(kept), self.pictures(reference), strict=True)
-        return torch.stack([error_map(image, other) for image, other in pairs])
+        return torch.stack([error_map(image, target) for image, target in pairs])
 
     def stills(self, kept: UInt8[Tensor, "channels *shape"]) -> list[UInt8[Tensor, "channels height width"]]:
-        """The image; of a video up to four frames, evenly spaced from the first to the last."""
+        """The image, or up to four frames of a video, evenly spaced from the first to the last."""
         pictures = frames(kept)
         chosen = torch.linspace(0, len(pictures) - 1, min(STILLS, len(pictures))).round().long()
         return list(pictures[chosen])
@@ -55,12 +55,12 @@ class ImageSignal(Signal):
     def measure(
         self, values: Float[Tensor, "batch channels *shape"], reference: Float[Tensor, "batch channels *shape"]
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """PSNR and SSIM (unless the image is smaller than its window); of a video their means over the frames, and `_std`."""
+        """PSNR and SSIM (unless the image is smaller than its window); for a video, means and `_std` over its frames."""
         if values.ndim == 4:
             return quality(values, reference)
         metrics: dict[str, list[Tensor]] = {}
-        for clip, other in zip(values, reference, strict=True):
-            for name, per_frame in quality(frames(clip), frames(other)).items():
+        for clip, target in zip(values, reference, strict=True):
+            for name, per_frame in quality(frames(clip), frames(target)).items():
                 metrics.setdefault(name, []).append(per_frame.mean())
                 metrics.setdefault(f"{name}_std", []).append(per_frame.std(correction=0))
         return {name: torch.stack(per_clip) for name, per_clip in metrics.items()}

@@ -1,7 +1,7 @@
-"""Triangle meshes: from a grid of distances, whether points are inside, and how far two of them are apart.
+"""Triangle meshes: extracting them from a grid of distances, telling inside from outside, and comparing them.
 
-Vertices are coordinates in [-1, 1], axes in array order (z, y, x), as everywhere; lengths are measured with the side of the
-cube [-1, 1]³ as 1, as in the papers on shapes, whose cube has that side.
+Vertices are coordinates in [-1, 1], with axes in array order (z, y, x), as everywhere. Lengths are in units of the side of the
+cube [-1, 1]³, as in the papers on shapes, whose cube has side 1.
 """
 
 from pathlib import Path
@@ -14,9 +14,9 @@ from genrep.files import replacing
 from genrep.signals.raster import covered_pixels
 
 SIDE = 2.0
-"""Of the cube of coordinates: what a length of 1 is."""
+"""Side of the cube in coordinates: the unit of lengths."""
 OFF_THE_EDGES = np.array([0.7071, 0.5772]) * 1e-6
-"""Pixels by which rays are moved, so that none passes exactly through an edge, whose two triangles would both count it."""
+"""Shift of the rays in pixels, so that none passes exactly through an edge, where two triangles would count it twice."""
 
 
 class Mesh(NamedTuple):
@@ -24,14 +24,14 @@ class Mesh(NamedTuple):
 
     Attributes:
         vertices: `[V, 3]`, (z, y, x).
-        faces: `[F, 3]`, numbers of vertices.
+        faces: `[F, 3]`, indices of vertices.
     """
 
     vertices: Float[np.ndarray, "vertices 3"]
     faces: Int[np.ndarray, "faces 3"]
 
     def write_ply(self, path: Path) -> Path:
-        """As a binary PLY, axes (x, y, z). InputError if it cannot be written."""
+        """Write a binary PLY, axes (x, y, z), and return its path. InputError if the file cannot be written."""
         header = (
             "ply\nformat binary_little_endian 1.0\n"
             f"element vertex {len(self.vertices)}\nproperty float x\nproperty float y\nproperty float z\n"
@@ -45,7 +45,7 @@ class Mesh(NamedTuple):
 
 
 def extract_mesh(distances: Float[np.ndarray, "depth height width"]) -> Mesh | None:
-    """The surface where distances at the centres of a grid's cells are 0, by marching cubes; None where there is none."""
+    """The surface where distances at the centres of a grid's cells are 0, by marching cubes; None if there is none."""
     from skimage.measure import marching_cubes
 
     if not distances.min() < 0 < distances.max():
@@ -56,9 +56,9 @@ def extract_mesh(distances: Float[np.ndarray, "depth height width"]) -> Mesh | N
 
 
 def inside(mesh: Mesh, size: int) -> Bool[np.ndarray, "size size size"]:
-    """Which centres of a cubic grid are inside a closed mesh: those whose winding number is not 0.
+    """Which cell centres of a cubic grid are inside a closed mesh: those whose winding number is not 0.
 
-    A ray runs along z through every (y, x) and counts the faces that it enters and leaves through.
+    A ray along z through every (y, x) counts the faces through which it enters and leaves.
     """
     at = (mesh.vertices + 1) * (size / 2) - 0.5  # in cells
     at[:, 1:] += OFF_THE_EDGES
@@ -74,13 +74,13 @@ def inside(mesh: Mesh, size: int) -> Bool[np.ndarray, "size size size"]:
 
 
 def intersection_over_union(one: Bool[np.ndarray, "*shape"], other: Bool[np.ndarray, "*shape"]) -> float:
-    """Of two sets of points of a grid; 1 where both are empty."""
+    """Intersection over union of two sets of grid points; 1 if both are empty."""
     union = np.logical_or(one, other).sum()
     return float(np.logical_and(one, other).sum() / union) if union else 1.0
 
 
 def chamfer_distance(one: Float[np.ndarray, "points 3"], other: Float[np.ndarray, "others 3"]) -> float:
-    """The mean distance from the points of one set to the nearest of the other, and back, added; the cube's side is 1."""
+    """Mean distance from the points of one set to the nearest of the other, plus the reverse, in units of the cube's side."""
     from scipy.spatial import cKDTree
 
     return sum(float(cKDTree(a).query(b)[0].mean()) for a, b in ((one, other), (other, one))) / SIDE

@@ -1,4 +1,4 @@
-"""PSNR and SSIM, of floats as the papers measure them; `psnr_8bit` is of what a PNG would hold."""
+"""PSNR and SSIM of floats, as the papers measure them; `psnr_8bit` is that of 8-bit pixels, as in a PNG."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,11 +22,11 @@ def psnr(
     """Peak signal-to-noise ratio of each image in dB, -10 log10(MSE) at a peak of 1; 100 dB for equal images.
 
     Floats are compared as they are, neither rounded nor clamped, as in the code published with the papers. `psnr_8bit`
-    differs both ways: rounding adds an error of its own, which turns 47.25 dB into 46.97 and 55 into 53.8, and clamping
-    takes one away where images are black or white (digits of 30.4 dB read as 31.1).
+    may be lower or higher: rounding adds an error, which turns 47.25 dB into 46.97 and 55 into 53.8, and clamping removes
+    errors where images are black or white (digits of 30.4 dB read as 31.1).
 
     Args:
-        images, reference: floats in [-1, 1], which the peak of 1 takes as [0, 1].
+        images, reference: floats in [-1, 1]; the peak of 1 is that of the same images in [0, 1].
 
     Raises:
         InputError: images that are not floats, or of different shapes.
@@ -35,7 +35,7 @@ def psnr(
     for name, pixels in (("images", images), ("reference", reference)):
         if not pixels.is_floating_point():
             raise InputError(
-                f"psnr needs {name} of floats in [-1, 1]; got {pixels.dtype}. Convert uint8 with from_uint8, or use psnr_8bit"
+                f"{name} must be floats in [-1, 1]; got {pixels.dtype}. Convert uint8 with from_uint8, or use psnr_8bit"
             )
     difference = (images.float() - reference.float()) / 2
     return -10 * difference.square().flatten(1).mean(1).clamp_min(1e-10).log10()
@@ -63,7 +63,7 @@ def ssim(
 
     if min(images.shape[-2:]) < SSIM_WINDOW:
         raise InputError(
-            f"SSIM needs images of {SSIM_WINDOW}×{SSIM_WINDOW} pixels or more, got {images.shape[-2]}×{images.shape[-1]}"
+            f"images must have at least {SSIM_WINDOW}×{SSIM_WINDOW} pixels for SSIM; got {images.shape[-2]}×{images.shape[-1]}"
         )
     options = {
         "channel_axis": 0,
@@ -80,18 +80,18 @@ def ssim(
 
 def _check_shapes(images: Tensor, reference: Any) -> None:
     if getattr(reference, "shape", None) != images.shape:  # tensors of other shapes may broadcast
-        given = list(reference.shape) if isinstance(reference, Tensor) else type(reference).__name__
-        raise InputError(f"images and reference must have the same shape; got {list(images.shape)} and {given}")
+        other = list(reference.shape) if isinstance(reference, Tensor) else type(reference).__name__
+        raise InputError(f"images and reference must have the same shape; got {list(images.shape)} and {other}")
 
 
 def quality(
     images: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "batch channels height width"]
 ) -> dict[str, Float[Tensor, " batch"]]:
     """`psnr` of each image and, unless the images are smaller than its window, `ssim`."""
-    measured = {"psnr": psnr(images, reference)}
+    metrics = {"psnr": psnr(images, reference)}
     if min(images.shape[-2:]) >= SSIM_WINDOW:
-        measured["ssim"] = ssim(images, reference)
-    return measured
+        metrics["ssim"] = ssim(images, reference)
+    return metrics
 
 
 def frames(pixels: Shaped[Tensor, "channels *shape"]) -> Shaped[Tensor, "frames channels height width"]:
@@ -102,9 +102,9 @@ def frames(pixels: Shaped[Tensor, "channels *shape"]) -> Shaped[Tensor, "frames 
 def enlarge(
     images: Float[Tensor, "batch channels height width"], size: int | Sequence[int]
 ) -> Float[Tensor, "batch channels h w"]:
-    """Bicubic resize, antialiased where it shrinks: the reference for renders at another size than the image's.
+    """Bicubic resize, antialiased when shrinking: the reference for renders at sizes other than the image's.
 
-    Neither rounded nor clamped: next to an edge a bicubic enlargement passes slightly beyond [-1, 1].
+    The result is neither rounded nor clamped: bicubic enlargements overshoot [-1, 1] slightly next to edges.
     """
     shape = image_shape(size)
     if shape == tuple(images.shape[-2:]):

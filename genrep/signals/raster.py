@@ -1,4 +1,4 @@
-"""Which pixels triangles cover: what a shaded picture and a winding number on a grid both need."""
+"""Which pixels triangles cover, for shaded pictures and for winding numbers on a grid."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 CANDIDATES = 2_000_000
-"""Pairs of a triangle and a pixel that are looked at at a time, which bounds the memory."""
+"""Approximate number of (triangle, pixel) pairs examined at a time, which bounds the memory."""
 
 
 class Covered(NamedTuple):
@@ -15,7 +15,7 @@ class Covered(NamedTuple):
 
     Attributes:
         triangle, row, column: `[N]`.
-        weights: `[N, 3]`, of the triangle's corners at the pixel's centre; they sum to 1.
+        weights: `[N, 3]`, barycentric coordinates of the pixel's centre in the triangle; they sum to 1.
     """
 
     triangle: Int[np.ndarray, " pairs"]
@@ -25,11 +25,11 @@ class Covered(NamedTuple):
 
 
 def covered_pixels(triangles: Float[np.ndarray, "triangles 3 2"], height: int, width: int) -> Iterator[Covered]:
-    """The pixels that triangles cover, some triangles at a time.
+    """The pixels that triangles cover, for one batch of triangles at a time.
 
     Args:
-        triangles: corners (row, column) in pixels: the centre of pixel (i, j) is at (i, j).
-        height, width: of the picture; what is beyond it is left out.
+        triangles: corners (row, column) in pixels; the centre of pixel (i, j) is at (i, j).
+        height, width: size of the picture; pixels beyond it are left out.
     """
     size = np.array([height, width])
     first = np.clip(np.ceil(triangles.min(1)), 0, size).astype(int)
@@ -48,14 +48,14 @@ def _covered_in_boxes(
     counts: Int[np.ndarray, " triangles"],
     chosen: Int[np.ndarray, " chosen"],
 ) -> Covered:
-    """The pixels of these triangles' bounding boxes that lie in the triangles themselves."""
+    """The pixels in the bounding boxes of the chosen triangles that lie in the triangles themselves."""
     triangle = np.repeat(chosen, counts[chosen])
     in_box = np.arange(len(triangle)) - np.repeat(np.cumsum(counts[chosen]) - counts[chosen], counts[chosen])
     pixels = first[triangle] + np.stack(np.divmod(in_box, spans[triangle, 1]), axis=1)
     a, b, c = np.moveaxis(triangles[triangle] - pixels[:, None], 1, 0)
     areas = np.stack([_cross(b, c), _cross(c, a), _cross(a, b)], axis=1)
     total = areas.sum(1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):  # triangles seen from their edge cover nothing
+    with np.errstate(divide="ignore", invalid="ignore"):  # triangles seen edge-on cover nothing
         weights = areas / total
     inside = (weights >= 0).all(1)
     rows, columns = pixels[inside].T

@@ -1,4 +1,4 @@
-"""Trained runs held against each other: curves, a table of equal images and equal seconds, its pictures. Without torch."""
+"""Comparison of trained runs: curves, a table at equal images and equal seconds, and pictures. Does not import torch."""
 
 import json
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ PUBLISHED_EXAMPLE = '{"pe_mlp": 31.38, "quad_tree": 40.55}'
 
 
 class Metric(NamedTuple):
-    """How a metric is shown."""
+    """How a metric is printed."""
 
     name: str
     digits: int
@@ -22,12 +22,12 @@ class Metric(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Of an axis."""
+        """Label of an axis."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
 HEADLINES = {"psnr": Metric("PSNR", 2, "dB"), "iou": Metric("IoU", 4)}
-"""What curves are of, by its key in metrics.jsonl: the first that a run's evaluations have."""
+"""The metrics that curves can show, by key in metrics.jsonl; a run's curve shows the first that its evaluations have."""
 FURTHER = {
     "psnr_std": Metric("PSNR, std over frames", 2),
     "ssim": Metric("SSIM", 3),
@@ -35,14 +35,14 @@ FURTHER = {
     "chamfer": Metric("Chamfer distance", 5),
     "psnr_between": Metric("PSNR between samples", 2),
 }
-"""What else the table holds, where a run has it."""
+"""Further columns of the table, for the metrics that the runs have."""
 
 
 @dataclass(frozen=True)
 class Curve:
     """Quality (PSNR in dB, or IoU) at the evaluations of a run, in their order, over images and over seconds of training.
 
-    A field counts steps as `images`: each shows it its one signal.
+    For a field, `images` are steps, since every step sees its one signal.
     """
 
     images: Sequence[int]
@@ -50,11 +50,11 @@ class Curve:
     quality: Sequence[float]
 
     def at_images(self, images: float | int) -> float | None:
-        """Quality after so many images, on the line between two evaluations; None outside the curve."""
+        """Quality after this many images, interpolated linearly between evaluations; None outside the curve."""
         return _interpolate(images, self.images, self.quality)
 
     def at_seconds(self, seconds: float | int) -> float | None:
-        """Quality after so many seconds, on the line between two evaluations; None outside the curve."""
+        """Quality after this many seconds, interpolated linearly between evaluations; None outside the curve."""
         return _interpolate(seconds, self.seconds, self.quality)
 
 
@@ -87,10 +87,10 @@ def read_curve(folder: Path) -> Curve:
 
 @dataclass(frozen=True)
 class Measurements(ABC):
-    """What is measured of a trained model; each kind of run has a class of its own, whose fields the report holds.
+    """Measurements of a trained model. Each kind of run has its own subclass, whose fields go into the report.
 
     Attributes:
-        metrics: by their keys, one of `HEADLINES` among them.
+        metrics: metrics by key, including one of `HEADLINES`.
     """
 
     metrics: Mapping[str, float]
@@ -102,73 +102,73 @@ class Measurements(ABC):
 
     @abstractmethod
     def columns(self) -> dict[str, str]:
-        """What the table says of the model's size: heading -> text."""
+        """The table's columns about the model's size: heading -> text."""
 
     def note(self) -> str:
-        """What the table's PSNRs are of, said below it; "" says nothing."""
+        """A note below the table on what its PSNRs were measured on; may be empty."""
         return ""
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run: `name` is its config's, which it shares with the runs of other seeds and of other signals."""
+    """A finished run. `name` is that of its config, shared by the config's runs with other seeds and on other signals."""
 
     name: str
     seed: int
     curve: Curve
-    measured: Measurements
+    measurements: Measurements
     signal: str = ""
-    """Which of several signals it was fitted to."""
+    """Name of the signal it was fitted to; empty if there is only one."""
 
     @property
     def pair(self) -> tuple[str, int]:
-        """What two runs must have in common for a gap between them to be one of their configs."""
+        """What two runs must share so that a gap between them is due to their configs."""
         return self.signal, self.seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A config in the table: means over its signals and seeds, None where one of them has no value."""
+    """A config's row in the table: means over its signals and seeds, None where one of its runs lacks the value."""
 
     name: str
-    measured: Measurements
-    """Of the first run; what depends on the run follows as a mean."""
+    measurements: Measurements
+    """Those of the first run; numbers that differ between runs are in the fields below, as means."""
     quality: float
     metrics: dict[str, float | None]
-    """All metrics of any run in the table."""
+    """Every metric that any run in the table has."""
     quality_at_equal_images: float | None
     quality_at_equal_seconds: float | None
     quality_by_seed: dict[int, float]
     metrics_by_signal: dict[str, dict[str, float | None]]
-    """Means over the seeds; empty where there is one signal."""
+    """Means over the seeds; empty if there is only one signal."""
     images: list[int]
     seconds: list[float]
     images_per_second: float
     gap: float | None
-    """Quality over that of the first config, mean over the signals and seeds that both have."""
+    """Quality minus that of the first config, averaged over the signals and seeds that both have."""
     published: float | int | None
     published_gap: float | None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A row a config, and where their curves are read: where the shortest run ends."""
+    """One row per config, and the points at which curves are compared: where the shortest run ends."""
 
     rows: list[Row]
     equal_images: int
     equal_seconds: float
     unit: str
-    """What training is counted in: images, or steps of a field."""
+    """Unit in which training is counted: images, or steps for fields."""
     has_published: bool
     headline: str = "psnr"
-    """Key of the metric that `quality` is."""
+    """Key of the metric in `quality`."""
 
     def report(self) -> list[dict[str, Any]]:
         """The rows as plain data, for JSON."""
         return [self._row_report(row) for row in self.rows]
 
     def _row_report(self, row: Row) -> dict[str, Any]:
-        sizes = {key: value for key, value in asdict(row.measured).items() if key != "metrics"}
+        sizes = {key: value for key, value in asdict(row.measurements).items() if key != "metrics"}
         signals = {"metrics_by_signal": row.metrics_by_signal} if row.metrics_by_signal else {}
         return {
             "name": row.name,
@@ -187,28 +187,30 @@ class Table:
         }
 
     def markdown(self) -> str:
-        """The table as Markdown; – where there is no value."""
+        """The table as Markdown, with – where there is no value."""
         first, metric = self.rows[0], HEADLINES[self.headline]
         gaps = [f"over {first.name}", "published", "over it"] if self.has_published else []
-        further = {key: shown for key, shown in FURTHER.items() if key in first.metrics}
+        further = {key: column for key, column in FURTHER.items() if key in first.metrics}
         equal = [f"{metric.name} after {self.equal_images:,} {self.unit}"]
         equal.append(f"{metric.name} after {self.equal_seconds:.0f} s")
-        sizes = first.measured.columns()
-        names = [shown.name for shown in further.values()]
+        sizes = first.measurements.columns()
+        names = [column.name for column in further.values()]
         lines = [_line(["", metric.name, *gaps, *names, *equal, *sizes, f"{self.unit}/s"])]
         lines.append(_line(["---"] * (lines[0].count("|") - 1)))
         for row in self.rows:
             published = [row.gap, row.published, row.published_gap] if self.has_published else []
             cells = [_number(value, metric.digits) for value in (row.quality, *published)]
-            cells += [_number(row.metrics[key], shown.digits) for key, shown in further.items()]
+            cells += [_number(row.metrics[key], column.digits) for key, column in further.items()]
             equal_values = (row.quality_at_equal_images, row.quality_at_equal_seconds)
             cells += [_number(value, metric.digits) for value in equal_values]
-            lines.append(_line([row.name, *cells, *row.measured.columns().values(), f"{row.images_per_second:.3g}"]))
-        notes = [self._signals_note(), first.measured.note()]
+            lines.append(
+                _line([row.name, *cells, *row.measurements.columns().values(), f"{row.images_per_second:.3g}"])
+            )
+        notes = [self._signals_note(), first.measurements.note()]
         return "\n".join([*lines, *(line for note in notes if note for line in ("", note))]) + "\n"
 
     def _signals_note(self) -> str:
-        """What the means are of, where there is more than one signal."""
+        """The signals that the means are over, if there is more than one."""
         signals = list(self.rows[0].metrics_by_signal)
         return f"Means over {len(signals)} signals: {', '.join(signals)}." if signals else ""
 
@@ -222,63 +224,64 @@ def _number(value: float | int | None, digits: int) -> str:
 
 
 def make_table(runs: Sequence[TrainedRun], unit: str, published: Mapping[str, float | int] | None = None) -> Table:
-    """The table of finished runs, a row a config in the runs' order.
+    """The table of finished runs, one row per config in the order of the runs.
 
     Args:
-        runs: at least one; those of a config differ in their seed.
-        unit: what training is counted in: "images" or "steps".
-        published: PSNRs by config, the first run's among them, to hold the gaps to the first config against.
+        runs: at least one; the runs of a config differ in their seed or signal.
+        unit: unit in which training is counted: "images" or "steps".
+        published: published PSNRs by config, including the first run's, whose gaps to the first config are compared.
     """
     first, published = runs[0].name, published or {}
     equal_images = min(run.curve.images[-1] for run in runs)
     equal_seconds = min(run.curve.seconds[-1] for run in runs)
-    keys = list(dict.fromkeys(key for run in runs for key in run.measured.metrics))
+    keys = list(dict.fromkeys(key for run in runs for key in run.measurements.metrics))
     signals = list(dict.fromkeys(run.signal for run in runs if run.signal))
     rows = []
     for name in _names(runs):
-        own = [run for run in runs if run.name == name]
-        gaps = [run.measured.quality - base.measured.quality for run, base in _pairs(runs, name, first)]
+        of_config = [run for run in runs if run.name == name]
+        gaps = [run.measurements.quality - base.measurements.quality for run, base in _pairs(runs, name, first)]
         by_seed = {
-            seed: [run.measured.quality for run in own if run.seed == seed] for seed in {run.seed: 0 for run in own}
+            seed: [run.measurements.quality for run in of_config if run.seed == seed]
+            for seed in dict.fromkeys(run.seed for run in of_config)
         }
         rows.append(
             Row(
                 name=name,
-                measured=own[0].measured,
-                quality=fmean(run.measured.quality for run in own),
-                metrics=_means(own, keys),
-                quality_at_equal_images=_mean([run.curve.at_images(equal_images) for run in own]),
-                quality_at_equal_seconds=_mean([run.curve.at_seconds(equal_seconds) for run in own]),
+                measurements=of_config[0].measurements,
+                quality=fmean(run.measurements.quality for run in of_config),
+                metrics=_means(of_config, keys),
+                quality_at_equal_images=_mean([run.curve.at_images(equal_images) for run in of_config]),
+                quality_at_equal_seconds=_mean([run.curve.at_seconds(equal_seconds) for run in of_config]),
                 quality_by_seed={seed: fmean(qualities) for seed, qualities in by_seed.items()},
                 metrics_by_signal={
-                    signal: _means([run for run in own if run.signal == signal], keys) for signal in signals
+                    signal: _means([run for run in of_config if run.signal == signal], keys) for signal in signals
                 },
-                images=[run.curve.images[-1] for run in own],
-                seconds=[run.curve.seconds[-1] for run in own],
-                images_per_second=fmean(run.curve.images[-1] / run.curve.seconds[-1] for run in own),
+                images=[run.curve.images[-1] for run in of_config],
+                seconds=[run.curve.seconds[-1] for run in of_config],
+                images_per_second=fmean(run.curve.images[-1] / run.curve.seconds[-1] for run in of_config),
                 gap=_mean(gaps),
                 published=published.get(name),
                 published_gap=published[name] - published[first] if name in published else None,
             )
         )
-    metric = headline(runs[0].measured.metrics)
+    metric = headline(runs[0].measurements.metrics)
     return Table(rows, equal_images, equal_seconds, unit, has_published=bool(published), headline=metric)
 
 
 def _means(runs: Sequence[TrainedRun], keys: Sequence[str]) -> dict[str, float | None]:
-    """Of each metric over runs."""
-    return {key: _mean([run.measured.metrics.get(key) for run in runs]) for key in keys}
+    """The mean of each metric over runs."""
+    return {key: _mean([run.measurements.metrics.get(key) for run in runs]) for key in keys}
 
 
 def without_pair(runs: Sequence[TrainedRun], first: str) -> list[str]:
-    """The configs of which no finished run has a seed that a finished run of `first` has: they have no gap to it."""
+    """The configs without a finished run on a signal and seed of a finished run of `first`: they have no gap to it."""
     return [name for name in _names(runs) if not _pairs(runs, name, first)]
 
 
 def curve_gaps(runs: Sequence[TrainedRun]) -> dict[str, tuple[list[int], list[float]]]:
-    """PSNR of each config over that of the first, a mean over the seeds that both have: name -> (images, dB).
+    """Each config's PSNR minus the first one's, averaged over the seeds that both have: name -> (images, dB).
 
-    It is taken at the config's own evaluations, and only where all the curves of that mean have begun and none has ended.
+    It is computed at the config's own evaluations, and only where every curve in that mean is defined.
     """
     import numpy as np
 
@@ -288,15 +291,15 @@ def curve_gaps(runs: Sequence[TrainedRun]) -> dict[str, tuple[list[int], list[fl
         start = max(curve.images[0] for pair in pairs for curve in pair)
         stop = min(curve.images[-1] for pair in pairs for curve in pair)
         where = [images for images in pairs[0][0].images if start <= images <= stop]
-        own, base = (
+        quality, base_quality = (
             np.mean([np.interp(where, c.images, c.quality) for c in side], axis=0) for side in zip(*pairs, strict=True)
         )
-        gaps[name] = (where, (own - base).tolist())
+        gaps[name] = (where, (quality - base_quality).tolist())
     return gaps
 
 
 def draw_curves(runs: Sequence[TrainedRun], unit: str, quality: str, path: Path) -> None:
-    """Quality over images (or steps) and over seconds, a curve a run; `quality` is the label of the upright axis."""
+    """Quality over images (or steps) and over seconds, one curve per run; `quality` labels the vertical axis."""
     from genrep.plots import save_curves
 
     several = len({run.seed for run in runs}) > 1
@@ -312,27 +315,27 @@ def draw_curves(runs: Sequence[TrainedRun], unit: str, quality: str, path: Path)
 
 
 def draw_gaps(runs: Sequence[TrainedRun], unit: str, published: Mapping[str, float | int], path: Path) -> None:
-    """`curve_gaps` over images (or steps); dashed, the published gaps."""
+    """`curve_gaps` over images (or steps), with the published gaps as dashed lines."""
     from genrep.plots import save_curves
 
     first = runs[0].name
     levels = {name: psnr - published[first] for name, psnr in published.items()}
-    metric = HEADLINES[headline(runs[0].measured.metrics)]
+    metric = HEADLINES[headline(runs[0].measurements.metrics)]
     label = metric._replace(name=f"{metric.name} over {first}").label
     save_curves({unit: curve_gaps(runs)}, label, path, levels)
 
 
 def read_published(path: Path, first: str) -> dict[str, float | int]:
-    """PSNRs that somebody published, by the configs' names. InputError unless that of `first` is among them."""
+    """Published PSNRs by the configs' names. InputError unless that of `first` is among them."""
     try:
         published = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no JSON to read ({error}); give a file like {PUBLISHED_EXAMPLE}") from error
+        raise InputError(f"{path} must be a JSON file like {PUBLISHED_EXAMPLE}; it cannot be read ({error})") from error
     numbers = isinstance(published, dict) and all(type(value) in (int, float) for value in published.values())
     if not numbers or first not in published:
         raise InputError(
-            f"{path}: {json.dumps(published)[:100]}, wanted the PSNR of {first}, the first config, and of others by their "
-            f"names, like {PUBLISHED_EXAMPLE}"
+            f"{path} must hold the PSNR of {first}, the first config, and may hold those of others, like {PUBLISHED_EXAMPLE}; "
+            f"got {json.dumps(published)[:100]}"
         )
     return published
 
@@ -342,7 +345,7 @@ def _names(runs: Sequence[TrainedRun]) -> list[str]:
 
 
 def _pairs(runs: Sequence[TrainedRun], name: str, first: str) -> list[tuple[TrainedRun, TrainedRun]]:
-    """Runs of `name` and of `first` with the same signal and seed, so that a gap between them is not one of these."""
+    """Runs of `name` and of `first` with the same signal and seed, so that a gap between them is due to the configs."""
     base = {run.pair: run for run in runs if run.name == first}
     return [(run, base[run.pair]) for run in runs if run.name == name and run.pair in base]
 

@@ -1,6 +1,6 @@
-"""The kinds of run that train/compare.py compares: what trains them, what must agree, and what is measured.
+"""The kinds of run that train/compare.py compares: their training script, the keys that must agree, and their measurements.
 
-A new kind needs a subclass of Measurements, a function that takes the measurements and an entry in KINDS.
+A new kind needs a subclass of Measurements, a function that measures a run, and an entry in KINDS.
 """
 
 import operator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # so that a script's --help need not import torch
 
 @dataclass(frozen=True)
 class AutoencoderMeasurements(Measurements):
-    """Quality on `num_images` held-out images; the curve, from the run's own evaluations, is on `curve_images`."""
+    """Quality on `num_images` held-out images; the curve comes from the run's own evaluations, on `curve_images`."""
 
     encoder_parameters: int
     decoder_parameters: int
@@ -77,7 +77,7 @@ def measure_autoencoder(folder: Path, num_images: int, device: "torch.device") -
 
 
 PROGRESS = ("step", "images", "seconds")
-"""What a line of metrics.jsonl says besides metrics."""
+"""Keys of a line of metrics.jsonl that are not metrics."""
 
 
 def measure_field(folder: Path, num_images: int, device: "torch.device") -> FieldMeasurements:
@@ -94,7 +94,7 @@ def measure_field(folder: Path, num_images: int, device: "torch.device") -> Fiel
 
 
 def is_finished(folder: Path, spec: AutoencoderRun | FieldRun) -> bool:
-    """Whether a run folder holds the result of just this run, so that it need not be started to find out."""
+    """Whether a folder holds the finished result of exactly this config, so that the run need not be started again."""
     if not (folder / "config.yaml").is_file() or not (folder / "model" / "config.json").is_file():
         return False
     written = validate(type(spec), read_config(folder / "config.yaml"), where=str(folder))
@@ -104,17 +104,17 @@ def is_finished(folder: Path, spec: AutoencoderRun | FieldRun) -> bool:
 
 @dataclass(frozen=True)
 class RunKind:
-    """A kind of run, to be compared with others of its kind."""
+    """A kind of run; only runs of the same kind are compared."""
 
     config: type[AutoencoderRun] | type[FieldRun]
     script: str
-    """The script that trains one."""
+    """The training script."""
     unit: str
-    """What its training is counted in."""
+    """Unit in which training is counted."""
     where: str
-    """What its curves are measured on, for the label of an axis; "" says nothing."""
+    """What its curves are measured on, appended to an axis label; may be empty."""
     shared: tuple[tuple[str, str], ...]
-    """Keys that compared configs must agree in: (path in the validated config, its name in YAML)."""
+    """Keys in which compared configs must agree: (path in the validated config, its name in YAML)."""
     measure: Callable[[Path, int, "torch.device"], Measurements]
 
 
@@ -146,7 +146,7 @@ KINDS = {"field": FIELDS, "autoencoder": AUTOENCODERS}
 
 
 def kind_of(path: Path | str) -> RunKind:
-    """The kind of run a YAML trains. Without either key it counts as an autoencoder's, whose validation reports the gap."""
+    """The kind of run a YAML trains. Without either key it is an autoencoder's, whose validation reports the missing key."""
     content = read_config(path)
     return next((kind for key, kind in KINDS.items() if key in content), AUTOENCODERS)
 
@@ -161,7 +161,7 @@ def common_kind(paths: Sequence[str]) -> RunKind:
 
 
 def refuse_different_data(kind: RunKind, specs: Mapping[str, Spec]) -> None:
-    """InputError unless the configs agree in data, evaluation and training length, without which PSNRs do not compare."""
+    """InputError unless the configs agree in data, evaluation and training length, so that PSNRs can be compared."""
     (first, first_spec), *rest = specs.items()
     for name, spec in rest:
         for path, key in kind.shared:

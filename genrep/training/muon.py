@@ -1,4 +1,4 @@
-"""torch's Muon, with the orthogonalisation in the precision that the device is fast at."""
+"""torch's Muon, with the orthogonalisation in the precision that suits the device."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, in float32 on a CPU, weights of one shape at a time on a GPU.
+    """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, in float32 on a CPU and batched over weights on a GPU.
 
-    On CUDA it iterates in bfloat16, as torch does, but on all weights of one shape as a batch: torch's loop launches some 25
-    small kernels per weight, which takes longer than the arithmetic, and the blocks of a transformer have few shapes.
+    On CUDA it iterates in bfloat16, as torch does, but on all weights of the same shape as one batch: torch's loop launches
+    about 25 small kernels per weight, which takes longer than the arithmetic, and a transformer's blocks share few shapes.
     The state is the same as torch's, so either can load the other's checkpoints.
     """
 
@@ -36,7 +36,7 @@ class Muon(torch.optim.Muon):
         return loss
 
     def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        """Move weights of one shape."""
+        """Update weights of the same shape."""
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         for weight in weights:
             if "momentum_buffer" not in self.state[weight]:
@@ -56,7 +56,7 @@ class Muon(torch.optim.Muon):
 
 
 def _together(weights: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Weights with gradients, grouped by shape; on a CPU one by one, which is as fast there."""
+    """Weights with gradients, grouped by shape; on a CPU one by one, where batching is no faster."""
     groups: dict[Any, list[Tensor]] = {}
     for number, weight in enumerate(weights):
         if weight.grad is not None:

@@ -1,20 +1,20 @@
-"""How many steps fit into a time: measured on the first steps of a run, then fixed, so that schedules have an end."""
+"""How many steps fit into a given time: measured on a run's first steps, then fixed, so that schedules have an end."""
 
 STEPS = 10
-"""Steps that are left out at the start, and as many, at least, that are measured."""
+"""Number of steps to skip before measuring, and the smallest number of steps to measure."""
 SKIPPED, MEASURED = 0.05, 0.03
-"""Shares of the time after which fewer steps are left out, and which the measured steps take at least."""
+"""Shares of the time: the most to spend on skipped steps, and the least to spend on measured ones."""
 LONGEST = 0.1
-"""Share of the time after which it is decided, however few steps were measured."""
+"""Share of the time after which measuring ends, even if fewer than `STEPS` steps were measured."""
 USED = 0.98
-"""Share of the time that the steps are planned for: a machine that slows down a little still comes to the end of them."""
+"""Share of the time to plan steps for, so that a machine that slows down a little still completes the schedule."""
 
 
 class Pace:
-    """Finds the number of steps of a run of `seconds`. Give `steps` every step's time; it answers once, then None.
+    """Finds the number of steps that a run of `seconds` has. Call `steps` after every step: it returns the number once.
 
-    The first step does not count at all: it compiles and allocates. Neither do the next ones, `STEPS` or as many as fit
-    into `SKIPPED` of the time, since a GPU's caches and clocks, or the search for a number of threads, settle in them.
+    The first step is not measured, because it compiles and allocates. Nor are the next `STEPS` ones, or as many as fit
+    into `SKIPPED` of the time, in which a GPU's caches and clocks and the search for a number of threads settle.
     """
 
     def __init__(self, seconds: float):
@@ -24,24 +24,24 @@ class Pace:
         self._start: tuple[int, float] | None = None
 
     def is_due(self, step: int, elapsed: float) -> bool:
-        """Whether `steps` does something after this step, so that the clock must be exact: wait for the device before."""
+        """Whether `steps` reads the clock after this step, so that the device must be synchronised first."""
         if self.decided:
             return False
         if self._first is None:
             return True
-        begun, since = self._first if self._start is None else self._start
-        count, spent = step - begun, elapsed - since
+        start_step, start_seconds = self._first if self._start is None else self._start
+        count, spent = step - start_step, elapsed - start_seconds
         if self._start is None:
             return count >= STEPS or spent >= SKIPPED * self.seconds
         enough = count >= STEPS and spent >= MEASURED * self.seconds
         return enough or spent >= LONGEST * self.seconds
 
     def steps(self, step: int, elapsed: float) -> int | None:
-        """The number of steps that the run has in all, once it is known; None before and afterwards.
+        """The total number of steps of the run, in the call in which it becomes known; None before and afterwards.
 
         Args:
-            step: steps done.
-            elapsed: seconds of training up to then.
+            step: number of completed steps.
+            elapsed: seconds of training so far.
         """
         if not self.is_due(step, elapsed):
             return None
@@ -50,8 +50,8 @@ class Pace:
         elif self._start is None:
             self._start = (step, elapsed)
         else:
-            begun, since = self._start
+            start_step, start_seconds = self._start
             self.decided = True
-            rate = (step - begun) / max(1e-9, elapsed - since)
+            rate = (step - start_step) / max(1e-9, elapsed - start_seconds)
             return step + max(1, int(rate * (USED * self.seconds - elapsed)))
         return None

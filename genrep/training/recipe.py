@@ -1,6 +1,6 @@
-"""A recipe: scripts that run one after another, each for a time or to its end. Does not import torch.
+"""Recipes: scripts that run one after another, for a given time or to completion. Does not import torch.
 
-`train/recipe.py` runs one; the YAMLs are beside the configs they put together, `configs/<dataset>/recipe_<machine>.yaml`.
+`train/recipe.py` runs a recipe. The YAMLs are in the folder of the configs they use: `configs/<dataset>/recipe_<machine>.yaml`.
 """
 
 import itertools
@@ -17,63 +17,63 @@ from genrep.errors import InputError
 from genrep.specs import PositiveFloat, Spec
 
 RECORD = "recipe.json"
-"""In the folder of a recipe: what is finished."""
+"""File in a recipe's folder that lists the finished stages."""
 
 
 class StageSpec(Spec):
     """One script of a recipe."""
 
     name: str
-    """What the report calls it."""
+    """Name of the stage in the report."""
     script: str
-    """Path of the script: train/diffusion.py."""
+    """Path of the script, such as train/diffusion.py."""
     target: str
-    """Its first argument: a config, from the recipe's folder, or a run folder. {folder} is the recipe's own."""
+    """First argument: a config, relative to the recipe's YAML, or a run folder. {folder} becomes the recipe's folder."""
     seconds: PositiveFloat | None = None
-    """Seconds of training (run.seconds): as many steps as fit. Null is what the config says."""
+    """Training time in seconds (run.seconds), for as many steps as fit; null trains as long as the config says."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Keys of the config, or options of the script, without their dashes. In texts {folder} is the recipe's own."""
+    """Config keys, or options of the script without their dashes. In text values {folder} becomes the recipe's folder."""
 
     @model_validator(mode="after")
     def _names_are_names(self) -> "StageSpec":
         if not re.fullmatch(r"[a-z0-9_]+", self.name):
-            raise ValueError(f"name must be of small letters, digits and underscores; got {self.name!r}")
+            raise ValueError(f"name must consist of lower-case letters, digits and underscores; got {self.name!r}")
         if not re.fullmatch(r"(train|sample)/[a-z_]+\.py", self.script):
             raise ValueError(f"script must be one of the project's, such as train/diffusion.py; got {self.script!r}")
         return self
 
 
 class RecipeSpec(Spec):
-    """Scripts in their order, and the folder that everything goes to."""
+    """Scripts in the order in which they run, and the folder that everything goes to."""
 
     folder: Annotated[str, Field(min_length=1)]
     """Where runs, pictures and the report go."""
     stages: list[StageSpec] = Field(min_length=1)
-    """What runs, in this order."""
+    """The stages, in the order in which they run."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "RecipeSpec":
         names = [stage.name for stage in self.stages]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two stages are named {name}: give each a name of its own")
+                raise ValueError(f"stages must have different names; got {name} more than once")
         return self
 
     @model_validator(mode="after")
-    def _only_training_takes_a_time(self) -> "RecipeSpec":
+    def _only_training_has_seconds(self) -> "RecipeSpec":
         for stage in self.stages:
             if stage.seconds is not None and not trains(stage):
-                raise ValueError(f"stage {stage.name}: {stage.script} trains nothing: leave seconds out")
+                raise ValueError(f"stage {stage.name}: {stage.script} does not train: leave seconds out")
         return self
 
 
 def trains(stage: StageSpec) -> bool:
-    """Whether a stage is a training run, which has steps."""
+    """Whether a stage is a training run, and so has steps."""
     return stage.script.startswith("train/") and stage.script != "train/latents.py"
 
 
 def within(recipe: RecipeSpec, minutes: float) -> RecipeSpec:
-    """The recipe with the seconds of its stages scaled to come to so many minutes together; encoding and measuring come on top."""
+    """The recipe with the seconds of its stages scaled to a total of `minutes`; encoding and measuring take extra time."""
     total = sum(stage.seconds or 0 for stage in recipe.stages)
     if total == 0:
         raise InputError("--minutes: no stage of this recipe has seconds to scale: leave it out")
@@ -86,19 +86,19 @@ def within(recipe: RecipeSpec, minutes: float) -> RecipeSpec:
 
 
 def arguments(
-    recipe: RecipeSpec, stage: StageSpec, beside: Path, overrides: Sequence[tuple[str, str]] = ()
+    recipe: RecipeSpec, stage: StageSpec, config_folder: Path, overrides: Sequence[tuple[str, str]] = ()
 ) -> list[str]:
     """The command line of a stage.
 
     Args:
-        recipe: whose folder the stage writes to.
+        recipe: the recipe, whose folder the stage writes to.
         stage: one of its stages.
-        beside: the folder of the recipe's YAML, which configs are looked for in.
-        overrides: (dotted key, value) for every script that takes a config, those in train/.
+        config_folder: the folder of the recipe's YAML, which configs are relative to.
+        overrides: (dotted key, value) pairs for every script that takes a config: those in train/.
     """
     target = stage.target.replace("{folder}", recipe.folder)
     if target.endswith(".yaml"):
-        target = str(beside / target)
+        target = str(config_folder / target)
     words = [target]
     options: dict[str, str | None] = {key: _text(key, value, recipe.folder) for key, value in stage.options.items()}
     if stage.script.startswith("train/"):
@@ -111,14 +111,14 @@ def arguments(
 
 
 def _text(key: str, value: Any, folder: str) -> str | None:
-    """A value as a command line has it; None for a flag of a script, which has none."""
+    """A value as it is written on a command line; None for a script's flag, which has no value."""
     if value is True and "." not in key:
         return None
     return value.replace("{folder}", folder) if isinstance(value, str) else json.dumps(value)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What is finished in a recipe's folder, by the name of the stage."""
+    """The records of the finished stages in a recipe's folder, by the name of the stage."""
     path = folder / RECORD
     if not path.exists():
         return {}
@@ -126,17 +126,19 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(
-            f"{path}: damaged ({error}); delete it, and every stage says by itself what is done"
+            f"{path} is damaged ({error}); delete it, and every script checks for itself what is done"
         ) from error
     if not isinstance(record, dict):
-        raise InputError(f"{path}: must be a mapping of stages; delete it")
+        raise InputError(
+            f"{path} must be a mapping of stages; delete it, and every script checks for itself what is done"
+        )
     return record
 
 
 def progress(words: Sequence[str]) -> dict[str, Any]:
-    """Steps, images, seconds and images per second of the training run that a command line is of; nothing of others.
+    """Steps, images, seconds and images per second of the training run of a command line; empty for other scripts.
 
-    The rate is the median over the lines of its log, so that compiling and the first steps do not count.
+    The rate is the median over the lines of the run's log, so that compilation and the first steps do not affect it.
     """
     keys = dict(itertools.pairwise(words))
     log = Path(keys.get("--run.folder", "")) / "metrics.jsonl"
@@ -148,9 +150,9 @@ def progress(words: Sequence[str]) -> dict[str, Any]:
         return {}
     last: Mapping[str, Any] = rows[-1]
     latest = {key: value for row in rows for key, value in row.items() if isinstance(value, int | float)}
-    shown = ("loss", "accuracy", "psnr", "held_out_loss", "peak_memory_gib")
+    metrics = ("loss", "accuracy", "psnr", "held_out_loss", "peak_memory_gib")
     return {
         **{key: last[key] for key in ("step", "images", "seconds")},
         "images_per_second": statistics.median(rates),
-        **{key: latest[key] for key in shown if key in latest},
+        **{key: latest[key] for key in metrics if key in latest},
     }

@@ -21,7 +21,7 @@ from genrep.training.order import TrainingBatch
 from genrep.training.specs import ReconstructionSpec
 
 NOISE_LEVEL, NOISE = "latent noise level", "latent noise"
-"""Streams of random numbers, keyed by the positions of a batch; the loader's workers draw them."""
+"""Streams of random numbers, keyed by the positions of a batch and drawn by the loader's workers."""
 
 
 def check_model(model: AutoencoderSpec, data: SignalData) -> None:
@@ -90,7 +90,7 @@ def refinement_objective(place: Path | str) -> dict[str, Any]:
 
 
 def noise_shapes(spec: ReconstructionSpec, autoencoder: AutoencoderSpec) -> dict[str, tuple[int, ...]]:
-    """Streams of noise that `latent_noise` needs of the training stream, and their shapes: none where the spec asks for none."""
+    """Shapes of the noise that `latent_noise` needs from the training stream, by name; empty if the spec sets none."""
     if spec.latent_noise == 0:
         return {}
     return {NOISE_LEVEL: (1, 1), NOISE: (autoencoder.num_tokens, autoencoder.latent_dim)}
@@ -99,7 +99,7 @@ def noise_shapes(spec: ReconstructionSpec, autoencoder: AutoencoderSpec) -> dict
 def latent_noise(
     spec: ReconstructionSpec, batch: TrainingBatch, device: torch.device
 ) -> Float[Tensor, "batch tokens latent"] | None:
-    """Noise for the latents of a batch, which its positions key; None if `spec.latent_noise` is 0."""
+    """Noise for the latents of a batch, keyed by its positions; None if `spec.latent_noise` is 0."""
     if spec.latent_noise == 0:
         return None
     # Levels are half-normal: most images get little noise, because the decoder must also work on clean latents.

@@ -34,13 +34,13 @@ from genrep.training.state import AdversarialState, TrainingState
 from genrep.training.threads import ThreadSearch
 
 ENDLESS = 2**40
-"""Steps of a run that is given seconds alone, until its pace is known."""
+"""Number of steps of a run with `run.seconds` alone, until its pace is known."""
 
 
 class Run:
     """Folder, accelerator and log of one training run, which resumes from the newest checkpoint in the folder.
 
-    Only one at a time in a process: accelerate's state of gradient accumulation is global.
+    A process may have only one at a time, because accelerate's state of gradient accumulation is global.
 
     Args:
         config: the whole config of the run; it is written to `config.yaml`.
@@ -52,9 +52,9 @@ class Run:
     Attributes:
         accelerator: device, processes, precision.
         checkpoint: the checkpoint to resume from, or None at the start.
-        step, num_steps: steps completed, and the end; of a run that is given seconds alone, `ENDLESS` until its
-            first steps have told how many fit.
-        seconds: seconds of training so far, without evaluation, previews and checkpoints.
+        step, num_steps: number of completed steps, and of all steps; with `run.seconds` alone, `ENDLESS` until the pace of
+            the first steps is known.
+        seconds: seconds of training so far, not counting evaluation, previews and checkpoints.
 
     Raises:
         InputError: the folder holds a run with another config or a damaged checkpoint, or is in use; fewer processes than
@@ -78,8 +78,8 @@ class Run:
         if splits_batch:  # refuses a batch that does not divide evenly, before anything is written
             PositionBatches(settings.batch, settings.accumulation, self.process, 0, 0)
         self._lock = FolderLock(self.folder, "a training run")
-        # Only the main process changes the folder; all read the checkpoint once it has. The config is written last, so that
-        # a run which is refused does not replace the config of the run that is there.
+        # Only the main process changes the folder; all read the checkpoint afterwards. The config is written last, so that
+        # a refused run does not replace the config of the run in the folder.
         try:
             self._on_main(lambda: self._open_folder(config, restart))
             extra = self._resume()
@@ -112,10 +112,10 @@ class Run:
         return self.accelerator.process_index, self.accelerator.num_processes
 
     def prepare(self, model: nn.Module) -> Any:
-        """What a loop calls for the model: it splits batches over processes, computes in `run.precision`, and is compiled.
+        """The model as the loop calls it: split over processes, computing in `run.precision`, compiled with `run.compile`.
 
-        With `run.compile` a model that names its repeated blocks (diffusers' `_repeated_blocks`) has those compiled, once
-        for all of them: twelve blocks take as long as one. Another model is compiled as a whole.
+        Of a model that names its repeated blocks (diffusers' `_repeated_blocks`) only these are compiled, once for all of
+        them: twelve blocks compile as fast as one. Other models are compiled as a whole.
         """
         by_blocks = self.settings.compile and bool(getattr(model, "_repeated_blocks", None))
         if by_blocks:
@@ -132,7 +132,7 @@ class Run:
             yield step, itertools.islice(parts, settings.accumulation)
 
     def steps(self) -> Iterator[int]:
-        """Iterate over the numbers of the remaining steps, with a progress bar. Every one must reach `end_step`."""
+        """Iterate over the numbers of the remaining steps, with a progress bar. Every step must end with `end_step`."""
         self._bar = tqdm(
             total=self.num_steps if self.num_steps < ENDLESS else None,
             initial=self.step,
@@ -174,7 +174,7 @@ class Run:
             synchronize(self.device)
         step_seconds = time.perf_counter() - self._started
         self.seconds += step_seconds
-        # its first steps are also how the number of threads is found
+        # the search for the number of threads times the first steps
         if self._threads is not None and self._threads.step_took(step_seconds):
             self._say_threads(self._threads)
         self._set_length()
@@ -209,21 +209,21 @@ class Run:
         self.write({**metrics, "images_per_second": speed, "peak_memory_gib": peak_memory(self.device) / 2**30})
 
     def _set_length(self) -> None:
-        """Fix the number of steps of a run that is given seconds alone, once its pace is known; the main process's counts."""
+        """With `run.seconds` alone, fix the number of steps once the pace is known; the main process decides for all."""
         searching = self._threads is not None and self._threads.chosen is None
         if self._pace is None or self._pace.decided or searching:
             return
-        answer = [self._pace.steps(self.step, self.seconds)]
-        broadcast_object_list(answer)
-        if answer[0] is None:
+        num_steps = [self._pace.steps(self.step, self.seconds)]
+        broadcast_object_list(num_steps)
+        if num_steps[0] is None:
             return
-        self._pace.decided, self.num_steps = True, answer[0]
+        self._pace.decided, self.num_steps = True, num_steps[0]
         self._bar.total = self.num_steps
         if self.is_main:
             tqdm.write(f"{self.num_steps:,} steps fit into the {self.settings.seconds:g} s of run.seconds")
 
     def _agree_to_stop(self) -> None:
-        """Decide whether this step is the last one: `run.seconds` are over, or a signal arrived. All processes agree.
+        """Decide whether this step is the last one: `run.seconds` have passed, or a signal arrived. All processes agree.
 
         They exchange answers about once a second, which costs nothing measurable, or after every step with `run.seconds`.
         """
@@ -236,8 +236,8 @@ class Run:
             received = [number for number, _ in answers if number is not None]  # a cluster may signal only one of them
             if received:
                 self._interrupts.received, self._stop_now = received[0], True
-            # All use the main process's clock, so that all compute the same next step to agree after: with clocks of their
-            # own, one could wait in gather_object while another waits for its gradients.
+            # All use the main process's clock, so that all compute the same next step to agree after: with separate clocks,
+            # one could wait in gather_object while another waits for its gradients.
             elapsed = answers[0][1]
             steps = max(1, self.step - self._next_agreement + 1)
             seconds = max(1e-6, elapsed - self._agreed_seconds)
@@ -252,7 +252,7 @@ class Run:
         raise Stopped(lambda: self._save_and_say(state))
 
     def _save_and_say(self, state: TrainingState | AdversarialState) -> str:
-        """Save the state of a run that a signal ends; returns the message for the user."""
+        """Save the state of a run that a signal ends, and return the message for the user."""
         existing = list_checkpoints(self.folder / "checkpoints")
         # the step may just have been saved as usual
         if not existing or existing[-1].name != f"step-{self.step:08d}":

@@ -1,6 +1,6 @@
-"""How a run goes: the typed YAML of every training script. Does not import torch, so --help stays fast.
+"""The typed YAML of every training script. Does not import torch, so --help stays fast.
 
-What a model is made of is in `genrep/models/specs.py`.
+The architectures of models are in `genrep/models/specs.py`.
 """
 
 import math
@@ -78,8 +78,8 @@ class RunSpec(Spec):
     images: Annotated[PositiveInt | None, MAY_CHANGE] = None
     """Images to train on, counting repeats; give either this or steps, or seconds alone."""
     seconds: Annotated[PositiveFloat | None, MAY_CHANGE] = None
-    """Seconds of training, without evaluations and checkpoints. Alone: as many steps as fit, found from the pace of the first
-    ones and kept when the run is resumed. With steps or images: stop then even if steps are left, in mid-schedule."""
+    """Seconds of training, not counting evaluations and checkpoints. Alone: train for as many steps as fit, estimated from the
+    pace of the first ones and kept on resuming. With steps or images: stop at this time, even in mid-schedule."""
     batch: PositiveInt
     """Images per step, over all processes and accumulation."""
     accumulation: PositiveInt = 1
@@ -124,7 +124,7 @@ class RunSpec(Spec):
 
     @property
     def length(self) -> str:
-        """How long the run is, for people."""
+        """The length of the run as text."""
         return f"{self.seconds:g} s of steps" if self.num_steps is None else f"{self.num_steps:,} steps"
 
 
@@ -224,11 +224,11 @@ class FittingSpec(PointsSpec):
     """Objective of a field: mean squared error of values at the signal's points."""
 
     chunk: PositiveInt = 16_384
-    """Points computed at a time; so few that what lies between two layers stays in a CPU's cache. It changes no result."""
+    """Points computed at a time, few enough that the activations between layers fit a CPU's cache. It changes no result."""
 
 
 class FieldRun(Spec):
-    """A field that stands for one signal."""
+    """A field fitted to one signal."""
 
     signal: SourceSpec
     """The signal."""
@@ -239,15 +239,16 @@ class FieldRun(Spec):
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer."""
     ema: EMASpec | None = None
-    """Average of the weights; null is off."""
+    """Average of the weights; null disables it."""
     run: RunSpec
-    """The run; its batch is 1, one signal."""
+    """The run; its batch must be 1, for the one signal."""
 
     @model_validator(mode="after")
     def _one_signal(self) -> "FieldRun":
         if self.run.batch != 1:
             raise ValueError(
-                f"run.batch must be 1, a field has one signal; got {self.run.batch}. fitting.num_coords is its points a step"
+                f"run.batch must be 1, because a field has one signal; got {self.run.batch}. fitting.num_coords sets the number "
+                "of points per step"
             )
         self.signal.check_points(self.fitting)
         return self
@@ -403,9 +404,9 @@ class ClassifierRun(Spec):
     shift: NonNegativeInt = 1
     """Largest random shift of training images, in pixels."""
     cutout: NonNegativeInt = 0
-    """Side of a square set to grey (0) at a random place of every training image (DeVries and Taylor, 2017); 0 is off."""
+    """Side of a square set to grey (0) at a random place in every training image (DeVries and Taylor, 2017); 0 disables it."""
     label_smoothing: Fraction = 0.0
-    """Share of the target that is spread over all classes."""
+    """Share of the target probability that is spread evenly over all classes."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer."""
     ema: EMASpec | None = EMASpec()

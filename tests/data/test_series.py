@@ -1,4 +1,4 @@
-"""One signal of one axis: WAV files, sums of sines, coordinates off the grid; and a message for what is none."""
+"""Single signals along one axis: WAV files, sums of sines, coordinates off the grid, and the messages about invalid ones."""
 
 import math
 import wave
@@ -17,7 +17,7 @@ from genrep.specs import validate
 
 
 def write_wav(path, integers, width):
-    """Integers `[samples, channels]` of so many bytes; those of one byte are stored unsigned."""
+    """Write integers `[samples, channels]` of `width` bytes; those of one byte are stored unsigned."""
     stored = integers.astype("<i4")
     octets = stored.view(np.uint8).reshape(*integers.shape, 4)[..., :width].copy()
     if width == 1:
@@ -44,7 +44,7 @@ def test_a_wav_read_back_equals_its_samples(tmp_path, width):
     assert opened(tmp_path / "a.wav", value_range=[-1.0, 1.0]).signal.spec.scale() == (-1, 1)
 
 
-def test_what_is_no_wav_is_refused(tmp_path):
+def test_files_that_are_not_wav_are_refused(tmp_path):
     path = write_wav(tmp_path / "a.wav", np.arange(100)[:, None], 2)
     whole = path.read_bytes()
     with pytest.raises(InputError, match=r"has no samples"):
@@ -60,10 +60,10 @@ def test_what_is_no_wav_is_refused(tmp_path):
         ):
             opened(tmp_path / "bad.wav")
     (tmp_path / "cut.wav").write_bytes(whole[:-20])
-    with pytest.raises(InputError, match=r"is cut off: 180 bytes of 200 are there"):
+    with pytest.raises(InputError, match=r"is cut off: it has 180 of 200 bytes"):
         opened(tmp_path / "cut.wav")
     np.save(tmp_path / "empty.npy", np.zeros((0,)))
-    with pytest.raises(InputError, match=r"must have one value or more; its shape is \[0\]"):
+    with pytest.raises(InputError, match=r"must have at least one value; its shape is \[0\]"):
         opened(tmp_path / "empty.npy")
 
 
@@ -80,7 +80,7 @@ class Function:
 SINES = {"type": "sines", "frequencies": [1, 3], "amplitudes": [1, 0.5], "length": 20}
 
 
-def test_a_sum_of_sines_is_its_formula():
+def test_a_sum_of_sines_equals_its_formula():
     single = open_sines(validate(SinesSourceSpec, SINES))
     first, second = 2 * math.pi * np.random.default_rng(0).random(2)
     x = (np.arange(20) + 0.5) / 20
@@ -92,7 +92,7 @@ def test_a_sum_of_sines_is_its_formula():
 
 
 def test_a_fit_of_sines_is_measured_between_the_samples():
-    """An error of sin(20 pi x) is 0 at 20 samples' midpoints of its periods, and 0.5 in the mean square between them."""
+    """An error of sin(20πx), shifted, is 0 at all 20 samples, and has a mean square of 0.5 between them."""
     single = open_sines(validate(SinesSourceSpec, {**SINES, "finer": 50}))
     exact = Function(lambda x: single.signal.values(single.sines.at(x))[0])
     exact.size = (20,)
@@ -108,13 +108,13 @@ def test_a_fit_of_sines_is_measured_between_the_samples():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"amplitudes": [1]}, "amplitudes has 1 numbers, frequencies has 2: give one for each sine"),
+        ({"amplitudes": [1]}, "amplitudes must have one number per sine: 2, as in frequencies; got 1"),
         ({"frequencies": [10, 1]}, "length must be more than twice the highest frequency, 10, or its samples"),
         ({"frequencies": []}, "at least 1 item"),
         ({"finer": 5}, "multiple of 2"),
     ],
 )
-def test_sines_that_cannot_be_are_refused(change, message):
+def test_invalid_sines_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         validate(SinesSourceSpec, {**SINES, **change})
 
@@ -128,7 +128,7 @@ def ramp(shape):
 @pytest.mark.parametrize("coords", ["gaussian", "uniform"])
 @pytest.mark.parametrize("num_coords", [None, 50])
 def test_interpolated_targets_on_a_ramp_are_the_ramp(coords, num_coords):
-    """Cubic interpolation with a = -0.75 makes n + 1.5 t - 1.5 t² + t³ of a ramp's n + t, two samples from the border."""
+    """Cubic interpolation with a = -0.75 turns a ramp's n + t into n + 1.5 t - 1.5 t² + t³, two samples from the border."""
     single, length = ramp((3, 40)), 40
     how = PointsSpec(num_coords=num_coords, coords=coords, targets="bicubic")
     points = single.points(how, torch.Generator().manual_seed(0))
@@ -143,14 +143,14 @@ def test_interpolated_targets_on_a_ramp_are_the_ramp(coords, num_coords):
     assert len(points.coords) == (num_coords or 120)
 
 
-def test_pixel_targets_stay_at_their_pixel():
+def test_pixel_targets_are_the_values_of_the_nearest_pixels():
     points = ramp((40,)).points(PointsSpec(coords="gaussian"), torch.Generator().manual_seed(0))
     nearest = (((points.coords[:, 0] + 1) * 40 - 1) / 2).round()
     assert torch.equal(points.values[:, 0], nearest * (2 / 39) - 1) and not torch.equal(points.coords, grid((40,)))
 
 
 @pytest.mark.parametrize("how", [{}, {"num_coords": 13}, {"coords": "uniform", "targets": "bicubic"}])
-def test_the_processes_shares_are_the_points_of_one(how):
+def test_the_shares_of_all_processes_are_the_points_of_one(how):
     single, spec = ramp((5, 7)), PointsSpec(**how)
     whole = single.points(spec, torch.Generator().manual_seed(3))
     parts = [single.points(spec, torch.Generator().manual_seed(3), Share(rank, 3)) for rank in range(3)]

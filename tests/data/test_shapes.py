@@ -1,4 +1,4 @@
-"""The signed distance of a shape as one signal: closed forms of spheres and cubes, and a message for what is no shape."""
+"""The signed distance of a shape as a single signal: closed forms for spheres and cubes, and the messages about bad files."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def opened(path, **keys):
 
 
 def cloud(path, points, normals=None):
-    """A PLY of points, with normals if there are any."""
+    """Write a PLY of points, with normals if they are given."""
     rows = points if normals is None else np.hstack([points, normals])
     names = ["x", "y", "z", "nx", "ny", "nz"][: rows.shape[1]]
     head = ["ply", "format ascii 1.0", f"element vertex {len(rows)}", *[f"property float {name}" for name in names]]
@@ -46,13 +46,13 @@ class Field:
 
 
 def sphere_distance(coords, radius=0.9):
-    """Of the sphere in [-1, 1]³, with the cube's side as 1."""
+    """Signed distance of a sphere in [-1, 1]³, in units of the cube's side."""
     return (coords.norm(dim=-1) - radius) / 2
 
 
 @pytest.fixture(scope="module")
 def sphere(tmp_path_factory):
-    """Of radius 3 around (5, -2, 1), which lies in the cube with radius 0.9."""
+    """A sphere of radius 3 around (5, -2, 1), which becomes one of radius 0.9 in the cube."""
     path = tmp_path_factory.mktemp("shapes") / "sphere.ply"
     mesh = trimesh.creation.icosphere(5, radius=3)
     mesh.apply_translation([5, -2, 1])
@@ -63,7 +63,7 @@ def sphere(tmp_path_factory):
 def test_the_distance_of_a_sphere_is_its_closed_form(sphere, tmp_path):
     ball = trimesh.creation.icosphere(6).vertices
     coords = torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    coords = coords[coords.norm(dim=-1) > 0.2]  # every point of the surface is as near to the middle
+    coords = coords[coords.norm(dim=-1) > 0.2]  # all points of the surface are equally far from the centre
     for path in (sphere, cloud(tmp_path / "ball.ply", 7 * ball + 1, ball)):
         single = opened(path)
         assert single.distances(coords).numpy() == pytest.approx(sphere_distance(coords).numpy(), abs=1e-3)
@@ -71,8 +71,8 @@ def test_the_distance_of_a_sphere_is_its_closed_form(sphere, tmp_path):
         assert points.values[:, 0].numpy() == pytest.approx(sphere_distance(points.coords).numpy(), abs=2e-2)
 
 
-def test_points_are_taken_off_the_surface_by_two_scales_of_noise(sphere):
-    """The mean of |x| of Laplace noise is its scale; the shift along a sphere's normal is the mean of three axes' signs."""
+def test_points_are_moved_off_the_surface_by_two_scales_of_noise(sphere):
+    """The mean absolute value of Laplace noise is its scale; a shift along a sphere's normal mixes those of three axes."""
     points = opened(sphere).points(PointsSpec(num_coords=20_001), torch.Generator().manual_seed(0))
     far, near = points.values[:10_001, 0], points.values[10_001:, 0]
     assert points.coords.shape == (20_001, 3) and points.coords.abs().max() <= 1
@@ -83,18 +83,18 @@ def test_points_are_taken_off_the_surface_by_two_scales_of_noise(sphere):
     assert float(uniform.square().mean()) == pytest.approx(1 / 3, rel=0.05)
 
 
-def test_the_shares_of_a_shapes_points_are_the_points_of_one(sphere):
+def test_the_shares_of_all_processes_are_the_points_of_one(sphere):
     single, how = opened(sphere, uniform=0.1), PointsSpec(num_coords=101)
     whole = single.points(how, torch.Generator().manual_seed(3))
     parts = [single.points(how, torch.Generator().manual_seed(3), Share(rank, 3)) for rank in range(3)]
     for name in ("coords", "values"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
-    again = single.points(how, torch.Generator().manual_seed(4))
-    assert not torch.equal(again.coords, whole.coords) and not single.is_fixed(how)
+    other_seed = single.points(how, torch.Generator().manual_seed(4))
+    assert not torch.equal(other_seed.coords, whole.coords) and not single.is_fixed(how)
 
 
-def test_a_sphere_against_a_smaller_one(sphere):
-    """IoU is the ratio of the volumes; Chamfer distance twice the gap between the surfaces, with the cube's side as 1."""
+def test_metrics_of_a_sphere_against_a_smaller_one(sphere):
+    """IoU is the ratio of the volumes, the Chamfer distance twice the gap between the surfaces, in units of the side."""
     single = opened(sphere, grid_size=64)
     metrics = single.measure(Field(lambda coords: sphere_distance(coords, 0.6), 64))
     assert metrics["iou"] == pytest.approx((0.6 / 0.9) ** 3, rel=2e-2)
@@ -109,24 +109,24 @@ def box(low, high):
     return Mesh(np.asarray(mesh.vertices)[:, ::-1], np.asarray(mesh.faces))
 
 
-def test_cubes_that_overlap_by_a_half():
-    """Two unit cubes, half of one in the other: a third of their union. Not symmetric, so that axes do not swap unseen."""
-    one, moved = box([-0.5, -0.5, -0.5], [0.5, 0.5, 0.5]), box([0.0, -0.5, -0.5], [1.0, 0.5, 0.5])
-    first, second = inside(one, 32), inside(moved, 32)
+def test_cubes_that_overlap_by_half_have_an_iou_of_a_third():
+    """The cubes differ along one axis only, so that a swap of axes is noticed."""
+    cube, moved = box([-0.5, -0.5, -0.5], [0.5, 0.5, 0.5]), box([0.0, -0.5, -0.5], [1.0, 0.5, 0.5])
+    first, second = inside(cube, 32), inside(moved, 32)
     assert first.sum() == 16**3 and first[8:24, 8:24, 8:24].all()
     assert second.sum() == 16**3 and second[8:24, 8:24, 16:].all()
     assert intersection_over_union(first, second) == pytest.approx(1 / 3)
-    assert inside(Mesh(one.vertices, one.faces[:, ::-1]), 32).sum() == 16**3, "turned inside out"
+    assert inside(Mesh(cube.vertices, cube.faces[:, ::-1]), 32).sum() == 16**3, "turned inside out"
     assert intersection_over_union(first & False, second & False) == 1
 
 
 def test_chamfer_distance_is_the_sum_of_both_means():
-    one, other = np.zeros((1, 3)), np.array([[0, 0, 1.0], [0, 0, 2.0]])
-    assert chamfer_distance(one, other) == pytest.approx((1.5 + 1.0) / 2)
-    assert chamfer_distance(other, other) == 0
+    point, pair = np.zeros((1, 3)), np.array([[0, 0, 1.0], [0, 0, 2.0]])
+    assert chamfer_distance(point, pair) == pytest.approx((1.5 + 1.0) / 2)
+    assert chamfer_distance(pair, pair) == 0
 
 
-def test_marching_cubes_finds_a_plane_where_it_is():
+def test_marching_cubes_finds_a_plane_at_its_position():
     mesh = extract_mesh(Field(lambda coords: coords[:, 2] - 0.3).render()[0].numpy())
     assert mesh.vertices[:, 2] == pytest.approx(np.full(len(mesh.vertices), 0.3), abs=1e-6)
     assert extract_mesh(np.ones((8, 8, 8), dtype=np.float32)) is None
@@ -134,7 +134,7 @@ def test_marching_cubes_finds_a_plane_where_it_is():
     assert (np.cross(b - a, c - a)[:, 0] > 0).all(), "seen from outside, where distances are positive"
 
 
-def test_the_mesh_is_saved_where_the_shape_was(sphere, tmp_path):
+def test_the_mesh_has_the_size_and_position_of_the_shape(sphere, tmp_path):
     (path,) = opened(sphere).save(Field(sphere_distance), tmp_path)
     mesh = trimesh.load(path)
     assert mesh.is_watertight and mesh.volume == pytest.approx(4 / 3 * np.pi * 27, rel=2e-2)
@@ -143,7 +143,7 @@ def test_the_mesh_is_saved_where_the_shape_was(sphere, tmp_path):
 
 
 def test_a_picture_shows_the_surface_the_shape_and_the_error(sphere):
-    """A surface that is off by a per cent of the side or more has viridis' brightest colour, yellow."""
+    """A surface that is off by one per cent of the side or more has viridis's brightest colour, yellow."""
     single = opened(sphere)
     whole, wrong = (single.picture(Field(lambda c, r=r: sphere_distance(c, r))) for r in (0.9, 0.86))
     height, width = whole.shape[1] // 2, whole.shape[2] // 6
@@ -153,7 +153,7 @@ def test_a_picture_shows_the_surface_the_shape_and_the_error(sphere):
     assert red > 2 * blue and green > 2 * blue and max(middles[0][2][:2]) < middles[0][2][2] + 40
 
 
-def test_what_is_no_shape_is_refused(tmp_path, sphere):
+def test_files_that_are_not_shapes_are_refused(tmp_path, sphere):
     ball = trimesh.creation.icosphere(1).vertices
     (tmp_path / "empty.obj").write_text("")
     (tmp_path / "text.ply").write_text("no shape")
@@ -170,22 +170,22 @@ def test_what_is_no_shape_is_refused(tmp_path, sphere):
         ("empty.obj", "must have points; got none|cannot be read as a shape: it is empty or damaged"),
         ("text.ply", r"cannot be read as a shape: it is empty or damaged \(\S"),
         ("cut.ply", r"cannot be read as a shape: it is empty or damaged \(\S"),
-        ("flat.off", "its faces must have an area; got 1 without"),
+        ("flat.off", "its faces must have an area; got 1 without any"),
         ("nan.off", "coordinates must be finite; got NaN or infinite ones"),
-        ("point.off", "must have a size; all of its points are in one place"),
-        ("bare.ply", r"must have faces, or a normal \(nx, ny, nz\) for each point; got 42 points alone"),
+        ("point.off", "must have an extent; all of its points coincide"),
+        ("bare.ply", r"must have faces, or a normal \(nx, ny, nz\) for each point; got 42 points without either"),
         ("zero.ply", "normals must be finite and longer than 0, one for each point"),
     ):
         with pytest.raises(InputError, match=f"^signal.source .*{message}"):
             opened(tmp_path / name)
 
 
-def test_a_shape_has_no_pixels_to_shift():
+def test_keys_that_shift_pixels_are_refused_for_a_shape():
     content = {
         "signal": {"type": "shape", "source": "a.obj"},
         "field": {"type": "positional_mlp"},
         "run": {"folder": "x", "batch": 1, "steps": 1},
     }
-    with pytest.raises(InputError, match="fitting.coords and fitting.targets are for signals on a grid"):
+    with pytest.raises(InputError, match="fitting.coords and fitting.targets apply to signals on a grid"):
         validate(FieldRun, {**content, "fitting": {"coords": "uniform"}})
     assert validate(FieldRun, content).signal.grid_size == 128 and (PROJECT / "train" / "field.py").exists()

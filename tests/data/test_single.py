@@ -1,4 +1,4 @@
-"""One signal from an image, an animation, a folder of frames; and a message for what is wrong with one."""
+"""Single signals from an image, an animation or a folder of frames, and the messages about invalid ones."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def opened(source, **options):
     return open_pictures(PictureSourceSpec(source=str(source), **options)).kept
 
 
-def test_the_camera_is_scikit_images():
+def test_the_camera_equals_scikit_images():
     from skimage.data import camera
 
     pixels = opened("camera")
@@ -55,14 +55,14 @@ def test_floats_and_32_bits_are_scaled_or_refused(tmp_path):
         opened(path)
 
 
-def test_transparency_is_put_on_the_background(tmp_path):
+def test_transparent_pixels_show_the_background(tmp_path):
     pixels = np.array([[[255, 0, 0, 0], [10, 20, 30, 255]]], dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert opened(tmp_path / "a.png")[:, 0].T.tolist() == [[255, 255, 255], [10, 20, 30]]
     assert opened(tmp_path / "a.png", background=7)[:, 0].T.tolist() == [[7, 7, 7], [10, 20, 30]]
 
 
-def test_frames_in_a_folder_are_in_the_order_of_their_names(tmp_path):
+def test_frames_of_a_folder_are_sorted_by_name(tmp_path):
     arrays = [picture(5, 7, seed) for seed in range(3)]
     for name, array in zip(("b.png", "a.png", "c.bmp"), arrays, strict=True):
         Image.fromarray(array).save(tmp_path / name)
@@ -81,18 +81,18 @@ def test_an_animation_is_its_frames(tmp_path):
 
 
 def test_the_hash_is_of_content_and_shape():
-    one = torch.arange(12, dtype=torch.uint8).view(1, 3, 4)
-    first, same, other, reshaped = (
-        GridSignal(pixels, ImageSignalSpec().build()).hash()
-        for pixels in (one, one.clone(), one + 1, one.view(1, 4, 3))
+    pixels = torch.arange(12, dtype=torch.uint8).view(1, 3, 4)
+    original, copied, changed, reshaped = (
+        GridSignal(kept, ImageSignalSpec().build()).hash()
+        for kept in (pixels, pixels.clone(), pixels + 1, pixels.view(1, 4, 3))
     )
-    assert first == same and first not in (other, reshaped)
+    assert original == copied and original not in (changed, reshaped)
 
 
-def test_signals_that_cannot_be_are_refused(tmp_path):
+def test_invalid_signals_are_refused(tmp_path):
     with pytest.raises(InputError, match="nowhere.png' does not exist: give an image, a video, an animated file"):
         opened(tmp_path / "nowhere.png")
-    with pytest.raises(InputError, match="no pictures there"):
+    with pytest.raises(InputError, match="must contain pictures .*; the folder has none"):
         opened(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="cannot be read as a picture"):
@@ -105,7 +105,7 @@ def test_signals_that_cannot_be_are_refused(tmp_path):
     for name, size in (("a.png", 4), ("b.png", 5)):
         Image.fromarray(picture(size, size)).save(tmp_path / "frames" / name)
     with pytest.raises(
-        InputError, match="frames differ in size or channels; give frames of one size, or set signal.size"
+        InputError, match="frames must have the same size and channels; set signal.size or signal.channels"
     ):
         opened(tmp_path / "frames")
     assert opened(tmp_path / "frames", size=4).shape == (3, 2, 4, 4)
@@ -118,15 +118,15 @@ def test_frames_are_chosen_by_start_stride_and_number(tmp_path):
     assert chosen.shape == (1, 2, 4, 6) and chosen[0, :, 0, 0].tolist() == [10, 40]
     assert opened(tmp_path / "a.webp", channels=1, start=1, stride=3)[0, :, 0, 0].tolist() == [10, 40, 70]
     with pytest.raises(
-        InputError, match=r"needs 4 frames from frame 1 on at a stride of 3; got 3\. Change signal.num_f"
+        InputError, match=r"must have 4 or more frames from frame 1 on, at a stride of 3; got 3\. Change signal.num_f"
     ):
         opened(tmp_path / "a.webp", start=1, stride=3, num_frames=4)
-    with pytest.raises(InputError, match="needs 1 frames from frame 8 on at a stride of 1; got 0"):
+    with pytest.raises(InputError, match="must have 1 or more frames from frame 8 on, at a stride of 1; got 0"):
         opened(tmp_path / "a.webp", start=8)
 
 
 def test_a_siemens_star_has_its_spokes():
-    """Along a circle through whole wedges the grey level changes twice a spoke; half of the disc is dark."""
+    """Along a circle, the grey level changes twice per spoke; half of the disc is dark."""
     star = opened("siemens")[0].numpy()
     assert star.shape == (256, 256) and star[0, 0] == 255
     angle = 2 * np.pi * (np.arange(20_000) + 0.5) / 20_000

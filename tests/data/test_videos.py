@@ -1,4 +1,4 @@
-"""A video file as one signal: what is read back, which frames, and a message for what is no video."""
+"""Video files as single signals: reading them back, choosing frames, and the messages about invalid files."""
 
 import av
 import numpy as np
@@ -11,7 +11,7 @@ from genrep.errors import InputError
 
 
 def write_video(path, frames):
-    """RGB frames `[T, H, W, 3]` without loss."""
+    """Write RGB frames `[T, H, W, 3]` losslessly."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=25)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
@@ -52,11 +52,11 @@ def test_frames_of_a_video_are_chosen(tmp_path, frames):
     assert torch.equal(kept, torch.from_numpy(frames[[1, 3, 5]]).permute(3, 0, 1, 2))
     assert opened(path, size=[5, 7], channels=1).shape == (1, 7, 5, 7)
     assert opened(path, num_frames=1).shape == (3, 10, 14)
-    with pytest.raises(InputError, match="needs 3 frames from frame 5 on at a stride of 1; got 2"):
+    with pytest.raises(InputError, match="must have 3 or more frames from frame 5 on, at a stride of 1; got 2"):
         opened(path, start=5, num_frames=3)
 
 
-def test_what_is_no_video_is_refused(tmp_path, frames):
+def test_files_that_are_not_videos_are_refused(tmp_path, frames):
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("no video")
     whole = write_video(tmp_path / "a.mkv", frames).read_bytes()
@@ -64,5 +64,5 @@ def test_what_is_no_video_is_refused(tmp_path, frames):
     for name in ("empty.mp4", "text.mp4", "head.mkv"):
         with pytest.raises(InputError, match=rf"{name}: cannot be read as a video: it is empty or damaged \("):
             opened(tmp_path / name)
-    with pytest.raises(InputError, match=r"sound.mkv: there is no video in this file, only sound; give a video"):
+    with pytest.raises(InputError, match=r"sound.mkv: must contain video; this file contains only sound"):
         opened(write_sound(tmp_path / "sound.mkv"))

@@ -1,4 +1,4 @@
-"""The configuration reference says what the specs say, and all of it."""
+"""The configuration reference is complete and agrees with the specs."""
 
 import re
 
@@ -10,7 +10,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 
 
 def keys_of_the_page() -> set[str]:
-    """Dotted keys: each row of a table, below the path that the heading above it names. A script's have no path."""
+    """Dotted keys: those of every table row, under the path in the heading above. Keys of a script itself have no path."""
     keys, path = set(), ""
     for line in TEXT.splitlines():
         if heading := re.match(r"#+ `([\w.]+)`", line):
@@ -23,12 +23,12 @@ def keys_of_the_page() -> set[str]:
 
 
 def keys_of_help() -> set[str]:
-    """Dotted keys in --help of the scripts: those that take a value, and those of sections."""
+    """Dotted keys in the scripts' --help: those that take a value, and those of sections."""
     lines = [line for kind in RUNS.values() for line in describe(kind)]
-    return {found[1] for line in lines if (found := re.match(r"(?:  --)?([a-z][\w.]*)[: ]", line))}
+    return {match[1] for line in lines if (match := re.match(r"(?:  --)?([a-z][\w.]*)[: ]", line))}
 
 
-def test_the_committed_page_is_what_the_specs_say():
+def test_the_committed_page_agrees_with_the_specs():
     assert page() == TEXT, "specs have changed: run `python docs/configuration.py` and commit the page"
 
 
@@ -37,15 +37,15 @@ def test_every_key_of_every_run_is_on_the_page():
 
 
 def specs_in(kind: type[Spec], path: str = "") -> set[tuple[str, type[Spec]]]:
-    """A spec and all that it contains, each at its path."""
+    """A spec and all specs in it, with their paths."""
     inner = [(f"{path}.{name}", info) for name, info in kind.model_fields.items()]
     return {(path, kind)}.union(
         *(specs_in(choice, key) for key, info in inner for choice in variants(info.annotation).values())
     )
 
 
-def test_keys_that_share_a_name_have_a_row_each():
-    """`dim` of each encoder, `num_steps` of each run: a row for every field of every spec at every path."""
+def test_keys_that_share_a_name_have_separate_rows():
+    """Such as `dim` of every encoder: there is one row for every field of every spec at every path."""
     specs = set().union(*(specs_in(kind) for kind in RUNS.values()))
     assert len(re.findall(r"^\| `", TEXT, re.MULTILINE)) == sum(len(kind.model_fields) for _, kind in specs)
 
@@ -56,7 +56,7 @@ def test_every_key_has_a_meaning():
 
 
 def test_links_lead_to_headings_of_the_page():
-    """Anchors as GitHub makes them; the built site is checked by test_site.py."""
+    """Anchors as on GitHub; test_site.py checks the built site."""
     headings = re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
     links = set(re.findall(r"\(#(.*?)\)", TEXT))

@@ -1,4 +1,4 @@
-"""docs/extending.md: its files are added to a copy of the project, and each of its commands runs there for a few steps."""
+"""docs/extending.md: its files are added to a copy of the project, and its commands run there for a few steps."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.scripts import PROJECT
 
 PAGE = (PROJECT / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(python|yaml)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-UNIONS = {  # the union of every package's specs, and how a spec is a member of it
+UNIONS = {  # the union of a package's specs, and the form of its members
     "genrep/encoders/__init__.py": ("EncoderSpec", "{}"),
     "genrep/decoders/__init__.py": ("DecoderSpec", "{}"),
     "genrep/fields/__init__.py": ("FieldSpec", "{}"),
@@ -34,7 +34,7 @@ for arguments in {commands}:
 
 
 def with_spec(text: str, code: str, union: str, member: str) -> str:
-    """A package's table with a spec above the union of all of them, and in it."""
+    """A package's `__init__.py` with a new spec, inserted above the union of all specs and added to it."""
     name = re.match(r"class (\w+)", code)[1]
     start = re.search(rf"^{union} = Annotated\[", text, re.MULTILINE)
     return f"{text[: start.start()]}{code}\n\n{start[0]}{member.format(name)} | {text[start.end() :]}"
@@ -42,7 +42,7 @@ def with_spec(text: str, code: str, union: str, member: str) -> str:
 
 @pytest.fixture
 def extended(tmp_path):
-    """A copy of the project with everything that the page adds."""
+    """A copy of the project with every file of the page added."""
     for folder in ("genrep", "train", "sample", "configs"):
         shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for language, code in BLOCKS:
@@ -54,13 +54,13 @@ def extended(tmp_path):
         if named[1] in UNIONS:
             code = with_spec(path.read_text(encoding="utf-8"), code, *UNIONS[named[1]])
         else:
-            assert not path.exists(), f"{named[1]} is there already"
+            assert not path.exists(), f"{named[1]} exists already"
             path.parent.mkdir(exist_ok=True)
         path.write_text(code, encoding="utf-8")
     return tmp_path
 
 
-def test_everything_that_the_page_adds_can_be_trained(extended):
+def test_the_commands_of_the_page_run_with_its_files(extended):
     environment = {**os.environ, "PYTHONPATH": str(extended), "OMP_NUM_THREADS": "1"}
     (discs,) = [code for language, code in BLOCKS if language == "python" and not code.startswith("# ")]
     commands = [

@@ -1,8 +1,8 @@
-"""docs/tutorial.ipynb: what it holds and, slowly, that it runs.
+"""docs/tutorial.ipynb: its contents and, as a slow test, that it runs.
 
     python -m tests.docs.test_notebook
 
-runs all of it in `runs/tutorial`, minutes on a CPU, and writes the outputs into it; it takes the extra `docs`.
+runs the notebook in `runs/tutorial`, in minutes on a CPU, and saves its outputs; this needs the extra `docs`.
 """
 
 import ast
@@ -19,7 +19,7 @@ NOTEBOOK = PROJECT / "docs" / "tutorial.ipynb"
 
 
 def execute(notebook: Any) -> None:
-    """Run every cell; what goes to stderr, progress bars, is left out."""
+    """Run every cell; output to stderr, such as progress bars, is dropped."""
     from nbclient import NotebookClient
 
     where = {"metadata": {"path": str(NOTEBOOK.parent)}}
@@ -32,7 +32,7 @@ def execute(notebook: Any) -> None:
 
 
 def code_cells() -> list[dict[str, Any]]:
-    """The cells of the file with `source` as one text."""
+    """The code cells, with `source` joined into one string."""
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     return [{**cell, "source": "".join(cell["source"])} for cell in cells if cell["cell_type"] == "code"]
 

@@ -1,4 +1,4 @@
-"""README.md and docs/: every file, link, script, config and option that a page names is there."""
+"""README.md and docs/: every file, link, script, config and option that a page names exists."""
 
 import glob
 import itertools
@@ -15,7 +15,7 @@ from genrep.training.recipe import RecipeSpec
 from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun, GANRun
 from tests.scripts import PROJECT
 
-GENERATED = ["bad_inputs.md"]  # its commands are wrong on purpose
+GENERATED = ["bad_inputs.md"]  # its commands are invalid on purpose
 PAGES = [
     page
     for page in (PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md")))
@@ -34,48 +34,48 @@ PLACES = "train|sample|benchmarks|configs|genrep|tests"
 
 
 def expand(path: str) -> list[str]:
-    """The paths that a shell makes of one with braces: a{b,c}d is abd and acd."""
+    """The paths to which a shell expands one with braces: a{b,c}d to abd and acd."""
     pieces = [piece.split(",") for piece in re.split(r"\{([^}]*)\}", path)]
     pieces = [[",".join(piece)] if number % 2 == 0 else piece for number, piece in enumerate(pieces)]
     return ["".join(choice) for choice in itertools.product(*pieces)]
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """The anchors of a page's headings, as on GitHub."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The command lines of a page, from the script on: of its bash blocks, and of code in the text."""
+    """The command lines of a page, starting at the script: those in bash blocks, and in code within the text."""
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     outside = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     lines += [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", outside)]
-    found = []
+    command_lines = []
     for line in lines:
         words = shlex.split(line, comments=True) if line.count('"') % 2 == 0 and line.count("'") % 2 == 0 else []
         start = [n for n, word in enumerate(words) if re.fullmatch(r"(train|sample|benchmarks)/\w+\.py", word)]
         if start:
-            found.append(words[start[0] :])
-    return found
+            command_lines.append(words[start[0] :])
+    return command_lines
 
 
 @PAGE
-def test_the_files_that_a_page_names_are_there(page):
+def test_the_files_that_a_page_names_exist(page):
     text = page.read_text(encoding="utf-8")
     named = re.findall(rf"(?<![\w/.-])((?:{PLACES})/[\w/.{{}},*-]*\w[}}\w/*]*)", re.sub(r"\]\([^)]*\)", "", text))
-    if page.name == "extending.md":  # what it adds is not there, see test_extending.py
+    if page.name == "extending.md":  # the files that it adds do not exist, see test_extending.py
         added = set(re.findall(r"^# (\S+)$", text, re.MULTILINE))
         named = [path for path in named if path not in added]
-    missing = [path for path in named for one in expand(path) if not glob.glob(str(PROJECT / one))]
+    missing = [path for path in named for pattern in expand(path) if not glob.glob(str(PROJECT / pattern))]
     assert missing == []
 
 
 @PAGE
-def test_the_links_of_a_page_lead_somewhere(page):
+def test_the_links_of_a_page_are_valid(page):
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if re.match(r"https?://", target):
@@ -108,7 +108,7 @@ def test_the_options_of_a_page_exist(page, monkeypatch):
 
 @PAGE
 def test_the_training_commands_of_a_page_are_valid(page, monkeypatch):
-    """Their configs with their overrides, by the specs."""
+    """The specs accept their configs with their overrides."""
     monkeypatch.chdir(PROJECT)
     added = page.name == "extending.md"
     for script, *words in commands(page):
@@ -116,9 +116,9 @@ def test_the_training_commands_of_a_page_are_valid(page, monkeypatch):
         if not script.startswith("train/") or added:
             continue
         configs = [path for word in words if re.match(r"configs/.*yaml$", word) for path in expand(word)]
-        for path in [one for config in configs for one in glob.glob(config)]:
+        for path in [path for config in configs for path in glob.glob(config)]:
             content = read_config(path)
-            if stem == "recipe":  # the options of a recipe go to its stages, which test_structure.py validates
+            if stem == "recipe":  # its options go to its stages, which test_structure.py validates
                 validate(RecipeSpec, content, where=path)
                 continue
             kind = KINDS.get(stem) or (FieldRun if "field" in content else AutoencoderRun)
@@ -127,9 +127,9 @@ def test_the_training_commands_of_a_page_are_valid(page, monkeypatch):
 
 
 def test_the_commands_of_the_pages_are_found():
-    """So that the tests above do not pass for want of any."""
-    found = [command[0] for page in PAGES for command in commands(page)]
-    assert len(found) > 60 and {Path(script).parts[0] for script in found} == {"train", "sample", "benchmarks"}
+    """Without any, the tests above would pass without checking anything."""
+    scripts = [command[0] for page in PAGES for command in commands(page)]
+    assert len(scripts) > 60 and {Path(script).parts[0] for script in scripts} == {"train", "sample", "benchmarks"}
 
 
 def test_the_readme_is_short():

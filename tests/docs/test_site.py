@@ -1,4 +1,4 @@
-"""The site has every page, in its navigation and whole; the build itself runs where Zensical is installed."""
+"""The site has every page, complete and in its navigation; the build itself is tested where Zensical is installed."""
 
 import json
 import re
@@ -39,17 +39,17 @@ def test_every_public_name_is_in_the_api_reference():
 
 
 def test_every_module_but_training_is_in_the_api_reference():
-    shown = [name for text in API.values() for name in re.findall(r"^::: genrep\.(\S+)$", text, re.MULTILINE)]
+    documented = [name for text in API.values() for name in re.findall(r"^::: genrep\.(\S+)$", text, re.MULTILINE)]
     internal = ("__init__", "training", "lock", "options", "plots", "sampling")
     modules = set()
     for path in (PROJECT / "genrep").rglob("*.py"):
         parts = path.relative_to(PROJECT / "genrep").with_suffix("").parts
         if parts[0] not in internal and re.search(r"^(class|def) ", path.read_text(encoding="utf-8"), re.MULTILINE):
             modules.add(".".join(parts).removesuffix(".__init__"))
-    assert sorted(shown) == sorted(modules), "a new module goes on a page of docs/reference/api/"
+    assert sorted(documented) == sorted(modules), "add a new module to a page of docs/reference/api/"
 
 
-def test_links_lead_to_the_same_on_the_site():
+def test_links_have_the_same_targets_on_the_site():
     text = "[a](data.md#x) [b](tutorial.ipynb) [c](../CONTRIBUTING.md) [d](../LICENSE) [e](https://x.y/z.md) [f](#here)"
     assert relinked(text, DOCS / "train.md", "train.md") == (
         f"[a](data.md#x) [b](tutorial.md) [c](contributing.md) [d]({SETTINGS['repo_url']}/blob/main/LICENSE) "
@@ -64,7 +64,7 @@ def test_links_lead_to_the_same_on_the_site():
     )
     code = "```\n[a](../LICENSE)\n```\n"
     assert relinked(code, DOCS / "train.md", "train.md") == code
-    assert relinked("[a](nowhere.md)", DOCS / "train.md", "train.md") == "[a](nowhere.md)", "Zensical says so"
+    assert relinked("[a](nowhere.md)", DOCS / "train.md", "train.md") == "[a](nowhere.md)", "Zensical reports it"
 
 
 def test_a_notebook_becomes_a_page():
@@ -99,6 +99,6 @@ def test_broken_links_are_found(tmp_path):
 
 
 def test_the_site_builds_without_a_broken_link():
-    """About ten seconds: every page rendered, the API collected from the sources, every link and anchor followed."""
+    """Takes about ten seconds: renders every page, collects the API from the sources, follows every link and anchor."""
     pytest.importorskip("zensical", reason='needs pip install -e ".[docs]"')
     assert build() == []

@@ -1,4 +1,4 @@
-"""sample/activations.py: a picture of each layer of a field, and what it refuses."""
+"""sample/activations.py: pictures of every layer of a field, and its error messages."""
 
 import json
 
@@ -20,19 +20,19 @@ def test_activations_are_drawn_layer_by_layer(shape, tmp_path, capsys):
     assert list(layers) == [f"{part} {number}" for number in (1, 2) for part in ("mask", "basis", "layer")]
     assert layers["mask 1"]["low"] == 0 and layers["mask 1"]["high"] == 1 and -1 <= layers["basis 2"]["low"] < 0
     assert "basis 2: mean" in capsys.readouterr().out
-    with Image.open(out) as picture:  # 8×12 pixels as squares of 8; 2 rows of 4, gaps of 2, a line of text
+    with Image.open(out) as picture:  # 8×12 pixels enlarged 8 times, 2 rows of 4, gaps of 2, a line of text
         assert picture.size == (4 * 96 + 5 * 2, 6 * (2 * 64 + 3 * 2 + 16))
 
 
-def test_a_frame_of_a_video_is_the_one_in_the_middle(tmp_path):
+def test_the_middle_frame_of_a_video_is_drawn(tmp_path):
     NeuralField(SCONE, (3, 8, 8), 1).save_pretrained(tmp_path / "model")
     for size, name in (("3x8x8", "video"), ("1x8x8", "frame")):
         run("sample/activations.py", tmp_path / "model", "--size", size, "--out", tmp_path / f"{name}.png")
     with Image.open(tmp_path / "video.png") as video, Image.open(tmp_path / "frame.png") as frame:
-        assert video.tobytes() == frame.tobytes()  # at t = 0 both
+        assert video.tobytes() == frame.tobytes()  # both at t = 0
 
 
-def test_a_curve_has_no_activation_pictures(tmp_path, capsys):
+def test_activations_of_a_curve_are_refused(tmp_path, capsys):
     NeuralField(SCONE, (40,), 1).save_pretrained(tmp_path / "model")
     run("sample/activations.py", tmp_path / "model", "--out", tmp_path / "none.png", expect=2)
     assert "the signal must be an image or a video; it has 1 axes" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Every bad input of the table gives one message and exit status 2; what a full disk or file-size limit leaves behind."""
+"""Every bad input of the table gives one message and exit status 2, and a failed write leaves a usable folder."""
 
 import contextlib
 import itertools
@@ -14,9 +14,9 @@ from genrep.training.checkpoint import list_checkpoints, load_checkpoint
 from tests.bad_inputs import GROUPS, PROJECT, Call, Script, message_of_call, message_of_script, objects
 from tests.scripts import AUTOENCODER, diffusion, run
 
-resource = pytest.importorskip("resource")  # POSIX only, like the alarm that ends a hanging case
+resource = pytest.importorskip("resource")  # POSIX only, like the alarm that stops a case that hangs
 if not os.path.exists("/dev/full"):
-    pytest.skip("the cases of full disks and of places that cannot be written are Linux's", allow_module_level=True)
+    pytest.skip("cases of full disks and of read-only places need Linux", allow_module_level=True)
 CASES = list(itertools.chain(*GROUPS.values()))
 
 
@@ -71,7 +71,7 @@ def test_case_names_are_unique_and_on_the_page():
     page = (PROJECT / "docs" / "bad_inputs.md").read_text(encoding="utf-8")
     on_page = re.findall(r"^\| (.+?) \| `", page, re.MULTILINE)
     assert on_page == [case.wrong for case in CASES], (
-        "write it again: python tests/bad_inputs.py --out docs/bad_inputs.md"
+        "regenerate the page: python tests/bad_inputs.py --out docs/bad_inputs.md"
     )
     assert len(set(on_page)) == len(on_page) and max(map(len, on_page)) < 70
 
@@ -86,7 +86,7 @@ def no_file_larger_than(num_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_checkpoint_that_cannot_be_written_keeps_the_last_one(stage1, tmp_path, capsys):
+def test_a_failed_write_of_a_checkpoint_keeps_the_last_one(stage1, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(stage1, folder)
     model = (folder / "model" / "diffusion_pytorch_model.safetensors").read_bytes()
@@ -105,7 +105,7 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_last_one(stage1, tmp_path
     assert load_checkpoint(list_checkpoints(folder / "checkpoints")[-1]).step == 3
 
 
-def test_latents_that_cannot_be_written_leave_no_shard(stage1, tmp_path, capsys):
+def test_a_failed_write_of_latents_leaves_no_shard(stage1, tmp_path, capsys):
     encode = ["train/latents.py", *diffusion(stage1, tmp_path)]
     with no_file_larger_than(60_000):
         run(*encode, expect=2)

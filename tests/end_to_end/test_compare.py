@@ -1,4 +1,4 @@
-"""train/compare.py: one table of several representations, and what it refuses."""
+"""train/compare.py: tables of several representations and of several fields, and its error messages."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.scripts import LOCALITY, PROJECT, run
 
 
 def small_comparison(folder: Path) -> list:
-    """Two YAMLs, and the options of a comparison of seconds."""
+    """Write two YAMLs, and return the options of a comparison that takes seconds."""
     for name, decoder in (("one", "{type: ipc, hidden_dim: 16}"), ("two", "{hidden_dim: 16}")):
         (folder / f"{name}.yaml").write_text(
             f"base: {PROJECT}/configs/digits/locality.yaml\nautoencoder:\n  decoder: {decoder}\nrun: {{folder: x}}\n"
@@ -61,7 +61,7 @@ def without(arguments: list, option: str) -> list:
         (["misfit.yaml"], "autoencoder: decoder transinr does not fit 8 tokens"),
     ],
 )
-def test_a_comparison_that_cannot_be_stops_before_training(extra, message, tmp_path, capsys):
+def test_an_invalid_comparison_stops_before_training(extra, message, tmp_path, capsys):
     arguments = small_comparison(tmp_path)
     (tmp_path / "other.yaml").write_text(f"base: {tmp_path}/one.yaml\ndata: {{held_out_fraction: 0.3}}\n")
     (tmp_path / "wrong.yaml").write_text(f"base: {tmp_path}/one.yaml\nrun: {{stepss: 3}}\n")
@@ -70,24 +70,25 @@ def test_a_comparison_that_cannot_be_stops_before_training(extra, message, tmp_p
     (tmp_path / "misfit.yaml").write_text(
         f"base: {tmp_path}/one.yaml\nautoencoder: {{decoder: {{type: transinr, num_groups: 4, depth: 2, hidden_dim: 16}}}}\n"
     )
-    if extra[0] in ("batch.yaml", "longer.yaml"):  # on the command line these would be the same for all
+    if extra[0] in ("batch.yaml", "longer.yaml"):  # options would override these in all configs
         arguments = without(arguments, {"batch.yaml": "--run.batch", "longer.yaml": "--run.steps"}[extra[0]])
     extra = [tmp_path / word if str(word).endswith(".yaml") else word for word in extra]
     run("train/compare.py", *arguments, *extra, expect=2)
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_failed_run_leaves_the_table_of_the_others(tmp_path, capfd):
+def test_the_table_is_made_without_a_failed_run(tmp_path, capfd):
     arguments = small_comparison(tmp_path)
     (tmp_path / "two.yaml").write_text(f"base: {tmp_path}/one.yaml\noptimizer: {{lr: 1e30, clip_norm: null}}\n")
     run("train/compare.py", *arguments, expect=2)
-    assert "two with seed 0 failed, see above; the same command goes on from what is done" in capfd.readouterr().err
+    message = "two with seed 0 failed, see above. Re-running the command keeps what is finished"
+    assert message in capfd.readouterr().err
     rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["one"]
 
 
 @pytest.mark.slow
-def test_a_refused_run_is_not_in_the_table_with_its_earlier_result(tmp_path, capfd):
+def test_the_earlier_result_of_a_refused_run_is_not_in_the_table(tmp_path, capfd):
     arguments = small_comparison(tmp_path)
     run("train/compare.py", *arguments)
     (tmp_path / "two.yaml").write_text((tmp_path / "two.yaml").read_text() + "optimizer: {lr: 0.5}\n")
@@ -142,18 +143,18 @@ def test_fields_are_compared_over_several_signals(tmp_path, capsys):
         run("train/compare.py", *words, *extra, expect=2)
         assert message in capsys.readouterr().err
     run("train/compare.py", "configs/digits/anr.yaml", "--folder", tmp_path / "no", "--sources", "a", expect=2)
-    assert "--sources is of fields, each of which has one signal" in capsys.readouterr().err
+    assert "--sources is for fields, which have one signal" in capsys.readouterr().err
 
 
-def test_gaps_stand_beside_the_published_ones(tmp_path, capsys):
+def test_gaps_are_compared_with_the_published_ones(tmp_path, capsys):
     published = tmp_path / "published.json"
     small = ["--signal.size", 16, "--run.steps", 4, "--run.evaluate_every", 2, "--folder", tmp_path / "out"]
     words = ["configs/camera/pe_mlp.yaml", "configs/camera/quad_tree.yaml", *small, "--published", published]
     for text, message in (
-        ("{", "no JSON to read"),
-        ('{"quad_tree": 3}', "wanted the PSNR of pe_mlp, the first config"),
-        ('{"pe_mlp": "3"}', "wanted the PSNR of pe_mlp"),
-        ("[3]", "wanted the PSNR of pe_mlp"),
+        ("{", "published.json must be a JSON file like"),
+        ('{"quad_tree": 3}', "must hold the PSNR of pe_mlp, the first config"),
+        ('{"pe_mlp": "3"}', "must hold the PSNR of pe_mlp"),
+        ("[3]", "must hold the PSNR of pe_mlp"),
     ):
         published.write_text(text)
         run("train/compare.py", *words, expect=2)

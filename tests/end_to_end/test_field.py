@@ -35,27 +35,27 @@ def test_a_field_learns_its_signal_and_is_saved(fitted):
     curve = [row["psnr"] for row in lines(fitted) if "psnr" in row]
     assert len(curve) == 3 and curve[-1] > curve[0] and curve[-1] > 20
     assert all(0 < row["ssim"] <= 1 for row in lines(fitted) if "ssim" in row)
-    assert not any("psnr_std" in row for row in lines(fitted)), "an image has no deviation over frames"
+    assert not any("psnr_std" in row for row in lines(fitted)), "an image has no standard deviation over frames"
     assert NeuralField.from_pretrained(fitted / "model").shape == (32, 32)
     with Image.open(fitted / "samples" / "step-00000150.png") as picture:
-        assert picture.size == (3 * 96 + 4 * 2, 96 + 2 * 2)  # render, signal, error, thrice as large
+        assert picture.size == (3 * 96 + 4 * 2, 96 + 2 * 2)  # render, signal and error, three times as large
 
 
-def test_weight_tiles_fit_better_than_the_same_network_without(fitted, tmp_path):
+def test_weight_tiles_improve_the_fit(fitted, tmp_path):
     plain = ["configs/camera/pe_mlp.yaml", *SMALL[1:]]
     run("train/field.py", *plain, "--run.steps", 150, "--run.folder", tmp_path / "plain")
     assert lines(fitted)[-1]["psnr"] > lines(tmp_path / "plain")[-1]["psnr"] + 1
 
 
 @pytest.mark.parametrize("num_coords", ["null", 100])
-def test_a_resumed_field_equals_a_straight_one_bit_for_bit(tmp_path, num_coords):
+def test_a_resumed_field_equals_an_uninterrupted_one(tmp_path, num_coords):
     for name, steps in (("straight", 4), ("resumed", 2), ("resumed", 4)):
         options = ["--fitting.num_coords", num_coords, "--run.steps", steps, "--run.folder", tmp_path / name]
         run("train/field.py", *SMALL, "--optimizer.schedule", "constant", *options)
-    one, two = (
+    straight, resumed = (
         load_file(tmp_path / name / "checkpoints/step-00000004/model.safetensors") for name in ("straight", "resumed")
     )
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
 def test_two_processes_fit_like_one(tmp_path):
@@ -67,7 +67,7 @@ def test_two_processes_fit_like_one(tmp_path):
 
 
 @pytest.mark.parametrize("num_coords", ["null", 300])
-def test_chunks_change_no_result(tmp_path, num_coords):
+def test_chunks_do_not_change_the_result(tmp_path, num_coords):
     for name, chunk in (("whole", 2000), ("parts", 100)):
         options = ["--fitting.num_coords", num_coords, "--fitting.chunk", chunk, "--run.folder", tmp_path / name]
         run("train/field.py", *SMALL, *options, "--run.steps", 3)
@@ -75,7 +75,7 @@ def test_chunks_change_no_result(tmp_path, num_coords):
         assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
 
 
-def test_the_rate_drops_at_half_of_the_steps(tmp_path):
+def test_the_learning_rate_drops_after_half_of_the_steps(tmp_path):
     run("train/field.py", *SMALL, "--run.steps", 4, "--run.folder", tmp_path)
     assert [row["lr"] for row in lines(tmp_path) if "lr" in row] == [5e-3, 5e-3, 5e-4, 5e-4]
 
@@ -119,16 +119,16 @@ def test_a_video_is_fitted_and_rendered_as_frames(tmp_path):
     assert len(list((tmp_path / "film").glob("*.png"))) == 5
 
 
-def test_a_field_does_not_go_on_at_another_size(fitted, capsys):
-    again = ["--signal.size", 24, "--run.folder", fitted, "--run.steps", 151]
-    run("train/field.py", *SMALL, *again, expect=2)
+def test_a_field_is_not_resumed_at_another_size(fitted, capsys):
+    resume = ["--signal.size", 24, "--run.folder", fitted, "--run.steps", 151]
+    run("train/field.py", *SMALL, *resume, expect=2)
     assert "signal.size: was 32, is now 24" in capsys.readouterr().err
 
 
-def test_the_dry_run_says_what_it_costs(capsys, tmp_path):
+def test_the_dry_run_reports_the_size_of_the_run(capsys, tmp_path):
     run("train/field.py", "configs/camera/quad_tree.yaml", "--dry-run", "--run.folder", tmp_path / "none")
-    shown = capsys.readouterr().out
-    assert "140,417 parameters, 35,008 multiply-adds per point" in shown and "262,144 points" in shown
+    output = capsys.readouterr().out
+    assert "140,417 parameters, 35,008 multiply-adds per point" in output and "262,144 points" in output
     assert not (tmp_path / "none").exists()
 
 
@@ -161,13 +161,13 @@ def shape(tmp_path):
     return tmp_path / "shape.yaml"
 
 
-def test_a_shape_is_fitted_measured_and_resumed_bit_for_bit(shape, tmp_path):
+def test_a_shape_is_fitted_measured_and_resumed_exactly(shape, tmp_path):
     for name, steps in (("straight", 60), ("resumed", 25), ("resumed", 60)):
         run("train/field.py", shape, "--run.steps", steps, "--run.folder", tmp_path / name)
-    one, two = (
+    straight, resumed = (
         load_file(tmp_path / name / "checkpoints/step-00000060/model.safetensors") for name in ("straight", "resumed")
     )
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     last = lines(tmp_path / "straight")[-1]
     assert last["iou"] > 0.5 and last["chamfer"] < 0.3
     assert trimesh.load(tmp_path / "straight" / "mesh.ply").bounds.mean(0) == pytest.approx(np.zeros(3), abs=0.2)

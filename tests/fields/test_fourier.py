@@ -30,7 +30,7 @@ def test_field_equals_its_formula_point_by_point(axes, channels, depth):
 
 
 @pytest.mark.parametrize("scale", [1, 10.0])
-def test_frequencies_have_the_stated_deviation_and_stay(scale):
+def test_frequencies_have_the_stated_deviation_and_are_not_trained(scale):
     field = FourierField(num_features=20_000, hidden_dim=4, scale=scale)
     assert float(field.frequencies.std()) == pytest.approx(scale, rel=0.02)
     assert float(field.frequencies.mean()) == pytest.approx(0, abs=0.03 * scale)
@@ -46,7 +46,7 @@ def test_the_defaults_have_the_stated_sizes():
 
 
 def test_angles_are_not_rounded_under_autocast_or_in_half_precision():
-    """They go up to some hundred radians: a bfloat16 would be off by one."""
+    """They reach a few hundred radians, where bfloat16 is off by one."""
     torch.manual_seed(0)
     field, coords = FourierField(hidden_dim=16, depth=2), grid(16)
     inputs: list[torch.Tensor] = []
@@ -55,7 +55,7 @@ def test_angles_are_not_rounded_under_autocast_or_in_half_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         field(coords)
     torch.testing.assert_close(inputs[1], inputs[0], rtol=0, atol=0)
-    field.frequencies = field.frequencies.bfloat16().float()  # what a model in bfloat16 has
+    field.frequencies = field.frequencies.bfloat16().float()  # rounded, as in a model in bfloat16
     expected, values = field(coords), field.to(torch.bfloat16)(coords)
     assert values.dtype == torch.bfloat16
     torch.testing.assert_close(inputs[3], inputs[2], rtol=0, atol=2**-8)

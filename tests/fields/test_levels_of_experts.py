@@ -1,4 +1,4 @@
-"""Levels-of-Experts' field and its baselines: the network written out, parameters and cost of the paper's settings."""
+"""Levels-of-Experts' field and its baselines, against a network written out point by point and the paper's figures."""
 
 import pytest
 import torch
@@ -38,17 +38,17 @@ def plain_encoding(point, num_frequencies):
 
 @pytest.mark.parametrize("num_axes", [1, 2, 3])
 @pytest.mark.parametrize("options", [{}, {"layout": "random_affine"}, {"tile": [2, 3, 1]}, {"num_frequencies": 0}])
-def test_a_field_is_the_network_written_out_a_point_at_a_time(num_axes, options):
+def test_a_field_equals_the_network_written_out_point_by_point(num_axes, options):
     field = make((8,) * num_axes, **options)
     coords = torch.cat([grid((4,) * num_axes), torch.rand(20, num_axes) * 2 - 1])
-    for point, found in zip(coords, field(coords), strict=True):
+    for point, value in zip(coords, field(coords), strict=True):
         hidden = plain_encoding(point, 3) if field.field.encoding else torch.ones(1)
         for layer in field.field.layers:
             hidden = F.leaky_relu(layer.weight[layer.tiling.index(point[None])[0]] @ hidden + layer.bias, 0.2)
-        torch.testing.assert_close(found, field.field.to_values(hidden), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(value, field.field.to_values(hidden), atol=1e-5, rtol=1e-4)
 
 
-def test_cells_stand_in_place_of_a_layout():
+def test_cells_replace_a_layout():
     field = make(cells=[3.0, 64.0, 64.0])
     assert [tiling.matrix[1][1] for tiling in field.field.tilings] == [3.0, 64.0, 64.0]
 
@@ -59,12 +59,12 @@ def test_cells_stand_in_place_of_a_layout():
 def test_fields_run_in_half_precision(options):
     field = NeuralField({**SMALL, **options}, (8, 8), 1)
     expected = field(grid(8))
-    found = field.to(torch.bfloat16)(grid(8))
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.1)
+    values = field.to(torch.bfloat16)(grid(8))
+    assert values.dtype == torch.bfloat16
+    torch.testing.assert_close(values.float(), expected, atol=0.05, rtol=0.1)
 
 
-def test_a_render_of_other_axes_is_refused():
+def test_a_render_with_the_wrong_number_of_axes_is_refused():
     field = make((4, 4, 4))
     with pytest.raises(InputError, match=r"size must be one number, or 3, one per axis; got \(8, 8\)"):
         field.render((8, 8))
@@ -81,12 +81,12 @@ def test_prepared_coordinates_give_the_same_values_and_follow_weights():
 
 
 @pytest.mark.parametrize("blending", ["nearest", "linear"])
-def test_gradients_on_a_grid_equal_those_on_its_points_one_by_one(blending):
+def test_gradients_on_a_grid_are_the_sum_over_its_points(blending):
     field, coords = make(blending=blending), grid(8)
     whole = torch.autograd.grad(field(coords).square().sum(), list(field.parameters()))
     single = torch.autograd.grad(sum(field(point[None]).square().sum() for point in coords), list(field.parameters()))
-    for one, other in zip(whole, single, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    for gradient, expected in zip(whole, single, strict=True):
+        torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_linear_blending_is_continuous_and_nearest_is_not():
@@ -130,7 +130,7 @@ def test_a_saved_field_renders_the_same(tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"type": "positional_mlp", "embedding_dim": 40, "embedding_size": 4}])
 def test_all_layers_start_from_kaimings_uniform_and_zero_biases(options):
-    """Supplement A, for leaky ReLU of slope 0.2; a matrix of a tile has the inputs of one Linear. The output layer too."""
+    """Supplement A, for leaky ReLU of slope 0.2; each matrix of a tile counts as one linear layer, as does the output."""
     torch.manual_seed(0)
     field = NeuralField({**SMALL, "widths": [200, 300, 400], **options}, (8, 8), 50).field
     assert len([*field.layers, field.to_values]) == 4
@@ -138,7 +138,7 @@ def test_all_layers_start_from_kaimings_uniform_and_zero_biases(options):
         bound = (6 / (1.04 * layer.weight.shape[-1])) ** 0.5
         for matrix in layer.weight.detach().view(-1, *layer.weight.shape[-2:]):
             assert 0.98 * bound < matrix.abs().max() <= bound
-            assert float(matrix.std()) == pytest.approx(bound / 3**0.5, rel=0.03)  # of a uniform distribution
+            assert float(matrix.std()) == pytest.approx(bound / 3**0.5, rel=0.03)  # uniform distribution
             assert float(matrix.mean()) == pytest.approx(0, abs=0.03 * bound)
         assert (layer.bias == 0).all()
 
@@ -146,8 +146,8 @@ def test_all_layers_start_from_kaimings_uniform_and_zero_biases(options):
 # the paper's settings
 
 
-def test_the_toy_has_140_417_parameters_and_the_cost_of_its_dense_twin():
-    """Table 5: 10 layers of 64, 8 frequencies, so 34 inputs; 2×2 matrices in nine layers, one bias a layer."""
+def test_the_toy_has_140_417_parameters_and_the_cost_of_a_dense_mlp():
+    """Table 5: 10 layers of 64, 8 frequencies, so 34 inputs; 2×2 matrices in nine layers, one bias per layer."""
     field = configured("camera/quad_tree.yaml")
     assert num_parameters(field) == 4 * (34 * 64 + 8 * 64 * 64) + 9 * 64 + 64 + 1 == 140_417
     assert multiply_adds(field) == 34 * 64 + 8 * 64 * 64 + 64 == 35_008
@@ -157,7 +157,7 @@ def test_the_toy_has_140_417_parameters_and_the_cost_of_its_dense_twin():
 
 
 def test_the_image_of_table_1_has_the_papers_parameters_and_cost():
-    """9.37M and 0.57M; 0.59M and 0.57M for the PE-MLP. 54 inputs: two coordinates and 13 frequencies."""
+    """9.37M parameters and 0.57M multiply-adds; 0.59M and 0.57M for the PE-MLP. 2 coordinates, 13 frequencies: 54 inputs."""
     with torch.device("meta"):
         field, twin = configured("pluto/levels_of_experts.yaml"), configured("pluto/pe_mlp.yaml")
     assert num_parameters(field) == 9_358_211 == pytest.approx(9.37e6, rel=0.002)
@@ -171,7 +171,7 @@ def test_the_image_of_table_1_has_the_papers_parameters_and_cost():
 
 
 def test_the_images_grids_are_those_of_table_6():
-    """A = 4 for i < 1, else 4^(i+1) / 2, for i = 0 to 6: the last is the pitch of 8192 pixels. b = 0."""
+    """A = 4 for i < 1, else 4^(i+1) / 2, for i = 0 to 6, up to the pitch of 8192 pixels; b = 0."""
     with torch.device("meta"):
         tilings = configured("pluto/levels_of_experts.yaml").field.tilings
     expected = [4 if i < 1 else 4 ** (i + 1) / 2 for i in range(7)]
@@ -181,7 +181,7 @@ def test_the_images_grids_are_those_of_table_6():
 
 
 def test_the_images_embedding_has_table_1s_parameters_and_cost():
-    """9.37M and 0.65M: 128 channels on 261×261 cells. On the text's 256×256 it would be 9.04M."""
+    """9.37M and 0.65M: 128 channels on 261×261 cells. On 256×256, as the text says, there would be 9.04M."""
     with torch.device("meta"):
         field = configured("pluto/coordinate_embedding.yaml")
         text = NeuralField({**field.config["field"], "embedding_size": 256}, (8192, 8192), 3)
@@ -194,7 +194,7 @@ def test_the_images_embedding_has_table_1s_parameters_and_cost():
 
 
 def test_the_video_of_table_2_has_the_papers_parameters():
-    """16.9M and 0.28M; 2³ matrices in the first layer, 4³ in four."""
+    """16.9M, with 2³ matrices in the first layer and 4³ in the other four."""
     options = {"widths": [256] * 5, "tile": [2, 4, 4, 4, 4], "num_frequencies": 9}
     with torch.device("meta"):
         field = NeuralField({**SMALL, **options}, (300, 512, 512), 3)
@@ -206,7 +206,7 @@ def test_the_video_of_table_2_has_the_papers_parameters():
 # encodings
 
 
-def test_the_positional_encoding_is_coordinates_and_octaves_to_nyquist():
+def test_the_positional_encoding_is_coordinates_and_octaves_up_to_nyquist():
     encoding, coords = PositionalEncoding(2, 4), torch.rand(10, 2) * 2 - 1
     torch.testing.assert_close(encoding(coords), torch.stack([plain_encoding(point, 4) for point in coords]))
     assert encoding.num_features == 2 + 2 * 2 * 4 and PositionalEncoding(3, 9).frequencies[-1] == 512 / 2
@@ -227,7 +227,7 @@ def test_a_coordinate_embedding_is_its_grid_linearly_interpolated():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_an_embedding_in_half_precision_finds_the_cells_of_a_point(dtype):
-    """Of 267 cells, FFHQ's baseline: within the rounding of its values."""
+    """With the 267 cells of FFHQ's baseline, to within the rounding of its values."""
     torch.manual_seed(0)
     embedding, coords = CoordinateEmbedding(2, 267, 2), torch.rand(1000, 2) * 2 - 1
     embedding.grid.data = embedding.grid.data.to(dtype).float()
@@ -239,10 +239,10 @@ def test_an_embedding_in_half_precision_finds_the_cells_of_a_point(dtype):
 @pytest.mark.parametrize(
     ("field", "shape", "message"),
     [
-        ({**SMALL, "tile": [2, 2]}, (8, 8), "tile has 2 numbers, widths has 3: give one for each layer"),
+        ({**SMALL, "tile": [2, 2]}, (8, 8), "tile must be one number, or one per layer: 3, as in widths; got 2"),
         ({**SMALL, "layout": "quadtree"}, (8, 8), "field.layout: .*; got 'quadtree'"),
         ({**SMALL, "layout": "gray_code", "tile": 4}, (8, 8), "gray_code needs tiles of 2"),
-        ({**SMALL, "cells": [2.0]}, (8, 8), "cells has 1 numbers, widths has 3: give one for each layer"),
+        ({**SMALL, "cells": [2.0]}, (8, 8), "cells must have one number per layer: 3, as in widths; got 1"),
         ({**SMALL, "widths": []}, (8, 8), "field.widths"),
         (
             {"type": "experts"},
@@ -259,6 +259,6 @@ def test_an_embedding_in_half_precision_finds_the_cells_of_a_point(dtype):
         ),
     ],
 )
-def test_fields_that_cannot_be_are_refused(field, shape, message):
+def test_invalid_fields_are_refused(field, shape, message):
     with pytest.raises(InputError, match=message):
         NeuralField(field, shape, 1)

@@ -72,7 +72,7 @@ def test_the_counts_are_closed_forms():
     assert num_real_numbers(configured("video/wire.yaml", 3)) == first + 2 * others == 391_166
 
 
-def test_both_ways_of_counting_are_said_where_they_differ():
+def test_both_parameter_counts_are_reported_where_they_differ():
     assert parameters_text(configured("video/wire.yaml", 3)) == "196,091 parameters (391,166 real numbers)"
     assert parameters_text(configured("video/siren.yaml", 3)) == "199,171 parameters"
 
@@ -87,7 +87,7 @@ def test_both_ways_of_counting_are_said_where_they_differ():
         ("pe_ce", 17_072_387),
     ],
 )
-def test_the_networks_of_levels_of_experts_video(name, count):
+def test_the_networks_of_levels_of_experts_have_table_2s_counts(name, count):
     """Table 2, which rounds to 265K, 4.21M, 16.9M, 279K and 17.1M."""
     assert num_parameters(configured(f"video/{name}.yaml", 3)) == count
 
@@ -101,7 +101,7 @@ def test_siemens_networks_have_four_hidden_layers_of_64():
 
 
 def test_sirens_activations_keep_their_distribution_through_depth():
-    """The sine of a wide normal distribution: arcsine, of standard deviation √½, with products of about N(0, 1) before it."""
+    """The sine of a wide normal distribution is arcsine-distributed, with standard deviation √½; ωW z is about N(0, 1)."""
     field = make({"type": "siren", "widths": [256] * 10}, (64, 64))
     coords = grid(64)
     for parameter in field.parameters():
@@ -121,12 +121,12 @@ def test_sirens_activations_keep_their_distribution_through_depth():
         assert 0.9 * bound < float(layer.weight.abs().max()) <= bound
 
 
-def test_the_omega_of_hidden_layers_changes_nothing_at_the_start():
-    one, two = (
+def test_the_omega_of_hidden_layers_does_not_change_the_initial_products():
+    slow, fast = (
         make({"type": "siren", "widths": [64] * 3, "hidden_omega": omega}, channels=1) for omega in (10.0, 60.0)
     )
     with torch.no_grad():
-        for a, b in zip(one.hidden[1:], two.hidden[1:], strict=True):
+        for a, b in zip(slow.hidden[1:], fast.hidden[1:], strict=True):
             torch.testing.assert_close(10 * a.weight, 60 * b.weight)
 
 
@@ -142,7 +142,7 @@ def test_gabor_filters_start_as_published():
         assert float(part.linear.bias.abs().max()) <= math.pi
 
 
-def test_wire_and_scone_start_at_scale():
+def test_wire_and_scone_have_the_stated_initial_scale():
     wire = make({"type": "wire"}, (64, 64))
     bound = 1 / 254**0.5
     for layer in (*wire.hidden, wire.to_values):
@@ -167,27 +167,27 @@ def test_wire_and_scone_start_at_scale():
 
 
 def coords_of(kind: str) -> torch.Tensor:
-    """A run of a grid that begins and ends within a row, or any points."""
+    """Consecutive points of a grid that begin and end within a row, or random points."""
     return grid((16, 16))[5:205].double() if kind == "grid" else torch.rand(70, 2, dtype=torch.float64) * 2 - 1
 
 
 def compare(field, plain, coords) -> None:
-    """Values and gradients of all parameters."""
+    """Compare the values and the gradients of all parameters."""
     results = []
     for values in (field(coords), plain(coords)):
         weights = torch.linspace(-1, 1, values.numel(), dtype=values.dtype).view_as(values)
         gradients = torch.autograd.grad((weights * values).sum(), list(field.parameters()), allow_unused=True)
-        results.append((values.detach(), [None if one is None else one for one in gradients]))
+        results.append((values.detach(), gradients))
     (values, gradients), (expected, expected_gradients) = results
     torch.testing.assert_close(values, expected, rtol=1e-11, atol=1e-12)
-    for one, other in zip(gradients, expected_gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("points", ["grid", "random"])
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("mask", SOFT)
-def test_scone_is_equations_3_and_4(mask, learned, points):
+def test_scone_equals_equations_3_and_4(mask, learned, points):
     sigma = {
         "sin_squared": lambda a: torch.sin(a) ** 2,
         "sigmoid": lambda a: 1 / (1 + torch.exp(-a)),
@@ -215,7 +215,7 @@ def test_scone_is_equations_3_and_4(mask, learned, points):
     compare(field, plain, coords)
 
 
-def test_random_binary_masks_are_multiplied_in():
+def test_scone_with_random_binary_masks_equals_its_equation():
     """The ablation's z = M ∘ W z ∘ g."""
     field = make({**SMALL["scone"], "mask": "random_binary", "mask_cells": 16}, dtype=torch.float64)
 
@@ -230,7 +230,7 @@ def test_random_binary_masks_are_multiplied_in():
     compare(field, plain, coords_of("grid"))
 
 
-def test_wire_is_its_complex_wavelets():
+def test_wire_equals_its_complex_equation():
     field = make(SMALL["wire"], dtype=torch.float64)
 
     def wavelet(u):
@@ -247,7 +247,7 @@ def test_wire_is_its_complex_wavelets():
     compare(field, plain, coords_of("random"))
 
 
-def test_gabor_is_the_multiplicative_filter_network():
+def test_gabor_equals_the_multiplicative_filter_network():
     field = make(SMALL["gabor"], dtype=torch.float64)
 
     def filtered(part, coords):
@@ -263,7 +263,7 @@ def test_gabor_is_the_multiplicative_filter_network():
     compare(field, plain, coords_of("random"))
 
 
-def test_siren_is_its_sines():
+def test_siren_equals_its_equation():
     field = make({**SMALL["siren"], "first_omega": 12.0}, dtype=torch.float64)
 
     def plain(coords):
@@ -309,8 +309,8 @@ def test_second_derivatives_of_the_fast_step_are_refused():
         gradient.sum().backward()
 
 
-def test_scone_has_derivatives_by_its_coordinates():
-    """Of any order: a gradient of the values, and that of its square by the weights, as an eikonal loss would take."""
+def test_scone_has_derivatives_by_its_coordinates_of_any_order():
+    """The gradient of the values, and the gradient of its square by the weights, as in an eikonal loss."""
     field, coords = make(SMALL["scone"], channels=1, dtype=torch.float64), coords_of("random").requires_grad_()
     (normals,) = torch.autograd.grad(field(coords).sum(), coords, create_graph=True)
     shift = torch.tensor([1e-6, 0.0], dtype=torch.float64)
@@ -321,7 +321,7 @@ def test_scone_has_derivatives_by_its_coordinates():
     assert field.masks[0].weight.grad.abs().sum() > 0
 
 
-def test_runs_of_a_grid_are_recognised():
+def test_consecutive_points_of_a_grid_are_recognised():
     assert isinstance(places_of(grid((16, 16))[5:205]), GridPlaces)
     assert isinstance(places_of(grid((4, 8, 16))), GridPlaces)
     assert isinstance(places_of(grid((300,))), GridPlaces)
@@ -331,7 +331,7 @@ def test_runs_of_a_grid_are_recognised():
 
 
 @pytest.mark.parametrize("shape", [(300,), (16, 16), (4, 8, 16)])
-def test_sines_on_a_grid_are_sines(shape):
+def test_sines_on_a_grid_equal_torchs(shape):
     places, weight, bias = (
         places_of(grid(shape)[3:250].double()),
         torch.randn(5, len(shape)).double(),
@@ -365,7 +365,7 @@ def test_random_masks_are_fair_independent_and_fixed():
 
 
 @pytest.mark.parametrize("name", [*SMALL, *OTHERS])
-def test_a_field_of_each_kind_fits_a_ramp(name):
+def test_every_kind_of_field_fits_a_ramp(name):
     spec = {**SMALL, **OTHERS}[name]
     if name == "siren":
         spec = {**spec, "first_omega": 3.0}
@@ -404,7 +404,7 @@ def test_prepared_coordinates_follow_weights(name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", SMALL)
 def test_networks_run_in_half_precision(name, dtype):
-    """As far as the weights' rounding allows: of the same rounded weights, computed in float32."""
+    """They are compared with float32 at the same rounded weights."""
     field, coords = make(SMALL[name]), grid(16)
     for tensor in (*field.parameters(), *field.buffers()):
         tensor.data = tensor.data.to(dtype).float()
@@ -427,7 +427,7 @@ def test_arguments_of_sines_are_not_rounded_under_autocast(name):
 
 
 @pytest.mark.parametrize("name", [*SMALL, *OTHERS])
-def test_activations_lead_to_the_values(name):
+def test_the_last_activations_give_the_values(name):
     field, coords = make({**SMALL, **OTHERS}[name]), grid(16)
     activations = field.activations(coords)
     assert all(hidden.shape[0] == 256 for hidden in activations.values())
@@ -453,7 +453,7 @@ def test_activations_of_experts_are_in_the_order_of_the_points():
     [
         (
             {"type": "scone", "widths": [8, 8]},
-            "omegas must have one number per layer, as widths has; got 4 omegas and 2",
+            "omegas must have one number per layer: 2, as in widths; got 4",
         ),
         ({"type": "scone", "mask": "sine"}, "field.mask: must be .*; got 'sine'; did you mean 'sin'"),
         ({"type": "scone", "omegas": [90, 60, 30, 0]}, "field.omegas"),
@@ -461,13 +461,16 @@ def test_activations_of_experts_are_in_the_order_of_the_points():
         ({"type": "scone", "mask_cells": 0}, "field.mask_cells"),
         ({"type": "siren", "first_omega": 0}, "field.first_omega"),
         ({"type": "siren", "omega": 30}, "field.omega: unknown key"),
-        ({"type": "fourier", "num_features": 7}, "num_features must be even, a cosine and a sine per frequency; got 7"),
+        (
+            {"type": "fourier", "num_features": 7},
+            "num_features must be even, with a cosine and a sine per frequency; got 7",
+        ),
         ({"type": "gabor", "alpha": 0}, "field.alpha"),
         ({"type": "wire", "scale": float("inf")}, "field.scale"),
         ({"type": "wire", "widths": []}, "field.widths"),
         ({"type": "sirne"}, "field.type: must be one of fourier, gabor, .*; got 'sirne'; did you mean 'siren'"),
     ],
 )
-def test_impossible_networks_are_refused(spec, message):
+def test_invalid_networks_are_refused(spec, message):
     with pytest.raises(InputError, match=message):
         NeuralField(spec, (8, 8), 1)

@@ -93,7 +93,7 @@ def test_ssim_equals_the_ten_line_definition():
 
 def test_ssim_of_images_smaller_than_its_window_is_refused():
     small = torch.zeros(1, 1, 8, 8)
-    with pytest.raises(InputError, match="SSIM needs images of 11×11 pixels or more, got 8×8"):
+    with pytest.raises(InputError, match="images must have at least 11×11 pixels for SSIM; got 8×8"):
         ssim(small, small)
     assert quality(small, small).keys() == {"psnr"} and quality(small, small)["psnr"].tolist() == [100.0]
     assert quality(torch.zeros(2, 1, 11, 12), torch.zeros(2, 1, 11, 12))["ssim"].tolist() == [1.0, 1.0]

@@ -12,14 +12,14 @@ from genrep.training.describe import num_parameters
 
 
 def test_depth_adds_blocks_of_a_known_size():
-    """A block of c channels with group norm has 2 (9 c² + c) weights and biases, and 2 · 2 c of its norms."""
+    """A block of c channels has 2 (9 c² + c) weights and biases in its convolutions, and 2 · 2 c in its group norms."""
     shallow, deep = (ImageClassifier(8, 1, 10, width=8, stages=2, depth=depth) for depth in (1, 3))
     extra = sum(2 * (2 * (9 * c**2 + c) + 4 * c) for c in (8, 16))
     assert num_parameters(deep) - num_parameters(shallow) == extra
 
 
 @pytest.mark.parametrize(("size", "kind"), [(8, nn.BatchNorm2d), ([8], nn.BatchNorm1d), ([4, 4, 4], nn.BatchNorm3d)])
-def test_batch_norm_has_the_signals_axes(size, kind):
+def test_batch_norm_is_that_of_the_signals_number_of_axes(size, kind):
     model = ImageClassifier(size, 1, 3, width=8, norm="batch")
     assert isinstance(model.norm, kind) and isinstance(model.blocks[0].norm1, kind)
     shape = (size, size) if isinstance(size, int) else size

@@ -36,7 +36,7 @@ def test_the_range_is_minus_1_to_1_and_back(shape):
     assert signal().keep(torch.tensor([-1.0, 0.0, 1.0, 1.5])).tolist() == [LOW, 20, HIGH, 80]  # not clamped
 
 
-def test_what_is_missing_stays_missing():
+def test_missing_values_stay_missing():
     kept = torch.tensor([1.0, math.nan])
     assert signal().values(kept).isnan().tolist() == signal().keep(kept).isnan().tolist() == [False, True]
 
@@ -66,7 +66,7 @@ def test_metrics_of_a_constant_error_are_known(shape):
     )
 
 
-def test_rmse_is_of_the_array_and_not_of_the_batch():
+def test_rmse_is_computed_per_array_and_not_per_batch():
     of, reference = signal(0.0, 1.0), torch.zeros(2, 1, 4)
     kept = torch.tensor([[[3.0, 0, 0, 0]], [[0.0, 0, 4, 0]]])
     assert of.measure(of.values(kept), of.values(reference))["rmse"].tolist() == pytest.approx([1.5, 2.0])
@@ -78,7 +78,7 @@ def test_equal_arrays_have_100_decibels():
 
 
 def test_missing_values_are_left_out_of_the_metrics():
-    """The error of the others alone, whatever the model says in the holes; nothing to measure is no error."""
+    """Only the present values count, whatever the model predicts for the missing ones; without any, the error is 0."""
     of, reference = signal(), torch.rand(2, 2, 6)
     values = reference + 0.1
     values[0, 0, :3] = 7.0
@@ -93,15 +93,15 @@ def test_missing_values_are_left_out_of_the_metrics():
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_resizing_to_the_own_grid_changes_nothing(shape):
+def test_resizing_to_the_same_grid_changes_nothing(shape):
     values = torch.rand(2, 3, *shape)
     torch.testing.assert_close(signal().resize(values, shape), values, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_resizing_a_ramp_gives_a_ramp_up_to_the_kernels_bend(axis):
-    """Three times as fine: every third point is the array's own, those between at t = 1/3 and 2/3 of a pitch deviate from the
-    line by t(1 - t)(1 - 2t)/2 of it, the bend of the kernel with a = -0.75 (images have it too)."""
+    """Three times as fine, every third point is a sample. Those between, at t = 1/3 and 2/3 of the spacing, deviate from the
+    line by t(1 - t)(1 - 2t)/2 spacings, the bend of the kernel with a = -0.75 (images have it, too)."""
     shape = [8, 4, 5]
     ramp = torch.arange(8.0).view([8 if along == axis else 1 for along in range(3)])
     shape[0], shape[axis] = shape[axis], 8
@@ -114,7 +114,7 @@ def test_resizing_a_ramp_gives_a_ramp_up_to_the_kernels_bend(axis):
     torch.testing.assert_close(line[6:-6], expected[6:-6], atol=1e-5, rtol=0)
 
 
-def test_resized_pictures_are_torchs():
+def test_resized_pictures_equal_torchs():
     values = torch.rand(2, 3, 5, 7)
     expected = torch.nn.functional.interpolate(values, size=(11, 20), mode="bicubic")
     torch.testing.assert_close(signal().resize(values, (11, 20)), expected, atol=1e-5, rtol=1e-5)
@@ -124,7 +124,7 @@ def test_resized_pictures_are_torchs():
 
 
 def ink(picture, colour):
-    """Where a picture `[3, H, W]` has a colour."""
+    """Mask of the pixels of a picture `[3, H, W]` that have a colour."""
     return (picture == torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1)).all(dim=0)
 
 
@@ -144,7 +144,7 @@ def test_a_flat_line_is_drawn_at_its_value(level):
 
 
 def test_ink_lies_where_the_curve_is():
-    """In every column within a pixel of the value there, or on the way to the values next to it."""
+    """In every column it is within a pixel of the value there, or between it and its neighbours."""
     values = torch.sin(torch.linspace(0, 7, 40))
     inked = ink(signal().pictures(signal().keep(values.view(1, 1, -1)))[0], LINES[0])
     height, width = inked.shape
@@ -152,11 +152,11 @@ def test_ink_lies_where_the_curve_is():
     rows = rows_of(columns, height)
     slope = 1 + rows.diff().abs().max() / 2
     for column in range(width):
-        found = inked[:, column].nonzero()[:, 0].float()
-        assert len(found) and (found - rows[column]).abs().max() <= slope
+        ink_rows = inked[:, column].nonzero()[:, 0].float()
+        assert len(ink_rows) and (ink_rows - rows[column]).abs().max() <= slope
 
 
-def test_values_beyond_the_range_end_at_the_border():
+def test_values_beyond_the_range_are_drawn_at_the_border():
     inked = ink(signal().pictures(signal().keep(torch.full((1, 1, 9), 50.0)))[0], LINES[0])
     assert inked[0].all() and not inked[2:].any()
 
@@ -170,7 +170,7 @@ def test_missing_values_are_gaps_in_a_line():
     assert not columns[(at > 3.1) & (at < 5.9)].any()
 
 
-def test_channels_are_lines_of_their_own_colours():
+def test_channels_are_lines_of_different_colours():
     kept = signal().keep(torch.tensor([[[0.5] * 9, [-0.5] * 9]]))
     picture = signal().pictures(kept)[0]
     for colour, level in zip(LINES, (0.5, -0.5), strict=False):
@@ -184,7 +184,7 @@ def test_colours_go_from_low_to_high_and_white_is_missing():
     assert picture == [[DARK, BRIGHT], [WHITE, middle], [DARK, BRIGHT]]
 
 
-def test_channels_of_a_field_stand_in_a_row():
+def test_channels_of_two_axes_are_drawn_in_a_row():
     kept = torch.stack([torch.full((4, 6), LOW), torch.full((4, 6), HIGH)])[None]
     picture = signal().pictures(kept)
     assert picture.shape == (1, 3, 4, 6 + 1 + 6)
@@ -194,14 +194,14 @@ def test_channels_of_a_field_stand_in_a_row():
 
 @pytest.mark.parametrize("count", [1, 3, FRAMES, 20])
 def test_a_clip_is_a_strip_of_slices_from_first_to_last(count):
-    """Slice k is one colour; at most eight of them, evenly spaced, the ends among them."""
+    """Every slice has a single colour; at most eight are drawn, evenly spaced and including both ends."""
     levels = torch.linspace(LOW, HIGH, count) if count > 1 else torch.tensor([LOW])
     picture = signal().pictures(levels.view(1, 1, -1, 1, 1).expand(-1, -1, -1, 4, 5))
-    shown = min(count, FRAMES)
-    assert picture.shape == (1, 3, 4, 6 * shown - 1)
-    for number in range(shown):
-        chosen = levels[round(number * (count - 1) / max(1, shown - 1))].item()
-        colour = [round(255 * part) for part in colormaps["viridis"](round((chosen - LOW) / (HIGH - LOW) * 255))[:3]]
+    num_slices = min(count, FRAMES)
+    assert picture.shape == (1, 3, 4, 6 * num_slices - 1)
+    for number in range(num_slices):
+        level = levels[round(number * (count - 1) / max(1, num_slices - 1))].item()
+        colour = [round(255 * part) for part in colormaps["viridis"](round((level - LOW) / (HIGH - LOW) * 255))[:3]]
         assert ink(picture[0], colour)[:, 6 * number : 6 * number + 5].all()
 
 
@@ -215,16 +215,16 @@ def test_the_frames_of_an_array_are_its_picture():
     assert torch.equal(signal().frames(kept), signal().pictures(kept[None]))
 
 
-def test_output_is_in_the_arrays_own_unit():
+def test_arrays_are_returned_in_their_unit_and_drawn_as_pictures():
     kept = LOW + (HIGH - LOW) * torch.rand(2, 1, 4, 5)
     of = signal()
     assert np.array_equal(of.output(kept, "np"), kept.numpy()) and torch.equal(of.output(kept, "pt"), kept)
-    shown = of.output(kept, "uint8")
-    assert torch.equal(shown, of.pictures(kept))
-    assert [np.array(image).tolist() for image in of.output(kept, "pil")] == shown.permute(0, 2, 3, 1).tolist()
+    pictures = of.output(kept, "uint8")
+    assert torch.equal(pictures, of.pictures(kept))
+    assert [np.array(image).tolist() for image in of.output(kept, "pil")] == pictures.permute(0, 2, 3, 1).tolist()
 
 
-def test_quality_with_missing_values_is_that_of_the_values_that_are_there():
+def test_psnr_ignores_missing_values():
     signal = ArraySignalSpec(type="array", low=-1, high=1).build()
     values = torch.full((1, 1, 8, 8), 0.5)
     values[..., ::2] = torch.nan
@@ -234,8 +234,8 @@ def test_quality_with_missing_values_is_that_of_the_values_that_are_there():
     )
 
 
-def test_errors_are_shown_by_their_size_alone():
-    """A tenth of half the range, up or down from any value, is the middle colour ten times over; none is the lowest."""
+def test_error_pictures_depend_on_the_size_of_the_error_alone():
+    """An error of a tenth of half the range, up or down from any value, has the middle colour; no error has the lowest."""
     signal = ArraySignalSpec(type="array", low=0, high=20).build()
     kept = torch.tensor([0.0, 5.0, 20.0, 7.0]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
     reference = torch.tensor([1.0, 4.0, 19.0, 7.0]).view(4, 1, 1, 1).expand(4, 1, 2, 2)

@@ -1,4 +1,4 @@
-"""A classifier's training signals: shifted and cut out, each by its own draws."""
+"""Augmentation of a classifier's training signals: shifts and cutout."""
 
 import pytest
 import torch
@@ -12,13 +12,13 @@ def test_shifts_equal_slices_of_a_padded_signal(shape):
     signals, draws, reach = torch.randn(8, 2, *shape), torch.rand(8, len(shape)), 2
     moved = shifted(signals, reach, draws)
     padded = F.pad(signals, [reach] * (2 * len(shape)), mode="replicate")
-    for one, row, draw in zip(moved, padded, draws, strict=True):
+    for signal, padded_signal, draw in zip(moved, padded, draws, strict=True):
         starts = (draw * (2 * reach + 1)).long().tolist()
-        cut = [slice(start, start + length) for start, length in zip(starts, shape, strict=True)]
-        assert torch.equal(one, row[:, *cut])
+        slices = [slice(start, start + length) for start, length in zip(starts, shape, strict=True)]
+        assert torch.equal(signal, padded_signal[:, *slices])
 
 
-def test_no_reach_moves_nothing():
+def test_a_reach_of_0_returns_the_signals_unchanged():
     signals = torch.randn(3, 1, 4, 4)
     assert shifted(signals, 0, torch.rand(3, 2)) is signals
 
@@ -30,5 +30,5 @@ def test_a_square_of_the_side_is_cut_out(side):
     assert (cut[0] == 0).sum() == 3 * side**2 and torch.equal(cut[0, 0], cut[0, 2])
     first = 5 - side // 2
     assert (cut[0, 0, first : first + side, 6 - side // 2 : 6 - side // 2 + side] == 0).all()
-    assert (cut[1, 0] == 0).sum() == (side - side // 2) * (side // 2 + 1)  # at a corner the rest is outside
+    assert (cut[1, 0] == 0).sum() == (side - side // 2) * (side // 2 + 1)  # the rest extends over the corner
     assert signals.min() == 1

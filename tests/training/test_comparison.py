@@ -1,4 +1,4 @@
-"""Curves, tables and gaps of runs whose true values are known in closed form."""
+"""Curves, tables and gaps of runs whose values are known in closed form."""
 
 import json
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Sized(Measurements):
 
 
 def line(slope, start, images, speed=10) -> Curve:
-    """`start` dB and `slope` more an image, `speed` images a second."""
+    """A curve that starts at `start` dB and gains `slope` dB per image, at `speed` images per second."""
     return Curve(images, [n / speed for n in images], [float(start + slope * n) for n in images])
 
 
@@ -44,12 +44,12 @@ def test_a_curve_is_linear_between_evaluations_and_ends_with_them():
     assert [curve.at_images(n) for n in (3, 5, 10, 64, 100)] == pytest.approx([20.75, 21.25, 22.5, 36, 45])
     assert [curve.at_seconds(s) for s in (0.3, 1, 7.5)] == pytest.approx([20.75, 22.5, 38.75])
     assert [curve.at_images(n) for n in (2, 101)] == [curve.at_seconds(s) for s in (0.29, 10.1)] == [None, None]
-    bent = Curve([0, 1, 3], [0.0, 1.0, 3.0], [0.0, 1.0, 9.0])  # a square: 2² is 4, its chord from 1 to 9 is at 5
+    bent = Curve([0, 1, 3], [0.0, 1.0, 3.0], [0.0, 1.0, 9.0])  # x²: at 2 the chord from (1, 1) to (3, 9) is at 5, not 4
     assert bent.at_images(2) == bent.at_seconds(2) == 5
 
 
 def test_curves_are_read_where_the_shortest_run_ends():
-    """One stops first in images, the other in seconds."""
+    """One run ends first in images, the other in seconds."""
     runs = [trained("slow", 0, line(1, 0, [2, 12, 22], speed=2)), trained("fast", 0, line(2, 5, [10, 50], speed=10))]
     table = make_table(runs, "images")
     slow, fast = table.rows
@@ -64,21 +64,21 @@ def test_a_row_is_a_mean_over_seeds_and_a_gap_over_shared_ones():
     runs += [trained("other", seed, line(0, psnr, [5, 20])) for seed, psnr in ((1, 13), (2, 33))]
     base, other = make_table(runs, "steps").rows
     assert (base.quality, base.gap, base.metrics["ssim"]) == (15, 0, 0.5)
-    assert (other.quality, other.gap, other.quality_by_seed) == (23, 3, {1: 13, 2: 33})  # 13 - 10, of seed 1 alone
+    assert (other.quality, other.gap, other.quality_by_seed) == (23, 3, {1: 13, 2: 33})  # 13 - 10, with seed 1 alone
 
 
-def test_what_one_seed_lacks_no_mean_has():
+def test_a_mean_is_missing_if_one_seed_lacks_the_value():
     runs = [trained("a", 0, line(0, 20, [10]), 0.5), trained("b", 0, line(0, 21, [10]), 0.5)]
     runs.append(trained("b", 1, line(0, 23, [10, 20]), None))
     runs.append(trained("c", 5, line(0, 23, [15, 20]), 0.7))
     _, b, c = make_table(runs, "images").rows
     assert b.metrics["ssim"] is None and c.metrics["ssim"] == 0.7
-    assert c.gap is None, "no seed of c's is one of a's"
-    assert b.quality_at_equal_images == 22 and c.quality_at_equal_images is None, "c is evaluated at 15 images first"
+    assert c.gap is None, "a and c share no seed"
+    assert b.quality_at_equal_images == 22 and c.quality_at_equal_images is None, "c is first evaluated at 15 images"
     assert without_pair(runs, "a") == ["c"] and without_pair(runs, "nothing") == ["a", "b", "c"]
 
 
-def test_runs_of_one_evaluation_compare_where_it_is_the_same():
+def test_single_evaluations_are_compared_if_they_are_at_equal_images():
     same = [trained("a", 0, line(0, 20, [64])), trained("b", 0, line(0, 22.5, [64]))]
     assert [row.quality_at_equal_images for row in make_table(same, "images").rows] == [20, 22.5]
     assert curve_gaps(same) == {"b": ([64], [2.5])}
@@ -87,7 +87,7 @@ def test_runs_of_one_evaluation_compare_where_it_is_the_same():
     assert curve_gaps(later) == {"b": ([], [])}
 
 
-def test_gaps_are_of_equal_seeds_and_of_what_both_curves_hold():
+def test_gaps_are_between_equal_seeds_where_both_curves_are_defined():
     runs = [
         trained("a", 0, Curve([5, 15], [1.0, 2.0], [20.0, 22.0])),
         trained("a", 1, Curve([5, 20], [1.0, 2.0], [10.0, 10.0])),
@@ -95,11 +95,11 @@ def test_gaps_are_of_equal_seeds_and_of_what_both_curves_hold():
         trained("c", 0, Curve([5, 15], [1.0, 2.0], [21.0, 21.0])),
         trained("c", 1, Curve([6, 15], [1.0, 2.0], [11.0, 20.0])),
     ]
-    # b at 10, of seed 0: 23 over 21. c at 15: 21 and 20 over 22 and 10; its curve of seed 1 has not begun at 5
+    # b at 10, with seed 0: 23 against 21. c at 15: 21 and 20 against 22 and 10; with seed 1 it has no value at 5
     assert curve_gaps(runs) == {"b": ([10], [2.0]), "c": ([15], [pytest.approx(4.5)])}
 
 
-def test_published_gaps_stand_beside_ours():
+def test_the_table_compares_gaps_with_the_published_ones():
     runs = [trained("a", 0, line(0.5, 20, [10, 20]), 0.25), trained("b", 0, line(1, 20, [10, 20]), 0.75)]
     table = make_table([*runs, trained("c", 0, line(0, 8, [10, 20]))], "steps", {"a": 31.38, "b": 40.55})
     assert table.markdown().splitlines() == [
@@ -124,7 +124,7 @@ def test_a_report_is_json_with_the_measurements_of_its_kind():
     assert "| over" not in table.markdown() and table.markdown().endswith("| 12,345 | 10 |\n")
 
 
-def test_a_curve_is_read_from_the_lines_that_hold_a_psnr(tmp_path):
+def test_a_curve_is_read_from_the_lines_with_a_psnr(tmp_path):
     lines = [{"step": 1, "loss": 2.0}, {"images": 16, "seconds": 0.5, "psnr": 12.0}, {"step": 2, "loss": 1.0}]
     lines.append({"images": 32, "seconds": 1.0, "psnr": 14.0, "ssim": 0.5})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -143,11 +143,11 @@ def test_published_figures_need_the_first_configs(tmp_path):
     path = tmp_path / "published.json"
     path.write_text('{"a": 31.38, "b": 40}')
     assert read_published(path, "b") == {"a": 31.38, "b": 40}
-    with pytest.raises(InputError, match="wanted the PSNR of c, the first config"):
+    with pytest.raises(InputError, match="must hold the PSNR of c, the first config"):
         read_published(path, "c")
 
 
-def test_pictures_are_of_every_run_and_every_gap(tmp_path, monkeypatch):
+def test_pictures_show_every_run_and_every_gap(tmp_path, monkeypatch):
     drawn = []
     runs = [trained(name, seed, line(slope, seed, [1, 2])) for name, slope in (("a", 1), ("b", 3)) for seed in (0, 1)]
     draw_curves(runs, "images", "PSNR (dB)", tmp_path / "curves.png")
@@ -166,7 +166,7 @@ def test_pictures_are_of_every_run_and_every_gap(tmp_path, monkeypatch):
     assert gaps == {"images": {"b": ([1, 2], [2.0, 4.0])}} and label == "PSNR over a (dB)" and levels["b"] == 1.0
 
 
-def test_means_are_over_signals_and_gaps_of_equal_ones():
+def test_means_are_over_signals_and_gaps_between_equal_ones():
     runs = [trained("a", 0, line(0, psnr, [5]), 0.5, signal) for signal, psnr in (("one", 20), ("two", 30))]
     runs += [trained("b", 0, line(0, psnr, [5]), 0.75, signal) for signal, psnr in (("two", 33), ("three", 10))]
     table = make_table(runs, "steps")

@@ -25,23 +25,23 @@ CAMERA, DIGITS = PROJECT / "configs/camera/pe_mlp.yaml", PROJECT / "configs/digi
 
 
 def test_a_field_is_measured_at_its_last_evaluation(tmp_path):
-    """34 inputs (two coordinates, and their sine and cosine at eight octaves) into 64, 64 into 64, 64 into 1."""
+    """34 inputs (two coordinates, and their sine and cosine at eight octaves), two layers of 64, one value."""
     field = NeuralField({"type": "positional_mlp", "widths": [64, 64], "num_frequencies": 8}, (16, 16), 1)
     field.save_pretrained(tmp_path / "model")
     lines = [{"images": n, "seconds": n / 2, "psnr": 20.0 + n, "ssim": n / 10} for n in (1, 2)] + [{"loss": 1.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    measured = measure_field(tmp_path, 10, torch.device("cpu"))
+    measurements = measure_field(tmp_path, 10, torch.device("cpu"))
     inputs = next(iter(field.parameters())).shape[-1]
     products = inputs * 64 + 64 * 64 + 64
-    assert measured == FieldMeasurements(
+    assert measurements == FieldMeasurements(
         {"psnr": 22.0, "ssim": 0.2}, parameters=products + 64 + 64 + 1, multiply_adds=products
     )
 
 
-def test_every_kind_has_its_own_columns():
-    measured = AutoencoderMeasurements({"psnr": 30.0}, 1_234_567, 89, [8, 16], 1000, 256)
-    assert measured.columns() == {"encoder + decoder parameters": "1,234,567 + 89", "representation": "8 × 16"}
-    assert measured.note().endswith("on 1,000 held-out images, the two columns after them on 256.")
+def test_autoencoders_and_fields_have_different_columns():
+    autoencoder = AutoencoderMeasurements({"psnr": 30.0}, 1_234_567, 89, [8, 16], 1000, 256)
+    assert autoencoder.columns() == {"encoder + decoder parameters": "1,234,567 + 89", "representation": "8 × 16"}
+    assert autoencoder.note().endswith("on 1,000 held-out images, the two columns after them on 256.")
     field = FieldMeasurements({"psnr": 30.0}, 140_417, 35_008)
     assert field.columns() == {"parameters": "140,417", "multiply-adds per point": "35,008"} and field.note() == ""
 
@@ -67,9 +67,9 @@ def test_the_kind_of_a_run_is_recognised_from_its_yaml():
 )
 def test_configs_of_different_data_are_refused(kind, config, section, change, key):
     content = read_config(config)
-    one = validate(kind.config, content)
-    other = validate(kind.config, {**content, section: {**content[section], **change}})
-    same = validate(kind.config, {**content, "optimizer": {"lr": 0.5}})
-    refuse_different_data(kind, {"one": one, "same": same})
-    with pytest.raises(InputError, match=f"^one and other differ in {key}, so their PSNR cannot be compared"):
-        refuse_different_data(kind, {"one": one, "same": same, "other": other})
+    base = validate(kind.config, content)
+    changed = validate(kind.config, {**content, section: {**content[section], **change}})
+    comparable = validate(kind.config, {**content, "optimizer": {"lr": 0.5}})
+    refuse_different_data(kind, {"base": base, "comparable": comparable})
+    with pytest.raises(InputError, match=f"^base and changed differ in {key}, so their PSNR cannot be compared"):
+        refuse_different_data(kind, {"base": base, "comparable": comparable, "changed": changed})

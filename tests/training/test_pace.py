@@ -1,4 +1,4 @@
-"""How many steps fit into a time, found from the first of them."""
+"""How many steps fit into a given time, estimated from the first ones."""
 
 import json
 
@@ -14,33 +14,31 @@ CLASSIFIER = ["configs/digits/classifier.yaml", "--run.batch", 8, "--run.steps",
 
 
 def answers(seconds: float, *step_seconds: float) -> dict[int, int]:
-    """What a pace says, by the step after which it says it."""
-    pace, elapsed, said = Pace(seconds), 0.0, {}
-    for step, took in enumerate(step_seconds, start=1):
-        elapsed += took
+    """The answers of a pace, by the step after which it gives them."""
+    pace, elapsed, counts = Pace(seconds), 0.0, {}
+    for step, duration in enumerate(step_seconds, start=1):
+        elapsed += duration
         count = pace.steps(step, elapsed)
         if count is not None:
-            said[step] = count
-    return said
+            counts[step] = count
+    return counts
 
 
 def test_the_first_steps_do_not_count():
-    """A first step of 20 s, ten of 1 s and then 0.25 s each: 4 steps per second for what is left of 98 of 100 s."""
-    said = answers(100.0, 20.0, *[0.5] * STEPS, *[0.25] * 200)
-    (step, count), *more = said.items()
-    assert not more and step == 1 + STEPS + 12  # 3 s of 0.25 s are 12 steps, more than the ten that are asked for
+    """A first step of 20 s, ten of 0.5 s, then steps of 0.25 s: 4 steps per second in the rest of 98 of the 100 s."""
+    ((step, count),) = answers(100.0, 20.0, *[0.5] * STEPS, *[0.25] * 200).items()
+    assert step == 1 + STEPS + 12  # 3 s are 12 steps of 0.25 s, more than the minimum of ten
     elapsed = 20 + 0.5 * STEPS + 0.25 * 12
     assert count == step + int((100 * USED - elapsed) * 4)
 
 
-def test_long_steps_are_decided_within_a_tenth_of_the_time():
-    said = answers(100.0, *[4.0] * 30)
-    (step, count), *more = said.items()
-    assert not more and 4.0 * (step - 1) <= 100 * (SKIPPED + LONGEST) + 2 * 4.0
+def test_long_steps_are_measured_for_a_limited_share_of_the_time():
+    ((step, count),) = answers(100.0, *[4.0] * 30).items()
+    assert 4.0 * (step - 1) <= 100 * (SKIPPED + LONGEST) + 2 * 4.0
     assert count == pytest.approx(100 * USED / 4, abs=1)
 
 
-def test_a_time_that_is_over_leaves_one_more_step():
+def test_a_run_whose_time_is_up_has_one_more_step():
     assert list(answers(1.0, *[5.0] * 5).values()) == [4]
 
 
@@ -58,15 +56,15 @@ def test_a_run_of_seconds_ends_with_the_steps_that_fit(paced):
     assert rows[-1]["seconds"] < 1.5 + 0.5
 
 
-def test_its_number_of_steps_is_kept(paced, capsys):
+def test_a_resumed_run_of_seconds_keeps_its_number_of_steps(paced, capsys):
     before = (paced / "model" / "diffusion_pytorch_model.safetensors").read_bytes()
     run("train/classifier.py", *CLASSIFIER, "--run.seconds", 1.5, "--run.folder", paced, "--run.threads", 1)
     assert "fit into" not in capsys.readouterr().out
     assert (paced / "model" / "diffusion_pytorch_model.safetensors").read_bytes() == before
 
 
-def test_it_equals_a_run_of_as_many_steps(tmp_path):
-    """Where the warm-up is longer than the measurement, whose rates do not depend on the number of steps."""
+def test_a_run_of_seconds_equals_one_of_as_many_steps(tmp_path):
+    """The warm-up is longer than both runs, so that the learning rates do not depend on the number of steps."""
     warm = [*CLASSIFIER, "--optimizer.warmup_steps", 10_000, "--run.threads", 1]
     run("train/classifier.py", *warm, "--run.seconds", 1, "--run.folder", tmp_path / "seconds")
     steps = list_checkpoints(tmp_path / "seconds" / "checkpoints")[-1].name.removeprefix("step-")

@@ -1,4 +1,4 @@
-"""Recipes: their times, their command lines, and one from beginning to end."""
+"""Recipes: their times, their command lines, and one run from beginning to end."""
 
 import json
 
@@ -32,10 +32,10 @@ def test_minutes_scale_the_times_in_proportion():
         within(recipe(EVALUATE), 4.0)
 
 
-def test_command_lines_know_the_folder_the_flags_and_the_overrides(tmp_path):
-    made = recipe(training("diffusion", "b.yaml", 90.0, autoencoder="{folder}/a", run__compile=True), EVALUATE)
+def test_command_lines_have_the_folder_the_flags_and_the_overrides(tmp_path):
+    whole = recipe(training("diffusion", "b.yaml", 90.0, autoencoder="{folder}/a", run__compile=True), EVALUATE)
     overrides = [("data.source", "x.parquet"), ("run.compile", "false")]
-    first, second = (arguments(made, stage, tmp_path, overrides) for stage in made.stages)
+    first, second = (arguments(whole, stage, tmp_path, overrides) for stage in whole.stages)
     times = ["--run.steps", "null", "--run.images", "null", "--run.seconds", "90"]
     options = ["--autoencoder", "out/a", "--run.compile", "false", "--data.source", "x.parquet"]
     assert first == [str(tmp_path / "b.yaml"), *options, *times]
@@ -46,19 +46,19 @@ def test_command_lines_know_the_folder_the_flags_and_the_overrides(tmp_path):
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ([EVALUATE, EVALUATE], "two stages are named evaluate"),
-        ([{**EVALUATE, "seconds": 5.0}], "sample/evaluate.py trains nothing: leave seconds out"),
+        ([EVALUATE, EVALUATE], "stages must have different names; got evaluate more than once"),
+        ([{**EVALUATE, "seconds": 5.0}], "sample/evaluate.py does not train: leave seconds out"),
         ([{**EVALUATE, "script": "rm"}], "script must be one of the project's, such as train/diffusion.py; got 'rm'"),
-        ([{**EVALUATE, "name": "My Stage"}], "name must be of small letters"),
+        ([{**EVALUATE, "name": "My Stage"}], "name must consist of lower-case letters"),
     ],
 )
-def test_what_cannot_be_a_recipe_is_refused(stages, message):
+def test_invalid_recipes_are_refused(stages, message):
     with pytest.raises(InputError, match=message):
         recipe(*stages)
 
 
 def test_a_recipe_from_beginning_to_end(tmp_path, capsys):
-    """Two timed stages, two of a few steps, latents and a measurement; then nothing is left to do."""
+    """Two timed training stages, one of two steps, latents and an evaluation; a second call has nothing left to do."""
     configs, folder = PROJECT / "configs" / "digits", tmp_path / "out"
     small = dict(zip((str(word)[2:] for word in SMALL[::2]), SMALL[1::2], strict=True))
     small_denoiser = dict(zip((str(word)[2:] for word in SMALL_DENOISER[::2]), SMALL_DENOISER[1::2], strict=True))
@@ -90,7 +90,7 @@ def test_a_recipe_from_beginning_to_end(tmp_path, capsys):
     assert capsys.readouterr().out.count("finished before") == 5
 
 
-def test_a_stage_that_fails_stops_a_recipe_unless_it_is_told_to_go_on(tmp_path, capsys):
+def test_a_failing_stage_stops_a_recipe_unless_keep_going_is_given(tmp_path, capsys):
     broken = {**EVALUATE, "name": "broken", "target": str(tmp_path / "nothing")}
     path = tmp_path / "recipe.yaml"
     path.write_text(dump_yaml({"folder": str(tmp_path / "out"), "stages": [broken, {**broken, "name": "other"}]}))

@@ -1,6 +1,6 @@
-"""One signal, for a field: what `train/field.py` fits. Not a data set; those are in the files that their kinds name.
+"""Single signals, which `train/field.py` fits fields to. Data sets are in `genrep/data/images.py` and `genrep/data/arrays.py`.
 
-A new kind is a spec in `genrep/data/__init__.py` and a file here, with a `SingleSignal` if it lies on no grid.
+To add a kind, write a spec in `genrep/data/__init__.py` and a file here, with a `SingleSignal` if it does not lie on a grid.
 """
 
 from genrep.data.single.arrays import open_array

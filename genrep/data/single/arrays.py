@@ -1,4 +1,4 @@
-"""One array, for a field: a NumPy file, or a WAV file."""
+"""A single array to fit a field to, from a NumPy or a WAV file."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from genrep.signals import ArraySignalSpec
 
 
 def open_array(spec: ArraySourceSpec) -> GridSignal:
-    """The array that a spec names, float32. InputError if it is not there, no array, not finite, or all of one value."""
+    """The array that a spec names, float32. InputError if it is missing, not an array, not finite, or constant."""
     path = Path(spec.source).expanduser()
     array = read_wav(path) if path.suffix.lower() == ".wav" else _read_numpy(spec, path)
     kept = torch.from_numpy(np.array(array, dtype=np.float32))
@@ -39,5 +39,5 @@ def _read_numpy(spec: ArraySourceSpec, path: Path) -> Shaped[np.ndarray, "channe
             f"signal.source {path}: must be one array of numbers; got {getattr(array, 'shape', 'a .npz file')}"
         )
     if array.size == 0:
-        raise InputError(f"signal.source {path}: must have one value or more; its shape is {list(array.shape)}")
+        raise InputError(f"signal.source {path}: must have at least one value; its shape is {list(array.shape)}")
     return channels_first(array, spec.channel_axis)

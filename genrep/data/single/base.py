@@ -1,7 +1,7 @@
 """The seam between one signal and the loop that fits a field to it.
 
-single.points(how, generator, share)   where a step asks the field, and what it should say there
-single.measure(field)                       how near the field comes, all metrics by name
+single.points(how, generator, share)        where a step evaluates the field, and the target values there
+single.measure(field)                       how close the field is to the signal: all metrics by name
 single.picture(field), single.save(field)   what people look at, and files besides the model
 """
 
@@ -21,7 +21,7 @@ from genrep.signals.base import Signal
 
 @runtime_checkable
 class Renders(Protocol):
-    """What is measured and shown: a `NeuralField`, or any function of coordinates that renders like one, on the CPU."""
+    """What can be measured and drawn: a `NeuralField`, or any function of coordinates that renders like one."""
 
     def render(self, size: Any = None) -> Tensor: ...
 
@@ -31,7 +31,7 @@ class SignalPoints(NamedTuple):
 
     Attributes:
         coords: `[N, axes]`, in [-1, 1].
-        values: `[N, C]`, as networks work with them.
+        values: `[N, C]`, on the networks' scale.
     """
 
     coords: Tensor
@@ -39,7 +39,7 @@ class SignalPoints(NamedTuple):
 
 
 class Share(NamedTuple):
-    """One process's part of the points of a step, of which every process draws the same."""
+    """One process's part of a step's points: every process draws the same points, and uses its part of them."""
 
     rank: int = 0
     num_processes: int = 1
@@ -49,18 +49,18 @@ class Share(NamedTuple):
 
 
 WHOLE = Share()
-"""The share of a process that is alone."""
+"""The share of a process that runs alone."""
 
 
 class SingleSignal(ABC):
-    """One signal. A kind writes the methods below; what its values mean is `signal`.
+    """One signal. Every kind implements the methods below; what the values mean is up to `signal`.
 
     Attributes:
         signal: what the values mean.
-        shape: the grid that a field renders unless it is asked for another one, a length an axis.
-        channels: of the values.
-        num_points: all the points there are.
-        device: where points are wanted; see `to`.
+        shape: the grid that a field renders by default, one length per axis.
+        channels: channels of the values.
+        num_points: number of points of the whole signal.
+        device: where `points` returns its tensors; see `to`.
     """
 
     signal: Signal
@@ -70,20 +70,20 @@ class SingleSignal(ABC):
     device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:
-        """Give points on this device; to be called before the first are taken."""
+        """Return points on this device from now on; call this before the first use of `points`."""
         self.device = device
 
     @abstractmethod
     def hash(self) -> str:
-        """Of the content: a run does not go on on another."""
+        """A hash of the content; a run is not resumed on a different signal."""
 
     @abstractmethod
     def describe(self) -> str:
-        """One line for people: how large, and from where."""
+        """One line for people: the signal's size and source."""
 
     @abstractmethod
     def is_fixed(self, how: PointsSpec) -> bool:
-        """Whether every step has the same points, so that they need to be taken only once."""
+        """Whether every step has the same points, so that they need to be computed only once."""
 
     @abstractmethod
     def points(
@@ -92,12 +92,12 @@ class SingleSignal(ABC):
         generator: torch.Generator,
         share: Share = WHOLE,
     ) -> SignalPoints:
-        """This process's share of a step's points, a function of the generator's state alone, on `device`.
+        """This process's share of a step's points, on `device`; they depend only on the generator's state.
 
         Args:
-            how: how many, and how they are drawn.
+            how: how many points to draw, and how.
             generator: on the CPU.
-            share: which part of them.
+            share: which part of the points to return.
         """
 
     @abstractmethod
@@ -106,15 +106,15 @@ class SingleSignal(ABC):
 
     @abstractmethod
     def picture(self, field: Renders) -> UInt8[Tensor, "colours height width"]:
-        """A field's render beside the signal and, where there is a picture of it, the error."""
+        """A field's render next to the signal and, where it can be drawn, the error."""
 
     def save(self, field: Renders, folder: Path) -> Sequence[Path]:
-        """Write what a kind has besides the model, such as a mesh, into a folder; returns the files."""
+        """Write this kind's files other than the model, such as a mesh, into a folder; returns their paths."""
         return []
 
 
 class Rendered:
-    """A field as it is now, each of whose grids is rendered once, on the CPU, however often it is measured and shown."""
+    """A field with its current weights, whose renders are cached on the CPU: measuring and drawing share one per grid."""
 
     def __init__(self, field: Renders):
         self.render = functools.cache(lambda size=None: field.render(size).cpu())

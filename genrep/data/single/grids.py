@@ -17,12 +17,12 @@ from genrep.signals.base import Signal
 
 
 class GridSignal(SingleSignal):
-    """A signal as it is kept, `[C, *shape]`, and what it means.
+    """A signal on a grid, `[C, *shape]`.
 
     Args:
         kept: pixels, or numbers in their own unit.
-        signal: what they mean.
-        source: where they are from, for people.
+        signal: what the values mean.
+        source: where they come from, for `describe`.
     """
 
     def __init__(self, kept: Shaped[Tensor, "channels *shape"], signal: Signal, source: str = ""):
@@ -32,17 +32,17 @@ class GridSignal(SingleSignal):
 
     @property
     def values(self) -> Float[Tensor, "channels *shape"]:
-        """What networks work with."""
+        """The values on the networks' scale."""
         return self.signal.values(self.kept)
 
     def hash(self) -> str:
-        """Of the content and the shape."""
+        """A hash of the content and the shape."""
         digest = hashlib.sha256(str(tuple(self.kept.shape)).encode())
         digest.update(self.kept.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def describe(self) -> str:
-        return f"{' × '.join(map(str, self.kept.shape))} numbers of {self.source}"
+        return f"{' × '.join(map(str, self.kept.shape))} numbers from {self.source}"
 
     def is_fixed(self, how: PointsSpec) -> bool:
         return how.num_coords is None and how.coords == "grid"
@@ -53,7 +53,7 @@ class GridSignal(SingleSignal):
         generator: torch.Generator,
         share: Share = WHOLE,
     ) -> SignalPoints:
-        """Points of the grid, all of them or some at random, shifted as `how.coords` says; see `draw_targets`."""
+        """All points of the grid, or random ones, shifted as `how.coords` says; see `PointsSpec`."""
         chosen = torch.arange(self.num_points)
         if how.num_coords is not None:
             chosen = torch.randint(self.num_points, (how.num_coords,), generator=generator)
@@ -67,36 +67,39 @@ class GridSignal(SingleSignal):
         return SignalPoints(coords, values_at(self._values_there[None], coords, "bicubic")[0])
 
     def measure(self, field: Renders) -> dict[str, float]:
-        """The signal's own metrics; of a video their means and standard deviations over its frames."""
+        """The signal's own metrics; for a video, their means and standard deviations over its frames."""
         metrics = self.signal.measure(field.render()[None], self.values[None])
         return {name: float(value) for name, value in metrics.items()}
 
     def picture(self, field: Renders) -> UInt8[Tensor, "colours height width"]:
-        """Render, signal, and ten times the error; of a video a row for each of a few of its frames."""
+        """The render, the signal, and ten times the error; for a video, one row for each of a few frames."""
         renders = self.signal.stills(self.signal.keep(field.render()))
         return side_by_side(
             [
                 torch.cat(
-                    [*map(self.signal.pictures, (own[None], kept[None])), self.signal.errors(own[None], kept[None])]
+                    [
+                        *map(self.signal.pictures, (render[None], kept[None])),
+                        self.signal.errors(render[None], kept[None]),
+                    ]
                 )
-                for own, kept in zip(renders, self.signal.stills(self.kept), strict=True)
+                for render, kept in zip(renders, self.signal.stills(self.kept), strict=True)
             ]
         )
 
     def _shifts(self, count: int, how: PointsSpec, generator: torch.Generator) -> Float[Tensor, "points axes"]:
-        """From the centres of the pixels."""
-        at_centres = torch.zeros(count, len(self.shape))
+        """Random shifts from the centres of the pixels."""
+        zeros = torch.zeros(count, len(self.shape))
         if how.coords == "gaussian":
-            return jitter_gaussian(at_centres, self.shape, generator, how.jitter_std, how.jitter_clip)
-        return jitter_uniform(at_centres, self.shape, generator)
+            return jitter_gaussian(zeros, self.shape, generator, how.jitter_std, how.jitter_clip)
+        return jitter_uniform(zeros, self.shape, generator)
 
     def _values_of(self, chosen: Int[Tensor, " points"]) -> Float[Tensor, "points channels"]:
-        """Values at points of the grid."""
+        """Values at these points of the grid."""
         return self.signal.values(self._rows[chosen])
 
     @functools.cached_property
     def _rows(self) -> Shaped[Tensor, "points channels"]:
-        """What is kept, a row for each point, on the device."""
+        """The kept signal on the device, one row per point."""
         return self.kept.flatten(1).T.contiguous().to(self.device)
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""One image or video, for a field: a file, a folder of frames, or a picture that every machine has."""
+"""A single image or video to fit a field to: a file, a folder of frames, or a built-in picture."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -21,42 +21,42 @@ from genrep.specs import grid_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 SIEMENS_SIZE = 256
-"""Pixels of the star's sides, as in SCONE."""
+"""Default side of the star in pixels, as in SCONE."""
 
 
 def open_pictures(spec: PictureSourceSpec) -> GridSignal:
-    """The image or video that a spec names: `[C, H, W]` of an image, `[C, T, H, W]` of frames.
+    """The image or video that a spec names: `[C, H, W]` for an image, `[C, T, H, W]` for frames.
 
     Raises:
-        InputError: nothing there, no pictures, damaged ones, fewer than asked for, or frames of different sizes.
+        InputError: the source is missing, holds no pictures, too few or damaged ones, or its frames differ in size.
     """
     pixels = [_pixels(frame, spec, number) for number, frame in enumerate(_chosen_frames(spec))]
     if not pixels or len(pixels) < (spec.num_frames or 0):
         raise InputError(
-            f"signal.source {spec.source}: needs {spec.num_frames or 1} frames from frame {spec.start} on at a stride of "
-            f"{spec.stride}; got {len(pixels)}. Change signal.num_frames, signal.start or signal.stride"
+            f"signal.source {spec.source}: must have {spec.num_frames or 1} or more frames from frame {spec.start} on, at a "
+            f"stride of {spec.stride}; got {len(pixels)}. Change signal.num_frames, signal.start or signal.stride"
         )
     if len({tuple(frame.shape) for frame in pixels}) != 1:
         raise InputError(
-            f"signal.source {spec.source}: its frames differ in size or channels; give frames of one size, or set signal.size"
+            f"signal.source {spec.source}: its frames must have the same size and channels; set signal.size or signal.channels"
         )
     kept = pixels[0] if len(pixels) == 1 else torch.stack(pixels, dim=1)
     return GridSignal(kept, ImageSignalSpec().build(), spec.source)
 
 
 def _chosen_frames(spec: PictureSourceSpec) -> Iterator[Any]:
-    """The pictures of the signal that are wanted, as PIL images, one after the other."""
+    """The frames that the spec selects, one at a time, as PIL images."""
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None  # a signal of 64 megapixels is what fields are for
+    Image.MAX_IMAGE_PIXELS = None  # large pictures are what fields are for: LoE fits one of 64 megapixels
     stop = None if spec.num_frames is None else spec.start + spec.num_frames * spec.stride
-    if spec.source in MADE_UP:
-        return itertools.islice([MADE_UP[spec.source](spec)], spec.start, stop, spec.stride)
+    if spec.source in BUILT_IN:
+        return itertools.islice([BUILT_IN[spec.source](spec)], spec.start, stop, spec.stride)
     place = Path(spec.source).expanduser()
     if not place.exists():
         raise InputError(
             f"signal.source {spec.source!r} does not exist: give an image, a video, an animated file, a folder of frames, "
-            f"{' or '.join(MADE_UP)}"
+            f"{' or '.join(BUILT_IN)}"
         )
     if place.suffix.lower() in VIDEO_SUFFIXES and place.is_file():
         return video_frames(place, spec.start, stop, spec.stride)
@@ -64,12 +64,12 @@ def _chosen_frames(spec: PictureSourceSpec) -> Iterator[Any]:
 
 
 def _pictures(place: Path) -> Iterator[Any]:
-    """The pictures of a folder, or of a file that may be animated."""
+    """The pictures in a folder, or in a file that may be animated."""
     from PIL import Image, ImageSequence
 
     files = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES) if place.is_dir() else [place]
     if not files:
-        raise InputError(f"signal.source {place}: no pictures there ({', '.join(SUFFIXES)})")
+        raise InputError(f"signal.source {place}: must contain pictures ({', '.join(SUFFIXES)}); the folder has none")
     try:
         if len(files) > 1:
             yield from map(_loaded, files)
@@ -93,12 +93,12 @@ def _siemens(spec: PictureSourceSpec) -> Any:
     return Image.fromarray(siemens_star(height, width, spec.num_spokes))
 
 
-MADE_UP: dict[str, Callable[[PictureSourceSpec], Any]] = {"camera": _camera, "siemens": _siemens}
-"""Pictures that no file of the user's is needed for, by the name that `signal.source` gives."""
+BUILT_IN: dict[str, Callable[[PictureSourceSpec], Any]] = {"camera": _camera, "siemens": _siemens}
+"""Pictures that need no file, by their name in `signal.source`."""
 
 
 def _loaded(file: Path) -> Any:
-    """A picture in memory, its file closed: a video has more frames than a process may open files."""
+    """A picture in memory with its file closed, since a folder may hold more frames than a process may open files."""
     from PIL import Image
 
     with Image.open(file) as picture:

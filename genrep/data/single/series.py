@@ -1,4 +1,4 @@
-"""One signal of one axis, for a field: a row of samples, and a sum of sines, which is known between its samples too."""
+"""Single signals along one axis: a series of samples, and a sum of sines, whose values between the samples are known."""
 
 from typing import NamedTuple
 
@@ -15,38 +15,37 @@ from genrep.plots import draw_fit
 from genrep.signals import ArraySignalSpec
 from genrep.signals.arrays import ArraySignal
 
-SHOWN = 128
-"""Samples at most that a picture shows, from the middle of the signal."""
+MAX_SAMPLES = 128
+"""Largest number of samples in a picture; they are taken from the middle of the signal."""
 FINER = 9
-"""Points of the curves in a picture for each sample; an odd number, so that the samples are among them."""
+"""Points per sample of the curves in a picture; odd, so that the samples are among the points."""
 
 
 class SeriesSignal(GridSignal):
     """Samples along one axis, `[C, samples]`."""
 
     def picture(self, field: Renders) -> UInt8[Tensor, "3 height width"]:
-        """The fit's curve, drawn ten times as fine as the samples, over the samples; below it the error."""
-        count = min(SHOWN, self.num_points)
+        """The samples with the fit as a curve of `FINER` points per sample, and the error below."""
+        count = min(MAX_SAMPLES, self.num_points)
         first = (self.num_points - count) // 2
-        shown, fine = slice(first, first + count), slice(first * FINER, (first + count) * FINER)
+        coarse, fine = slice(first, first + count), slice(first * FINER, (first + count) * FINER)
         fit = self.signal.keep(field.render((self.num_points * FINER,)))[:, fine]
-        at, samples, places, curve = (
-            self._places(1)[shown],
-            self.kept[:, shown],
-            self._places(FINER)[fine],
-            self._curve(fine),
-        )
+        curve = self._curve(fine)
         picture = draw_fit(
-            at.numpy(), samples.numpy(), places.numpy(), fit.numpy(), None if curve is None else curve.numpy()
+            self._places(1)[coarse].numpy(),
+            self.kept[:, coarse].numpy(),
+            self._places(FINER)[fine].numpy(),
+            fit.numpy(),
+            None if curve is None else curve.numpy(),
         )
         return torch.from_numpy(picture).permute(2, 0, 1)
 
     def _places(self, finer: int) -> Float[Tensor, " points"]:
-        """Coordinates of the samples, or of as many times as many points."""
+        """Coordinates of `finer` evenly spaced points per sample; 1 gives the samples themselves."""
         return grid((self.num_points * finer,))[:, 0]
 
     def _curve(self, fine: slice) -> Float[Tensor, "channels points"] | None:
-        """The signal itself at the fine points; None where it is not known."""
+        """The true signal at the fine points; None where it is not known."""
         return None
 
 
@@ -58,7 +57,7 @@ class Sines(NamedTuple):
     phases: np.ndarray
 
     def at(self, coords: Float[Tensor, " points"]) -> Float[Tensor, "1 points"]:
-        """Its values, float32; frequencies are periods over the whole of [-1, 1]."""
+        """Values at coordinates, float32; frequencies are in periods over the whole of [-1, 1]."""
         angles = np.pi * self.frequencies[:, None] * (coords.double().numpy() + 1) + self.phases[:, None]
         return torch.from_numpy((self.amplitudes[:, None] * np.sin(angles)).sum(0, keepdims=True)).float()
 
@@ -67,10 +66,10 @@ class SinesSignal(SeriesSignal):
     """Samples of a sum of sines.
 
     Args:
-        kept: the samples, perhaps noisy.
-        signal: what they mean.
+        kept: the samples, which may be noisy.
+        signal: what the values mean.
         sines: the sum itself.
-        finer: points for each sample at which a fit is measured between them, an even number.
+        finer: points per sample at which to measure a fit between the samples; even.
     """
 
     def __init__(self, kept: Float[Tensor, "1 samples"], signal: ArraySignal, sines: Sines, finer: int):
@@ -78,7 +77,7 @@ class SinesSignal(SeriesSignal):
         self.sines, self.finer = sines, finer
 
     def measure(self, field: Renders) -> dict[str, float]:
-        """At the samples, and `_between` them, from the first to the last: the second against the sum of sines itself."""
+        """Metrics at the samples and, with the suffix `_between`, between the first and the last one against the true sum."""
         places = self._places(self.finer)
         inner = places.abs() < 1 - 1 / self.num_points
         reference = self.signal.values(self.sines.at(places[inner]))
@@ -91,9 +90,9 @@ class SinesSignal(SeriesSignal):
 
 
 def open_sines(spec: SinesSourceSpec) -> SinesSignal:
-    """The sum of sines that a spec gives; its seed draws the phases, and the noise on its samples.
+    """The sum of sines that a spec describes; its seed draws the phases and the noise on the samples.
 
-    Networks see plus and minus the sum of the amplitudes as 1 and -1.
+    Plus and minus the sum of the amplitudes are 1 and -1 for the network.
     """
     generator = np.random.default_rng(spec.seed)
     frequencies = np.array(spec.frequencies)

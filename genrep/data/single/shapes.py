@@ -1,4 +1,4 @@
-"""The signed distance of a shape, for a field: points near its surface, drawn anew at every step."""
+"""The signed distance of a shape to fit a field to, at points near its surface that are drawn afresh at every step."""
 
 import functools
 import hashlib
@@ -21,18 +21,18 @@ from genrep.signals.meshes import SIDE, Mesh, chamfer_distance, extract_mesh, in
 from genrep.signals.shading import shaded
 
 NEIGHBOURS = 3
-"""Points of the surface whose mean normal a distance is measured along, as in SCONE."""
+"""Number of nearest surface points along whose mean normal a distance is measured, as in SCONE."""
 LEAF = 32
-"""Points in a leaf of the tree: with 32 in place of 16, distances far from the surface took 0.46 in place of 0.97 s a step."""
+"""Points per leaf of the tree: with 32 instead of 16, distances far from the surface took 0.46 instead of 0.97 s per step."""
 ROWS = 262_144
-"""Points of the grid whose distances are computed at a time."""
+"""Number of grid points whose distances are computed at a time."""
 
 
 class ShapeSignal(SingleSignal):
-    """A shape, moved and scaled into the cube [-1, 1]³, coordinates (z, y, x); the cube's side is the unit of distances.
+    """A shape moved and scaled into the cube [-1, 1]³, coordinates (z, y, x). The cube's side is the unit of distances.
 
-    Distances are those of SCONE: from the nearest point of the surface, along the mean normal of the nearest three. On a
-    smooth surface that is the distance; beyond a sharp edge it is shorter, of the same sign.
+    Distances are measured as in SCONE: from the nearest point of the surface, along the mean normal of the nearest three.
+    On a smooth surface that is the true distance; beyond a sharp edge it is shorter, with the same sign.
     """
 
     channels = 1
@@ -55,7 +55,7 @@ class ShapeSignal(SingleSignal):
         self._tree = cKDTree(self.surface, leafsize=LEAF)
 
     def hash(self) -> str:
-        """Of the surface in the cube, and of the grid."""
+        """A hash of the surface in the cube and of the grid."""
         digest = hashlib.sha256(str(self.shape).encode())
         for part in (self.surface, self.normals):
             digest.update(np.ascontiguousarray(part, dtype=np.float32).tobytes())
@@ -69,9 +69,9 @@ class ShapeSignal(SingleSignal):
         return False
 
     def points(self, how: PointsSpec, generator: torch.Generator, share: Share = WHOLE) -> SignalPoints:
-        """Points of the surface, taken off it by Laplace noise, and points anywhere in the cube.
+        """Points of the surface moved off it by Laplace noise, and points anywhere in the cube.
 
-        Noise that leaves the cube comes back in at the opposite side. Without `num_coords` there are as many points as the
+        Points that leave the cube re-enter on the opposite side. Without `num_coords`, as many points are drawn as the
         surface has.
         """
         count = how.num_coords or self.num_points
@@ -96,10 +96,10 @@ class ShapeSignal(SingleSignal):
         return torch.from_numpy(along / SIDE).float()
 
     def measure(self, field: Renders) -> dict[str, float]:
-        """`iou`, of what is inside on the grid, and `chamfer`, between the extracted mesh's vertices and the surface's points.
+        """`iou` of the interiors on the grid, and `chamfer` between the extracted mesh's vertices and the surface's points.
 
-        What is inside a closed mesh is decided by its winding number, of other shapes by the sign of their distances. A
-        field that is nowhere 0 has no `chamfer`.
+        The interior of a closed mesh is determined by its winding number, that of other shapes by the sign of their
+        distances. A field without a zero level set has no `chamfer`.
         """
         rendered = field.render()[0].numpy()
         metrics = {"iou": intersection_over_union(rendered <= 0, self.is_inside)}
@@ -115,7 +115,7 @@ class ShapeSignal(SingleSignal):
         return side_by_side([torch.stack(pictures)])
 
     def save(self, field: Renders, folder: Path) -> Sequence[Path]:
-        """The field's surface as mesh.ply, of the size and at the place of the shape's file."""
+        """The field's surface as mesh.ply, with the size and position of the shape in its file."""
         mesh = extract_mesh(field.render()[0].numpy())
         if mesh is None:
             return []
@@ -124,7 +124,7 @@ class ShapeSignal(SingleSignal):
 
     @functools.cached_property
     def is_inside(self) -> Bool[np.ndarray, "depth height width"]:
-        """What is inside at the centres of the grid."""
+        """Which centres of the grid's cells are inside."""
         if self.mesh is not None and self.is_closed:
             return inside(self.mesh, self.spec.grid_size)
         return self._grid_distances <= 0
@@ -137,7 +137,7 @@ class ShapeSignal(SingleSignal):
 
     @functools.cached_property
     def _reference(self) -> Mesh | None:
-        """The shape as a mesh."""
+        """The shape as a mesh, which for a cloud is extracted from its distances."""
         return extract_mesh(self._grid_distances) if self.mesh is None else self.mesh
 
 
@@ -148,5 +148,5 @@ def _laplace(shape: Sequence[int], generator: torch.Generator) -> Float[Tensor, 
 
 
 def open_shape(spec: ShapeSourceSpec) -> ShapeSignal:
-    """The shape that a spec names. InputError for what `read_surface` refuses."""
+    """The shape that a spec names. InputError where `read_surface` raises one."""
     return ShapeSignal(spec, read_surface(spec.source, spec.num_surface_points))

@@ -1,4 +1,4 @@
-"""The surface of a shape as points with normals, from a mesh or a cloud, through trimesh (the extra `shapes`)."""
+"""The surface of a shape as points with normals, from a mesh or a point cloud, read by trimesh (the extra `shapes`)."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ SHAPE_SUFFIXES = (".obj", ".ply", ".stl", ".off")
 
 
 class Surface(NamedTuple):
-    """A shape as its file has it, axes (x, y, z).
+    """A shape as it is in its file, axes (x, y, z).
 
     Attributes:
         points, normals: on the surface; normals have length 1 and point outwards.
-        mesh: the triangles, axes (z, y, x); None of a cloud.
+        mesh: the triangles, axes (z, y, x); None for a cloud.
         is_closed: whether the mesh has an inside.
     """
 
@@ -28,15 +28,15 @@ class Surface(NamedTuple):
 
 
 def read_surface(source: str, num_points: int) -> Surface:
-    """Points sampled on a mesh evenly over its area, with the normals of its faces; or a cloud as it is.
+    """Points sampled on a mesh evenly over its area, with the normals of its faces; or a cloud's own points and normals.
 
     Args:
-        source: a file.
-        num_points: on a mesh; always the same ones.
+        source: path of the file.
+        num_points: number of points to sample on a mesh; the same ones in every call.
 
     Raises:
-        InputError: nothing there, a file of another kind or a damaged one, no faces and no normals, coordinates that are not
-            finite, or a shape without size.
+        InputError: the file is missing, damaged or of another kind, has neither faces nor normals, has non-finite
+            coordinates, or all points coincide.
     """
     path = Path(source).expanduser()
     loaded = _load(path)
@@ -46,7 +46,7 @@ def read_surface(source: str, num_points: int) -> Surface:
     if not np.isfinite(vertices).all():
         raise InputError(f"signal.source {path}: coordinates must be finite; got NaN or infinite ones")
     if not np.ptp(vertices, axis=0).max() > 0:
-        raise InputError(f"signal.source {path}: must have a size; all of its points are in one place")
+        raise InputError(f"signal.source {path}: must have an extent; all of its points coincide")
     if len(getattr(loaded, "faces", ())):
         return _of_mesh(path, loaded, num_points)
     normals = _normals_of_cloud(path, loaded, len(vertices))
@@ -64,9 +64,9 @@ def _load(path: Path) -> Any:
             f"signal.source {path}: must be one of {', '.join(SHAPE_SUFFIXES)}; got {path.suffix or 'no suffix'}"
         )
     try:
-        loaded = trimesh.load(path, process=False)  # which would drop points that are not finite
+        loaded = trimesh.load(path, process=False)  # processing would silently drop non-finite points
         return loaded.to_geometry() if isinstance(loaded, trimesh.Scene) else loaded
-    except Exception as error:  # its readers raise whatever a damaged file makes them stumble over
+    except Exception as error:  # trimesh's readers raise errors of many types on damaged files
         reason = str(error) or type(error).__name__
         raise InputError(
             f"signal.source {path}: cannot be read as a shape: it is empty or damaged ({reason})"
@@ -76,9 +76,9 @@ def _load(path: Path) -> Any:
 def _of_mesh(path: Path, mesh: Any, num_points: int) -> Surface:
     import trimesh
 
-    mesh.merge_vertices(merge_tex=True, merge_norm=True)  # seams of textures are no edges of the surface
+    mesh.merge_vertices(merge_tex=True, merge_norm=True)  # seams of textures are not edges of the surface
     if not mesh.area > 0:
-        raise InputError(f"signal.source {path}: its faces must have an area; got {len(mesh.faces)} without")
+        raise InputError(f"signal.source {path}: its faces must have an area; got {len(mesh.faces)} without any")
     if mesh.is_watertight and mesh.volume < 0:
         mesh.invert()
     points, face = trimesh.sample.sample_surface(mesh, num_points, seed=0)
@@ -87,7 +87,7 @@ def _of_mesh(path: Path, mesh: Any, num_points: int) -> Surface:
 
 
 def _normals_of_cloud(path: Path, cloud: Any, count: int) -> Float[np.ndarray, "points 3"]:
-    """What a PLY file calls nx, ny and nz."""
+    """The columns nx, ny and nz of a PLY file, scaled to length 1."""
     columns = cloud.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
     try:
         normals = np.stack(
@@ -95,7 +95,7 @@ def _normals_of_cloud(path: Path, cloud: Any, count: int) -> Float[np.ndarray, "
         )
     except (KeyError, ValueError, TypeError):
         raise InputError(
-            f"signal.source {path}: must have faces, or a normal (nx, ny, nz) for each point; got {count} points alone"
+            f"signal.source {path}: must have faces, or a normal (nx, ny, nz) for each point; got {count} points without either"
         ) from None
     lengths = np.linalg.norm(normals, axis=1, keepdims=True)
     if len(normals) != count or not (np.isfinite(lengths) & (lengths > 0)).all():

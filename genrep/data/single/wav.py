@@ -1,4 +1,4 @@
-"""The samples of a WAV file, with the standard library alone."""
+"""The samples of a WAV file, read with the standard library alone."""
 
 import wave
 from pathlib import Path
@@ -10,10 +10,10 @@ from genrep.errors import InputError
 
 
 def read_wav(path: Path) -> Float[np.ndarray, "channels samples"]:
-    """Samples of 8, 16, 24 or 32 bits as float32 in [-1, 1), a row for each channel.
+    """Samples of 8, 16, 24 or 32 bits as float32 in [-1, 1), one row per channel.
 
     Raises:
-        InputError: nothing there, no WAV file, a damaged or empty one, or one of another format, such as floats.
+        InputError: the file is missing, not a WAV file, damaged, empty, or in another format, such as floats.
     """
     try:
         with wave.open(str(path)) as file:
@@ -24,19 +24,17 @@ def read_wav(path: Path) -> Float[np.ndarray, "channels samples"]:
             f"signal.source {path}: cannot be read as a WAV file of 8, 16, 24 or 32-bit integers (PCM): {str(error) or 'it ends early'}"
         ) from error
     if len(data) < expected * channels * width:
-        raise InputError(
-            f"signal.source {path}: is cut off: {len(data)} bytes of {expected * channels * width} are there"
-        )
+        raise InputError(f"signal.source {path}: is cut off: it has {len(data)} of {expected * channels * width} bytes")
     if not data:
         raise InputError(f"signal.source {path}: has no samples")
     return _samples(data, width).reshape(-1, channels).T
 
 
 def _samples(data: bytes, width: int) -> Float[np.ndarray, " samples"]:
-    """Little-endian integers of so many bytes as floats; those of one byte are unsigned."""
+    """Little-endian integers of `width` bytes as floats in [-1, 1); those of one byte are unsigned."""
     octets = np.frombuffer(data, dtype=np.uint8).reshape(-1, width)
     if width == 1:
-        octets = np.bitwise_xor(octets, np.uint8(0x80))  # 128 is silence: two's complement, as the wider ones have it
+        octets = np.bitwise_xor(octets, np.uint8(0x80))  # to two's complement, like the wider ones: 128 is silence
     words = np.zeros((len(octets), 4), dtype=np.uint8)
     words[:, 4 - width :] = octets  # the high bytes of 32 bits
     return (words.view("<i4")[:, 0] / 2.0**31).astype(np.float32)
