@@ -33,7 +33,7 @@ def test_within_and_stacked():
     assert mask.tolist() == [[False, True]]
     latents, there = stacked([(CLOUD, mask), (2 * CLOUD, None)])
     assert torch.equal(latents, torch.cat([CLOUD, 2 * CLOUD], dim=1)) and there.tolist() == [[False, True, True, True]]
-    with pytest.raises(InputError, match="is empty"):
+    with pytest.raises(InputError, match="region must have every start below its end"):
         within(CLOUD, (1, 0, 0, 1))
 
 

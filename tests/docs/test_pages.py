@@ -12,7 +12,7 @@ from genrep.pipelines import DiffusionSamplingSpec, GANSamplingSpec
 from genrep.specs import validate
 from genrep.training.config import override, read_config, split_overrides
 from genrep.training.recipe import RecipeSpec
-from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun, GANRun
+from genrep.training.specs import AutoencoderRun, ClassifierRun, CloudRun, DiffusionRun, FieldRun, GANRun
 from tests.scripts import PROJECT
 
 GENERATED = ["bad_inputs.md"]  # its commands are invalid on purpose
@@ -25,6 +25,7 @@ PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative
 KINDS = {
     "autoencoder": AutoencoderRun,
     "classifier": ClassifierRun,
+    "clouds": CloudRun,
     "diffusion": DiffusionRun,
     "field": FieldRun,
     "gan": GANRun,
