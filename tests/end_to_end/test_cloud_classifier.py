@@ -1,0 +1,114 @@
+"""Point transformers over cached clouds, through train/classifier.py: training, resuming, ARCMix, mistakes."""
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from genrep.data.latents import LatentCache
+from genrep.errors import InputError
+from genrep.models.cloud_classifier import CloudClassifier
+from genrep.specs import validate
+from genrep.training.classification import CloudClassification
+from genrep.training.config import read_config
+from genrep.training.run import Run
+from genrep.training.specs import ClassifierRun
+from tests.end_to_end.test_clouds import SMALL as SMALL_CLOUDS
+from tests.scripts import AUTOENCODER, PROJECT, lines, run
+
+CONFIG = "configs/digits/classifier_arc.yaml"
+SMALL = [
+    "--classifier.widths", "[8,16]", "--classifier.depths", "[1,1]", "--classifier.num_heads", 2, "--run.batch", 16,
+    "--run.save_every", 2, "--run.evaluate_every", 4, "--run.report_every", 1,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stage1(tmp_path_factory):
+    """A decoder trained for a few steps; the cache of its clouds is written by whoever comes first."""
+    folder = tmp_path_factory.mktemp("clouds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(PROJECT)
+        run("train/clouds.py", *SMALL_CLOUDS, "--run.steps", 5, "--run.folder", folder / "arc")
+    return folder
+
+
+def options(stage1, folder, *more):
+    places = ["--autoencoder", stage1 / "arc", "--latents.folder", stage1 / "latents", "--run.folder", folder]
+    return [CONFIG, *SMALL, *places, *more]
+
+
+@pytest.mark.parametrize("attention", ["neighbours", "grid"])
+def test_a_resumed_run_equals_a_straight_one(stage1, tmp_path, attention):
+    more = ["--classifier.attention", attention, "--optimizer.schedule", "constant", "--augment.mix", "true"]
+    for name, steps in (("straight", 4), ("resumed", 2), ("resumed", 4)):
+        run("train/classifier.py", *options(stage1, tmp_path / name, *more, "--run.steps", steps, "--shifted_by", 2))
+    straight, resumed = (
+        load_file(tmp_path / name / "model" / "diffusion_pytorch_model.safetensors") for name in ("straight", "resumed")
+    )
+    assert straight.keys() == resumed.keys() and all(torch.equal(straight[key], resumed[key]) for key in straight)
+    last = lines(tmp_path / "straight")[-1]
+    assert 0 <= last["accuracy"] <= 1 and 0 <= last["accuracy_shifted"] <= 1
+    if attention == "neighbours":  # relative positions alone: a shift of the whole cloud changes nothing
+        assert last["accuracy_shifted"] == pytest.approx(last["accuracy"], abs=0.02)
+    with Image.open(tmp_path / "straight" / "confusion.png") as picture:
+        assert min(picture.size) > 300
+
+
+def opened(stage1, folder, **changes):
+    content = read_config(PROJECT / CONFIG)
+    content |= {"autoencoder": str(stage1 / "arc"), "latents": {"folder": str(stage1 / "latents")}, **changes}
+    content["run"] |= {"folder": str(folder), "batch": 8}
+    config = validate(ClassifierRun, content, where="test")
+    classification = CloudClassification(config, CONFIG)
+    run_ = Run(config, config.run, identity=classification.identity)
+    return classification, classification.open(run_)
+
+
+def test_mixed_labels_are_shares_of_the_two_classes(stage1, tmp_path):
+    classification, stream = opened(stage1, tmp_path, augment={"mix": True})
+    positions = list(range(8))
+    batch, following = stream.__getitems__(positions), stream.__getitems__([p + 1 for p in positions])
+    (latents, mask), targets = classification.examples(batch)
+    torch.testing.assert_close(targets.sum(1), torch.ones(8))
+    for row, (own, partner) in enumerate(zip(batch.labels.tolist(), following.labels.tolist(), strict=True)):
+        assert set(targets[row].nonzero().flatten().tolist()) <= {own, partner}
+        if own != partner:  # of ⌊λ n⌋ and ⌊(1 - λ) n⌋ points of two clouds of n, n or n - 1 are left
+            share = float(targets[row, own])
+            assert int(mask[row].sum()) == int(share * 24) + int((1 - share) * 24)
+    alone = classification.examples(stream.__getitems__([3]))
+    torch.testing.assert_close(alone[1], targets[3:4])
+    torch.testing.assert_close(alone[0][0], latents[3:4])
+
+
+@pytest.mark.parametrize("normalize", ["channel", "whole", "none"])
+def test_features_are_standardised_as_it_says(stage1, tmp_path, normalize):
+    classification, _ = opened(stage1, tmp_path, normalize=normalize)
+    model = classification.build()
+    features = LatentCache(stage1 / "latents").stored(range(1438)).double()[..., 2:].flatten(0, 1)
+    standard = (features - model.feature_mean) / model.feature_std
+    if normalize == "channel":
+        torch.testing.assert_close(standard.mean(0), torch.zeros(8).double(), rtol=0, atol=1e-4)
+        torch.testing.assert_close(standard.std(0), torch.ones(8).double(), rtol=0, atol=1e-3)
+    elif normalize == "whole":
+        assert abs(float(standard.mean())) < 1e-4 and abs(float(standard.std()) - 1) < 1e-3
+        assert float(standard.std(0).max() - standard.std(0).min()) > 1e-3
+    else:
+        torch.testing.assert_close(standard, features)
+
+
+def test_mistakes_with_clouds_are_named(stage1, tmp_path, capsys):
+    for changes, message in (
+        (["--image_size", 8], "point_transformer needs autoencoder, and takes no image_size"),
+        (["--latents.folder", "null"], "reads clouds from a cache: give latents.folder"),
+        (["--classifier.widths", "[8]"], "widths and depths must have one number per stage"),
+    ):
+        run("train/classifier.py", *options(stage1, tmp_path / "no"), *changes, expect=2)
+        assert message in capsys.readouterr().err
+    run("train/classifier.py", "configs/digits/classifier.yaml", "--autoencoder", stage1 / "arc", expect=2)
+    assert "classifier.type convolutional needs image_size, and takes no autoencoder" in capsys.readouterr().err
+    run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 1, "--run.folder", tmp_path / "slots")
+    run("train/classifier.py", *options(stage1, tmp_path / "no"), "--autoencoder", tmp_path / "slots", expect=2)
+    assert "needs tokens with positions, and those of" in capsys.readouterr().err
+    with pytest.raises(InputError):
+        CloudClassifier.from_pretrained(tmp_path / "slots" / "model")
