@@ -75,11 +75,11 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
     for name, signal, seed in itertools.product(configs, sources, options.seeds):
         title = ", ".join(filter(None, [name, signal, f"seed {seed}"]))
         print(f"\n{title}", flush=True)
-        place = folder / "-".join(filter(None, [name, signal, f"seed{seed}"]))
-        per_run = ["--run.folder", str(place), "--run.seed", str(seed)]
+        run_folder = folder / "-".join(filter(None, [name, signal, f"seed{seed}"]))
+        per_run = ["--run.folder", str(run_folder), "--run.seed", str(seed)]
         per_run += ["--signal.source", sources[signal]] if signal else []
         words = [configs[name], *overrides, *per_run]
-        if is_finished(place, parse_command_line(kind.config, "", words)[0]):
+        if is_finished(run_folder, parse_command_line(kind.config, "", words)[0]):
             print("finished before")
         else:
             status = run_child([sys.executable, str(PROJECT / kind.script), *words])
@@ -88,8 +88,8 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
             if status:
                 failed.append(f"{name} with seed {seed}" + (f" on {signal}" if signal else ""))
                 continue
-        measurements = kind.measure(place, options.num_images, device)
-        runs.append(TrainedRun(name, seed, read_curve(place), measurements, signal))
+        measurements = kind.measure(run_folder, options.num_images, device)
+        runs.append(TrainedRun(name, seed, read_curve(run_folder), measurements, signal))
 
     # report
     if published and without_pair(runs, first):
@@ -97,8 +97,8 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
         published = {}
     if runs:
         table = make_table(runs, kind.unit, published)
-        used = {run.name: configs[run.name] for run in runs}
-        write_json(folder / "comparison.json", {"rows": table.report(), "options": overrides, "configs": used})
+        config_paths = {run.name: configs[run.name] for run in runs}
+        write_json(folder / "comparison.json", {"rows": table.report(), "options": overrides, "configs": config_paths})
         write_text(folder / "comparison.md", table.markdown())
         quality = " ".join(filter(None, [HEADLINES[table.headline].label, kind.where]))
         draw_curves(runs, kind.unit, quality, folder / "comparison.png")
@@ -108,7 +108,7 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
             draw_gaps(runs, kind.unit, published, folder / "gaps.png")
             print(f"gaps: {folder / 'gaps.png'}")
     if failed:
-        raise InputError(f"{' and '.join(failed)} failed, see above. Re-running the command keeps what is finished")
+        raise InputError(f"{' and '.join(failed)} failed, see above. Re-running the command skips what is finished")
 
 
 def name_sources(kind: RunKind, sources: list[str] | None) -> dict[str, str]:

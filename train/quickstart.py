@@ -67,7 +67,7 @@ def quickstart(folder: Path, representation: str) -> None:
     )  # fmt: skip
 
     # report
-    picture_beside_real(folder)
+    draw_samples_and_real(folder)
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     reconstruction = json.loads((folder / "reconstructions.json").read_text(encoding="utf-8"))
     metrics = evaluation["metrics"]
@@ -100,7 +100,7 @@ originals, reconstructions, renders           {folder / "reconstructions.png"}
 the numbers                                   {folder / "report.json"}""")
 
 
-def picture_beside_real(folder: Path) -> None:
+def draw_samples_and_real(folder: Path) -> None:
     """Draw the grid of samples with, to its right, held-out digits of the same classes, enlarged bicubically."""
     import numpy as np
     import torch

@@ -115,7 +115,7 @@ class RunSpec(Spec):
 
     @property
     def num_steps(self) -> int | None:
-        """Number of steps, computed from `images` if that is given; None where the pace decides."""
+        """Number of steps, computed from `images` if that is set; None with `seconds` alone."""
         if self.images is not None:
             return -(-self.images // self.batch)
         return self.steps
