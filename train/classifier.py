@@ -3,9 +3,9 @@
     python train/classifier.py configs/digits/classifier.yaml
     python sample/evaluate.py runs/digits/diffusion --metrics fd_classifier,agreement --classifier runs/digits/classifier
 
-Inception's features, learned on ImageNet photographs, say little about digits, curves or clips; those of a classifier trained
-on the data say more. The data set must have labels. The run folder receives config.yaml, metrics.jsonl (loss, held-out accuracy),
-checkpoints/ and, at the end, model/. Re-running the command resumes from the latest checkpoint.
+Inception's features, learned on ImageNet photographs, say little about digits, curves or clips; those of a classifier
+trained on the data say more. The data set must have labels. The run folder receives config.yaml, metrics.jsonl (loss,
+held-out accuracy), checkpoints/ and, at the end, model/. Re-running the command resumes from the latest checkpoint.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -68,7 +68,7 @@ def train(config: ClassifierRun, restart: bool = False) -> None:
     state.restore(run.checkpoint)
 
     def augmented(batch):
-        """A batch's signals as training sees them: shifted and with a part cut out, at random but keyed by their positions."""
+        """A batch's signals, randomly shifted and with a part cut out; their positions key the random numbers."""
         signals = data.signal.values(batch.signals.to(run.device, non_blocking=True))
         draws = uniform_at(batch.positions, (len(shape),), settings.seed, "shift")
         signals = shifted(signals, config.shift, draws)

@@ -1,14 +1,15 @@
-"""Train several representations of the same data, or several fields on the same signals, for equally long, and compare them.
+"""Train several representations of the same data, or several fields on the same signals, equally long; compare them.
 
     python train/compare.py configs/cifar10/compare/{locality,ipc,transinr,anr}.yaml --folder runs/cifar10/comparison
     python train/compare.py configs/cifar10/compare/*.yaml --folder runs/comparison --seeds 0 1 --run.steps 500 --run.seconds 120
     python train/compare.py configs/camera/*.yaml --folder runs/camera/comparison --run.steps 300
     python train/compare.py configs/kodak/*.yaml --sources data/kodak/*.png --folder runs/kodak/comparison --run.steps 500
 
-Every YAML is a run of train/autoencoder.py or, if it has a `field`, of train/field.py, and is named after its file; options
-with a dot are config keys for all of them. With --sources every field is fitted to each of these signals (signal.source), and
-the table holds means over them; a signal is named after its file. All configs are checked before the first is trained.
-Re-running the command skips finished runs and resumes the others; a run that fails is named, and the table is made of the rest.
+Every YAML is a run of train/autoencoder.py or, if it has a `field`, of train/field.py, and is named after its file;
+options with a dot are config keys for all of them. With --sources every field is fitted to each of these signals
+(signal.source), and the table holds means over them; a signal is named after its file. All configs are checked before
+the first is trained. Re-running the command skips finished runs and resumes the others; a run that fails is named, and
+the table is made of the rest.
 
 --folder receives comparison.md (the table), comparison.json and comparison.png: PSNR, or IoU for shapes, over images or steps
 and over seconds of training. The "PSNR after" columns read those curves where the shortest run ends. With --published FILE the

@@ -1,11 +1,11 @@
-"""The whole pipeline on scikit-learn's digits, in minutes on a CPU: every script in the order in which one would run them.
+"""The whole pipeline on scikit-learn's digits, in minutes on a CPU: every script, in the order of a manual run.
 
     python train/quickstart.py
     python train/quickstart.py --representation locality
 
-Trains an autoencoder (R-tokens of ANR, or locality-aware latents), a latent cache, class-conditional diffusion and a classifier
-to measure with, and draws samples at 64×64. The last lines say where the pictures are; report.json in the same folder has the
-numbers.
+Trains an autoencoder (R-tokens of ANR, or locality-aware latents), a latent cache, class-conditional diffusion and a
+classifier to measure with, and draws samples at 64×64. The last lines say where the pictures are; report.json in the
+same folder has the numbers.
 """
 
 import argparse

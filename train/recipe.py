@@ -3,9 +3,9 @@
     python train/recipe.py configs/cifar10/recipe_gpu.yaml
     python train/recipe.py configs/cifar10/recipe_gpu.yaml --minutes 60 --data.source data/cifar10/train.parquet
 
-A stage with seconds trains for as many steps as fit, judging by the pace of its first steps. Config keys on the command line go
-to every script in train/. Re-running the command skips finished stages and resumes the others. report.json in the recipe's
-folder holds the time of every stage, the images per second of training, and the metrics.
+A stage with seconds trains for as many steps as fit, judging by the pace of its first steps. Config keys on the command
+line go to every script in train/. Re-running the command skips finished stages and resumes the others. report.json in
+the recipe's folder holds the time of every stage, the images per second of training, and the metrics.
 """
 
 import argparse

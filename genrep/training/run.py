@@ -114,8 +114,8 @@ class Run:
     def prepare(self, model: nn.Module) -> Any:
         """The model as the loop calls it: split over processes, computing in `run.precision`, compiled with `run.compile`.
 
-        Of a model that names its repeated blocks (diffusers' `_repeated_blocks`) only these are compiled, once for all of
-        them: twelve blocks compile as fast as one. Other models are compiled as a whole.
+        Of a model that names its repeated blocks (diffusers' `_repeated_blocks`) only these are compiled, once for all
+        of them: twelve blocks compile as fast as one. Other models are compiled as a whole.
         """
         by_blocks = self.settings.compile and bool(getattr(model, "_repeated_blocks", None))
         if by_blocks:
@@ -225,7 +225,8 @@ class Run:
     def _agree_to_stop(self) -> None:
         """Decide whether this step is the last one: `run.seconds` have passed, or a signal arrived. All processes agree.
 
-        They exchange answers about once a second, which costs nothing measurable, or after every step with `run.seconds`.
+        They exchange answers about once a second, which costs nothing measurable, or after every step with
+        `run.seconds`.
         """
         self._stop_now = self._interrupts.received is not None
         if self.process[1] > 1:

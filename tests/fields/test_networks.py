@@ -455,7 +455,7 @@ def test_activations_of_experts_are_in_the_order_of_the_points():
             {"type": "scone", "widths": [8, 8]},
             "omegas must have one number per layer: 2, as in widths; got 4",
         ),
-        ({"type": "scone", "mask": "sine"}, "field.mask: got 'sine'.*did you mean 'sin'"),
+        ({"type": "scone", "mask": "sine"}, "field.mask: must be 'sin_squared', .*; got 'sine'; did you mean 'sin'"),
         ({"type": "scone", "omegas": [90, 60, 30, 0]}, "field.omegas"),
         ({"type": "scone", "mask_omega": -1}, "field.mask_omega"),
         ({"type": "scone", "mask_cells": 0}, "field.mask_cells"),
@@ -468,7 +468,7 @@ def test_activations_of_experts_are_in_the_order_of_the_points():
         ({"type": "gabor", "alpha": 0}, "field.alpha"),
         ({"type": "wire", "scale": float("inf")}, "field.scale"),
         ({"type": "wire", "widths": []}, "field.widths"),
-        ({"type": "sirne"}, "field.type: got 'sirne'; allowed: fourier, gabor, .*did you mean 'siren'"),
+        ({"type": "sirne"}, "field.type: must be one of fourier, gabor, .*; got 'sirne'; did you mean 'siren'"),
     ],
 )
 def test_invalid_networks_are_refused(spec, message):
