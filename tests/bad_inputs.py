@@ -464,8 +464,8 @@ FIELDS = [
     Script("a comparison with a seed below 0", f"{COMPARE} --folder out --seeds -1", "argument --seeds"),
     Script("a comparison on a missing device", "train/compare.py configs/digits/anr.yaml --folder out --device cuda:99 --run.steps 1", "device cuda:99: torch finds"),
     Script("a comparison of nothing", "train/compare.py --folder out", "the following arguments are required: configs"),
-    Script("the quickstart in a folder with other files", "train/quickstart.py --folder mine", "--folder mine holds other things", text("mine/thesis.txt", "")),
-    Script("the quickstart in a file", "train/quickstart.py --folder note", "--folder note is a file: give a new folder", text("note", "")),
+    Script("the quickstart in a folder with other files", "train/quickstart.py --folder mine", "--folder must be new, empty or from an earlier quickstart, .*; mine holds other files", text("mine/thesis.txt", "")),
+    Script("the quickstart in a file", "train/quickstart.py --folder note", "--folder must be a folder; note is a file", text("note", "")),
     Script("the quickstart below a file", "train/quickstart.py --folder note/a", "note/a/quickstart cannot be written: a file is in the way", text("note", "")),
     Script("the quickstart of an unknown representation", "train/quickstart.py --representation ipc", "invalid choice: 'ipc'"),
 ]  # fmt: skip

@@ -11,9 +11,9 @@ options with a dot are config keys for all of them. With --sources every field i
 the first is trained. Re-running the command skips finished runs and resumes the others; a run that fails is named, and
 the table is made of the rest.
 
---folder receives comparison.md (the table), comparison.json and comparison.png: PSNR, or IoU for shapes, over images or steps
-and over seconds of training. The "PSNR after" columns read those curves where the shortest run ends. With --published FILE the
-table compares every config's gap to the first with the published one, and gaps.png draws the gaps:
+--folder receives comparison.md (the table), comparison.json and comparison.png: PSNR, or IoU for shapes, over images or
+steps and over seconds of training. The "PSNR after" columns read those curves where the shortest run ends. With
+--published FILE the table compares every config's gap to the first with the published one, and gaps.png draws the gaps:
 
     python train/compare.py configs/camera/{pe_mlp,quad_tree,fine_to_coarse}.yaml --folder runs/camera/table_5 \\
         --published configs/camera/published.json

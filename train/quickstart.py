@@ -3,9 +3,9 @@
     python train/quickstart.py
     python train/quickstart.py --representation locality
 
-Trains an autoencoder (R-tokens of ANR, or locality-aware latents), a latent cache, class-conditional diffusion and a
-classifier to measure with, and draws samples at 64×64. The last lines say where the pictures are; report.json in the
-same folder has the numbers.
+It trains an autoencoder (R-tokens of ANR, or locality-aware latents), caches its latents, trains class-conditional
+diffusion on them and a classifier to measure with, and draws samples at 64×64. The last lines say where the pictures
+are; report.json in the same folder has the numbers.
 """
 
 import argparse
