@@ -31,14 +31,14 @@ def run_recipe(recipe: RecipeSpec, config_folder: Path, overrides: list[tuple[st
     folder = Path(recipe.folder)
     record = read_record(folder)
     failed: list[str] = []
-    is_rerun = False
+    has_run_a_stage = False
     for stage in recipe.stages:
         words = arguments(recipe, stage, config_folder, overrides)
         command = shlex.join([stage.script, *words])
-        if not is_rerun and record.get(stage.name, {}).get("command") == command:
+        if not has_run_a_stage and record.get(stage.name, {}).get("command") == command:
             print(f"{stage.name}: finished before")
             continue
-        is_rerun = True  # later stages build on the result of this one
+        has_run_a_stage = True  # later stages build on its result, so they run again too
         started = time.perf_counter()
         try:
             call_script(PROJECT, stage.script, *words)
