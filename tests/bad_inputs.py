@@ -439,7 +439,7 @@ FIELDS = [
            all_of(pictures("pictures"), cut_off("pictures/1.png"))),
     Script("a folder without frames", f"{SMALL_FIELD} --signal.source texts", "must contain pictures", text("texts/a.txt", "")),
     Script("a video for a signal", f"{SMALL_FIELD} --signal.source my.mp4", "cannot be read as a video: it is empty or damaged", text("my.mp4", "ftyp")),
-    Script("frames of different sizes", f"{SMALL_FIELD} --signal.source pictures --signal.size null", "its frames differ in size",
+    Script("frames of different sizes", f"{SMALL_FIELD} --signal.source pictures --signal.size null", "its frames must have the same size and channels",
            all_of(pictures("pictures"), pictures("pictures/more", size=9), lambda here: (here / "pictures/more/1.png").rename(here / "pictures/9.png"))),
     Script("a batch for a field", f"{FIELD} --run.batch 2", "run.batch must be 1, because a field has one signal; got 2"),
     Script("a field of an unknown type", f"{FIELD} --field.type siren", "field.type: must be one of levels_of_experts, positional_mlp; got 'siren'"),
