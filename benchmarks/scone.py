@@ -4,11 +4,11 @@
     python benchmarks/scone.py --widths 250 --chunks 1024,2048 --runs 5
     MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 python benchmarks/scone.py    # see docs/train.md
 
-Networks have four hidden layers. A step is the forward pass, the loss and the backward pass on all points of a square grid, in
-chunks of points as in train/field.py. `plain` is SCONE as its equations are written, with sine, activation and product in
-separate passes. Networks and chunk sizes are timed in turn, after a first round that is not counted; times are medians, given
-for the fastest chunk size, with those of all chunk sizes in parentheses. Values and gradients of both forms of SCONE are
-compared first.
+Networks have four hidden layers. A step is the forward pass, the loss and the backward pass on all points of a square
+grid, in chunks of points as in train/field.py. `plain` is SCONE as its equations are written, with sine, activation and
+product in separate passes. Networks and chunk sizes are timed in turn, after a first round that is not counted; times
+are medians, given for the fastest chunk size, with those of all chunk sizes in parentheses. Values and gradients of
+both forms of SCONE are compared first.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python sample/activations.py runs/siemens/scone --out activations.png
     python sample/activations.py runs/siemens/wire --num-units 16 --size 512
 
-Every layer is a block of pictures, one per unit (as in figure 6 of SCONE, whose masks, bases and products are separate blocks).
-Grey levels range from the block's lowest value to its highest, which its label gives; masks range from 0 to 1. For WIRE's complex
-activations the real parts are drawn, for a video its middle frame. The JSON report next to the picture has the mean and standard
-deviation of each layer over the units drawn.
+Every layer is a block of pictures, one per unit (as in figure 6 of SCONE, whose masks, bases and products are separate
+blocks). Grey levels range from the block's lowest value to its highest, which its label gives; masks range from 0 to 1.
+For WIRE's complex activations the real parts are drawn, for a video its middle frame. The JSON report next to the
+picture has the mean and standard deviation of each layer over the units drawn.
 """
 
 import argparse

@@ -4,9 +4,10 @@
     python sample/evaluate.py runs/digits/diffusion --metrics fd_classifier,agreement --classifier runs/digits/classifier
     python train/classifier.py configs/digits/classifier_arc.yaml --augment.mix true
 
-Inception's features, learned on ImageNet photographs, say little about digits, curves or clips; those of a classifier trained
-on the data say more. The second config trains a point transformer on anchored clouds (ARC), which come from a latent cache. The data set must
-have labels. The run folder receives config.yaml, metrics.jsonl (loss, held-out accuracy), checkpoints/ and, at the end, model/ and
+Inception's features, learned on ImageNet photographs, say little about digits, curves or clips; those of a classifier
+trained on the data say more. The second config trains a point transformer on anchored clouds (ARC), which come from a latent cache. The data set must
+have labels. The run folder receives config.yaml, metrics.jsonl (loss,
+held-out accuracy), checkpoints/ and, at the end, model/ and
 confusion.png. Re-running the command resumes from the latest checkpoint.
 """
 
@@ -46,6 +47,18 @@ def train(config: ClassifierRun, config_path: str, restart: bool = False) -> Non
 
     # resume
     state.restore(run.checkpoint)
+
+    def augmented(batch):
+        """A batch's signals, randomly shifted and with a part cut out; their positions key the random numbers."""
+        signals = data.signal.values(batch.signals.to(run.device, non_blocking=True))
+        draws = uniform_at(batch.positions, (len(shape),), settings.seed, "shift")
+        signals = shifted(signals, config.shift, draws)
+        if config.cutout:
+            draws = uniform_at(batch.positions, (len(shape),), settings.seed, "cutout")
+            signals = cut_out(signals, config.cutout, draws)
+        if run.device.type == "cuda" and len(shape) == 2:
+            return signals.to(memory_format=torch.channels_last)  # the layout of the fast convolutions on GPUs
+        return signals
 
     def evaluate() -> None:
         """Accuracy on the whole held-out split."""

@@ -1,18 +1,19 @@
-"""Train several representations of the same data, or several fields on the same signals, for equally long, and compare them.
+"""Train several representations of the same data, or several fields on the same signals, equally long; compare them.
 
     python train/compare.py configs/cifar10/compare/{locality,ipc,transinr,anr}.yaml --folder runs/cifar10/comparison
     python train/compare.py configs/cifar10/compare/*.yaml --folder runs/comparison --seeds 0 1 --run.steps 500 --run.seconds 120
     python train/compare.py configs/camera/*.yaml --folder runs/camera/comparison --run.steps 300
     python train/compare.py configs/kodak/*.yaml --sources data/kodak/*.png --folder runs/kodak/comparison --run.steps 500
 
-Every YAML is a run of train/autoencoder.py or, if it has a `field`, of train/field.py, and is named after its file; options
-with a dot are config keys for all of them. With --sources every field is fitted to each of these signals (signal.source), and
-the table holds means over them; a signal is named after its file. All configs are checked before the first is trained.
-Re-running the command skips finished runs and resumes the others; a run that fails is named, and the table is made of the rest.
+Every YAML is a run of train/autoencoder.py or, if it has a `field`, of train/field.py, and is named after its file;
+options with a dot are config keys for all of them. With --sources every field is fitted to each of these signals
+(signal.source), and the table holds means over them; a signal is named after its file. All configs are checked before
+the first is trained. Re-running the command skips finished runs and resumes the others; a run that fails is named, and
+the table is made of the rest.
 
---folder receives comparison.md (the table), comparison.json and comparison.png: PSNR, or IoU for shapes, over images or steps
-and over seconds of training. The "PSNR after" columns read those curves where the shortest run ends. With --published FILE the
-table compares every config's gap to the first with the published one, and gaps.png draws the gaps:
+--folder receives comparison.md (the table), comparison.json and comparison.png: PSNR, or IoU for shapes, over images or
+steps and over seconds of training. The "PSNR after" columns read those curves where the shortest run ends. With
+--published FILE the table compares every config's gap to the first with the published one, and gaps.png draws the gaps:
 
     python train/compare.py configs/camera/{pe_mlp,quad_tree,fine_to_coarse}.yaml --folder runs/camera/table_5 \\
         --published configs/camera/published.json
@@ -75,11 +76,11 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
     for name, signal, seed in itertools.product(configs, sources, options.seeds):
         title = ", ".join(filter(None, [name, signal, f"seed {seed}"]))
         print(f"\n{title}", flush=True)
-        place = folder / "-".join(filter(None, [name, signal, f"seed{seed}"]))
-        per_run = ["--run.folder", str(place), "--run.seed", str(seed)]
+        run_folder = folder / "-".join(filter(None, [name, signal, f"seed{seed}"]))
+        per_run = ["--run.folder", str(run_folder), "--run.seed", str(seed)]
         per_run += ["--signal.source", sources[signal]] if signal else []
         words = [configs[name], *overrides, *per_run]
-        if is_finished(place, parse_command_line(kind.config, "", words)[0]):
+        if is_finished(run_folder, parse_command_line(kind.config, "", words)[0]):
             print("finished before")
         else:
             status = run_child([sys.executable, str(PROJECT / kind.script), *words])
@@ -88,8 +89,8 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
             if status:
                 failed.append(f"{name} with seed {seed}" + (f" on {signal}" if signal else ""))
                 continue
-        measurements = kind.measure(place, options.num_images, device)
-        runs.append(TrainedRun(name, seed, read_curve(place), measurements, signal))
+        measurements = kind.measure(run_folder, options.num_images, device)
+        runs.append(TrainedRun(name, seed, read_curve(run_folder), measurements, signal))
 
     # report
     if published and without_pair(runs, first):
@@ -97,8 +98,8 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
         published = {}
     if runs:
         table = make_table(runs, kind.unit, published)
-        used = {run.name: configs[run.name] for run in runs}
-        write_json(folder / "comparison.json", {"rows": table.report(), "options": overrides, "configs": used})
+        config_paths = {run.name: configs[run.name] for run in runs}
+        write_json(folder / "comparison.json", {"rows": table.report(), "options": overrides, "configs": config_paths})
         write_text(folder / "comparison.md", table.markdown())
         quality = " ".join(filter(None, [HEADLINES[table.headline].label, kind.where]))
         draw_curves(runs, kind.unit, quality, folder / "comparison.png")
@@ -108,7 +109,7 @@ def compare(options: argparse.Namespace, overrides: list[str]) -> None:
             draw_gaps(runs, kind.unit, published, folder / "gaps.png")
             print(f"gaps: {folder / 'gaps.png'}")
     if failed:
-        raise InputError(f"{' and '.join(failed)} failed, see above. Re-running the command keeps what is finished")
+        raise InputError(f"{' and '.join(failed)} failed, see above. Re-running the command skips what is finished")
 
 
 def name_sources(kind: RunKind, sources: list[str] | None) -> dict[str, str]:

@@ -4,9 +4,10 @@
     python train/field.py configs/camera/quad_tree.yaml --signal.source photo.png --run.folder runs/photo
     python train/field.py configs/shapes/siren.yaml --signal.source bunny.obj --run.folder runs/bunny
 
-The run folder receives config.yaml, metrics.jsonl (PSNR and the signal's other metrics over time), samples/*.png (the render,
-the signal and ten times the error), checkpoints/ and model/, which NeuralField.from_pretrained loads and sample/render.py
-renders at any size and region; for a shape also mesh.ply. Re-running the command resumes from the latest checkpoint.
+The run folder receives config.yaml, metrics.jsonl (PSNR and the signal's other metrics over time), samples/*.png (the
+render, the signal and ten times the error), checkpoints/ and model/, which NeuralField.from_pretrained loads and
+sample/render.py renders at any size and region; for a shape also mesh.ply. Re-running the command resumes from the
+latest checkpoint.
 """
 
 import functools

@@ -1,11 +1,11 @@
-"""The whole pipeline on scikit-learn's digits, in minutes on a CPU: every script in the order in which one would run them.
+"""The whole pipeline on scikit-learn's digits, in minutes on a CPU: every script, in the order of a manual run.
 
     python train/quickstart.py
     python train/quickstart.py --representation locality
 
-Trains an autoencoder (R-tokens of ANR, or locality-aware latents), a latent cache, class-conditional diffusion and a classifier
-to measure with, and draws samples at 64×64. The last lines say where the pictures are; report.json in the same folder has the
-numbers.
+It trains an autoencoder (R-tokens of ANR, or locality-aware latents), caches its latents, trains class-conditional
+diffusion on them and a classifier to measure with, and draws samples at 64×64. The last lines say where the pictures
+are; report.json in the same folder has the numbers.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def quickstart(folder: Path, representation: str) -> None:
     )  # fmt: skip
 
     # report
-    picture_beside_real(folder)
+    draw_samples_and_real(folder)
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     reconstruction = json.loads((folder / "reconstructions.json").read_text(encoding="utf-8"))
     metrics = evaluation["metrics"]
@@ -100,7 +100,7 @@ originals, reconstructions, renders           {folder / "reconstructions.png"}
 the numbers                                   {folder / "report.json"}""")
 
 
-def picture_beside_real(folder: Path) -> None:
+def draw_samples_and_real(folder: Path) -> None:
     """Draw the grid of samples with, to its right, held-out digits of the same classes, enlarged bicubically."""
     import numpy as np
     import torch

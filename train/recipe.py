@@ -3,9 +3,9 @@
     python train/recipe.py configs/cifar10/recipe_gpu.yaml
     python train/recipe.py configs/cifar10/recipe_gpu.yaml --minutes 60 --data.source data/cifar10/train.parquet
 
-A stage with seconds trains for as many steps as fit, judging by the pace of its first steps. Config keys on the command line go
-to every script in train/. Re-running the command skips finished stages and resumes the others. report.json in the recipe's
-folder holds the time of every stage, the images per second of training, and the metrics.
+A stage with seconds trains for as many steps as fit, judging by the pace of its first steps. Config keys on the command
+line go to every script in train/. Re-running the command skips finished stages and resumes the others. report.json in
+the recipe's folder holds the time of every stage, the images per second of training, and the metrics.
 """
 
 import argparse
@@ -31,14 +31,14 @@ def run_recipe(recipe: RecipeSpec, config_folder: Path, overrides: list[tuple[st
     folder = Path(recipe.folder)
     record = read_record(folder)
     failed: list[str] = []
-    is_rerun = False
+    has_run_a_stage = False
     for stage in recipe.stages:
         words = arguments(recipe, stage, config_folder, overrides)
         command = shlex.join([stage.script, *words])
-        if not is_rerun and record.get(stage.name, {}).get("command") == command:
+        if not has_run_a_stage and record.get(stage.name, {}).get("command") == command:
             print(f"{stage.name}: finished before")
             continue
-        is_rerun = True  # later stages build on the result of this one
+        has_run_a_stage = True  # later stages build on its result, so they run again too
         started = time.perf_counter()
         try:
             call_script(PROJECT, stage.script, *words)

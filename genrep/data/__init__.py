@@ -1,6 +1,6 @@
 """Specs of data sets, single signals and latents. To add a kind of data set, write a spec here and a file in this package.
 
-What the values of a signal mean, and how they are shown and measured, is in `genrep/signals`. Does not import torch.
+What the values of a signal mean, and how they are drawn and measured, is in `genrep/signals`. Does not import torch.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""Networks that map the coordinates of one signal to its values. To add one, write a spec here and a file in this folder."""
+"""Networks that map a signal's coordinates to its values. To add one, write a spec here and a file in this folder."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class LevelsOfExpertsSpec(Spec):
-    """LoE: an MLP whose hidden layers pick their weights by position, from tiles repeated over space on per-layer grids."""
+    """LoE: an MLP whose hidden layers pick their weights by position, from tiles repeated over space on a grid per layer."""
 
     type: Literal["levels_of_experts"]
     widths: list[PositiveInt] = Field(default=[64] * 9, min_length=1)
@@ -22,7 +22,7 @@ class LevelsOfExpertsSpec(Spec):
     layout: LayoutName = "quad_tree"
     """Arrangement of the layers' grids: those of table 5, plus `interleaved` and `chunked` from table 1."""
     blending: Literal["nearest", "linear"] = "nearest"
-    """nearest: one matrix per point (eq. 5); linear: the 2^axes nearest ones blended (eq. 4), at 2^axes times the cost."""
+    """nearest: one matrix per point (eq. 5); linear: the 2^axes nearest ones blended (eq. 4), for 2^axes times the cost."""
     finest: PositiveFloat | None = None
     """Upper limit on a grid's cells along an axis, such as the signal's size in pixels; null means no limit."""
     cells: list[PositiveFloat] | None = None
@@ -80,7 +80,7 @@ class SirenSpec(Spec):
     first_omega: PositiveFloat = 30.0
     """ω of the first layer, sin(ω(Wx + b)); it sets how high the initial frequencies are."""
     hidden_omega: PositiveFloat = 30.0
-    """ω of the other hidden layers; it sets how fast their weights train, but does not change their initial activations."""
+    """ω of the other hidden layers; it sets how fast their weights train, and leaves their initial activations unchanged."""
 
     def build(self, num_axes: int, channels: int) -> "FieldNetwork":
         from genrep.fields.siren import SirenField
@@ -166,7 +166,7 @@ class SconeSpec(Spec):
     learn_input_scale: bool = False
     """Multiply a by a trained factor in each layer, initially 1."""
     mask_cells: PositiveInt = 1024
-    """Cells of random_binary along each axis; with as many as the signal's longest axis has points, no two points share one."""
+    """Cells of random_binary along each axis; to give every point its own, at least the signal's longest axis in points."""
     mask_seed: NonNegativeInt = 0
     """Seed of random_binary."""
 

@@ -1,6 +1,7 @@
 """The Fourier-feature network of one signal (Tancik et al., Fourier Features Let Networks Learn High Frequency Functions, 2020).
 
-The locality-aware paper (figure 7) and SCONE compare against it. Features of other networks are in `genrep/nn/fourier.py`.
+The locality-aware paper (figure 7) and SCONE compare against it. Features of other networks are in
+`genrep/nn/fourier.py`.
 """
 
 import itertools

@@ -16,8 +16,8 @@ from genrep.nn.sines import full_precision
 class GaborFilter(nn.Module):
     """g_j(x) = exp(-γ_j/2 ||x - μ_j||²) sin(ω_j·x + φ_j) (section 3.2).
 
-    Initially μ ~ U(-1, 1), γ ~ Gamma(alpha, beta), φ ~ U(-π, π), and ω is uniform with bound weight_scale √γ / √axes, so
-    that the number of waves under a filter's envelope does not depend on the envelope's width.
+    Initially μ ~ U(-1, 1), γ ~ Gamma(alpha, beta), φ ~ U(-π, π), and ω is uniform with bound weight_scale √γ / √axes,
+    so that the number of waves under a filter's envelope does not depend on the envelope's width.
 
     Args:
         num_axes: number of coordinate axes.
@@ -53,8 +53,8 @@ class GaborFilter(nn.Module):
 class GaborField(Field):
     """z_1 = g_1(x) and z_(l+1) = (W_l z_l + b_l) ∘ g_(l+1)(x); after k filter layers the values are W z_k + b (section 3).
 
-    The scale of the frequencies is divided by √k and the gamma distribution's alpha by k, because frequencies and inverse
-    variances add up in a product of k Gabor functions. W_l is initialised from U(-1/√n, 1/√n) for n inputs.
+    The scale of the frequencies is divided by √k and the gamma distribution's alpha by k, because frequencies and
+    inverse variances add up in a product of k Gabor functions. W_l is initialised from U(-1/√n, 1/√n) for n inputs.
 
     Args:
         num_axes: number of coordinate axes.

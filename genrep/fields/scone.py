@@ -31,13 +31,13 @@ class SconeField(Field):
         M_l    = σ(s_l ω₀ (W_l z_(l-1) + b_l)),  z_0 = x    the masks
         z_l    = M_l ∘ g_l(x)                               their collage; the values are W z_L + b
 
-    B and c are trained. Both are initialised by PyTorch's default, U(-1/√axes, 1/√axes); the paper gives this for B on two
-    axes and has no c. W and b are both drawn within the bound of SIREN's weights. s is 1, or trained with
+    B and c are trained. Both are initialised by PyTorch's default, U(-1/√axes, 1/√axes); the paper gives this for B on
+    two axes and has no c. W and b are both drawn within the bound of SIREN's weights. s is 1, or trained with
     `learn_input_scale` (the suffix -L in figure 7). Coordinates are not normalised further, and the output has no
     activation.
 
-    With mask "random_binary" (the ablation of figure 7), z_l = M_l ∘ ω₀ (W_l z_(l-1) + b_l) ∘ g_l(x), where M_l is a fixed
-    random bit for each channel and each cell of a grid.
+    With mask "random_binary" (the ablation of figure 7), z_l = M_l ∘ ω₀ (W_l z_(l-1) + b_l) ∘ g_l(x), where M_l is a
+    fixed random bit for each channel and each cell of a grid.
 
     Args:
         num_axes: number of coordinate axes.
@@ -128,12 +128,12 @@ class SconeField(Field):
 
 
 class Collage(torch.autograd.Function):
-    """One layer's M ∘ g = σ(a) sin p, `[width, points]`, where a = W z + b and p = B x + c. In the first layer z is None, for x.
+    """One layer's M ∘ g = σ(a) sin p, `[width, points]`, where a = W z + b and p = B x + c; z None means x.
 
-    It computes σ and σ' together, and the sine and cosine of p together, and saves only σ'(a) sin p and σ(a) cos p; times
-    the gradient of the result, these are the gradients of a and p. That takes two thirds of the passes over the activations
-    that separate sines, activation and product take. It has only first derivatives by the weights; where coordinates
-    require gradients, `values` uses `hidden_layers` instead, which has all derivatives.
+    It computes σ and σ' together, and the sine and cosine of p together, and saves only σ'(a) sin p and σ(a) cos p;
+    times the gradient of the result, these are the gradients of a and p. That takes two thirds of the passes over the
+    activations that separate sines, activation and product take. It has only first derivatives by the weights; where
+    coordinates require gradients, `values` uses `hidden_layers` instead, which has all derivatives.
     """
 
     @staticmethod
@@ -174,7 +174,7 @@ class Collage(torch.autograd.Function):
 
 
 def _sin_squared(angles: Tensor) -> tuple[Tensor, Tensor]:
-    """sin² a = t² / (1 + t²) and sin a cos a = t / (1 + t²) with t = tan a, which costs more than one sine, less than two."""
+    """sin² a = t² / (1 + t²) and sin a cos a = t / (1 + t²) with t = tan a, which costs less than two sines."""
     tangent = angles.tan_()
     product = torch.addcmul(tangent.new_ones(()), tangent, tangent).reciprocal_().mul_(tangent)
     return tangent.mul_(product), product
@@ -211,16 +211,16 @@ MASKS_AND_SLOPES: dict[str, tuple[Callable[[Tensor], tuple[Tensor, Tensor]], flo
     "cos": (_cos, -0.5),
     "tanh": (_tanh, 2.0),
 }
-"""A function that overwrites the angles and returns σ and a multiple of σ'; and the factor that turns the latter into σ'."""
+"""A function that overwrites the angles and returns σ and a multiple of σ'; and the factor from the latter to σ'."""
 
 
 def random_mask(
     coords: Float[Tensor, "points axes"], width: int, cells: int, seed: Sequence[int]
 ) -> Bool[Tensor, "points width"]:
-    """A fair random bit for each channel and each cell of a grid of `cells` along each axis of [-1, 1], fixed by the seed.
+    """A random bit for every channel and every cell of a grid of [-1, 1] with `cells` along each axis, fixed by the seed.
 
-    The bits are computed from the number of a point's cell rather than stored: stored for every pixel of a photograph and
-    every channel, they would take three orders of magnitude more memory than the network.
+    The bits are computed from the number of a point's cell rather than stored: stored for every pixel of a photograph
+    and every channel, they would take three orders of magnitude more memory than the network.
     """
     index = ((coords.float() + 1) * (cells / 2)).long().clamp_(0, cells - 1)
     cell = index[:, 0]

@@ -15,10 +15,10 @@ class SirenField(Field):
     """z_l = sin(ω_l (W_l z_(l-1) + b_l)) with z_0 = x; the values are W z_L + b (section 3, ω as in section 3.2).
 
     Weights are initialised from U(-1/n, 1/n) in the first layer and U(-√(6/n)/ω, √(6/n)/ω) in the later ones and the
-    output layer, for n inputs; the products ωW z are then about N(0, 1), and activations have the same distribution at any
-    depth. The paper does not specify the biases; here, as in its code, they have PyTorch's default, U(-1/√n, 1/√n).
-    Multiplied by ω, they spread the phases of the first layer over several periods; at 256 units and ω = 30 they raise the
-    angles' standard deviation to 1.5, which leaves that of their sines at 0.7.
+    output layer, for n inputs; the products ωW z are then about N(0, 1), and activations have the same distribution at
+    any depth. The paper does not specify the biases; here, as in its code, they have PyTorch's default, U(-1/√n, 1/√n).
+    Multiplied by ω, they spread the phases of the first layer over several periods; at 256 units and ω = 30 they raise
+    the angles' standard deviation to 1.5, which leaves that of their sines at 0.7.
 
     Args:
         num_axes: number of coordinate axes.

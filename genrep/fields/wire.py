@@ -16,8 +16,8 @@ class WireField(Field):
     """z_l = ψ(W_l z_(l-1) + b_l) with ψ(u) = exp(iω₀u) exp(-|s₀u|²); the values are Re(W z_L + b) (section 3).
 
     The first layer's weights are real, since coordinates are; all others are complex, including the output layer's. All
-    layers have PyTorch's default initialisation. Everything is computed in real numbers, `[real parts, imaginary parts]`:
-    for u = a + ib,
+    layers have PyTorch's default initialisation. Everything is computed in real numbers,
+    `[real parts, imaginary parts]`: for u = a + ib,
 
         ψ(u) = exp(-ω₀b - s₀²(a² + b²)) (cos ω₀a + i sin ω₀a)
 

@@ -48,8 +48,8 @@ def siren_bound(inputs: int, omega: float, first: bool) -> float:
 class Places:
     """Points at which to compute sines and cosines of linear functions of the coordinates.
 
-    Activations here are `[width, points]`: a channel's points are then contiguous, and multiplying them by one number per
-    channel is fast. In `[points, width]` the same products take ten times as long on a CPU.
+    Activations here are `[width, points]`: a channel's points are then contiguous, and multiplying them by one number
+    per channel is fast. In `[points, width]` the same products take ten times as long on a CPU.
     """
 
     def __init__(self, coords: Float[Tensor, "points axes"]):

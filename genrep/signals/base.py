@@ -12,8 +12,8 @@ from torch import Tensor
 class Signal(ABC):
     """What the values of a signal mean.
 
-    Networks work with `values`: floats, roughly in [-1, 1], NaN where a value is missing. Data sets, pipelines and files
-    hold them in the form `kept`: 8-bit pixels for an image, numbers in their own unit for an array.
+    Networks work with `values`: floats, roughly in [-1, 1], NaN where a value is missing. Data sets, pipelines and
+    files hold them in the form `kept`: 8-bit pixels for an image, numbers in their own unit for an array.
 
     Attributes:
         spec: the spec that is saved with a model.

@@ -44,7 +44,7 @@ class DistanceSignal(Signal):
         kept: Float[Tensor, "batch 1 depth height width"],
         reference: Float[Tensor, "batch 1 depth height width"],
     ) -> UInt8[Tensor, "batch 3 height width"]:
-        """The surface coloured by its distance from the reference's: dark for 0, bright from one per cent of the side on."""
+        """The surface coloured by its distance from the reference's: dark for 0, bright for one per cent of the side."""
         pictures = []
         for distances, shape in zip(kept, reference, strict=True):
             pictures.append(errors_of(extract_mesh(distances[0].numpy()), functools.partial(_interpolated, shape)))

@@ -1,7 +1,7 @@
 """Triangle meshes: extracting them from a grid of distances, telling inside from outside, and comparing them.
 
-Vertices are coordinates in [-1, 1], with axes in array order (z, y, x), as everywhere. Lengths are in units of the side of the
-cube [-1, 1]³, as in the papers on shapes, whose cube has side 1.
+Vertices are coordinates in [-1, 1], with axes in array order (z, y, x), as everywhere. Lengths are in units of the side
+of the cube [-1, 1]³, as in the papers on shapes, whose cube has side 1.
 """
 
 from pathlib import Path
@@ -80,7 +80,7 @@ def intersection_over_union(one: Bool[np.ndarray, "*shape"], other: Bool[np.ndar
 
 
 def chamfer_distance(one: Float[np.ndarray, "points 3"], other: Float[np.ndarray, "others 3"]) -> float:
-    """Mean distance from the points of one set to the nearest of the other, plus the reverse, in units of the cube's side."""
+    """Mean distance from each set's points to the nearest of the other set, summed; in units of the cube's side."""
     from scipy.spatial import cKDTree
 
     return sum(float(cKDTree(a).query(b)[0].mean()) for a, b in ((one, other), (other, one))) / SIDE

@@ -22,8 +22,8 @@ def psnr(
     """Peak signal-to-noise ratio of each image in dB, -10 log10(MSE) at a peak of 1; 100 dB for equal images.
 
     Floats are compared as they are, neither rounded nor clamped, as in the code published with the papers. `psnr_8bit`
-    may be lower or higher: rounding adds an error, which turns 47.25 dB into 46.97 and 55 into 53.8, and clamping removes
-    errors where images are black or white (digits of 30.4 dB read as 31.1).
+    may be lower or higher: rounding adds an error, which turns 47.25 dB into 46.97 and 55 into 53.8, and clamping
+    removes errors where images are black or white (digits of 30.4 dB read as 31.1).
 
     Args:
         images, reference: floats in [-1, 1]; the peak of 1 is that of the same images in [0, 1].

@@ -31,7 +31,7 @@ def shifted(
 def cut_out(
     signals: Float[Tensor, "batch channels *shape"], side: int, draws: Float[Tensor, "batch axes"]
 ) -> Float[Tensor, "batch channels *shape"]:
-    """Signals with a cube of `side` points along every axis set to 0. Its centre is anywhere, so it may extend over the edge.
+    """Signals with a cube of `side` points per axis set to 0. Its centre is anywhere, so it may extend over the edge.
 
     Args:
         signals: any values.

@@ -1,4 +1,4 @@
-"""The kinds of run that train/compare.py compares: their training script, the keys that must agree, and their measurements.
+"""The kinds of run that train/compare.py compares: their scripts, the keys that must agree, and their measurements.
 
 A new kind needs a subclass of Measurements, a function that measures a run, and an entry in KINDS.
 """
@@ -146,7 +146,7 @@ KINDS = {"field": FIELDS, "autoencoder": AUTOENCODERS}
 
 
 def kind_of(path: Path | str) -> RunKind:
-    """The kind of run a YAML trains. Without either key it is an autoencoder's, whose validation reports the missing key."""
+    """The kind of run a YAML trains; without either key an autoencoder's, whose validation reports the missing key."""
     content = read_config(path)
     return next((kind for key, kind in KINDS.items() if key in content), AUTOENCODERS)
 

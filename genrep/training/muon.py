@@ -12,9 +12,9 @@ from torch import Tensor
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, in float32 on a CPU and batched over weights on a GPU.
 
-    On CUDA it iterates in bfloat16, as torch does, but on all weights of the same shape as one batch: torch's loop launches
-    about 25 small kernels per weight, which takes longer than the arithmetic, and a transformer's blocks share few shapes.
-    The state is the same as torch's, so either can load the other's checkpoints.
+    On CUDA it iterates in bfloat16, as torch does, but on all weights of the same shape as one batch: torch's loop
+    launches about 25 small kernels per weight, which takes longer than the arithmetic, and a transformer's blocks share
+    few shapes. The state is the same as torch's, so either can load the other's checkpoints.
     """
 
     # torch iterates in bfloat16 on every device. Most CPUs have no bfloat16 units: on an AVX2 machine a product of 96×96 and
@@ -70,8 +70,8 @@ def orthogonalized(
 ) -> Float[Tensor, "*count rows columns"]:
     """Approximately U Vᵀ of a matrix U S Vᵀ, or of each of several, by Newton-Schulz iterations X <- a X + (b X Xᵀ + c (X Xᵀ)²) X.
 
-    From Jordan et al., 2024. Their coefficients trade accuracy for speed: the singular values end between about 0.7 and 1.2
-    rather than at 1.
+    From Jordan et al., 2024. Their coefficients trade accuracy for speed: the singular values end between about 0.7 and
+    1.2 rather than at 1.
     """
     a, b, c = coefficients
     is_wide = matrices.shape[-2] <= matrices.shape[-1]

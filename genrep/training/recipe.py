@@ -1,6 +1,7 @@
 """Recipes: scripts that run one after another, for a given time or to completion. Does not import torch.
 
-`train/recipe.py` runs a recipe. The YAMLs are in the folder of the configs they use: `configs/<dataset>/recipe_<machine>.yaml`.
+`train/recipe.py` runs a recipe. The YAMLs are in the folder of the configs they use:
+`configs/<dataset>/recipe_<machine>.yaml`.
 """
 
 import itertools

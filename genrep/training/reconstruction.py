@@ -41,10 +41,10 @@ def training_points(
 ) -> Points:
     """The coordinates to reconstruct a batch at, and the signals' values there.
 
-    Coordinates are drawn once per step, `[N, axes]`, and shared by all parts and processes, whose number therefore does not
-    change the result. With `spec.per_image` every signal has its own, `[B, N, axes]`, keyed by its position in the training
-    stream, as in the papers' code. If the data have a larger source, targets come from the source, resized to a random size
-    between the target size and its own; the size is the same for the whole step.
+    Coordinates are drawn once per step, `[N, axes]`, and shared by all parts and processes, whose number therefore does
+    not change the result. With `spec.per_image` every signal has its own, `[B, N, axes]`, keyed by its position in the
+    training stream, as in the papers' code. If the data have a larger source, targets come from the source, resized to
+    a random size between the target size and its own; the size is the same for the whole step.
     """
     assert batch.signals is not None
     # keyed by the step alone: the same on every process, for every part, and after resuming

@@ -46,7 +46,7 @@ class Run:
         config: the whole config of the run; it is written to `config.yaml`.
         settings: the config's `run` section.
         restart: delete what an earlier run left in the folder.
-        identity: hashes of what the run builds on, such as its data; resuming with different ones is refused.
+        identity: hashes of the run's inputs, such as its data, by name; resuming with different ones is refused.
         splits_batch: whether the processes divide the images of a step; for a field they divide the points of its signal.
 
     Attributes:
@@ -89,7 +89,7 @@ class Run:
             raise
         if settings.tracker is not None:
             self.accelerator.init_trackers(self.folder.name, config=_flat(config.model_dump(mode="json")))
-        if self.device.type == "cuda":  # the peak is reported for this run, not for one before it in the process
+        if self.device.type == "cuda":  # so that the peak is that of this run, not of an earlier one in the process
             torch.cuda.reset_peak_memory_stats(self.device)
         self._reported = (self.step, self.seconds)
         self._loss = torch.zeros((), device=self.device)
@@ -114,8 +114,8 @@ class Run:
     def prepare(self, model: nn.Module) -> Any:
         """The model as the loop calls it: split over processes, computing in `run.precision`, compiled with `run.compile`.
 
-        Of a model that names its repeated blocks (diffusers' `_repeated_blocks`) only these are compiled, once for all of
-        them: twelve blocks compile as fast as one. Other models are compiled as a whole.
+        Of a model that names its repeated blocks (diffusers' `_repeated_blocks`) only these are compiled, once for all
+        of them: twelve blocks compile as fast as one. Other models are compiled as a whole.
         """
         by_blocks = self.settings.compile and bool(getattr(model, "_repeated_blocks", None))
         if by_blocks:
@@ -225,7 +225,8 @@ class Run:
     def _agree_to_stop(self) -> None:
         """Decide whether this step is the last one: `run.seconds` have passed, or a signal arrived. All processes agree.
 
-        They exchange answers about once a second, which costs nothing measurable, or after every step with `run.seconds`.
+        They exchange answers about once a second, which costs nothing measurable, or after every step with
+        `run.seconds`.
         """
         self._stop_now = self._interrupts.received is not None
         if self.process[1] > 1:
@@ -365,7 +366,7 @@ class Run:
             raise InputError(f"run.folder must be a folder; {self.folder} is a file")
         self._lock.__enter__()
         is_run = saved.exists() or bool(list_checkpoints(self.folder / "checkpoints"))
-        if restart and is_run:  # deletes nothing from a folder that holds no run, and only what a run writes
+        if restart and is_run:  # deletes only what a run writes, and only if the folder holds a run
             for name in ("checkpoints", "model", "pipeline", "samples"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
@@ -430,7 +431,7 @@ def _schedule_note(checkpoint: Checkpoint, optimizer: OptimizerSpec | None, num_
 
 
 def _refuse_changed(saved: Path, config: Spec) -> None:
-    """InputError if a run's saved config differs from `config` in a key that changes what is learned."""
+    """InputError if a run's saved config differs from `config` in a key that affects the result."""
     content = read_config(saved) if saved.exists() else {}
     # validated first, so that a key which an older version did not have counts as its default
     before, now = unmarked(validate(type(config), content, where=str(saved)), MAY_CHANGE), unmarked(config, MAY_CHANGE)

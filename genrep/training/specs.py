@@ -117,7 +117,7 @@ class RunSpec(Spec):
 
     @property
     def num_steps(self) -> int | None:
-        """Number of steps, computed from `images` if that is given; None where the pace decides."""
+        """Number of steps, computed from `images` if that is set; None with `seconds` alone."""
         if self.images is not None:
             return -(-self.images // self.batch)
         return self.steps
@@ -224,7 +224,7 @@ class FittingSpec(PointsSpec):
     """Objective of a field: mean squared error of values at the signal's points."""
 
     chunk: PositiveInt = 16_384
-    """Points computed at a time, few enough that the activations between layers fit a CPU's cache. It changes no result."""
+    """Points computed at a time, so few that activations fit a CPU's cache; does not change the result."""
 
 
 class FieldRun(Spec):
@@ -404,7 +404,7 @@ class ClassifierRun(Spec):
     shift: NonNegativeInt = 1
     """Largest random shift of training images, in pixels."""
     cutout: NonNegativeInt = 0
-    """Side of a square set to grey (0) at a random place in every training image (DeVries and Taylor, 2017); 0 disables it."""
+    """Side of a square set to grey (0) at random in every training image (DeVries and Taylor, 2017); 0 disables it."""
     label_smoothing: Fraction = 0.0
     """Share of the target probability that is spread evenly over all classes."""
     optimizer: OptimizerSpec = OptimizerSpec()

@@ -81,7 +81,7 @@ def test_the_table_is_made_without_a_failed_run(tmp_path, capfd):
     arguments = small_comparison(tmp_path)
     (tmp_path / "two.yaml").write_text(f"base: {tmp_path}/one.yaml\noptimizer: {{lr: 1e30, clip_norm: null}}\n")
     run("train/compare.py", *arguments, expect=2)
-    message = "two with seed 0 failed, see above. Re-running the command keeps what is finished"
+    message = "two with seed 0 failed, see above. Re-running the command skips what is finished"
     assert message in capfd.readouterr().err
     rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["one"]

@@ -455,7 +455,7 @@ def test_activations_of_experts_are_in_the_order_of_the_points():
             {"type": "scone", "widths": [8, 8]},
             "omegas must have one number per layer: 2, as in widths; got 4",
         ),
-        ({"type": "scone", "mask": "sine"}, "field.mask: must be .*; got 'sine'; did you mean 'sin'"),
+        ({"type": "scone", "mask": "sine"}, "field.mask: must be 'sin_squared', .*; got 'sine'; did you mean 'sin'"),
         ({"type": "scone", "omegas": [90, 60, 30, 0]}, "field.omegas"),
         ({"type": "scone", "mask_omega": -1}, "field.mask_omega"),
         ({"type": "scone", "mask_cells": 0}, "field.mask_cells"),

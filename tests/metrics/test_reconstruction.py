@@ -61,7 +61,7 @@ def test_rounding_to_8_bits_lowers_the_psnr(decibels, rounded):
 def test_psnr_of_integers_is_refused():
     pixels = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
     for pair, name in (((pixels, pixels.float()), "images"), ((pixels.float(), pixels), "reference")):
-        with pytest.raises(InputError, match=rf"needs {name} of floats in \[-1, 1\]; got torch.uint8.*psnr_8bit"):
+        with pytest.raises(InputError, match=rf"{name} must be floats in \[-1, 1\]; got torch.uint8.*psnr_8bit"):
             psnr(*pair)
 
 

@@ -1,6 +1,7 @@
-"""Single signals, which `train/field.py` fits fields to. Data sets are in `genrep/data/images.py` and `genrep/data/arrays.py`.
+"""Single signals, to which `train/field.py` fits fields. Data sets are in `genrep/data/images.py` and `arrays.py`.
 
-To add a kind, write a spec in `genrep/data/__init__.py` and a file here, with a `SingleSignal` if it does not lie on a grid.
+To add a kind, write a spec in `genrep/data/__init__.py` and a file here, with a `SingleSignal` if it does not lie on a
+grid.
 """
 
 from genrep.data.single.arrays import open_array

@@ -2,7 +2,7 @@
 
 single.points(how, generator, share)        where a step evaluates the field, and the target values there
 single.measure(field)                       how close the field is to the signal: all metrics by name
-single.picture(field), single.save(field)   what people look at, and files besides the model
+single.picture(field), single.save(field)   a picture of the fit, and files other than the model
 """
 
 import functools

@@ -64,7 +64,7 @@ class GridSignal(SingleSignal):
             coords = coords + shifts.to(self.device)
         if how.targets == "pixel" or how.coords == "grid":
             return SignalPoints(coords, self._values_of(chosen))
-        return SignalPoints(coords, values_at(self._values_there[None], coords, "bicubic")[0])
+        return SignalPoints(coords, values_at(self._values_on_device[None], coords, "bicubic")[0])
 
     def measure(self, field: Renders) -> dict[str, float]:
         """The signal's own metrics; for a video, their means and standard deviations over its frames."""
@@ -103,5 +103,5 @@ class GridSignal(SingleSignal):
         return self.kept.flatten(1).T.contiguous().to(self.device)
 
     @functools.cached_property
-    def _values_there(self) -> Float[Tensor, "channels *shape"]:
+    def _values_on_device(self) -> Float[Tensor, "channels *shape"]:
         return self.values.to(self.device)

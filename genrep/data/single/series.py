@@ -77,7 +77,7 @@ class SinesSignal(SeriesSignal):
         self.sines, self.finer = sines, finer
 
     def measure(self, field: Renders) -> dict[str, float]:
-        """Metrics at the samples and, with the suffix `_between`, between the first and the last one against the true sum."""
+        """Metrics at the samples and, as `_between`, against the true sum between the first and the last sample."""
         places = self._places(self.finer)
         inner = places.abs() < 1 - 1 / self.num_points
         reference = self.signal.values(self.sines.at(places[inner]))
