@@ -308,7 +308,7 @@ class SinesSourceSpec(BaseSourceSpec):
     """Periods over the whole signal, one number for each sine."""
     amplitudes: list[PositiveFloat] | None = None
     """One for each sine; null is 1 for all."""
-    length: PositiveInt = 100
+    length: Annotated[int, Field(ge=2)] = 100
     """Samples, evenly spaced."""
     seed: Seed = 0
     """Seed of the phases and of the noise."""
