@@ -37,6 +37,10 @@ def draw(options: argparse.Namespace) -> None:
     if num_axes not in (2, 3):
         raise InputError(f"{options.run}: the signal must be an image or a video; it has {num_axes} axes")
     size = parse_size(options.size)
+    if isinstance(size, tuple) and len(size) != num_axes:
+        raise InputError(
+            f"--size must be {num_axes} positive integers, as in {'x'.join(map(str, field.shape))}; got {options.size!r}"
+        )
     *frames, height, width = field.shape if size is None else grid_shape(size, num_axes)
     start = frames[0] // 2 * height * width if frames else 0
 

@@ -430,6 +430,9 @@ STAGES = [
 
 FIELD, SMALL_FIELD = "train/field.py configs/camera/quad_tree.yaml", "train/field.py small/field.yaml"
 PE = "train/field.py configs/camera/pe_mlp.yaml"
+STAR, SHAPE = "train/field.py configs/siemens/scone.yaml", "train/field.py configs/shapes/siren.yaml"
+SINES = "train/field.py configs/aliasing/without.yaml"
+SOUND = f"{SINES} --signal.type array"
 COMPARE = "train/compare.py configs/camera/pe_mlp.yaml configs/camera/quad_tree.yaml"
 
 FIELDS = [
@@ -442,7 +445,20 @@ FIELDS = [
     Script("frames of different sizes", f"{SMALL_FIELD} --signal.source pictures --signal.size null", "its frames must have the same size and channels",
            all_of(pictures("pictures"), pictures("pictures/more", size=9), lambda here: (here / "pictures/more/1.png").rename(here / "pictures/9.png"))),
     Script("a batch for a field", f"{FIELD} --run.batch 2", "run.batch must be 1, because a field has one signal; got 2"),
-    Script("a field of an unknown type", f"{FIELD} --field.type nerf", "field.type: must be one of .*levels_of_experts, .*; got 'nerf'"),
+    Script("a field of an unknown type", f"{FIELD} --field.type sirne", "field.type: must be one of fourier, .*, wire; got 'sirne'; did you mean 'nerf'"),
+    Script("an unknown mask", f"{STAR} --field.mask sine", "field.mask: must be 'sin_squared', .*; got 'sine'; did you mean 'sin'"),
+    Script("fewer layers than omegas", f"{STAR} --field.widths [8,8]", "omegas must have one number per layer, as widths has; got 4 omegas and 2 widths"),
+    Script("an odd number of Fourier features", "train/field.py configs/siemens/fourier.yaml --field.num_features 7", "num_features must be even, .*; got 7"),
+    Script("more frames than there are", f"{SMALL_FIELD} --signal.source pictures --signal.num_frames 9", "needs 9 frames from frame 0 on .*; got 5",
+           pictures("pictures")),
+    Script("a WAV file that is text", f"{SOUND} --signal.source my.wav", "cannot be read as a WAV file of 8, 16, 24 or 32-bit integers", text("my.wav", "hello")),
+    Script("a missing WAV file", f"{SOUND} --signal.source none.wav", "none.wav: cannot be read as a WAV file .*No such file"),
+    Script("too few samples for a sine", f"{SINES} --signal.length 20", "length must be more than twice the highest frequency, 15, .*; got 20"),
+    Script("fewer amplitudes than sines", f"{SINES} --signal.amplitudes [1]", "amplitudes has 1 numbers, frequencies has 10: give one for each sine"),
+    Script("a missing shape", f"{SHAPE} --signal.source none.obj", "signal.source 'none.obj' does not exist: give a mesh, or a cloud of points"),
+    Script("a shape that is text", f"{SHAPE} --signal.source my.ply", "my.ply: cannot be read as a shape: it is empty or damaged", text("my.ply", "hello")),
+    Script("a text file for a shape", f"{SHAPE} --signal.source my.txt", "my.txt: must be one of .obj, .ply, .stl, .off; got .txt", text("my.txt", "hello")),
+    Script("shifted coordinates of a shape", f"{SHAPE} --fitting.coords uniform", "fitting.coords and fitting.targets are for signals on a grid"),
     Script("a field without layers", f"{FIELD} --field.widths []", "field.*widths: .*at least 1 item"),
     Script("tiles for fewer layers than there are", f"{FIELD} --field.tile [2,2]", "tile must be one number, or one per layer: 9, as in widths; got 2"),
     Script("a Gray code of four", f"{SMALL_FIELD} --field.layout gray_code --field.tile 4", "layout gray_code needs tiles of 2", leaves=("run/*",)),
@@ -460,6 +476,9 @@ FIELDS = [
     Script("a missing file of published numbers", f"{COMPARE} --folder out --published none.json", "none.json must be a JSON file like"),
     Script("published numbers that are text", f"{COMPARE} --folder out --published my.json", "must hold the PSNR of pe_mlp", text("my.json", '{"pe_mlp": "31"}')),
     Script("published numbers without the first", f"{COMPARE} --folder out --published my.json", "must hold the PSNR of pe_mlp", text("my.json", '{"a": 1}')),
+    Script("two sources of one name", f"{COMPARE} --folder out --sources a/x.png b/x.png", "two of the --sources have the same file name"),
+    Script("a source beside --sources", f"{COMPARE} --folder out --sources a.png --signal.source b.png", "--signal.source: every run has its own with --sources"),
+    Script("sources for autoencoders", "train/compare.py configs/digits/anr.yaml --folder out --sources a", "--sources is of fields, each of which has one signal"),
     Script("a comparison of no images", f"{COMPARE} --folder out --num-images 0", "argument --num-images: must be a positive integer; got '0'"),
     Script("a comparison with a seed below 0", f"{COMPARE} --folder out --seeds -1", "argument --seeds"),
     Script("a comparison on a missing device", "train/compare.py configs/digits/anr.yaml --folder out --device cuda:99 --run.steps 1", "device cuda:99: torch finds"),
@@ -480,6 +499,7 @@ INTERPOLATE, PATTERN = (
 )
 RENDER, CLASSIFIED = "sample/render.py runs/field --out x.png", f"{EVALUATE} --metrics fd_classifier --classifier"
 REFINE = f"{RECONSTRUCT} --refine-steps 1"
+ACTIVATIONS = "sample/activations.py runs/field --out x.png"
 
 SAMPLES = [
     Script("a missing run", "sample/generate.py runs/nowhere", "no pipeline here"),
@@ -598,6 +618,10 @@ SAMPLES = [
     Script("an autoencoder to render", "sample/render.py runs/anr", "NeuralField has no argument"),
     Script("a GAN to render", "sample/render.py runs/gan", "runs/gan: no NeuralField here"),
     Script("a render below a file", "sample/render.py runs/field --out note/x.png", "note/x.png cannot be written", text("note", "")),
+    Script("activations of a missing field", "sample/activations.py runs/nowhere --out x.png", "runs/nowhere: no NeuralField here"),
+    Script("activations of no units", f"{ACTIVATIONS} --num-units 0", "argument --num-units: must be a positive integer; got '0'"),
+    Script("activations at a video's size", f"{ACTIVATIONS} --size 8x8x8", "--size must be 2 positive integers, as in .*; got '8x8x8'"),
+    Script("activations below a file", "sample/activations.py runs/field --out note/x.png", "note/x.png cannot be written", text("note", "")),
     Script("an unknown metric", f"{EVALUATE} --metrics fdi", "'fdi' is not one of .*did you mean 'fid'"),
     Script("no metric", [*EVALUATE.split(), "--metrics", ""], "'' is not one of"),
     Script("a run without a config", "sample/evaluate.py runs/diffusion/pipeline", "not a run folder .it has no config.yaml"),

@@ -302,7 +302,7 @@ class SinesSourceSpec(BaseSourceSpec):
     """Periods over the whole signal, one number per sine."""
     amplitudes: list[PositiveFloat] | None = None
     """One number per sine; null means 1 for all."""
-    length: PositiveInt = 100
+    length: Annotated[int, Field(ge=2)] = 100
     """Number of samples, evenly spaced."""
     seed: Seed = 0
     """Seed of the phases and of the noise."""

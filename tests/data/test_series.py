@@ -112,6 +112,7 @@ def test_a_fit_of_sines_is_measured_between_the_samples():
         ({"frequencies": [10, 1]}, "length must be more than twice the highest frequency, 10, or its samples"),
         ({"frequencies": []}, "at least 1 item"),
         ({"finer": 5}, "multiple of 2"),
+        ({"frequencies": [0.4, 0.3], "length": 1}, "length: must be .*2; got 1"),
     ],
 )
 def test_invalid_sines_are_refused(change, message):

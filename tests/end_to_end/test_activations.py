@@ -37,3 +37,10 @@ def test_activations_of_a_curve_are_refused(tmp_path, capsys):
     run("sample/activations.py", tmp_path / "model", "--out", tmp_path / "none.png", expect=2)
     assert "the signal must be an image or a video; it has 1 axes" in capsys.readouterr().err
     assert not (tmp_path / "none.png").exists()
+
+
+def test_activations_of_an_image_have_no_frames(tmp_path, capsys):
+    NeuralField(SCONE, (8, 8), 1).save_pretrained(tmp_path / "model")
+    run("sample/activations.py", tmp_path / "model", "--size", "3x8x8", "--out", tmp_path / "none.png", expect=2)
+    assert "--size must be 2 positive integers, as in 8x8; got '3x8x8'" in capsys.readouterr().err
+    assert not (tmp_path / "none.png").exists()

@@ -66,6 +66,52 @@ def test_two_processes_fit_like_one(tmp_path):
         assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
 
 
+NETWORKS = {
+    "siren": ["--field.widths", "[12, 10]"],
+    "fourier": ["--field.hidden_dim", 12, "--field.num_features", 10],
+    "gabor": ["--field.widths", "[12, 10]", "--field.input_scale", 16],
+    "wire": ["--field.widths", "[12, 10]"],
+    "scone": ["--field.widths", "[12, 10]", "--field.omegas", "[9.0, 5.0]", "--field.learn_input_scale", "true"],
+}
+
+
+def of_network(name: str) -> list[object]:
+    """A small run of this network, in chunks that begin and end within a row."""
+    small = ["--signal.size", 16, "--fitting.chunk", 100, "--run.report_every", 1, "--optimizer.schedule", "constant"]
+    return ["configs/camera/quad_tree.yaml", *small, "--field.type", name, *NETWORKS[name]]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_network_and_its_average_resume_bit_for_bit(name, tmp_path):
+    for folder, steps in (("straight", 4), ("resumed", 2), ("resumed", 4)):
+        options = ["--ema.decay", 0.9, "--run.steps", steps, "--run.folder", tmp_path / folder]
+        run("train/field.py", *of_network(name), *options)
+    for part in ("model", "average"):
+        one, two = (
+            load_file(tmp_path / folder / f"checkpoints/step-00000004/{part}.safetensors")
+            for folder in ("straight", "resumed")
+        )
+        assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    model = load_file(tmp_path / "straight" / "model" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(two[key], model[key]) for key in two), "the model that is saved is the average"
+    assert any(not torch.equal(two[key], weight) for key, weight in trained_weights(tmp_path / "straight").items())
+
+
+def trained_weights(folder):
+    """The trained weights of the last checkpoint, without buffers."""
+    weights = load_file(folder / "checkpoints/step-00000004/model.safetensors")
+    return {key: weight for key, weight in weights.items() if not key.endswith("frequencies")}
+
+
+@pytest.mark.parametrize("name", ["wire", "scone"])
+def test_two_processes_average_the_gradients_of(name, tmp_path):
+    """Of complex weights as two real parts, and of SCONE's own backward pass; 257 points are 129 and 128."""
+    for folder, start in ((tmp_path / "one", run), (tmp_path / "two", lambda *a: launch(2, *a))):
+        start("train/field.py", *of_network(name), "--fitting.num_coords", 257, "--run.steps", 3, "--run.folder", folder)
+    for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
+
+
 @pytest.mark.parametrize("num_coords", ["null", 300])
 def test_chunks_do_not_change_the_result(tmp_path, num_coords):
     for name, chunk in (("whole", 2000), ("parts", 100)):

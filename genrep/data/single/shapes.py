@@ -88,8 +88,9 @@ class ShapeSignal(SingleSignal):
     def distances(self, coords: Float[Tensor, "points 3"]) -> Float[Tensor, " points"]:
         """Signed distances of points, float32."""
         places = coords.double().numpy()
-        _, nearest = self._tree.query(places, k=min(NEIGHBOURS, self.num_points), workers=torch.get_num_threads())
-        nearest = nearest.reshape(len(places), -1)
+        count = min(NEIGHBOURS, self.num_points)
+        _, nearest = self._tree.query(places, k=count, workers=torch.get_num_threads())
+        nearest = nearest.reshape(len(places), count)  # which of no points, and of one neighbour, has another shape
         normals = self.normals[nearest].mean(1)
         normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
         along = ((places - self.surface[nearest[:, 0]]) * normals).sum(1)
