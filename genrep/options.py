@@ -100,7 +100,8 @@ def parse_classes(text: str, names: Mapping[int, str]) -> list[int]:
             labels.append(int(part))
         else:
             raise InputError(
-                f"--classes must be labels, ranges or names, as in 0-9 or 3,5; got {part!r}{did_you_mean(part, by_name)}"
+                f"--classes must be labels, ranges or names, as in 0-9 or 3,5; got {part!r}{did_you_mean(part, by_name)}. "
+                f"The names are {', '.join(list(by_name)[:10])}{', ...' if len(by_name) > 10 else ''}"
             )
     for label in labels:
         if label not in names:

@@ -35,7 +35,7 @@ def refine(
 ) -> tuple[INRAutoencoder, Float[Tensor, "batch tokens latent"]]:
     """Fit latents to `images` (or other signals) by `steps` steps of Adam on the squared error.
 
-    Returns the latents and the autoencoder whose decoder they belong to. Images do not influence each other, unless the
+    Returns the autoencoder whose decoder the latents belong to, and the latents. Images do not influence each other, unless the
     decoder is refined too: the result is then a copy for this whole batch, so pass one image at a time to get one decoder per
     image.
 

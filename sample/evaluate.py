@@ -9,7 +9,8 @@ Metrics:
     rfid               FID of the autoencoder's reconstructions
     fd_classifier      Fréchet distance with the features of a classifier trained on the data set itself, for any signals;
                        train the classifier with train/classifier.py
-    agreement          share of conditional samples that this classifier assigns to their class
+    agreement          share of conditional samples that this classifier assigns to their class (class_agreement in the report)
+    prc_classifier     precision and recall with this classifier's features
 
 Every Fréchet distance comes with its floors: the distances of reconstructions, and of real images of the other split, to the
 reference. Since the number of images biases a distance, the other split contributes as many images as were generated, if it

@@ -445,7 +445,7 @@ FIELDS = [
     Script("frames of different sizes", f"{SMALL_FIELD} --signal.source pictures --signal.size null", "its frames must have the same size and channels",
            all_of(pictures("pictures"), pictures("pictures/more", size=9), lambda here: (here / "pictures/more/1.png").rename(here / "pictures/9.png"))),
     Script("a batch for a field", f"{FIELD} --run.batch 2", "run.batch must be 1, because a field has one signal; got 2"),
-    Script("a field of an unknown type", f"{FIELD} --field.type sirne", "field.type: must be one of fourier, .*, wire; got 'sirne'; did you mean 'nerf'"),
+    Script("a field of an unknown type", f"{FIELD} --field.type sirne", "field.type: must be one of fourier, .*, wire; got 'sirne'; did you mean 'siren'"),
     Script("an unknown mask", f"{STAR} --field.mask sine", "field.mask: must be 'sin_squared', .*; got 'sine'; did you mean 'sin'"),
     Script("fewer layers than omegas", f"{STAR} --field.widths [8,8]", "omegas must have one number per layer, as widths has; got 4 omegas and 2 widths"),
     Script("an odd number of Fourier features", "train/field.py configs/siemens/fourier.yaml --field.num_features 7", "num_features must be even, .*; got 7"),

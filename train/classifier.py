@@ -48,18 +48,6 @@ def train(config: ClassifierRun, config_path: str, restart: bool = False) -> Non
     # resume
     state.restore(run.checkpoint)
 
-    def augmented(batch):
-        """A batch's signals, randomly shifted and with a part cut out; their positions key the random numbers."""
-        signals = data.signal.values(batch.signals.to(run.device, non_blocking=True))
-        draws = uniform_at(batch.positions, (len(shape),), settings.seed, "shift")
-        signals = shifted(signals, config.shift, draws)
-        if config.cutout:
-            draws = uniform_at(batch.positions, (len(shape),), settings.seed, "cutout")
-            signals = cut_out(signals, config.cutout, draws)
-        if run.device.type == "cuda" and len(shape) == 2:
-            return signals.to(memory_format=torch.channels_last)  # the layout of the fast convolutions on GPUs
-        return signals
-
     def evaluate() -> None:
         """Accuracy on the whole held-out split."""
         if run.is_main:

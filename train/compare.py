@@ -120,7 +120,9 @@ def name_sources(kind: RunKind, sources: list[str] | None) -> dict[str, str]:
         raise InputError("--sources is for fields, which have one signal; for autoencoders give --data.source")
     names = {Path(source).stem: source for source in sources}
     if len(names) < len(sources):
-        raise InputError("two of the --sources have the same file name, which names a signal: rename one")
+        stems = [Path(source).stem for source in sources]
+        repeated = next(stem for stem in stems if stems.count(stem) > 1)
+        raise InputError(f"two of the --sources have the same file name, {repeated}, which names a signal: rename one")
     return names
 
 

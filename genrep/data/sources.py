@@ -53,7 +53,9 @@ def open_source(spec: ImageDataSpec) -> Any:
         return _load("imagefolder", data_dir=str(place))
     # checked first, because `datasets` takes a mistyped folder for a Hub id, and without a network retries for 23 s
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
-        near = did_you_mean(source, BUILT_IN)
+        parent = place.parent
+        siblings = [str(path) for path in parent.iterdir()] if parent.is_dir() else []
+        near = did_you_mean(str(place), siblings) or did_you_mean(source, BUILT_IN)
         raise MissingSource(
             f"data.source {source!r} does not exist: give {' or '.join(BUILT_IN)}, a folder, a parquet or Arrow file, or a Hub id owner/name{near}"
         )

@@ -47,8 +47,9 @@ class StrictLoading:
         folder = place / kwargs["subfolder"] if kwargs.get("subfolder") else place
         looks_local = not _is_hub_id(pretrained_model_name_or_path)
         if looks_local and not (folder / "config.json").is_file():
+            inside = ", but there is one in model/" if (folder / "model" / "config.json").is_file() else ""
             raise InputError(
-                f"{folder}: no {cls.__name__} here (no config.json); give a folder written by save_pretrained"
+                f"{folder}: no {cls.__name__} here (no config.json{inside}); give a folder written by save_pretrained"
             )
         if looks_local:
             cls._refuse_unknown_keys(folder)

@@ -320,6 +320,7 @@ def run_script(main: Callable[[], None]) -> None:
     # Must be set before torch is imported: waiting threads of GNU OpenMP spin for milliseconds, which made small models
     # 60 times slower on a machine whose cores were shared. A short spin costs nothing on an idle one.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # without the line of code that gave it
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a Windows pipe may not encode √: print ? rather than fail
             stream.reconfigure(errors="replace")

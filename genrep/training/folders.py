@@ -25,7 +25,7 @@ def load_autoencoder(place: str, config_path: str | None = None) -> INRAutoencod
     if not (folder / "config.json").exists():
         stage1_config = _stage1_config(place, config_path)
         advice = (
-            f"train it first: python {_script(stage1_config)} {stage1_config}"
+            f"train it first: python {_script(stage1_config)} {stage1_config}, or name a trained one with --autoencoder RUN"
             if stage1_config
             else "give the run or model folder of stage 1"
         )

@@ -75,6 +75,7 @@ class Run:
         self._pace = Pace(settings.seconds) if settings.num_steps is None and settings.seconds is not None else None
         self.checkpoint: Checkpoint | None = None
         self.log: RunLog | None = None
+        self._measured: tuple[int, dict[str, Any]] | None = None
         if splits_batch:  # refuses a batch that does not divide evenly, before anything is written
             PositionBatches(settings.batch, settings.accumulation, self.process, 0, 0)
         self._lock = FolderLock(self.folder, "a training run")
@@ -315,6 +316,8 @@ class Run:
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Write a line to metrics.jsonl and the tracker: step, images and seconds of training so far, and these values."""
+        if "images_per_second" not in values:  # an evaluation, not a report of training
+            self._measured = (self.step, dict(values))
         line = {"step": self.step, "images": self.step * self.settings.batch, "seconds": self.seconds, **values}
         if self.log is not None:
             self.log.write(line)
@@ -337,7 +340,10 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def finish(self) -> None:
-        """Close the trackers and unlock the folder."""
+        """Print what the last evaluation measured, close the trackers and unlock the folder."""
+        if self.is_main and self._measured is not None:
+            step, metrics = self._measured
+            print(f"step {step:,}: " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         self.release()

@@ -92,7 +92,7 @@ def test_the_shares_of_all_processes_are_the_points_of_one(sphere):
     alone = PointsSpec(num_coords=1)  # of two processes one has no point
     shares = [single.points(alone, torch.Generator().manual_seed(3), Share(rank, 2)) for rank in range(2)]
     assert [part.values.shape for part in shares] == [(1, 1), (0, 1)]
-    again = single.points(how, torch.Generator().manual_seed(4))
+    other_seed = single.points(how, torch.Generator().manual_seed(4))
     assert not torch.equal(other_seed.coords, whole.coords) and not single.is_fixed(how)
 
 

@@ -76,7 +76,10 @@ def _pictures(place: Path) -> Iterator[Any]:
         else:
             yield from (frame.copy() for frame in ImageSequence.Iterator(Image.open(files[0])))
     except OSError as error:
-        raise InputError(f"signal.source {place}: cannot be read as a picture ({error})") from error
+        kinds = {".npy": "array", ".wav": "array", ".obj": "shape", ".ply": "shape", ".stl": "shape", ".off": "shape"}
+        kind = kinds.get(place.suffix.lower())
+        advice = f"; for {place.suffix} files set signal.type to {kind}" if kind else ""
+        raise InputError(f"signal.source {place}: cannot be read as a picture ({error}){advice}") from error
 
 
 def _camera(spec: PictureSourceSpec) -> Any:
