@@ -107,7 +107,9 @@ def trained_weights(folder):
 def test_two_processes_average_the_gradients_of(name, tmp_path):
     """Of complex weights as two real parts, and of SCONE's own backward pass; 257 points are 129 and 128."""
     for folder, start in ((tmp_path / "one", run), (tmp_path / "two", lambda *a: launch(2, *a))):
-        start("train/field.py", *of_network(name), "--fitting.num_coords", 257, "--run.steps", 3, "--run.folder", folder)
+        start(
+            "train/field.py", *of_network(name), "--fitting.num_coords", 257, "--run.steps", 3, "--run.folder", folder
+        )
     for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
         assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
 
