@@ -138,7 +138,7 @@ FIELDS = RunKind(
     script="train/field.py",
     unit="steps",
     where="",
-    shared=(*HOW_LONG, ("signal", "signal")),
+    shared=(*HOW_LONG, ("signal", "signal"), ("fitting.num_coords", "fitting.num_coords")),
     measure=measure_field,
 )
 KINDS = {"field": FIELDS, "autoencoder": AUTOENCODERS}

@@ -112,6 +112,9 @@ def test_fields_of_one_signal_are_compared_in_one_table(tmp_path, capsys):
     other.write_text(f"base: {PROJECT}/configs/camera/quad_tree.yaml\nsignal: {{channels: 3}}\n")
     run("train/compare.py", "configs/camera/pe_mlp.yaml", other, *small, expect=2)
     assert "pe_mlp and other differ in signal" in capsys.readouterr().err
+    other.write_text(f"base: {PROJECT}/configs/camera/quad_tree.yaml\nfitting: {{num_coords: 100}}\n")
+    run("train/compare.py", "configs/camera/pe_mlp.yaml", other, *small, expect=2)
+    assert "pe_mlp and other differ in fitting.num_coords" in capsys.readouterr().err
 
 
 def test_fields_are_compared_over_several_signals(tmp_path, capsys):

@@ -15,6 +15,7 @@ from genrep.training.comparison import (
     draw_curves,
     draw_gaps,
     make_table,
+    mean_curves,
     read_curve,
     read_published,
     without_pair,
@@ -46,6 +47,24 @@ def test_a_curve_is_linear_between_evaluations_and_ends_with_them():
     assert [curve.at_images(n) for n in (2, 101)] == [curve.at_seconds(s) for s in (0.29, 10.1)] == [None, None]
     bent = Curve([0, 1, 3], [0.0, 1.0, 3.0], [0.0, 1.0, 9.0])  # x²: at 2 the chord from (1, 1) to (3, 9) is at 5, not 4
     assert bent.at_images(2) == bent.at_seconds(2) == 5
+
+
+def test_curves_of_several_signals_are_drawn_as_their_mean(tmp_path, monkeypatch):
+    """12 images of 5 networks are 5 lines; a mean ends where the first of its curves ends."""
+    runs = [
+        trained(name, 0, line(slope, 10 * number, [1, 2, 4], speed=2 + number), signal=f"image {number}")
+        for slope, name in enumerate("abcde", start=1)
+        for number in range(12)
+    ]
+    runs[0] = trained("a", 0, line(1, 0, [1, 2], speed=2), signal="image 0")
+    curves = mean_curves(runs)
+    assert list(curves) == list("abcde") and (curves["a"].images, curves["b"].images) == ([1, 2], [1, 2, 4])
+    assert curves["b"].quality == pytest.approx([57, 59, 63])
+    assert curves["b"].seconds[2] == pytest.approx(sum(4 / (2 + number) for number in range(12)) / 12)
+    drawn = []
+    monkeypatch.setattr("genrep.plots.save_curves", lambda *arguments: drawn.append(arguments))
+    draw_curves(runs, "steps", "PSNR (dB)", tmp_path / "curves.png")
+    assert drawn[0][1] == "PSNR (dB), mean over 12 signals" and list(drawn[0][0]["steps"]) == list("abcde")
 
 
 def test_curves_are_read_where_the_shortest_run_ends():
