@@ -55,7 +55,8 @@ def open_source(spec: ImageDataSpec) -> Any:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
         parent = place.parent
         siblings = [str(path) for path in parent.iterdir()] if parent.is_dir() else []
-        near = did_you_mean(str(place), siblings) or did_you_mean(source, BUILT_IN)
+        # a path in a folder is meant as one; a bare word may be a built-in name
+        near = did_you_mean(str(place), siblings) if "/" in source else did_you_mean(source, BUILT_IN)
         raise MissingSource(
             f"data.source {source!r} does not exist: give {' or '.join(BUILT_IN)}, a folder, a parquet or Arrow file, or a Hub id owner/name{near}"
         )
