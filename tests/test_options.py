@@ -52,7 +52,9 @@ def test_unknown_classes_are_refused(text, message):
 
 
 def test_a_misspelt_class_suggests_the_closest_name():
-    with pytest.raises(InputError, match=r"; got 'sea loin'; did you mean 'sea lion'\?. The names are cat, dog, sea lion, 4-5$"):
+    with pytest.raises(
+        InputError, match=r"; got 'sea loin'; did you mean 'sea lion'\?. The names are cat, dog, sea lion, 4-5$"
+    ):
         parse_classes("sea loin", ANIMALS)
 
 

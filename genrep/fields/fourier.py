@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genrep.fields.base import Field
-from genrep.nn.sines import full_precision
+from genrep.nn.sines import coordinate_product, full_precision
 
 
 class Prepared(NamedTuple):
@@ -57,7 +57,9 @@ class FourierField(Field):
     def prepare(self, coords: Float[Tensor, "*points axes"]) -> Prepared:
         dtype = full_precision(self.frequencies.dtype)
         with torch.autocast(coords.device.type, enabled=False):
-            angles = (math.pi * (coords.to(dtype) + 1)) @ self.frequencies.to(dtype).T
+            frequencies = self.frequencies.to(dtype)
+            turns = math.pi * (coords.to(dtype) + 1)
+            angles = coordinate_product(turns, frequencies, frequencies.new_zeros(len(frequencies)))
         return Prepared(torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.frequencies.dtype))
 
     def hidden_layers(self, prepared: Prepared) -> Iterator[tuple[str, Tensor]]:

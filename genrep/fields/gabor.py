@@ -5,12 +5,11 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from genrep.fields.base import Field, last
-from genrep.nn.sines import full_precision
+from genrep.nn.sines import coordinate_product, full_precision
 
 
 class GaborFilter(nn.Module):
@@ -46,8 +45,8 @@ class GaborFilter(nn.Module):
         # -γ/2 ||x - μ||² = γ μ·x - γ/2 ||x||² - γ/2 ||μ||² is linear in (x, ||x||², 1): one product for all filters
         squared = torch.cat([coords, coords.square().sum(dim=-1, keepdim=True)], dim=-1)
         columns = torch.cat([gamma[:, None] * centres, -0.5 * gamma[:, None]], dim=1)
-        exponent = F.linear(squared, columns, -0.5 * gamma * centres.square().sum(dim=-1))
-        return exponent.exp() * torch.sin(F.linear(coords, weight, bias))
+        exponent = coordinate_product(squared, columns, -0.5 * gamma * centres.square().sum(dim=-1))
+        return exponent.exp() * torch.sin(coordinate_product(coords, weight, bias))
 
 
 class GaborField(Field):

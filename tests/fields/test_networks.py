@@ -474,3 +474,25 @@ def test_activations_of_experts_are_in_the_order_of_the_points():
 def test_invalid_networks_are_refused(spec, message):
     with pytest.raises(InputError, match=message):
         NeuralField(spec, (8, 8), 1)
+
+
+@pytest.mark.parametrize(
+    "spec", [{"type": "siren"}, {"type": "fourier"}, {"type": "gabor"}, {"type": "wire"}, {"type": "scone"}]
+)
+def test_products_with_coordinates_are_exact_where_tf32_is_allowed(spec):
+    """Written out in place of a matrix product: the same values and gradients, to rounding."""
+    torch.manual_seed(0)
+    field = NeuralField(spec, (8, 8)).field
+    coords = torch.rand(40, 2) * 2 - 1
+    results = []
+    for precision in ("highest", "high"):
+        torch.set_float32_matmul_precision(precision)
+        try:
+            field.zero_grad()
+            values = field(coords)
+            values.square().sum().backward()
+        finally:
+            torch.set_float32_matmul_precision("highest")
+        results.append([values.detach(), *(parameter.grad.clone() for parameter in field.parameters())])
+    for exact, written_out in zip(*results, strict=True):
+        torch.testing.assert_close(written_out, exact, rtol=2e-3, atol=2e-4 * float(exact.abs().max()))
