@@ -1,12 +1,13 @@
-"""Images per second of fitting clouds, many at a time beside one at a time, in one process.
+"""Images per second of fitting clouds: many images at a time against one at a time, in one process.
 
     python benchmarks/cloud_fit.py
     python benchmarks/cloud_fit.py --run runs/cifar10/arc --source data/cifar10/train.parquet
 
-Three ways to the same clouds: `encode` of all images; `encode` of one after another; and, one after another, the paper's
-equations as they stand, with the neighbours looked up once, autograd and torch's Adam. Without --run the decoder is a fresh
-one of the paper's size, and the images are smooth noise: the time is the same, PSNR is not. Each way is timed --rounds times in
-turn, and the shortest time counts, of seconds on the clock (--seconds process: of the processor, on a machine that is shared).
+Compares three ways to compute the same clouds: `encode` of all images at once; `encode` of one image at a time; and, one image at
+a time, a plain implementation of the paper's equations with autograd and torch's Adam, which searches the neighbours once.
+Without --run the decoder is an untrained one of the paper's size and the images are smooth noise; this takes the same time,
+but the PSNR means nothing. The three are timed in turn, --rounds times, and the shortest wall time counts. On a shared machine,
+use --seconds process for CPU time.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from genrep.training.folders import load_autoencoder
 
 
 def plain_fit(autoencoder: INRAutoencoder, image: torch.Tensor) -> torch.Tensor:
-    """One image, `[1, C, *shape]`, from the start that the encoder gives it."""
+    """The cloud of one image, `[1, C, *shape]`, from the encoder's anchors and initial features."""
     encoder, decoder = autoencoder.encoder, autoencoder.decoder
     clouds = encoder.place(image, decoder)
     coords, targets = grid(image.shape[2:]), image.flatten(2).transpose(1, 2)
@@ -48,14 +49,20 @@ def plain_fit(autoencoder: INRAutoencoder, image: torch.Tensor) -> torch.Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--run", help="run folder of train/clouds.py, fitted at the centres of pixels at a constant rate"
+        "--run", help="run folder of train/clouds.py, with encoder.coords grid and encoder.schedule constant"
     )
-    parser.add_argument("--source", help="images to fit: a folder, parquet files (default: the held-out ones of --run)")
-    parser.add_argument("--num-images", type=positive, default=32, help="images (default 32)")
-    parser.add_argument("--size", type=positive, default=32, help="of images that are made up (default 32)")
-    parser.add_argument("--steps", type=positive, help="steps of a fit (default: the run's, or 500)")
-    parser.add_argument("--rounds", type=positive, default=2, help="times that each way is timed (default 2)")
-    parser.add_argument("--seconds", choices=["clock", "process"], default="clock", help="which ones (default clock)")
+    parser.add_argument(
+        "--source", help="images to fit: a folder or parquet files (default: the held-out images of --run)"
+    )
+    parser.add_argument("--num-images", type=positive, default=32, help="number of images (default 32)")
+    parser.add_argument("--size", type=positive, default=32, help="size of the noise images (default 32)")
+    parser.add_argument("--steps", type=positive, help="steps of a fit (default: those of the run, or 500)")
+    parser.add_argument(
+        "--rounds", type=positive, default=2, help="number of timings, of which the shortest counts (default 2)"
+    )
+    parser.add_argument(
+        "--seconds", choices=["clock", "process"], default="clock", help="wall time or CPU time (default clock)"
+    )
     options = parser.parse_args()
     clock = time.perf_counter if options.seconds == "clock" else time.process_time
     torch.manual_seed(0)

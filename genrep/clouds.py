@@ -1,4 +1,4 @@
-"""What can be done to a cloud as such: its anchors moved, hidden, mixed with those of another (ARC, figures 3, 5 and 6)."""
+"""Edits of a cloud: its anchors moved, scaled, rotated, selected, and combined with another cloud's (ARC, figures 3, 5 and 6)."""
 
 import math
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ Mask = Bool[Tensor, "batch tokens"]
 def moved(
     latents: Float[Tensor, "batch tokens latent"], shift: Sequence[Number]
 ) -> Float[Tensor, "batch tokens latent"]:
-    """All anchors displaced by the same vector, in coordinates: 2 / N along an axis is a pixel of N."""
+    """All anchors shifted by the same vector, in coordinates: with N pixels along an axis, a pixel is 2 / N."""
     return _placed(latents, latents[..., : len(shift)] + latents.new_tensor(shift))
 
 
 def scaled(
     latents: Float[Tensor, "batch tokens latent"], factors: Sequence[Number]
 ) -> Float[Tensor, "batch tokens latent"]:
-    """Positions multiplied along each axis, about the middle of the image; -1 mirrors it."""
+    """Positions multiplied by a factor along each axis, about the centre of the image; -1 mirrors."""
     return _placed(latents, latents[..., : len(factors)] * latents.new_tensor(factors))
 
 
 def turned(
     latents: Float[Tensor, "batch tokens latent"], degrees: Number, shape: Sequence[int]
 ) -> Float[Tensor, "batch tokens latent"]:
-    """Anchors of images of `shape`, (height, width), rotated about the middle, anticlockwise as one looks at the image.
+    """Anchors of images of `shape`, (height, width), rotated anticlockwise about the centre.
 
-    The rotation is one of pixels, which are square: in coordinates it is none where height and width differ.
+    The rotation is in pixels, which are square; in coordinates, an image that is not square would be sheared.
     """
     pixels = latents.new_tensor(shape) / 2
     y, x = (latents[..., :2] * pixels).unbind(-1)
@@ -41,7 +41,7 @@ def turned(
 
 
 def within(latents: Float[Tensor, "batch tokens latent"], region: Region, num_axes: int = 2) -> Mask:
-    """Which anchors lie in a region, starts then ends: (y0, x0, y1, x1). InputError if it is empty."""
+    """Which anchors lie in a region (y0, x0, y1, x1): its starts, then its ends. InputError if the region is empty."""
     bounds = latents.new_tensor(image_region(region, num_axes))
     positions = latents[..., :num_axes]
     return ((positions >= bounds[:num_axes]) & (positions < bounds[num_axes:])).all(dim=-1)
@@ -50,7 +50,7 @@ def within(latents: Float[Tensor, "batch tokens latent"], region: Region, num_ax
 def stacked(
     clouds: Sequence[tuple[Float[Tensor, "batch _ latent"], Bool[Tensor, "batch _"] | None]],
 ) -> tuple[Float[Tensor, "batch tokens latent"], Mask]:
-    """Clouds, each with its mask, as one: the anchors of all of them, and which are there."""
+    """Several clouds with their masks (None: all anchors are present) joined into one cloud, and its mask."""
     masks = [latents.new_ones(latents.shape[:2]).bool() if mask is None else mask for latents, mask in clouds]
     return torch.cat([latents for latents, _ in clouds], dim=1), torch.cat(masks, dim=1)
 

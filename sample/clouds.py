@@ -1,11 +1,12 @@
-"""Move, hide, mix and stack the anchors of clouds, and render what becomes of the images (ARC, figures 5 and 6).
+"""Move, hide, mix and stack the anchors of clouds, and render the result (ARC, figures 5 and 6).
 
     python sample/clouds.py runs/cifar10/arc --num-images 6
 
-A row an image: the image, its render, its anchors moved by a quarter of the image, turned, mirrored, drawn together; half of
-them hidden at random; its left half with the right half of the next image; and both stacked. Neighbours are found anew each
-time. The report gives the PSNR of the renders, and of the moved ones against the renders moved by as many whole pixels, where
-they overlap: a decoder that sees offsets alone moves with its anchors, up to rounding.
+Every row shows one image: the image and its render, then renders with the anchors moved by a quarter of the image, rotated,
+mirrored, and pulled together; with half of the anchors hidden at random; with the left half of the image joined to the right
+half of the next one; and with both images stacked. Neighbours are searched again for every render. The report gives the PSNR of
+the renders, and of the moved renders relative to the renders shifted by the same number of whole pixels, where they overlap:
+the decoder sees only offsets, so the two are equal up to rounding.
 """
 
 import argparse
@@ -33,50 +34,51 @@ def show(options: argparse.Namespace) -> None:
     autoencoder = move(load_autoencoder(options.run), choose_device(options.device), options.dtype)
     if autoencoder.position_dim != 2 or len(autoencoder.image_shape) != 2:
         raise InputError(
-            f"{options.run}: only clouds of images can be moved about; its tokens have no positions on an image"
+            f"{options.run} must be a model of images whose tokens have positions, but its tokens have none in an image: give a run "
+            "of train/clouds.py"
         )
     data = open_for(autoencoder, run_data(options.run).light(), options.split)
     signal, shape = data.signal, autoencoder.image_shape
-    kept = data.read(evenly(len(data), options.num_images))
-    values = signal.values(kept.to(autoencoder.device))
+    images = data.read(evenly(len(data), options.num_images))
+    values = signal.values(images.to(autoencoder.device))
 
     # clouds
     latents, mask = autoencoder.encode_set(values)
-    others, their_mask = latents.roll(-1, 0), None if mask is None else mask.roll(-1, 0)
-    there = torch.ones_like(latents[..., 0], dtype=torch.bool) if mask is None else mask
+    next_latents, next_mask = latents.roll(-1, 0), None if mask is None else mask.roll(-1, 0)
+    present = torch.ones_like(latents[..., 0], dtype=torch.bool) if mask is None else mask
     generator = stream_generator(options.seed, "hidden")
     hidden = torch.rand(latents.shape[:2], generator=generator).argsort(dim=1) < latents.shape[1] // 2
     steps = [max(1, length // 4) for length in shape]
     shifted = moved(latents, [2 * step / length for step, length in zip(steps, shape, strict=True)])
-    left = there & within(latents, (-9, -9, 9, 0))
-    right = ~within(others, (-9, -9, 9, 0)) if their_mask is None else their_mask & ~within(others, (-9, -9, 9, 0))
+    left = present & within(latents, (-9, -9, 9, 0))  # ±9: no limit, every anchor is nearer
+    right = present.roll(-1, 0) & ~within(next_latents, (-9, -9, 9, 0))
     clouds = {
         "render": (latents, mask),
         "moved": (shifted, mask),
         "turned": (turned(latents, 30, shape), mask),
         "mirrored": (scaled(latents, (1, -1)), mask),
         "drawn together": (scaled(latents, (0.6, 0.6)), mask),
-        "hidden": (latents, there & ~hidden.to(there.device)),
-        "mixed": stacked([(latents, left), (others, right)]),
-        "stacked": stacked([(latents, mask), (others, their_mask)]),
+        "hidden": (latents, present & ~hidden.to(present.device)),
+        "mixed": stacked([(latents, left), (next_latents, right)]),
+        "stacked": stacked([(latents, mask), (next_latents, next_mask)]),
     }
 
     # renders
     size = tuple(options.scale * length for length in shape)
-    renders = {name: autoencoder.render(cloud, size=size, mask=seen) for name, (cloud, seen) in clouds.items()}
-    own = autoencoder.render(latents, mask=mask)
+    renders = {name: autoencoder.render(cloud, size=size, mask=kept) for name, (cloud, kept) in clouds.items()}
+    plain = autoencoder.render(latents, mask=mask)
     of_moved = autoencoder.render(shifted, mask=mask)[:, :, steps[0] :, steps[1] :]
-    overlap = own[:, :, : -steps[0], : -steps[1]]
+    overlap = plain[:, :, : -steps[0], : -steps[1]]
 
     # write
-    shown = [signal.keep(signal.resize(values, size)), *(signal.keep(render) for render in renders.values())]
-    rows = torch.stack([signal.pictures(part.cpu()) for part in shown], dim=1)
+    columns = [signal.keep(signal.resize(values, size)), *(signal.keep(render) for render in renders.values())]
+    rows = torch.stack([signal.pictures(part.cpu()) for part in columns], dim=1)
     save_png(picture_grid(legible(rows.flatten(0, 1)), columns=rows.shape[1]), out)
     report = {
-        "psnr": float(signal.psnr(own, values).mean()),
+        "psnr": float(signal.psnr(plain, values).mean()),
         "psnr_moved": float(signal.psnr(of_moved, overlap).mean()),
         "columns": ["image", *clouds],
-        "num_images": len(kept),
+        "num_images": len(images),
         "size": list(size),
         "data": data.name,
         "autoencoder": str(options.run),
@@ -90,13 +92,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("run", help="run folder of train/clouds.py")
-    parser.add_argument("--num-images", type=positive, default=6, help="images, evenly spaced (default 6)")
     parser.add_argument(
-        "--scale", type=positive, default=2, help="render at so many times the image's size (default 2)"
+        "--num-images", type=positive, default=6, help="number of images, evenly spaced in the split (default 6)"
+    )
+    parser.add_argument(
+        "--scale", type=positive, default=2, help="render at this many times the image's size (default 2)"
     )
     parser.add_argument("--split", default="held_out", help="held_out or train (default held_out)")
-    parser.add_argument("--seed", type=non_negative, default=0, help="seed of the anchors that are hidden (default 0)")
-    parser.add_argument("--out", help="PNG; the report goes beside it as JSON (default RUN/clouds.png)")
+    parser.add_argument("--seed", type=non_negative, default=0, help="seed that chooses the hidden anchors (default 0)")
+    parser.add_argument("--out", help="PNG file; the report is written next to it as JSON (default RUN/clouds.png)")
     add_device_options(parser)
     show(parser.parse_args())
 

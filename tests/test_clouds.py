@@ -1,4 +1,4 @@
-"""What is done to clouds as such, in closed form; the script that shows it."""
+"""Edits of clouds in closed form, and the script that renders them."""
 
 import json
 
@@ -15,14 +15,14 @@ CLOUD = torch.tensor([[[0.0, 0.5, 7.0], [-0.25, -1.0, 8.0]]])
 """Two anchors, (y, x) and a feature of one number."""
 
 
-def test_anchors_move_and_features_stay():
+def test_edits_move_anchors_and_keep_features():
     assert moved(CLOUD, (0.5, -0.25)).tolist() == [[[0.5, 0.25, 7.0], [0.25, -1.25, 8.0]]]
     assert scaled(CLOUD, (2, -1)).tolist() == [[[0.0, -0.5, 7.0], [-0.5, 1.0, 8.0]]]
     assert CLOUD[0, 0].tolist() == [0.0, 0.5, 7.0]
 
 
-def test_a_turn_is_one_of_pixels():
-    """A point right of the middle goes up; in an image twice as wide as high, twice as far in coordinates."""
+def test_rotation_is_in_pixels():
+    """A point right of the centre moves up; in an image twice as wide as high, twice as far in coordinates."""
     torch.testing.assert_close(turned(CLOUD, 90, (8, 8))[0, 0], torch.tensor([-0.5, 0.0, 7.0]))
     torch.testing.assert_close(turned(CLOUD, 90, (8, 16))[0, 0], torch.tensor([-1.0, 0.0, 7.0]))
     torch.testing.assert_close(turned(turned(CLOUD, 30, (5, 9)), -30, (5, 9)), CLOUD)
@@ -31,8 +31,9 @@ def test_a_turn_is_one_of_pixels():
 def test_within_and_stacked():
     mask = within(CLOUD, (-1, -1, 1, 0))
     assert mask.tolist() == [[False, True]]
-    latents, there = stacked([(CLOUD, mask), (2 * CLOUD, None)])
-    assert torch.equal(latents, torch.cat([CLOUD, 2 * CLOUD], dim=1)) and there.tolist() == [[False, True, True, True]]
+    latents, joined_mask = stacked([(CLOUD, mask), (2 * CLOUD, None)])
+    assert torch.equal(latents, torch.cat([CLOUD, 2 * CLOUD], dim=1))
+    assert joined_mask.tolist() == [[False, True, True, True]]
     with pytest.raises(InputError, match="region must have every start below its end"):
         within(CLOUD, (1, 0, 0, 1))
 
@@ -43,15 +44,15 @@ def cloud_run(folder, autoencoder):
     return folder
 
 
-def test_the_script_shows_what_becomes_of_images(tmp_path):
+def test_the_script_renders_edited_clouds(tmp_path):
     torch.manual_seed(0)
     encoder = {"type": "fit", "steps": 20, "lr": 0.05, "flat": "masked"}
     autoencoder = INRAutoencoder(encoder, {"type": "anchored"}, 8, 1, 40, 6)
-    run("sample/clouds.py", cloud_run(tmp_path, autoencoder), "--num-images", 3, "--out", tmp_path / "shown.png")
-    report = json.loads((tmp_path / "shown.json").read_text())
+    run("sample/clouds.py", cloud_run(tmp_path, autoencoder), "--num-images", 3, "--out", tmp_path / "clouds.png")
+    report = json.loads((tmp_path / "clouds.json").read_text())
     assert len(report["columns"]) == 9 and report["psnr_moved"] > 60 > report["psnr"]
 
 
 def test_tokens_without_positions_are_refused(tmp_path, capsys):
     run("sample/clouds.py", cloud_run(tmp_path, tiny_autoencoder()), expect=2)
-    assert "only clouds of images can be moved about; its tokens have no positions" in capsys.readouterr().err
+    assert "must be a model of images whose tokens have positions" in capsys.readouterr().err

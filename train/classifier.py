@@ -1,14 +1,13 @@
-"""Train a classifier of a data set: of its signals, for the metric fd_classifier of sample/evaluate.py, or of their clouds.
+"""Train a classifier of signals, for the metric fd_classifier of sample/evaluate.py, or of their latent clouds.
 
     python train/classifier.py configs/digits/classifier.yaml
     python sample/evaluate.py runs/digits/diffusion --metrics fd_classifier,agreement --classifier runs/digits/classifier
     python train/classifier.py configs/digits/classifier_arc.yaml --augment.mix true
 
 Inception's features, learned on ImageNet photographs, say little about digits, curves or clips; those of a classifier
-trained on the data say more. The second config trains a point transformer on anchored clouds (ARC), which come from a latent cache. The data set must
-have labels. The run folder receives config.yaml, metrics.jsonl (loss,
-held-out accuracy), checkpoints/ and, at the end, model/ and
-confusion.png. Re-running the command resumes from the latest checkpoint.
+trained on the data say more. The third command trains a point transformer on anchored clouds (ARC) from a latent cache. The
+data set must have labels. The run folder receives config.yaml, metrics.jsonl (loss, held-out accuracy), checkpoints/ and, at
+the end, model/ and confusion.png. Re-running the command resumes from the latest checkpoint.
 """
 
 from genrep.training.config import add_training_options, parse_command_line, run_script
@@ -60,7 +59,7 @@ def train(config: ClassifierRun, config_path: str, restart: bool = False) -> Non
     classifier.train()
     for step, parts in run.training_steps(stream, config.data.num_workers):
         for batch in parts:
-            # dropout draws from the global generator: seeded from the position, a resumed run drops the same units
+            # dropout uses the global generator; seeding it from the position makes a resumed run drop the same units
             torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
             with run.accelerator.accumulate(forward):
                 inputs, targets = classification.examples(batch)

@@ -2,10 +2,11 @@
 
     python train/clouds.py configs/digits/arc.yaml
 
-The decoder is trained on `run.batch` images, evenly spaced in the training split, all of them at every step, with a cloud of
-latents each. Then these clouds have done their work: the model, an INRAutoencoder, fits a cloud to any image under the frozen
-decoder. PSNR is that of held-out images, fitted and rendered. The run folder gets config.yaml, metrics.jsonl, samples/*.png,
-checkpoints/ and model/, which from_pretrained reads. Re-running the command resumes from the latest checkpoint.
+The decoder is trained on `run.batch` images, evenly spaced in the training split, together with a cloud for every image. Every
+step uses all of these images. The clouds themselves are not part of the result: the model, an INRAutoencoder, fits a new cloud
+to any image under the frozen decoder. PSNR is measured on held-out images, fitted and rendered. The run folder receives
+config.yaml, metrics.jsonl, samples/*.png, checkpoints/ and model/, which from_pretrained loads. Re-running the command resumes
+from the latest checkpoint.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def build(config: CloudRun, signal: dict[str, Any]) -> "INRAutoencoder":
-    """The model of a run, for signals of a kind (the plain data of its spec)."""
+    """The model of a run. `signal` is the spec of the kind of signal, as plain data."""
     from genrep.models.autoencoder import INRAutoencoder
 
     return INRAutoencoder(**{**config.autoencoder.model_dump(), "signal": signal})
@@ -44,22 +45,24 @@ def train(config: CloudRun, restart: bool = False) -> None:
     signal = data.signal
     check_model(config.autoencoder, data)
     if config.run.batch > len(data):
-        raise InputError(f"run.batch {config.run.batch} is more than the {len(data)} images of {data.name}")
+        raise InputError(
+            f"run.batch must be at most {len(data)}, the images of {data.name}, all of which a step uses; got {config.run.batch}"
+        )
 
     # run
     settings = config.run
     run = Run(config, settings, restart, identity={"data": data.fingerprint()}, splits_batch=False)
     if run.process[1] > 1:
         raise InputError(
-            f"the decoder of clouds is trained by one process, and {run.process[1]} were started: start one. Many can fit clouds "
-            "with it afterwards (train/latents.py)"
+            f"train/clouds.py must be started with one process; got {run.process[1]}. train/latents.py, which fits clouds under the "
+            "trained decoder, runs on any number of processes"
         )
 
     # models
     torch.manual_seed(settings.seed)
     autoencoder = build(config, signal.spec.model_dump()).to(run.device)
-    kept = data.read(evenly(len(data), settings.batch)).to(run.device)
-    clouds = JointClouds(autoencoder.decoder, autoencoder.encoder, autoencoder.observed(signal.values(kept)))
+    images = data.read(evenly(len(data), settings.batch)).to(run.device)
+    clouds = JointClouds(autoencoder.decoder, autoencoder.encoder, autoencoder.observed(signal.values(images)))
     forward = run.accelerator.prepare(clouds)
 
     # optimizer
@@ -70,26 +73,26 @@ def train(config: CloudRun, restart: bool = False) -> None:
     state.restore(run.checkpoint)
 
     def evaluate() -> None:
-        """PSNR of held-out signals, each fitted from its start."""
+        """PSNR of held-out signals, fitted with the current decoder."""
         with average.applied():
             decibels = reconstruction_psnr(autoencoder, held_out, run.held_out_share(held_out))
         run.write_mean("psnr", float(decibels.sum()), len(decibels))
 
     def preview() -> None:
-        """Held-out signals, their reconstructions, larger renders, and what interpolation makes of the signals there."""
-        kept = held_out.read(range(min(8, len(held_out))))
-        values, large = signal.values(kept.to(run.device)), enlarged(shape)
+        """Held-out signals, their reconstructions, larger renders, and for comparison the signals interpolated to that size."""
+        images = held_out.read(range(min(8, len(held_out))))
+        values, large = signal.values(images.to(run.device)), enlarged(shape)
         with average.applied(), torch.no_grad():
             latents, mask = autoencoder.encode_set(values)
             renders = [autoencoder.render(latents, size=size, mask=mask) for size in (shape, large)]
-        rows = [kept, *(signal.keep(part).cpu() for part in (*renders, signal.resize(values, large)))]
+        rows = [images, *(signal.keep(part).cpu() for part in (*renders, signal.resize(values, large)))]
         picture = side_by_side([signal.pictures(row) for row in rows])
         save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
     for step in run.steps():
-        for images, part in clouds.parts(step):
-            run.backward(forward(images, part))
+        for rows, part in clouds.parts(step):
+            run.backward(forward(rows, part))
         rate = learning_rate(config.optimizer, step, run.num_steps)
         gradient_norm = optimizer.clip_gradients()
         optimizer.step(rate)
@@ -116,13 +119,13 @@ def dry_run(config: CloudRun) -> None:
     from genrep.training.reconstruction import check_model
 
     spec, encoder = config.autoencoder, config.autoencoder.encoder
-    assert isinstance(encoder, CloudFitSpec)  # CloudRun has seen to it
+    assert isinstance(encoder, CloudFitSpec)  # checked by CloudRun
     print_parts("autoencoder", on_meta(lambda: build(config, {"type": "image"})))
     print(
         f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers per signal"
     )
     print(
-        f"run: {config.run.num_steps:,} steps of {config.run.batch} signals, a part in {encoder.parts} of their pixels"
+        f"run: {config.run.num_steps:,} steps of {config.run.batch} signals, 1 / {encoder.parts} of their pixels per step"
     )
     check_model(spec, check_data(config.data, spec.image_shape, spec.channels))
 

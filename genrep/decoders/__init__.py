@@ -197,19 +197,19 @@ class TransINRSpec(ModulatedMLPSpec):
 
 
 class AnchoredSpec(BaseDecoderSpec):
-    """ARC: an MLP over the anchored latents nearest to a coordinate. A token is a position, then a feature."""
+    """ARC: an MLP over the latents anchored nearest to a coordinate. A token holds a position, then a feature."""
 
     type: Literal["anchored"]
     num_neighbours: PositiveInt = 4
-    """n: anchors that a coordinate sees."""
+    """n, the number of nearest anchors that a coordinate sees."""
     hidden_dim: PositiveInt | None = None
-    """Width of the MLP; null is that of its input, num_neighbours × latent_dim, as in the paper."""
+    """Width of the MLP; null is the width of its input, num_neighbours × latent_dim, as in the paper."""
     depth: PositiveInt = 2
     """Linear layers of the MLP, the output layer included."""
     offset_scale: PositiveFloat | None = None
-    """Pixels of the image size that make an offset of 1; null is the mean distance of anchors, (pixels / num_tokens)^(1 / axes)."""
+    """Pixels in an offset of 1; null is the mean distance between anchors, (pixels / num_tokens)^(1 / axes)."""
     num_axes: PositiveInt | None = None
-    """Axes of the coordinates and so of a position; null is as many as the signal has, 2 for images."""
+    """Axes of the coordinates, and so of the positions; null is the signal's number, 2 for images."""
 
     @property
     def position_dim(self) -> int:
@@ -217,14 +217,17 @@ class AnchoredSpec(BaseDecoderSpec):
 
     def check(self, channels: int, num_tokens: int, latent_dim: int, num_axes: int) -> None:
         if self.num_axes not in (None, num_axes):
-            raise ValueError(f"decoder anchored has num_axes {self.num_axes}, and the signal {num_axes}: leave it out")
+            raise ValueError(
+                f"decoder.num_axes must be {num_axes}, the axes of the signal; got {self.num_axes}: leave it out"
+            )
         if num_tokens < self.num_neighbours:
             raise ValueError(
-                f"decoder anchored looks at the {self.num_neighbours} nearest anchors, and there are {num_tokens}: raise num_tokens"
+                f"num_tokens must be at least {self.num_neighbours}, decoder.num_neighbours; got {num_tokens}: raise num_tokens, "
+                "or lower num_neighbours"
             )
         if latent_dim <= num_axes:
             raise ValueError(
-                f"latent_dim must be more than {num_axes}, an anchor's position is the first {num_axes} numbers of a token; "
+                f"latent_dim must be more than {num_axes}, because the first {num_axes} numbers of a token are the anchor's position; "
                 f"got {latent_dim}"
             )
 

@@ -1,4 +1,4 @@
-"""ARC's decoder: an MLP over the anchored latents nearest to a coordinate, and where they lie from there (eqs. 1 to 11)."""
+"""ARC's decoder: an MLP over the latents anchored nearest to a coordinate and their offsets from it (eqs. 1 to 11)."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,19 +15,19 @@ from genrep.nn.neighbours import NearestPoints
 class AnchoredDecoder(Decoder):
     """f(x) = MLP(Concat(w₁, ..., w_n, Δp₁, ..., Δp_n)) of the n anchors (p, w) nearest to x, nearest first.
 
-    A token is an anchor's position in [-1, 1], (y, x) of an image, then its feature. Positions may lie outside [-1, 1].
-    Distances, and the offsets Δp = p - x, are in pixels of the model's image size, whatever size is rendered: so all images
-    of a model have the same units. The offsets are divided by `offset_scale`. At the paper's setting (4 neighbours,
-    features of 32, RGB) it has 19,043 parameters.
+    A token holds an anchor's position, (y, x) for images, and then its feature. The image is [-1, 1]; anchors may lie
+    outside it. Distances and the offsets Δp = p - x are measured in pixels of the model's image size, whatever size is
+    rendered, so that every render uses the units of training. The offsets are divided by `offset_scale`. With the paper's
+    settings (4 neighbours, features of 32, RGB) the decoder has 19,043 parameters.
 
     Args:
-        channels: of the values.
-        latent_dim: D, axes + width of a feature.
-        num_neighbours: n.
+        channels: channels of the values.
+        latent_dim: D, the number of axes plus the width of a feature.
+        num_neighbours: n, the anchors that a coordinate sees.
         hidden_dim: width of the MLP.
-        depth: its Linear layers, the output layer included.
-        pixel: a pixel's length along each axis, in coordinates.
-        offset_scale: pixels that make an offset of 1.
+        depth: Linear layers of the MLP, the output layer included.
+        pixel: size of a pixel along each axis, in coordinates.
+        offset_scale: pixels in an offset of 1.
     """
 
     def __init__(
@@ -66,14 +66,15 @@ class AnchoredDecoder(Decoder):
     def nearest(
         self, positions: Float[Tensor, "batch tokens axes"], mask: Bool[Tensor, "batch tokens"] | None = None
     ) -> Callable[[Coords], Int[Tensor, "batch points neighbours"]]:
-        """U_n (eq. 7): coordinates to the tokens nearest to each, nearest first.
+        """U_n (eq. 7): a function from coordinates to the indices of their nearest tokens, nearest first.
 
-        InputError if a cloud has fewer tokens than neighbours are asked for.
+        InputError if a cloud has fewer than `num_neighbours` tokens.
         """
         fewest = positions.shape[1] if mask is None else int(mask.sum(1).min())
         if fewest < self.num_neighbours:
             raise InputError(
-                f"a cloud of {fewest} anchors is too small: this decoder looks at the {self.num_neighbours} nearest ones"
+                f"a cloud must have at least {self.num_neighbours} anchors, the neighbours that this decoder looks at; got {fewest}: "
+                "add anchors, or hide fewer of them"
             )
         pixel = torch.tensor(self.pixel, device=positions.device)
         search = NearestPoints(positions.float() / pixel, self.num_neighbours, mask)
@@ -82,7 +83,7 @@ class AnchoredDecoder(Decoder):
     def offsets(
         self, points: Float[Tensor, "#batch points axes"], anchors: Float[Tensor, "batch points neighbours axes"]
     ) -> Float[Tensor, "batch points neighbours axes"]:
-        """Δp: where the anchors lie from each point."""
+        """Δp: from each point to its anchors, in units of `offset_scale` pixels."""
         unit = anchors.new_tensor([self.offset_scale * length for length in self.pixel])
         return (anchors - points[:, :, None]) / unit
 
@@ -92,8 +93,8 @@ class AnchoredDecoder(Decoder):
         latents: Float[Tensor, "batch tokens latent"],
         index: Int[Tensor, "batch points neighbours"],
     ) -> Float[Tensor, "batch points channels"]:
-        """Values at points, of the tokens that `nearest` names for each."""
+        """Values at points, from the tokens whose indices `nearest` returned for them."""
         first = torch.arange(len(latents), device=index.device)[:, None, None] * latents.shape[1]
-        chosen = latents.flatten(0, 1)[index + first]  # [B, N, n, D]
-        offsets = self.offsets(points.to(latents.dtype), chosen[..., : self.num_axes])
-        return self.mlp(torch.cat([chosen[..., self.num_axes :].flatten(2), offsets.flatten(2)], dim=-1))
+        neighbours = latents.flatten(0, 1)[index + first]  # [B, N, n, D]
+        offsets = self.offsets(points.to(latents.dtype), neighbours[..., : self.num_axes])
+        return self.mlp(torch.cat([neighbours[..., self.num_axes :].flatten(2), offsets.flatten(2)], dim=-1))

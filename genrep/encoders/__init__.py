@@ -97,44 +97,46 @@ class JointAttentionSpec(BaseEncoderSpec):
 
 
 class CloudFitSpec(Spec):
-    """ARC: no network. Anchors are drawn on each image, and their latents fitted under the decoder."""
+    """ARC: no network. Anchors are drawn on every image, and their features are fitted under the decoder."""
 
     type: Literal["fit"]
     steps: PositiveInt = 500
     """Steps of Adam."""
     lr: PositiveFloat = 5e-3
-    """Its rate."""
+    """Adam's learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Of the rate: constant, as in the paper, or half a cosine down to 0."""
+    """Learning rate: constant, as in the paper, or half a cosine down to 0."""
     parts: PositiveInt = 4
-    """Parts that an image's pixels, shuffled once, are cut into; a step sees one of them, in turn."""
+    """Number of parts that an image's pixels, shuffled once, are cut into; steps take the parts in turn."""
     coords: Literal["grid", "uniform"] = "grid"
-    """Where an image is compared: at the centres of its pixels, or anywhere in them with the image interpolated there."""
+    """Where render and image are compared: at the pixel centres, or anywhere within the pixels, with the image interpolated."""
     draws: PositiveInt = 4
-    """Places drawn in each pixel, of coords uniform; steps take them in turn."""
+    """For coords uniform: points drawn in every pixel; steps take them in turn."""
     start: NonNegativeFloat = 1e-4
-    """Latents start uniform in ± this."""
+    """Features start uniform in [-start, start]."""
     jitter: bool = False
-    """Anchors lie anywhere in their pixels, in place of at their centres."""
+    """Place anchors anywhere within their pixels instead of at the centres."""
     flat: Literal["filled", "masked"] = "filled"
-    """Where fewer pixels than anchors have a gradient: draw the others from flat pixels, or leave them out, by a mask."""
+    """If fewer pixels than anchors have a gradient: draw the remaining anchors from flat pixels, or mask them."""
     seed: Seed = 0
-    """Of the anchors and the start, with the image's own values: an image has one encoding."""
+    """Seed of the random numbers, together with a hash of the image's values, so that an image has one encoding."""
 
     def check(self, num_axes: int) -> None:
-        """Any number of axes will do."""
+        """Does nothing: any number of axes is allowed."""
 
     def check_cloud(self, position_dim: int, num_tokens: int, image_size: tuple[int, ...]) -> None:
-        """ValueError unless the decoder takes anchors, and the image has as many pixels."""
+        """ValueError unless the decoder's tokens have positions and the image has enough pixels for its anchors and parts."""
         if not position_dim:
             raise ValueError(
-                "encoder fit places tokens on the image, and those of this decoder have slots: use decoder anchored"
+                "encoder fit needs a decoder whose tokens have positions, and the tokens of this one have slots: use decoder anchored"
             )
         pixels = math.prod(image_size)
         if num_tokens > pixels:
-            raise ValueError(f"num_tokens {num_tokens} is more than the {pixels} pixels that anchors are drawn from")
+            raise ValueError(
+                f"num_tokens must be at most {pixels}, the pixels that anchors are drawn from; got {num_tokens}: lower num_tokens"
+            )
         if self.parts > pixels:
-            raise ValueError(f"encoder.parts {self.parts} is more than the image's {pixels} pixels")
+            raise ValueError(f"encoder.parts must be at most {pixels}, the pixels of an image; got {self.parts}")
 
     def build(
         self,

@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 def gradient_norm(values: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch *shape"]:
-    """Norm of the gradient over all channels and axes: Sobel's filter, with replicated borders, on any number of axes.
+    """Norm of the gradient over all channels and axes: Sobel's filter, with replicated borders, for any number of axes.
 
-    Along an axis it is half the difference of the two neighbours, smoothed by (1, 2, 1) / 4 along every other axis.
+    The derivative along an axis is half the difference of the two neighbours, smoothed by (1, 2, 1) / 4 along every other axis.
     """
     num_axes = values.ndim - 2
     total = torch.zeros_like(values[:, 0])
@@ -22,7 +22,7 @@ def gradient_norm(values: Float[Tensor, "batch channels *shape"]) -> Float[Tenso
 
 
 def _filtered(values: Tensor, dim: int, taps: tuple[float, float, float]) -> Tensor:
-    """Three taps along an axis, whose ends are replicated."""
+    """Values filtered with three taps along an axis, with replicated borders."""
     length = values.shape[dim]
     before, after = values.narrow(dim, 0, 1), values.narrow(dim, length - 1, 1)
     padded = torch.cat([before, values, after], dim=dim)
@@ -33,18 +33,19 @@ def _filtered(values: Tensor, dim: int, taps: tuple[float, float, float]) -> Ten
 def draw_anchors(weights: Float[Tensor, " pixels"], count: int, generator: torch.Generator) -> Int[Tensor, " count"]:
     """`count` different pixels, drawn without replacement with probabilities proportional to their weights; ascending.
 
-    Pixels of weight 0 come in only where the others are too few, each as likely as the next; so a flat image has its
-    anchors too. Drawing one after another, each with probability w / Σw of those left, is taking the `count` largest of
-    log w + g, g of Gumbel's distribution: one draw a pixel, for any number of pixels.
+    Pixels of weight 0 are drawn, all with equal probability, only if the others are too few, so that a flat image gets
+    anchors too. Drawing pixels one after another, with probability w / Σw over the remaining ones, is equivalent to taking
+    the `count` largest log w + g with g from a Gumbel distribution. This needs one random number per pixel, and no loop.
 
     Args:
-        weights: not negative.
-        count: at most as many as there are pixels.
+        weights: 0 or greater.
+        count: at most the number of pixels.
         generator: a CPU generator.
     """
     uniform = torch.rand(len(weights), generator=generator, dtype=torch.float64)
     gumbel = -(-uniform.clamp_min(2.0**-60).log()).clamp_min(2.0**-60).log()
     keys = weights.cpu().double().log() + gumbel
     has_weight = keys.isfinite()
-    keys = torch.where(has_weight, keys, gumbel - 1e6)  # behind all others, whose logarithms are -750 at least
+    # below all other keys: the logarithm of a positive double is never less than -745
+    keys = torch.where(has_weight, keys, gumbel - 1e6)
     return keys.topk(count).indices.sort().values

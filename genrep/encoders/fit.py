@@ -1,4 +1,4 @@
-"""Encoding as an optimisation: clouds of latents fitted to images under a frozen decoder, many images at a time (ARC)."""
+"""Encoding by optimisation: clouds of latents are fitted to images under a frozen decoder, many images at a time (ARC)."""
 
 import copy
 import hashlib
@@ -19,7 +19,7 @@ from genrep.randomness import stream_generator
 
 
 def points_at_once(device: torch.device) -> int:
-    """Pixels that a step computes at a time: so few on a CPU that what lies between two layers stays in its cache."""
+    """Pixels that a step computes at a time; on a CPU, few enough for the activations to stay in its cache."""
     return 2**12 if device.type == "cpu" else 2**20
 
 
@@ -28,10 +28,10 @@ class Clouds(NamedTuple):
 
     Attributes:
         positions: `[B, K, axes]`, in [-1, 1].
-        features: `[B, K, z]`, as they start.
-        mask: `[B, K]`, which anchors are there; None where all are.
-        order: `[B, P]`, the pixels of each image in the order that steps take them in.
-        shifts: `[B, draws, P, axes]`, how far from the pixels' centres images are asked for; None is not at all.
+        features: `[B, K, z]`, their initial values.
+        mask: `[B, K]`, True for anchors that are present; None if all are.
+        order: `[B, P]`, the pixels of each image, shuffled; steps take them in this order.
+        shifts: `[B, draws, P, axes]`, from the pixels' centres to the points at which images are compared; None for 0.
     """
 
     positions: Tensor
@@ -42,26 +42,26 @@ class Clouds(NamedTuple):
 
 
 class CloudFit(nn.Module):
-    """Images to clouds: anchors drawn by the gradient, and features that Adam fits, the decoder left as it is.
+    """Images to clouds: anchors are drawn by the image's gradient; features are fitted with Adam under the frozen decoder.
 
-    What is random about an image (its anchors, where its features start, the order of its pixels) depends on `seed` and on
-    its values alone: so it has one encoding, whatever it is encoded beside, and with it its cloud ends as it would alone.
+    Everything random about an image (its anchors, its initial features, the order of its pixels) depends only on `seed` and
+    the image's values. So an image has one encoding, whatever batch it is in.
 
     Args:
-        num_tokens: K, the anchors of an image.
-        latent_dim: axes + width of a feature.
-        steps: of Adam.
-        lr: its rate.
-        schedule: `constant`, or `cosine` down to 0.
-        parts: the pixels, shuffled, are cut into so many parts; a step sees one of them, in turn.
-        coords: where an image is compared: `grid`, at the centres of its pixels, or `uniform`, anywhere in them, with the
-            image interpolated there: then what is rendered between the pixels fits too.
-        draws: so many places in each pixel are drawn, of `uniform`, and steps take them in turn.
-        start: features start uniform in ± this.
-        jitter: anchors lie anywhere in their pixels in place of at their centres.
-        flat: where fewer pixels than anchors have a gradient, anchors are drawn from the others too (`filled`), or those
-            that lack are not there (`masked`).
-        seed: of all draws.
+        num_tokens: K, the number of anchors of an image.
+        latent_dim: the number of axes plus the width of a feature.
+        steps: steps of Adam.
+        lr: Adam's learning rate.
+        schedule: `constant`, or `cosine` for half a cosine down to 0.
+        parts: number of parts that the shuffled pixels are cut into; steps take the parts in turn.
+        coords: where the render is compared with the image: `grid`, at the pixel centres; or `uniform`, anywhere within
+            the pixels, with the image interpolated there, so that renders are also right between the pixel centres.
+        draws: for `uniform`, the number of points drawn in every pixel; steps take them in turn.
+        start: features start uniform in [-start, start].
+        jitter: place anchors anywhere within their pixels instead of at the centres.
+        flat: what to do if fewer pixels than anchors have a gradient: `filled` draws the remaining anchors from the flat
+            pixels, `masked` masks them.
+        seed: seed of all random numbers.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class CloudFit(nn.Module):
     def forward(
         self, values: Float[Tensor, "batch observed *shape"], decoder: AnchoredDecoder
     ) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"] | None]:
-        """Clouds of images. One channel more than the values' own says where they are there."""
+        """Latents of images, and their mask or None. A channel after the decoder's channels says which values are present."""
         dtype = torch.promote_types(values.dtype, torch.float32)  # Adam's steps are too small for bf16
         latents, masks = [], []
         for images in self.split(values):
@@ -101,16 +101,19 @@ class CloudFit(nn.Module):
         return torch.cat(latents), torch.cat(masks) if masks else None
 
     def split(self, values: Float[Tensor, "batch observed *shape"]) -> tuple[Tensor, ...]:
-        """Images in groups that are fitted together: whole images, as many as a step should compute at a time."""
-        pixels_a_step = math.prod(values.shape[2:]) / self.parts
-        return values.split(max(1, int(points_at_once(values.device) / pixels_a_step)))
+        """Groups of images to fit together, as many as a step can compute at a time, at least one."""
+        pixels_per_step = math.prod(values.shape[2:]) / self.parts
+        return values.split(max(1, int(points_at_once(values.device) / pixels_per_step)))
 
     def place(self, values: Float[Tensor, "batch observed *shape"], decoder: AnchoredDecoder) -> Clouds:
-        """Anchors on images, as many as the decoder looks at or more on each, and where their features start. Drawn on the CPU, whatever the device."""
+        """Anchors and initial features for images; no image gets fewer anchors than the decoder has neighbours.
+
+        All random numbers are drawn on the CPU, so that they do not depend on the device.
+        """
         shape, device = values.shape[2:], values.device
         values = values.detach().float().cpu()
         norms = gradient_norm(values[:, : decoder.channels])
-        if values.shape[1] > decoder.channels:  # no anchors where nothing is known
+        if values.shape[1] > decoder.channels:  # no anchors where values are missing
             norms = norms * values[:, decoder.channels]
         positions, features, masks, orders, all_shifts = [], [], [], [], []
         pixel = torch.tensor(pitch(shape))
@@ -118,17 +121,18 @@ class CloudFit(nn.Module):
             digest = hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
             generator = stream_generator(self.seed, "cloud", int.from_bytes(digest[:8], "big"))
             pixels = draw_anchors(norm, self.num_tokens, generator)
-            places = grid_at(pixels, shape)
-            shifts = torch.rand(places.shape, generator=generator).sub_(0.5) * pixel
-            positions.append(places + shifts if self.jitter else places)
-            drawn = torch.rand(self.num_tokens, self.latent_dim - len(shape), generator=generator)
-            features.append((2 * drawn - 1) * self.start)
+            centres = grid_at(pixels, shape)
+            shifts = torch.rand(centres.shape, generator=generator).sub_(0.5) * pixel
+            positions.append(centres + shifts if self.jitter else centres)
+            uniform = torch.rand(self.num_tokens, self.latent_dim - len(shape), generator=generator)
+            features.append((2 * uniform - 1) * self.start)
             orders.append(torch.randperm(len(norm), generator=generator))
             if self.draws:
-                drawn = torch.rand(self.draws, len(norm), len(shape), generator=generator)
-                all_shifts.append((drawn - 0.5) * pixel)
-            there = norm[pixels] > 0
-            masks.append(there | (there.logical_not().cumsum(0) <= decoder.num_neighbours - int(there.sum())))
+                uniform = torch.rand(self.draws, len(norm), len(shape), generator=generator)
+                all_shifts.append((uniform - 0.5) * pixel)
+            has_gradient = norm[pixels] > 0
+            # keep as many flat anchors as are needed to give a coordinate its neighbours
+            masks.append(has_gradient | ((~has_gradient).cumsum(0) <= decoder.num_neighbours - int(has_gradient.sum())))
         return Clouds(
             torch.stack(positions).to(device),
             torch.stack(features).to(device),
@@ -138,19 +142,21 @@ class CloudFit(nn.Module):
         )
 
     def rate(self, step: int) -> float:
-        """Adam's rate after `step` steps."""
+        """Adam's learning rate after `step` steps."""
         return self.lr if self.schedule == "constant" else self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 class Part:
-    """Pixels that a step computes at a time, of some images: what depends neither on features nor on the decoder.
+    """Pixels of some images that are computed at a time: what depends neither on the features nor on the decoder's weights.
 
     Attributes:
-        rows: `[N, n]`, the row of the table of `CloudFit`'s products that each neighbour of a pixel has.
-        pixels, starts: the pixels that use each row, one row's after the other, and where each row's begin.
-        offsets: `[N, n * axes + 1]`, where a pixel's neighbours lie, and a one.
-        targets: `[N, C]`.
-        weights: `[N, C]`, of the squared errors: each image's mean, so that images do not influence each other.
+        rows: `[N, n]`, rows of the table of products (`first_layer`), one for each neighbour of a pixel.
+        pixels, starts: the inverse of `rows`: the pixels that use row 0, then those that use row 1, and so on; and the index
+            in `pixels` at which each row begins.
+        offsets: `[N, n * axes + 1]`, the offsets of a pixel's neighbours, then a 1 for the bias.
+        targets: `[N, C]`, the image's values.
+        weights: `[N, C]`, weights of the squared errors: they average over one image, so that images do not influence
+            each other.
     """
 
     def __init__(self, num_rows: int, rows: Tensor, offsets: Tensor, targets: Tensor, weights: Tensor):
@@ -162,7 +168,10 @@ class Part:
 
 
 def cut_into_parts(fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: AnchoredDecoder) -> list[list[Part]]:
-    """For each step, until they come round again, its pixels: in pieces, where one image has more of them than are computed at a time."""
+    """The pixels of each step; steps cycle through this list.
+
+    The pixels of a step are cut into several pieces if there are too many to compute at a time.
+    """
     shape, batch, count = values.shape[2:], len(values), decoder.num_neighbours
     num_rows = batch * fitting.num_tokens * count
     nearest = decoder.nearest(clouds.positions, clouds.mask)
@@ -172,9 +181,9 @@ def cut_into_parts(fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: A
         known = torch.where(values[:, decoder.channels :] > 0, known, torch.nan)
     first = torch.arange(batch, device=values.device)[:, None, None] * fitting.num_tokens
     steps = []
-    for draw, chosen in itertools.product(range(fitting.draws or 1), clouds.order.tensor_split(fitting.parts, dim=1)):
+    for draw, of_step in itertools.product(range(fitting.draws or 1), clouds.order.tensor_split(fitting.parts, dim=1)):
         pieces = []
-        for pixels in chosen.split(max(1, 16 * points_at_once(values.device) // batch), dim=1):
+        for pixels in of_step.split(max(1, 16 * points_at_once(values.device) // batch), dim=1):
             coords = grid_at(pixels.flatten(), shape).unflatten(0, pixels.shape)
             if clouds.shifts is not None:
                 coords = coords + clouds.shifts[:, draw].gather(1, pixels[..., None].expand_as(coords))
@@ -183,7 +192,7 @@ def cut_into_parts(fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: A
             offsets = decoder.offsets(coords, anchors).flatten(2).to(values.dtype)
             rows = (index + first) * count + torch.arange(count, device=values.device)
             targets = values_at(known, coords, "nearest" if clouds.shifts is None else "bicubic", may_miss)
-            weights = targets.isfinite().to(values.dtype) / (chosen.shape[1] * decoder.channels)
+            weights = targets.isfinite().to(values.dtype) / (of_step.shape[1] * decoder.channels)
             parts = [part.flatten(0, 1) for part in (rows, offsets, targets.nan_to_num(), weights)]
             pieces.append(Part(num_rows, *parts))
         steps.append(pieces)
@@ -191,7 +200,7 @@ def cut_into_parts(fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: A
 
 
 class _SumOfRows(torch.autograd.Function):
-    """For each pixel the sum of its rows of a table; the gradient of a row is the sum over the pixels that use it."""
+    """For each pixel, the sum of its rows of a table. The gradient of a row is the sum over the pixels that use it."""
 
     @staticmethod
     def forward(ctx, table: Tensor, part: Part) -> Tensor:
@@ -199,16 +208,17 @@ class _SumOfRows(torch.autograd.Function):
         return F.embedding_bag(part.rows, table, mode="sum")
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # autograd's own adds row by row, ten times slower
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        # ten times faster than autograd's backward pass, which adds row by row
         return F.embedding_bag(ctx.part.pixels, gradient.contiguous(), ctx.part.starts, mode="sum"), None
 
 
 def first_layer(decoder: AnchoredDecoder, width: int) -> tuple[Tensor, Tensor]:
-    """The first layer's weights, cut in two: features `[z, n * hidden]`, and offsets with the bias `[n * axes + 1, hidden]`.
+    """The first layer's weights in two parts: for the features `[z, n * hidden]`, for offsets and bias `[n * axes + 1, hidden]`.
 
-    The layer is a sum over neighbours of W_j w_j, and of what the offsets say. So the product of every anchor's feature
-    with every W_j is made once a step, and each pixel adds up those of its neighbours: with five anchors in a hundred
-    pixels, and a quarter of the pixels a step, it takes a fifth of the products of every pixel with every neighbour.
+    The layer computes Σ_j W_j w_j over the neighbours, plus a term of the offsets. So a step multiplies every anchor's
+    feature by every W_j once, and a pixel adds up the products of its neighbours. With 5 anchors per 100 pixels and 25 of
+    these pixels per step, that is 5n products instead of 25n, one for each neighbour of each pixel.
     """
     first, count = decoder.mlp[0], decoder.num_neighbours
     assert isinstance(first, nn.Linear)
@@ -220,7 +230,7 @@ def first_layer(decoder: AnchoredDecoder, width: int) -> tuple[Tensor, Tensor]:
 def loss_of_part(
     decoder: AnchoredDecoder, features: Float[Tensor, "batch tokens feature"], part: Part
 ) -> Float[Tensor, ""]:
-    """Squared errors at the pixels of a part: over all parts of a step, the sum of the images' mean squared errors."""
+    """Weighted squared errors at the pixels of a part; over all parts of a step, the sum of the images' mean squared errors."""
     to_table, of_offsets = first_layer(decoder, features.shape[2])
     table = (features.flatten(0, 1) @ to_table).view(-1, len(of_offsets.T))  # [B * K * n, hidden]
     values = decoder.mlp[1:](torch.addmm(_SumOfRows.apply(table, part), part.offsets, of_offsets))
@@ -230,11 +240,11 @@ def loss_of_part(
 def fit(
     fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: AnchoredDecoder
 ) -> Float[Tensor, "batch tokens feature"]:
-    """Features after all steps of Adam on `loss_of_part`, whose gradient is written out here: autograd takes half as long again."""
+    """Features after all steps of Adam on `loss_of_part`. The gradient is written out, because autograd takes 1.5 times as long."""
     decoder = copy.deepcopy(decoder).to(values.dtype).requires_grad_(False)
     steps = cut_into_parts(fitting, values, clouds, decoder)
     to_table, of_offsets = (part.contiguous() for part in first_layer(decoder, clouds.features.shape[2]))
-    others = [layer for layer in decoder.mlp[1:] if isinstance(layer, nn.Linear)]
+    later_layers = [layer for layer in decoder.mlp[1:] if isinstance(layer, nn.Linear)]
     features = clouds.features.to(values.dtype).flatten(0, 1).clone()  # [B * K, z]
     optimizer = torch.optim.Adam([features], lr=fitting.lr, fused=True)
     for step in range(fitting.steps):
@@ -242,12 +252,12 @@ def fit(
         gradient = torch.zeros_like(features)
         for part in steps[step % len(steps)]:
             hidden = [F.embedding_bag(part.rows, table, mode="sum").addmm_(part.offsets, of_offsets)]
-            for layer in others:
+            for layer in later_layers:
                 hidden.append(layer(hidden[-1].clamp_(min=0)))
             slope = hidden.pop().sub_(part.targets).mul_(2 * part.weights)
-            for layer in reversed(others):
+            for layer in reversed(later_layers):
                 slope = slope @ layer.weight
-                slope.mul_(hidden.pop().sign_())  # ReLU: 1 where it let pass, 0 elsewhere
+                slope.mul_(hidden.pop().sign_())  # ReLU's derivative: 1 where the activation is positive
             of_table = F.embedding_bag(part.pixels, slope, part.starts, mode="sum")
             gradient.addmm_(of_table.view(len(features), -1), to_table.T)
         features.grad = gradient

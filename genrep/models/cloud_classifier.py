@@ -1,4 +1,4 @@
-"""Classifiers of latent sets whose tokens have positions: point transformers over anchored clouds (ARC, section 3.3)."""
+"""Classifiers of latent sets whose tokens have positions: point transformers on anchored clouds (ARC, section 3.3)."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from genrep.nn.clouds import Cloud, farthest_points, gather, grid_cells, interle
 from genrep.specs import from_arguments
 
 LOW, HIGH = -2.0, 2.0
-"""What a grid of absolute positions covers: the image is [-1, 1], and a shift may move a cloud by half of it."""
+"""Range of the grid of absolute positions: the image [-1, 1], and a margin for clouds shifted by up to half the image."""
 
 CURVE_BITS = 16
-"""Of a place along the curve, per axis: 1/16,384 of the image, finer than any pixel."""
+"""Bits per axis of a position along the curve. A step of it is 1/32,768 of the image, finer than any pixel."""
 
 
 class NeighbourAttention(nn.Module):
@@ -27,7 +27,7 @@ class NeighbourAttention(nn.Module):
 
         y_i = Σ_j softmax_j(γ(φ(x_i) - ψ(x_j) + δ_ij)) ⊙ (α(x_j) + δ_ij),    δ_ij = θ(p_i - p_j)
 
-    Positions enter as differences only, so moving the cloud changes nothing.
+    Positions enter only as differences, so shifting the cloud changes nothing.
     """
 
     def __init__(self, dim: int, num_axes: int, neighbours: int):
@@ -46,17 +46,17 @@ class NeighbourAttention(nn.Module):
         offsets = offsets.masked_fill(~present[..., None], 0)
         encoded = self.position(offsets)
         logits = self.weight(self.query(features)[:, :, None] - gather(self.key(features), indices) + encoded)
-        # an absent point has no neighbours at all; -1e9 in place of -inf keeps its row finite, and the row is never read
+        # -1e9 instead of -inf: softmax over -inf alone, of a cloud without points, would be NaN
         weights = logits.masked_fill(~present[..., None], -1e9).softmax(dim=2)
         values = gather(self.value(features), indices) + encoded
         return cloud.features + self.out((weights * values).sum(2))
 
 
 class PatchAttention(nn.Module):
-    """Attention within patches of points that follow each other along a space-filling curve (Point Transformer V3).
+    """Attention within patches of points that are consecutive along a space-filling curve (Point Transformer V3).
 
-    The curve runs through the cells of a fixed grid, so patches depend on where the cloud is; a bias from the
-    difference of positions is added to the logits, and a depthwise 3×3 convolution over the grid's cells encodes positions.
+    The curve runs through a fixed grid, so the patches depend on the absolute positions of the points. A bias computed from
+    the differences of positions is added to the logits, and a depthwise convolution over the grid's cells encodes positions.
     """
 
     def __init__(self, dim: int, num_axes: int, num_heads: int, patch: int, bits: int, turned: bool):
@@ -71,10 +71,8 @@ class PatchAttention(nn.Module):
     def forward(self, cloud: Cloud, spacing: float) -> Float[Tensor, "batch points dim"]:
         cells = grid_cells(cloud.positions, 2**self.bits, LOW, HIGH)
         features = cloud.features + self._convolved(cloud, cells)
-        # order along the curve, absent points last; every second block runs the curve along the other axis first
-        fine = grid_cells(
-            cloud.positions, 2**CURVE_BITS, LOW, HIGH
-        )  # finer than the cells: no two points share a place
+        # order along the curve, absent points last; in every second block the curve takes the axes in reverse order
+        fine = grid_cells(cloud.positions, 2**CURVE_BITS, LOW, HIGH)  # finer than the cells, so that no two points tie
         code = interleave(fine.flip(-1) if self.turned else fine, CURVE_BITS)
         order = code.masked_fill(~cloud.mask, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
         points = features.shape[1]
@@ -95,7 +93,7 @@ class PatchAttention(nn.Module):
         return features + gather(attended, back)
 
     def _convolved(self, cloud: Cloud, cells: Tensor) -> Tensor:
-        """The mean feature of every cell, convolved over the grid and read at the points."""
+        """Mean features of the cells, convolved over the grid and looked up for every point."""
         batch, _, axes = cells.shape
         side = 2**self.bits
         powers = side ** torch.arange(axes - 1, -1, -1, device=cells.device)
@@ -110,7 +108,7 @@ class PatchAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention between points, then a feed-forward layer; residuals around both."""
+    """Attention between points, then a feed-forward layer, both residual."""
 
     def __init__(self, attention: nn.Module, dim: int):
         super().__init__()
@@ -123,25 +121,25 @@ class Block(nn.Module):
 
 
 class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
-    """Clouds to class logits, from the tokens' features alone: positions only place them (ARC, section 3.3).
+    """Clouds to class logits. The input features are the tokens' features; positions are not among them (ARC, section 3.3).
 
     Args:
-        num_tokens: points of a full cloud; it sets the unit of distances, 2 / num_tokens^(1 / axes).
-        latent_dim: numbers of a token, the position included.
-        position_dim: leading ones that are the position, 1 to 3.
-        num_classes: classes.
-        attention: `neighbours`, attention among nearest neighbours and thinning by farthest points, which a shift of the
-            cloud does not change (Point Transformer, Zhao et al. 2021); or `grid`, attention along a curve and pooling over
+        num_tokens: points of a full cloud; sets the unit of distances, 2 / num_tokens^(1 / axes).
+        latent_dim: numbers in a token, the position included.
+        position_dim: how many of them, at the start, are the position; 1 to 3.
+        num_classes: number of classes.
+        attention: `neighbours`, attention among nearest neighbours and thinning to farthest points, both invariant to
+            shifts of the cloud (Point Transformer, Zhao et al. 2021); or `grid`, attention along a curve and pooling over
             the cells of a fixed grid (Point Transformer V3, Wu et al. 2024).
-        widths: of the stages; between two of them the cloud is thinned or pooled.
-        depths: blocks of each stage.
-        neighbours: of a point, itself included; for `neighbours`.
-        patch: points that attend to each other; for `grid`.
-        num_heads: heads; for `grid`.
-        dropout: before the last layer.
+        widths: width of each stage; between stages the cloud is thinned or pooled.
+        depths: blocks in each stage.
+        neighbours: for `neighbours`: nearest points that a point attends to, itself included.
+        patch: for `grid`: points that attend to each other.
+        num_heads: for `grid`: attention heads.
+        dropout: dropout before the last layer.
 
     Raises:
-        InputError: an unknown key, a wrong type, or an impossible value.
+        InputError: for an unknown key, a wrong type, or an impossible value.
     """
 
     @register_to_config
@@ -170,7 +168,7 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             if stage:
                 self.joins.append(nn.Sequential(nn.LayerNorm(widths[stage - 1]), nn.Linear(widths[stage - 1], width)))
-            attentions = [self._attention(spec, width, stage, turned=number % 2 == 1) for number in range(depth)]
+            attentions = [self._attention(spec, width, stage, turned=block % 2 == 1) for block in range(depth)]
             self.stages.append(nn.ModuleList(Block(attention, width) for attention in attentions))
         self.norm = nn.LayerNorm(widths[-1])
         self.dropout = nn.Dropout(dropout)
@@ -182,19 +180,19 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
         return PatchAttention(width, spec.position_dim, spec.num_heads, spec.patch, self._bits(stage), turned)
 
     def _bits(self, stage: int) -> int:
-        """Of a cell's number along an axis: about one point per cell of the image at first, cells twice as wide after that."""
+        """Bits of a cell's index along an axis: about one point per cell in the first stage; every stage doubles the cells' width."""
         per_axis = self.spec.num_tokens ** (1 / self.spec.position_dim)
         return max(1, math.ceil(math.log2(per_axis * (HIGH - LOW) / 2)) - stage)
 
     def set_statistics(self, mean: Float[Tensor, " features"], std: Float[Tensor, " features"]) -> None:
-        """What features are standardised with; saved with the weights."""
+        """Set the mean and standard deviation that features are standardised with; they are saved with the weights."""
         self.feature_mean.copy_(mean)
         self.feature_std.copy_(std.clamp(min=1e-12))
 
     def features(
         self, latents: Float[Tensor, "batch tokens latent"], mask: Bool[Tensor, "batch tokens"] | None = None
     ) -> Float[Tensor, "batch features"]:
-        """Clouds => features, the mean over the points that are left at the end."""
+        """Clouds => features: the normalised mean over the last stage's points."""
         axes = self.spec.position_dim
         positions, features = latents[..., :axes], latents[..., axes:]
         mask = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device) if mask is None else mask
@@ -212,7 +210,7 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
         return self.norm((cloud.features * weights).sum(1) / weights.sum(1).clamp(min=1))
 
     def _joined(self, cloud: Cloud, stage: int) -> Cloud:
-        """The next stage's points: half of them by farthest points with their neighbours' maximum, or one per cell."""
+        """The points of the next stage: half of them, spread out, with their neighbours' maximum; or one per cell."""
         cloud = cloud._replace(features=self.joins[stage - 1](cloud.features))
         if self.spec.attention == "grid":
             bits = self._bits(stage)

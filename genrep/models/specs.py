@@ -228,20 +228,20 @@ class ClassifierSpec(ClassifierArchitecture):
 
 
 class CloudClassifierArchitecture(Spec):
-    """The point transformer behind a classifier of clouds."""
+    """The point transformer of a classifier of clouds."""
 
     attention: Literal["neighbours", "grid"] = "neighbours"
     """Attention among nearest neighbours (Point Transformer), or along a curve through a fixed grid (Point Transformer V3)."""
     widths: list[PositiveInt] = Field(default=[64, 128, 256], min_length=1)
-    """Width of every stage; between two of them the cloud is thinned to half, or pooled over cells twice as wide."""
+    """Width of every stage; between stages the cloud is thinned to half, or pooled over cells twice as wide."""
     depths: list[PositiveInt] = Field(default=[1, 2, 2], min_length=1)
     """Blocks of every stage."""
     neighbours: PositiveInt = 16
-    """Nearest points that a point attends to, itself included; for attention neighbours."""
+    """For attention neighbours: nearest points that a point attends to, itself included."""
     patch: PositiveInt = 32
-    """Points along the curve that attend to each other; for attention grid."""
+    """For attention grid: points along the curve that attend to each other."""
     num_heads: PositiveInt = 8
-    """Attention heads; for attention grid."""
+    """For attention grid: attention heads."""
     dropout: Fraction = 0.3
     """Dropout before the last layer."""
 
@@ -249,11 +249,11 @@ class CloudClassifierArchitecture(Spec):
     def _stages(self) -> "CloudClassifierArchitecture":
         if len(self.widths) != len(self.depths):
             raise ValueError(
-                f"widths and depths must have one number per stage each; got {len(self.widths)} and {len(self.depths)}"
+                f"widths and depths must both have one number per stage; got {len(self.widths)} and {len(self.depths)} numbers"
             )
-        odd = [width for width in self.widths if width % self.num_heads]
-        if self.attention == "grid" and odd:
-            raise ValueError(f"widths must be multiples of num_heads, {self.num_heads}; got {odd[0]}")
+        indivisible = [width for width in self.widths if width % self.num_heads]
+        if self.attention == "grid" and indivisible:
+            raise ValueError(f"widths must be multiples of num_heads, {self.num_heads}; got {indivisible[0]}")
         return self
 
 
@@ -263,16 +263,16 @@ class CloudClassifierSpec(CloudClassifierArchitecture):
     num_tokens: PositiveInt
     """Points of a full cloud."""
     latent_dim: PositiveInt
-    """Numbers of a token, the position included."""
+    """Numbers in a token, the position included."""
     position_dim: Annotated[int, Field(ge=1, le=3)]
     """Leading numbers of a token that are its position."""
     num_classes: PositiveInt
-    """Classes."""
+    """Number of classes."""
 
     @model_validator(mode="after")
     def _features_left(self) -> "CloudClassifierSpec":
         if self.latent_dim <= self.position_dim:
             raise ValueError(
-                f"latent_dim must exceed position_dim, {self.position_dim}: a token needs features; got {self.latent_dim}"
+                f"latent_dim must be more than position_dim, {self.position_dim}, because a token needs features; got {self.latent_dim}"
             )
         return self

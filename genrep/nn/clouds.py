@@ -1,7 +1,7 @@
-"""Batched point clouds with masks: gathering, neighbours within a cloud, thinning it, and ordering it along a curve.
+"""Batched point clouds with masks: gathering points, finding neighbours, thinning and pooling, ordering along a curve.
 
 A batch of clouds is `positions [B, N, axes]`, `features [B, N, D]` and `mask [B, N]`, True where a point is present. The order
-of the points carries no meaning, so everything here depends on the positions alone.
+of the points has no meaning, so everything here depends on the positions alone.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 FAR = 1e6
-"""Where absent points are put when distances are measured: farther than any present one."""
+"""Coordinate or squared distance given to absent points in searches; larger than that of any present one."""
 
 
 class Cloud(NamedTuple):
@@ -34,11 +34,11 @@ def nearest(
 ) -> tuple[Int[Tensor, "batch queries count"], Bool[Tensor, "batch queries count"]]:
     """Indices of the points of a cloud nearest to each query, nearest first, and which of them are present.
 
-    All pairs are compared, so the memory grows as queries times points: right for the clouds of one image, up to thousands.
+    All pairs are compared, so memory grows with queries × points; suitable for clouds of up to a few thousand points.
     """
     positions = cloud.positions.masked_fill(~cloud.mask[..., None], FAR)
     count = min(count, positions.shape[1])
-    # by differences: the expanded square (a - b)² = a² - 2ab + b² loses the small distances that decide the order
+    # a² - 2ab + b², which cdist uses for more than 25 points, rounds away the small distances that decide the order
     distances = torch.cdist(queries, positions, compute_mode="donot_use_mm_for_euclid_dist")
     indices = distances.topk(count, dim=-1, largest=False).indices
     present = cloud.mask.gather(1, indices.flatten(1)).unflatten(1, indices.shape[1:])
@@ -48,16 +48,16 @@ def nearest(
 def farthest_points(
     cloud: Cloud, count: Int[Tensor, " batch"]
 ) -> tuple[Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
-    """Indices of `count[b]` points of each cloud, every next one the farthest from those chosen; and which are present.
+    """Indices of `count[b]` points of each cloud, chosen greedily farthest from those before; and which are present.
 
-    The first is the one nearest to the cloud's centre, so the choice moves with the cloud and ignores the points' order.
+    The first point is the one nearest to the cloud's centre, so the choice depends neither on shifts nor on the points' order.
     """
     positions, mask = cloud.positions, cloud.mask
     weights = mask.to(positions.dtype)[..., None]
     centre = (positions * weights).sum(1) / weights.sum(1).clamp(min=1)
     distances = (positions - centre[:, None]).square().sum(-1).masked_fill(~mask, FAR)
     current = distances.argmin(dim=1)
-    remaining = torch.full_like(distances, FAR).masked_fill(~mask, -1)  # absent points are never the farthest
+    remaining = torch.full_like(distances, FAR).masked_fill(~mask, -1)  # so absent points are never the farthest
     chosen = []
     for _ in range(int(count.max())):
         chosen.append(current)
@@ -71,12 +71,12 @@ def farthest_points(
 def grid_cells(
     positions: Float[Tensor, "batch points axes"], cells: int, low: float, high: float
 ) -> Int[Tensor, "batch points axes"]:
-    """The cell of each point along every axis, of a grid with `cells` over [low, high]; beyond it, the nearest cell."""
+    """The cell of each point along every axis, in a grid of `cells` over [low, high]; points outside get the nearest cell."""
     return ((positions - low) * (cells / (high - low))).floor().clamp(0, cells - 1).long()
 
 
 def interleave(cells: Int[Tensor, "batch points axes"], bits: int) -> Int[Tensor, "batch points"]:
-    """Morton code: the bits of the cells taken in turns, so that neighbours along the code are mostly neighbours in space."""
+    """Morton code: the bits of the cells interleaved, so that neighbours along the code are mostly neighbours in space."""
     axes = cells.shape[-1]
     code = torch.zeros_like(cells[..., 0])
     for bit in range(bits):
@@ -86,18 +86,18 @@ def interleave(cells: Int[Tensor, "batch points axes"], bits: int) -> Int[Tensor
 
 
 def pool_cells(cloud: Cloud, cells: Int[Tensor, "batch points axes"], num_cells: int) -> Cloud:
-    """One point per occupied cell: the largest feature of each channel, and the mean position (PTv2 and PTv3)."""
+    """One point per occupied cell: the maximum of each feature channel, and the mean position (PTv2 and PTv3)."""
     batch, axes = len(cells), cells.shape[-1]
     powers = num_cells ** torch.arange(axes - 1, -1, -1, device=cells.device)
     keys = (cells * powers).sum(-1).masked_fill(~cloud.mask, num_cells**axes)
     ordered, order = keys.sort(dim=1, stable=True)
     starts = torch.ones_like(ordered)
     starts[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).long()
-    # the number of a point's cell among its cloud's occupied ones
+    # index of each point's cell among the occupied cells of its cloud
     numbers = torch.zeros_like(keys).scatter(1, order, starts.cumsum(1) - 1)
     occupied = (starts * (ordered < num_cells**axes)).sum(1)
     kept = max(1, int(occupied.max()))
-    numbers = numbers.masked_fill(~cloud.mask, kept)  # absent points fall into an extra row, cut off below
+    numbers = numbers.masked_fill(~cloud.mask, kept)  # absent points go to an extra row, which is cut off below
     dim = cloud.features.shape[-1]
     features = torch.full_like(cloud.features[:, :1], -torch.inf).repeat(1, kept + 1, 1)
     features = features.scatter_reduce(1, numbers[..., None].expand(-1, -1, dim), cloud.features, "amax")

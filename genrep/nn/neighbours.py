@@ -1,4 +1,4 @@
-"""The nearest points of a cloud, exactly and in bounded memory: from a few dozen points to a million, any number of axes."""
+"""Exact nearest neighbours in bounded memory, for clouds of a few dozen to a million points with any number of axes."""
 
 from collections.abc import Sequence
 
@@ -9,35 +9,35 @@ from torch import Tensor
 from genrep.coords import Coords, as_points
 
 STEPS = 1024
-"""Squared distances are compared in steps of 1 / 1024: finer ones are rounding, where points lie on a grid of whole numbers."""
+"""Squared distances are compared in steps of 1 / 1024. On a grid of whole numbers, smaller differences are rounding."""
 
 FAR = 2**40
-"""What a point counts as that is not there, in such steps."""
+"""Squared distance, in these steps, of points that are not present."""
 
 FEW = 512
-"""Points up to which every one of them is looked at; above, those that a tree says are near."""
+"""Largest number of points for which all distances are computed; larger clouds are searched with a tree."""
 
 LEAF = 16
-"""Points of a leaf of that tree, at most."""
+"""Most points in a leaf of the tree, or four times the neighbours if that is more."""
 
 WORK = 2**20
-"""Distances held at a time."""
+"""Number of distances held in memory at a time."""
 
 
 class NearestPoints:
-    """For clouds `[B, K, axes]`, which points of each are the nearest to any coordinate.
+    """Finds the points of clouds `[B, K, axes]` that are nearest to given coordinates.
 
-    Equal distances are decided by the points' coordinates (the first axis first), so the order in which a cloud is given
-    changes nothing; and distances that differ by less than `STEPS` says are equal, so rounding changes nothing where
-    coordinates are whole numbers, or fractions like a quarter. Points whose coordinates are not finite are the last of all.
+    Ties are broken by the points' coordinates, the first axis first, so the order of a cloud's points does not matter.
+    Squared distances that are equal after rounding to 1 / `STEPS` are ties, so floating-point rounding does not matter for
+    coordinates that are whole numbers or fractions such as 1/4. Points with coordinates that are not finite come last.
 
-    Every point is looked at where there are `FEW`. Above that a balanced tree of boxes is searched: each coordinate's own
-    leaf bounds the distance, and only boxes within that bound are opened. Both give the same points.
+    Up to `FEW` points, all distances are computed. Larger clouds are searched with a balanced tree of boxes: a first leaf
+    near the coordinate bounds the distance, and only leaves within that bound are searched. Both find the same points.
 
     Args:
-        points: `[B, K, axes]`, in a unit in which distances are wanted, such as pixels.
-        count: how many to find.
-        mask: `[B, K]`, False for points that are not there; every cloud must have `count` or more.
+        points: `[B, K, axes]`, in the unit of the distances, such as pixels.
+        count: number of points to find.
+        mask: `[B, K]`, False for points that are not present; every cloud must have at least `count` that are.
     """
 
     def __init__(
@@ -45,26 +45,27 @@ class NearestPoints:
     ):
         self.count = count
         points = points.detach().float()
-        there = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device) if mask is None else mask
-        keys = torch.where(there[..., None], points, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
+        present = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device) if mask is None else mask
+        keys = torch.where(present[..., None], points, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
         order = torch.arange(points.shape[1], device=points.device).expand(points.shape[:2])
-        for axis in reversed(range(points.shape[2])):  # the order that decides: by the first axis, then by the next
+        # stable sorts from the last axis to the first give the lexicographic order
+        for axis in reversed(range(points.shape[2])):
             column = keys[..., axis].gather(1, order)
             order = order.gather(1, column.argsort(dim=1, stable=True))
         self.order, self.points = order, keys.gather(1, order[..., None].expand_as(keys))
         self.trees = [Tree(cloud, count) for cloud in self.points] if points.shape[1] > FEW else None
 
     def __call__(self, coords: Coords) -> Int[Tensor, "batch queries count"]:
-        """Indices of the nearest points, nearest first, of coordinates `[N, axes]` that the batch shares or `[B, N, axes]`."""
+        """Indices of the nearest points, nearest first. Coordinates are `[B, N, axes]`, or `[N, axes]` for the whole batch."""
         queries = as_points(coords).detach().float()
         queries = (queries if queries.ndim == 3 else queries[None]).expand(len(self.points), -1, -1)
         if self.trees is None:
-            ranks = self._look_at_all(queries)
+            ranks = self._search_all(queries)
         else:
-            ranks = torch.stack([tree(each) for tree, each in zip(self.trees, queries, strict=True)])
+            ranks = torch.stack([tree(of_cloud) for tree, of_cloud in zip(self.trees, queries, strict=True)])
         return self.order.gather(1, ranks.flatten(1)).view_as(ranks)
 
-    def _look_at_all(self, queries: Tensor) -> Tensor:
+    def _search_all(self, queries: Tensor) -> Tensor:
         batch, num, _ = self.points.shape
         numbers = torch.arange(num, device=queries.device)
         parts = []
@@ -75,16 +76,16 @@ class NearestPoints:
 
 
 class Tree:
-    """A balanced tree of boxes over the points of one cloud `[K, axes]`, which are numbered in the order that decides.
+    """A balanced tree of boxes over the points of one cloud `[K, axes]`, given in the order that breaks ties.
 
-    Node 1 is all of them; nodes 2i and 2i + 1 are the halves of node i along its longer axis.
+    Node 1 holds all points; nodes 2i and 2i + 1 are the halves of node i along its longest axis.
     """
 
     def __init__(self, points: Float[Tensor, "num axes"], count: int):
         self.num, self.count = len(points), count
         num, device = len(points), points.device
         self.depth = max(0, (-(-num // max(LEAF, 4 * count)) - 1).bit_length())
-        columns = points.T.contiguous()  # an axis after the other, here and below: numbers side by side are read fast
+        columns = points.T.contiguous()  # one contiguous array per axis, here and below: gathers from it are fast
         finite = columns.clamp(-1e30, 1e30)
         ranks = torch.stack([column.argsort(stable=True).argsort() for column in columns])
         order = torch.arange(num, device=device)
@@ -96,18 +97,18 @@ class Tree:
             order = order[(node * num + ranks[axis, order]).argsort()]
         starts = torch.arange(2**self.depth + 1, device=device) * num // 2**self.depth
         place = starts[:-1, None] + torch.arange(int(starts.diff().max()), device=device)
-        is_there = place < starts[1:, None]
+        in_leaf = place < starts[1:, None]  # leaves may differ by one point
         self.numbers = order[place.clamp_max(num - 1)]  # [leaves, points of a leaf]
-        self.columns = [torch.where(is_there, column[self.numbers], torch.inf) for column in columns]
+        self.columns = [torch.where(in_leaf, column[self.numbers], torch.inf) for column in columns]
         self.sides = []
         for column in finite:
-            inside = torch.where(is_there, column[self.numbers], column[self.numbers[:, :1]])
+            inside = torch.where(in_leaf, column[self.numbers], column[self.numbers[:, :1]])
             levels = [(inside.amin(dim=1), inside.amax(dim=1))]
             for _ in range(self.depth):
                 low, high = (side.unflatten(0, (-1, 2)) for side in levels[-1])
                 levels.append((low.amin(dim=1), high.amax(dim=1)))
-            nowhere = levels[0][0][:1]  # there is no node 0
-            self.sides.append([torch.cat([nowhere, *(level[side] for level in reversed(levels))]) for side in (0, 1)])
+            unused = levels[0][0][:1]  # nodes are numbered from 1
+            self.sides.append([torch.cat([unused, *(level[side] for level in reversed(levels))]) for side in (0, 1)])
 
     def __call__(self, queries: Float[Tensor, "queries axes"]) -> Int[Tensor, "queries count"]:
         parts = [self._search(part.T.contiguous()) for part in queries.split(max(1, WORK // (8 * LEAF)))]
@@ -115,14 +116,14 @@ class Tree:
 
     def _search(self, queries: Float[Tensor, "axes queries"]) -> Int[Tensor, "queries count"]:
         num_queries, device = queries.shape[1], queries.device
-        # down to each coordinate's own leaf, whose points bound the distance
+        # descend into the nearer half at every node; the points of the leaf reached bound the distance
         node = torch.ones(num_queries, dtype=torch.long, device=device)
         for _ in range(self.depth):
             left = 2 * node
             node = left + (self._to_box(queries, left + 1) < self._to_box(queries, left)).long()
         own = node - 2**self.depth
         best = _smallest(self._keys(queries, own), self.count)
-        # all boxes within that bound, level by level
+        # find all boxes within that bound, level by level
         query, node = torch.arange(num_queries, device=device), torch.ones_like(own)
         bound = best[:, -1] // self.num
         for _ in range(self.depth):
@@ -131,27 +132,27 @@ class Tree:
             node[1::2] += 1
             near = self._to_box(queries.index_select(1, query), node) <= bound.index_select(0, query)
             query, node = query[near], node[near]
-            if len(query) > WORK and num_queries > 1:  # too many boxes at a time
+            if len(query) > WORK and num_queries > 1:  # too many boxes to hold: halve the queries
                 half = num_queries // 2
                 return torch.cat([self._search(queries[:, :half]), self._search(queries[:, half:])])
         leaf = node - 2**self.depth
-        other = leaf != own.index_select(0, query)
-        query, leaf = query[other], leaf[other]
-        # the leaves one after another, each only if it is still within the bound
+        unsearched = leaf != own.index_select(0, query)
+        query, leaf = query[unsearched], leaf[unsearched]
+        # search these leaves one per query at a time, skipping those that the shrinking bound now excludes
         counts = torch.bincount(query, minlength=num_queries)
         turn = torch.arange(len(query), device=device) - (counts.cumsum(0) - counts).index_select(0, query)
         by_turn = turn.argsort(stable=True)
         for at in by_turn.split(torch.bincount(turn).tolist()):
-            asking, opened = query.index_select(0, at), leaf.index_select(0, at)
-            places = queries.index_select(1, asking)
-            near = self._to_box(places, opened + 2**self.depth) <= best[:, -1].index_select(0, asking) // self.num
-            asking, opened, places = asking[near], opened[near], places[:, near]
-            keys = torch.cat([best.index_select(0, asking), self._keys(places, opened)], dim=1)
-            best[asking] = _smallest(keys, self.count)
+            query_now, leaf_now = query.index_select(0, at), leaf.index_select(0, at)
+            coords = queries.index_select(1, query_now)
+            near = self._to_box(coords, leaf_now + 2**self.depth) <= best[:, -1].index_select(0, query_now) // self.num
+            query_now, leaf_now, coords = query_now[near], leaf_now[near], coords[:, near]
+            keys = torch.cat([best.index_select(0, query_now), self._keys(coords, leaf_now)], dim=1)
+            best[query_now] = _smallest(keys, self.count)
         return best % self.num
 
     def _to_box(self, queries: Float[Tensor, "axes queries"], node: Tensor) -> Int[Tensor, " queries"]:
-        """Squared distances of coordinates to the boxes of nodes, one each, in steps."""
+        """Squared distance of every coordinate to the box of its node, in steps of 1 / `STEPS`."""
         outside = [
             torch.maximum(low.index_select(0, node) - query, query - high.index_select(0, node)).clamp_min_(0)
             for query, (low, high) in zip(queries, self.sides, strict=True)
@@ -159,7 +160,7 @@ class Tree:
         return _steps(outside)
 
     def _keys(self, queries: Float[Tensor, "axes queries"], leaf: Tensor) -> Int[Tensor, "queries points"]:
-        """What the points of a leaf each are sorted by: their distance, then their number."""
+        """Sort keys of the points in the leaf of every query: the distance, then the point's number, in one integer."""
         steps = _steps(
             [column.index_select(0, leaf) - query[:, None] for query, column in zip(queries, self.columns, strict=True)]
         )
@@ -167,10 +168,10 @@ class Tree:
 
 
 def _steps(differences: Sequence[Float[Tensor, "*shape"]]) -> Int[Tensor, "*shape"]:
-    """Squared lengths in steps of 1 / `STEPS`, of differences along each axis.
+    """Squared lengths, in steps of 1 / `STEPS`, from the differences along each axis.
 
-    The axes are summed in one order: a point's distance is the same number wherever it is computed, and no less than its
-    box's.
+    The axes are always summed in the same order, so that a point's distance is the same number wherever it is computed, and
+    never less than the distance to the point's box.
     """
     total = differences[0].square()
     for difference in differences[1:]:
@@ -179,12 +180,12 @@ def _steps(differences: Sequence[Float[Tensor, "*shape"]]) -> Int[Tensor, "*shap
 
 
 def _smallest(keys: Int[Tensor, "*queries keys"], count: int) -> Int[Tensor, "*queries count"]:
-    """The smallest keys, in order."""
+    """The `count` smallest keys in ascending order."""
     return keys.topk(count, dim=-1, largest=False).values
 
 
 def _extent(column: Float[Tensor, " num"], node: Int[Tensor, " num"], num_nodes: int) -> Float[Tensor, " nodes"]:
-    """How far the coordinates of each node's points are apart."""
-    none = column.new_zeros(num_nodes)
-    low, high = (none.scatter_reduce(0, node, column, how, include_self=False) for how in ("amin", "amax"))
+    """Range of the coordinates of each node's points along an axis."""
+    zeros = column.new_zeros(num_nodes)
+    low, high = (zeros.scatter_reduce(0, node, column, how, include_self=False) for how in ("amin", "amax"))
     return high - low

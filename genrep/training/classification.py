@@ -1,4 +1,4 @@
-"""What a classifier trains on: signals, or the clouds of a latent cache. `train/classifier.py` uses both in the same way."""
+"""What a classifier trains on: signals, or the clouds of a latent cache. `train/classifier.py` uses both through one interface."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -25,9 +25,9 @@ from genrep.training.run import Run
 from genrep.training.specs import ClassifierRun, CloudAugmentSpec
 
 Inputs = tuple[Tensor, ...]
-"""What a classifier takes: signals, or clouds and their mask."""
+"""Arguments of a classifier: signals, or clouds and their mask."""
 Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
-"""Labels, or a share of each class."""
+"""Labels, or the probability of every class."""
 EVALUATION_BATCH = 512
 
 
@@ -35,8 +35,8 @@ class Classification(ABC):
     """Labelled inputs of a classifier, for training and for evaluation.
 
     Attributes:
-        data: the training split, labelled.
-        identity: hashes of what the run is trained on.
+        data: the training split, with labels.
+        identity: hashes of everything the run is trained on.
     """
 
     data: SignalData | LatentCache
@@ -48,15 +48,15 @@ class Classification(ABC):
 
     @abstractmethod
     def open(self, run: Run) -> SignalStream:
-        """The training stream. Encodes the data first where that is needed."""
+        """The training stream. Encodes the data first if that is necessary."""
 
     @abstractmethod
     def examples(self, batch: TrainingBatch) -> tuple[Inputs, Targets]:
-        """A batch as training sees it: augmented inputs, and what they are to be classified as."""
+        """Augmented inputs and targets of a training batch."""
 
     @abstractmethod
     def held_out(self) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
-        """The held-out split as it is, in batches, with its labels."""
+        """The held-out split without augmentation, in batches, with labels."""
 
     @torch.no_grad()
     def predictions(self, classifier: Any) -> tuple[Int[Tensor, " signals"], Int[Tensor, " signals"]]:
@@ -72,7 +72,7 @@ class Classification(ABC):
 
 
 class SignalClassification(Classification):
-    """Signals, shifted at random and with a square cut out."""
+    """Signals, augmented by random shifts and cutout."""
 
     def __init__(self, config: ClassifierRun):
         self.config, self.shape = config, config.image_shape
@@ -110,7 +110,7 @@ class SignalClassification(Classification):
 
 
 class CloudClassification(Classification):
-    """Latent sets whose tokens have positions, from a cache: augmented as clouds, and mixed with each other (ARCMix)."""
+    """Clouds from a latent cache, augmented and mixed with each other (ARCMix)."""
 
     def __init__(self, config: ClassifierRun, config_path: str):
         assert config.autoencoder is not None
@@ -118,8 +118,8 @@ class CloudClassification(Classification):
         self.autoencoder = load_autoencoder(config.autoencoder, config_path)
         if not self.autoencoder.position_dim:
             raise InputError(
-                f"classifier.type point_transformer needs tokens with positions, and those of {config.autoencoder} have slots: "
-                "train a convolutional classifier of the signals"
+                f"classifier.type point_transformer needs tokens with positions, and the tokens of {config.autoencoder} have slots: "
+                "use classifier.type convolutional, which classifies the signals"
             )
         self.data = open_split(config.data, config.latents, self.autoencoder, "train")
         _check_labels(self.data)
@@ -135,7 +135,7 @@ class CloudClassification(Classification):
         self.autoencoder.to(run.device)
         barrier = run.accelerator.wait_for_everyone
         self.latents = open_latents(self.autoencoder, self.data, config.latents, run.process, barrier)
-        assert self.latents.cache is not None  # the config has a folder
+        assert self.latents.cache is not None  # ClassifierRun requires latents.folder
         self.cache = self.latents.cache
         self.stream = SignalStream(
             self.data, config.run.seed, self.latents.flips, wants_signals=False, cache=self.cache
@@ -143,12 +143,10 @@ class CloudClassification(Classification):
         return self.stream
 
     def _set_statistics(self, classifier: CloudClassifier) -> None:
-        """Give a new classifier the statistics that it standardises features with (ARC, table 10)."""
+        """Set the statistics that a new classifier standardises features with (ARC, table 10)."""
         axes = self.autoencoder.position_dim
         mean, std = self.latents.mean[0, axes:], self.latents.std[0, axes:]
-        if (
-            self.config.normalize == "whole"
-        ):  # of all numbers together: the variance within channels and that between them
+        if self.config.normalize == "whole":  # total variance = mean variance of the channels + variance of their means
             variance = std.square().mean() + mean.var(correction=0)
             mean, std = mean.mean().expand_as(mean), variance.sqrt().expand_as(std)
         if self.config.normalize != "none":
@@ -159,7 +157,7 @@ class CloudClassification(Classification):
         assert batch.labels is not None and batch.latents is not None
         latents, mask = self._on_device(batch.latents, batch.mask)
         targets: Targets = batch.labels.to(self.device)
-        if config.augment.mix:  # the partner is the next sample of the stream, whatever part of a batch it falls into
+        if config.augment.mix:  # the partner is the next sample of the stream, so it does not depend on the batch
             following = self.stream.__getitems__([position + 1 for position in positions])
             assert following.latents is not None and following.labels is not None
             partners, partner_mask = self._on_device(following.latents, following.mask)
@@ -175,13 +173,13 @@ class CloudClassification(Classification):
 
     def measure(self, classifier: Any) -> dict[str, float]:
         metrics = super().measure(classifier)
-        if self.config.shifted_by:  # how far the classifier depends on where the cloud lies (ARC, table 8)
+        if self.config.shifted_by:  # how much accuracy depends on the cloud's position (ARC, table 8)
             pairs = [
                 (labels, classifier(*inputs).argmax(-1).cpu())
                 for inputs, labels in self._held_out(CloudAugmentSpec(shift=self.config.shifted_by))
             ]
-            right = sum(int((labels == predicted).sum()) for labels, predicted in pairs)
-            metrics["accuracy_shifted"] = right / sum(len(labels) for labels, _ in pairs)
+            correct = sum(int((labels == predicted).sum()) for labels, predicted in pairs)
+            metrics["accuracy_shifted"] = correct / sum(len(labels) for labels, _ in pairs)
         return metrics
 
     def _held_out(self, augment: CloudAugmentSpec | None) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
@@ -206,14 +204,14 @@ class CloudClassification(Classification):
 
 
 def build_of_signals(config: ClassifierRun, num_classes: int, signal: dict[str, Any] | None = None) -> ImageClassifier:
-    """The convolutional classifier of a run. `signal` is the spec of its kind of signals, as plain data; None means images."""
+    """The convolutional classifier of a run. `signal` is the spec of the kind of signal, as plain data; None means images."""
     assert config.image_size is not None
     architecture = config.classifier.model_dump(exclude={"type"})
     return ImageClassifier(config.image_size, config.channels, num_classes, **architecture, signal=signal)
 
 
 def build_of_clouds(config: ClassifierRun, num_classes: int, autoencoder: AutoencoderSpec) -> CloudClassifier:
-    """The point transformer of a run, over the clouds of a stage 1."""
+    """The point transformer of a run, for the clouds of an autoencoder."""
     return CloudClassifier(
         autoencoder.num_tokens,
         autoencoder.latent_dim,
@@ -224,7 +222,7 @@ def build_of_clouds(config: ClassifierRun, num_classes: int, autoencoder: Autoen
 
 
 def open_classification(config: ClassifierRun, config_path: str) -> Classification:
-    """Signals or clouds, as `classifier.type` says. InputError for data without labels, and what opening them refuses."""
+    """Signals or clouds, depending on `classifier.type`. InputError if the data has no labels or cannot be opened."""
     if config.classifier.type == "point_transformer":
         return CloudClassification(config, config_path)
     return SignalClassification(config)

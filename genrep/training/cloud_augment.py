@@ -1,6 +1,6 @@
-"""Augmentation of latent clouds, in the space of their points (ARC, figure 3): noise, masking, push, rotation, flip, shift, mixing.
+"""Augmentation of latent clouds (ARC, figure 3): noise, masking, push, rotation, flip, shift, mixing.
 
-Every number depends on the position of a sample in the training stream, never on the batch that it is in.
+The random numbers of a sample depend on its position in the training stream, never on its batch.
 """
 
 import math
@@ -22,16 +22,16 @@ def mix(
     share: Float[Tensor, " batch"],
     draws: Float[Tensor, "batch two tokens"],
 ) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"]]:
-    """ARCMix: ⌊λ n₁⌋ random points of each cloud and ⌊(1 - λ) n₂⌋ of its partner, with labels mixed as λ and 1 - λ.
+    """ARCMix: ⌊λ n₁⌋ random points of a cloud and ⌊(1 - λ) n₂⌋ of its partner. The caller mixes labels with λ and 1 - λ.
 
     Args:
         share: λ of each sample.
-        draws: uniform numbers that choose the points, for the cloud and for its partner.
+        draws: uniform random numbers that choose the points of the cloud and of its partner.
     """
     kept = _random_points(mask, (share * mask.sum(1)).long(), draws[:, 0])
     partner_kept = _random_points(partner_mask, ((1 - share) * partner_mask.sum(1)).long(), draws[:, 1])
     points, present = torch.cat([latents, partners], dim=1), torch.cat([kept, partner_kept], dim=1)
-    # the points that are left first; there are never more than the larger of the two clouds had
+    # chosen points first; they fit, because there are at most as many as in the larger of the two clouds
     order = (~present).to(torch.uint8).argsort(dim=1, stable=True)[:, : latents.shape[1]]
     mixed = points.gather(1, order[..., None].expand(-1, -1, points.shape[-1]))
     return mixed, present.gather(1, order)
@@ -40,7 +40,7 @@ def mix(
 def _random_points(
     mask: Bool[Tensor, "batch tokens"], count: Tensor, draws: Float[Tensor, "batch tokens"]
 ) -> Bool[Tensor, "batch tokens"]:
-    """Which points are among `count[b]` of those present, in the order of the draws."""
+    """True for `count[b]` of the present points, those with the smallest draws."""
     ranks = draws.masked_fill(~mask, 2.0).argsort(dim=1).argsort(dim=1)
     return (ranks < count[:, None]) & mask
 
@@ -53,14 +53,14 @@ def augment_clouds(
     positions: Sequence[int],
     seed: int,
 ) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"]]:
-    """Clouds with noise on their features, points dropped, and places pushed, turned, mirrored and shifted.
+    """Clouds with noise on their features, points dropped, and positions pushed, mirrored, rotated and shifted.
 
     Args:
-        latents, mask: tokens whose leading `len(shape)` numbers are their position, and which of them are present.
-        shape: the image's size in pixels, the unit of `push` and `shift`.
-        spec: how much of each.
-        positions: of the samples in the training stream, what the random numbers are keyed by.
-        seed: of the run.
+        latents, mask: tokens whose leading `len(shape)` numbers are their position, and which tokens are present.
+        shape: size of the image in pixels, the unit of `push` and `shift`.
+        spec: strength of each augmentation.
+        positions: positions of the samples in the training stream, which key the random numbers.
+        seed: seed of the run.
     """
     axes, (tokens, width) = len(shape), latents.shape[1:]
     pitch = latents.new_tensor([2 / length for length in shape])
@@ -82,7 +82,7 @@ def augment_clouds(
         places = torch.cat([places[..., :-1], torch.where(mirrored[:, None, None], -1.0, 1.0) * places[..., -1:]], -1)
     if spec.rotation:
         angle = math.radians(spec.rotation) * (2 * uniform("cloud rotation") - 1)
-        pixels = places / pitch  # turned in pixels: in [-1, 1] a long image would be sheared
+        pixels = places / pitch  # in [-1, 1], an image that is not square would be sheared
         y, x, cos, sin = pixels[..., 0], pixels[..., 1], angle.cos()[:, None], angle.sin()[:, None]
         places = torch.stack([cos * y - sin * x, sin * y + cos * x], dim=-1) * pitch
     if spec.shift:

@@ -1,4 +1,4 @@
-"""The shared decoder of anchored clouds while it is trained: together with the clouds of some images (ARC, appendix A)."""
+"""Training of the shared decoder of anchored clouds, together with the clouds of some images (ARC, appendix A)."""
 
 from collections.abc import Iterator
 
@@ -11,11 +11,11 @@ from genrep.encoders.fit import CloudFit, Part, cut_into_parts, loss_of_part
 
 
 class JointClouds(nn.Module):
-    """A decoder and the features of the clouds that it is trained on; their anchors stay where they are.
+    """A decoder and the features of the clouds that it is trained with; the anchors are fixed.
 
     Args:
-        decoder: what is wanted of it in the end.
-        encoder: places the anchors, and says where features start and how pixels are cut into parts.
+        decoder: the decoder to train.
+        encoder: draws the anchors and the initial features, and cuts the pixels into parts.
         values: the images.
     """
 
@@ -28,7 +28,7 @@ class JointClouds(nn.Module):
         self.sizes = [len(images) for images, _ in groups]
 
     def parts(self, step: int) -> Iterator[tuple[slice, Part]]:
-        """The pixels of a step, some images after the other: which images, and what of them."""
+        """The pixels of a step, one group of images at a time: the slice of the images, and their pixels."""
         start = 0
         for steps, size in zip(self.groups, self.sizes, strict=True):
             for part in steps[step % len(steps)]:
@@ -36,5 +36,5 @@ class JointClouds(nn.Module):
             start += size
 
     def forward(self, images: slice, part: Part) -> Float[Tensor, ""]:
-        """What a part adds to the mean over the images of their mean squared errors."""
+        """The contribution of a part to the mean squared error over all images."""
         return loss_of_part(self.decoder, self.features[images], part) / len(self.features)

@@ -168,7 +168,9 @@ class AutoencoderRun(Spec):
     @model_validator(mode="after")
     def _has_network(self) -> "AutoencoderRun":
         if self.autoencoder.encoder.type == "fit":
-            raise ValueError("autoencoder.encoder fit has no network to train: train its decoder with train/clouds.py")
+            raise ValueError(
+                "train/autoencoder.py cannot train autoencoder.encoder fit, which has no network: train its decoder with train/clouds.py"
+            )
         return self
 
     @model_validator(mode="after")
@@ -347,43 +349,43 @@ class GANRun(Spec):
 
 
 class CloudAugmentSpec(Spec):
-    """Augmentation of latent clouds while a classifier trains on them; 0 and false are off."""
+    """Augmentation of the latent clouds that a classifier trains on; 0 and false disable each."""
 
     noise: NonNegativeFloat = 0.0
-    """Standard deviation of the Gaussian noise on the features; ARC's is 0.001."""
+    """Standard deviation of the Gaussian noise on the features; 0.001 in ARC."""
     drop: Fraction = 0.0
-    """Share of the points that is dropped ("masking"); ARC's is 0.3."""
+    """Share of the points that is dropped ("masking"); 0.3 in ARC."""
     push: NonNegativeFloat = 0.0
-    """Largest displacement of every single point along each axis, in pixels; ARC's is 2."""
+    """Largest shift of individual points along each axis, in pixels; 2 in ARC."""
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Largest rotation about the image's centre, in degrees; ARC's is 180."""
+    """Largest rotation about the image's centre, in degrees; 180 in ARC."""
     flip: bool = False
     """Mirror half of the clouds along the last axis."""
     shift: NonNegativeFloat = 0.0
-    """Largest displacement of the whole cloud along each axis, in pixels."""
+    """Largest shift of the whole cloud along each axis, in pixels."""
     mix: bool = False
-    """ARCMix: join random points of two clouds in a proportion λ ~ U(0, 1), and mix their labels likewise."""
+    """ARCMix: combine random points of two clouds in the proportion λ ~ U(0, 1), and mix their labels in the same proportion."""
 
 
 class ConvolutionalSpec(ClassifierArchitecture):
-    """A convolutional network over the signals themselves."""
+    """A convolutional network on the signals."""
 
     type: Literal["convolutional"] = "convolutional"
 
 
 class PointTransformerSpec(CloudClassifierArchitecture):
-    """A point transformer over latent sets whose tokens have positions (ARC)."""
+    """A point transformer on latent sets whose tokens have positions (ARC)."""
 
     type: Literal["point_transformer"]
 
 
 class ClassifierRun(Spec):
-    """A classifier of the data set's signals, which provides the features of fd_classifier, or of their latent clouds."""
+    """A classifier of signals, which provides the features of fd_classifier, or of their latent clouds."""
 
     data: DataSpec = ImageDataSpec()
     """Signals, as in stage 1."""
     image_size: GridSize | None = None
-    """The grid of its input signals: one number for a square image, or one length per axis. A point transformer has none."""
+    """For a convolutional classifier: the grid of the signals, one number for a square image, or one length per axis."""
     channels: PositiveInt = 3
     """Channels of the values: 1 for grey, 3 for RGB."""
     autoencoder: str | None = None
@@ -396,13 +398,13 @@ class ClassifierRun(Spec):
     ] = ConvolutionalSpec()
     """The model."""
     augment: CloudAugmentSpec = CloudAugmentSpec()
-    """Augmentation of clouds, for a point transformer."""
+    """For a point transformer: augmentation of the clouds."""
     normalize: Literal["channel", "whole", "none"] = "channel"
-    """How a point transformer's features are standardised: channel by channel, all by one mean and deviation, or not."""
+    """For a point transformer: standardise features per channel, all with one mean and standard deviation, or not at all."""
     shifted_by: NonNegativeFloat = 0.0
-    """Also measure a point transformer on held-out clouds displaced by up to this many pixels; 0 is off."""
+    """For a point transformer: also measure accuracy on held-out clouds shifted by up to this many pixels; 0 disables it."""
     shift: NonNegativeInt = 1
-    """Largest random shift of training images, in pixels."""
+    """For a convolutional classifier: largest random shift of training images, in pixels."""
     cutout: NonNegativeInt = 0
     """Side of a square set to grey (0) at random in every training image (DeVries and Taylor, 2017); 0 disables it."""
     label_smoothing: Fraction = 0.0
@@ -418,12 +420,18 @@ class ClassifierRun(Spec):
     def _inputs(self) -> "ClassifierRun":
         if isinstance(self.classifier, PointTransformerSpec):
             if self.autoencoder is None or self.image_size is not None:
-                raise ValueError("classifier.type point_transformer needs autoencoder, and takes no image_size")
+                raise ValueError(
+                    "classifier.type point_transformer needs autoencoder, which determines image_size: leave image_size out"
+                )
             if self.latents.folder is None:
-                raise ValueError("classifier.type point_transformer reads clouds from a cache: give latents.folder")
+                raise ValueError(
+                    "classifier.type point_transformer reads clouds from a latent cache: set latents.folder"
+                )
             return self
         if self.image_size is None or self.autoencoder is not None:
-            raise ValueError("classifier.type convolutional needs image_size, and takes no autoencoder")
+            raise ValueError(
+                "classifier.type convolutional needs image_size and no autoencoder: set image_size, and leave autoencoder out"
+            )
         shortest = min(self.image_shape)
         if shortest < 2 ** (self.classifier.stages - 1):
             raise ValueError(
@@ -433,32 +441,34 @@ class ClassifierRun(Spec):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """One length per axis, of signals."""
-        assert self.image_size is not None, "a classifier of clouds has no image size of its own"
+        """The grid of the signals, one length per axis; for a convolutional classifier only."""
+        assert self.image_size is not None, "a classifier of clouds has no image_size"
         return grid_of(self.image_size)
 
 
 class CloudRun(Spec):
-    """Stage 1 of anchored clouds: the shared decoder, trained together with the clouds of some images."""
+    """Stage 1 for anchored clouds: the shared decoder, trained together with the clouds of some images."""
 
     data: DataSpec = ImageDataSpec()
     """Signals to train on."""
     autoencoder: AutoencoderSpec
-    """The model; its encoder is a fit."""
+    """The model; its encoder must be of type fit."""
     optimizer: OptimizerSpec = OptimizerSpec()
-    """The optimizer, of the decoder and of the clouds."""
+    """The optimizer, for the decoder and the clouds."""
     ema: EMASpec | None = None
-    """Average of the weights; null is off."""
+    """Average of the weights; null disables it."""
     run: RunSpec
-    """The run; its batch is the images that the decoder is trained on, all of them at every step."""
+    """The run; batch is the number of training images, all of which are used at every step."""
 
     @model_validator(mode="after")
     def _of_fits(self) -> "CloudRun":
         if self.autoencoder.encoder.type != "fit":
             raise ValueError(
-                f"autoencoder.encoder must be of type fit, which has no network to train; got {self.autoencoder.encoder.type}: "
-                "train that with train/autoencoder.py"
+                f"autoencoder.encoder must be of type fit for train/clouds.py; got {self.autoencoder.encoder.type}: "
+                "use train/autoencoder.py"
             )
         if self.run.accumulation != 1 or self.run.compile:
-            raise ValueError("run.accumulation and run.compile are not for clouds: leave them out")
+            raise ValueError(
+                "run.accumulation must be 1 and run.compile false for train/clouds.py, which supports neither: leave them out"
+            )
         return self

@@ -1,4 +1,4 @@
-"""The anchored decoder against its equations written out, and what moving, hiding and adding anchors does to a render."""
+"""The anchored decoder against the paper's equations, and the effect of moving, hiding and adding anchors on renders."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from tests.scripts import PROJECT, run
 
 
 def cloud_autoencoder(image_size=(6, 9), num_tokens=12, latent_dim=7, channels=3, **decoder):
-    """Weights away from zero, so that every input counts."""
+    """A model with large random weights, so that every input has an effect."""
     torch.manual_seed(0)
     model = INRAutoencoder(
         {"type": "fit", "steps": 3}, {"type": "anchored", **decoder}, image_size, channels, num_tokens, latent_dim
@@ -32,11 +32,11 @@ def clouds(model, batch=2):
 
 
 def plain(model, cloud, coord, pixels, scale, mask=None):
-    """Equations 1 to 11 for one coordinate; `pixels` of the image along each axis make the unit."""
+    """Equations 1 to 11 for one coordinate; `pixels`, the size of the image, sets the unit of offsets."""
     axes = len(pixels)
-    there = range(len(cloud)) if mask is None else mask.nonzero()[:, 0].tolist()
-    offsets = {k: [(float(cloud[k, a]) - float(coord[a])) * pixels[a] / 2 for a in range(axes)] for k in there}
-    nearest = sorted(there, key=lambda k: sum(d * d for d in offsets[k]))[: model.decoder.num_neighbours]
+    present = range(len(cloud)) if mask is None else mask.nonzero()[:, 0].tolist()
+    offsets = {k: [(float(cloud[k, a]) - float(coord[a])) * pixels[a] / 2 for a in range(axes)] for k in present}
+    nearest = sorted(present, key=lambda k: sum(d * d for d in offsets[k]))[: model.decoder.num_neighbours]
     vector = [w for k in nearest for w in cloud[k, axes:].tolist()]
     hidden = torch.tensor(vector + [d / scale for k in nearest for d in offsets[k]])
     linears = [layer for layer in model.decoder.mlp if isinstance(layer, torch.nn.Linear)]
@@ -50,18 +50,20 @@ def plain(model, cloud, coord, pixels, scale, mask=None):
     [((6, 9), {}), ((6, 9), {"num_neighbours": 3, "depth": 3, "hidden_dim": 5, "offset_scale": 2.5}), ((20,), {}), ((4, 5, 3), {})],
     ids=str,
 )  # fmt: skip
-def test_the_decoder_is_its_equations(pixels, options):
+def test_the_decoder_equals_its_equations(pixels, options):
     model = cloud_autoencoder(pixels, **options)
     total = torch.tensor(pixels).prod().item()
     scale = options.get("offset_scale") or (total / 12) ** (1 / len(pixels))
-    latents, coords = clouds(model), torch.rand(15, len(pixels)) * 2.4 - 1.2  # outside of the image too
+    latents, coords = clouds(model), torch.rand(15, len(pixels)) * 2.4 - 1.2  # outside the image, too
     expected = torch.stack(
         [torch.stack([plain(model, cloud, coord, pixels, scale) for coord in coords]) for cloud in latents]
     )
     torch.testing.assert_close(model.decode(latents, coords), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(model.decode(latents, coords.expand(2, -1, -1)), expected, atol=1e-4, rtol=1e-4)
     mask = torch.arange(12) >= torch.tensor([[2], [7]])
-    masked = [plain(model, cloud, coords[0], pixels, scale, there) for cloud, there in zip(latents, mask, strict=True)]
+    masked = [
+        plain(model, cloud, coords[0], pixels, scale, present) for cloud, present in zip(latents, mask, strict=True)
+    ]
     expected = torch.stack(masked)
     torch.testing.assert_close(model.decode(latents, coords[:1], mask)[:, 0], expected, atol=1e-4, rtol=1e-4)
 
@@ -85,17 +87,19 @@ def test_gradients_reach_positions_features_and_weights():
 
 @pytest.mark.parametrize("size", [(24, 24), (48, 48), (31, 50)], ids=str)
 def test_moving_the_anchors_moves_the_render(size):
-    """By whole pixels of the render, all anchors together; exactly, but for rounding: offsets are all that is seen."""
+    """By whole pixels of the render, equal up to rounding, because the decoder sees only offsets."""
     model = cloud_autoencoder((24, 24), 30)
     latents = clouds(model)
-    latents[..., :2] = torch.stack([grid(24)[torch.randperm(576)[:30]] for _ in range(2)])  # ties, too
+    latents[..., :2] = torch.stack(
+        [grid(24)[torch.randperm(576)[:30]] for _ in range(2)]
+    )  # on a grid, so that there are ties
     moved, steps = latents.clone(), (4, -6)
     moved[..., :2] += torch.tensor([2 * step / length for step, length in zip(steps, size, strict=True)])
     render, of_moved = model.render(latents, size=size), model.render(moved, size=size)
     torch.testing.assert_close(of_moved[:, :, 4:, :-6], render[:, :, :-4, 6:], atol=2e-4, rtol=1e-3)
 
 
-def test_a_region_of_a_larger_picture_renders_anchors_outside_the_image():
+def test_a_region_outside_the_image_renders_anchors_there():
     model = cloud_autoencoder((8, 8), 16)
     latents = clouds(model)
     moved = latents.clone()
@@ -105,37 +109,39 @@ def test_a_region_of_a_larger_picture_renders_anchors_outside_the_image():
     )
 
 
-def test_anchors_far_away_and_hidden_ones_change_nothing_here():
-    """Stacking two clouds side by side renders both; the mask hides one."""
+def test_distant_and_hidden_anchors_do_not_change_a_render():
+    """Of two clouds far apart, only the near one is rendered, and a mask can hide it."""
     model = cloud_autoencoder((8, 8), 24)
     both = clouds(model, 1)
     both[:, 12:, 0] += 50.0
-    first = torch.arange(24)[None] < 12
-    here = model.render(both, size=8)
-    torch.testing.assert_close(model.render(both, size=8, mask=first), here)
-    assert not torch.allclose(model.render(both, size=8, mask=~first), here, atol=1e-2)
+    near = torch.arange(24)[None] < 12
+    render = model.render(both, size=8)
+    torch.testing.assert_close(model.render(both, size=8, mask=near), render)
+    assert not torch.allclose(model.render(both, size=8, mask=~near), render, atol=1e-2)
 
 
 def test_a_cloud_with_too_few_anchors_is_refused():
     model = cloud_autoencoder()
     mask = torch.arange(12) < torch.tensor([[12], [3]])
-    with pytest.raises(InputError, match="a cloud of 3 anchors is too small: this decoder looks at the 4 nearest ones"):
+    with pytest.raises(
+        InputError, match="a cloud must have at least 4 anchors, the neighbours that .* got 3: add anchors"
+    ):
         model.render(clouds(model), mask=mask)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_tokens": 3}, "decoder anchored looks at the 4 nearest anchors, and there are 3: raise num_tokens"),
-        ({"latent_dim": 2}, "latent_dim must be more than 2, an anchor's position is the first 2 numbers of a token; got 2"),
-        ({"decoder": {"type": "anchored", "num_axes": 3}}, "decoder anchored has num_axes 3, and the signal 2: leave it out"),
-        ({"num_tokens": 65}, "num_tokens 65 is more than the 64 pixels that anchors are drawn from"),
-        ({"encoder": {"type": "fit", "parts": 65}}, "encoder.parts 65 is more than the image's 64 pixels"),
-        ({"decoder": {"type": "multiband"}}, "encoder fit places tokens on the image, and those of this decoder have slots: use decoder anchored"),
+        ({"num_tokens": 3}, "num_tokens must be at least 4, decoder.num_neighbours; got 3: raise num_tokens"),
+        ({"latent_dim": 2}, "latent_dim must be more than 2, because the first 2 numbers of a token are the anchor's position; got 2"),
+        ({"decoder": {"type": "anchored", "num_axes": 3}}, "decoder.num_axes must be 2, the axes of the signal; got 3: leave it out"),
+        ({"num_tokens": 65}, "num_tokens must be at most 64, the pixels that anchors are drawn from; got 65: lower"),
+        ({"encoder": {"type": "fit", "parts": 65}}, "encoder.parts must be at most 64, the pixels of an image; got 65"),
+        ({"decoder": {"type": "multiband"}}, "encoder fit needs a decoder whose tokens have positions, .* have slots: use decoder anchored"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )  # fmt: skip
-def test_what_no_cloud_can_be_is_refused(changes, message):
+def test_impossible_arguments_are_refused(changes, message):
     arguments = {
         "encoder": {"type": "fit"}, "decoder": {"type": "anchored"}, "image_size": 8, "channels": 1, "num_tokens": 16, "latent_dim": 10,
     }  # fmt: skip
@@ -144,10 +150,10 @@ def test_what_no_cloud_can_be_is_refused(changes, message):
         validate(AutoencoderSpec, {**arguments, **changes})
 
 
-def test_a_cloud_model_comes_back_as_it_was_saved(tmp_path):
+def test_a_saved_model_renders_and_encodes_the_same(tmp_path):
     model = cloud_autoencoder()
     model.save_pretrained(tmp_path)
-    again, latents = INRAutoencoder.from_pretrained(tmp_path), clouds(model)
-    assert torch.equal(again.render(latents), model.render(latents))
+    loaded, latents = INRAutoencoder.from_pretrained(tmp_path), clouds(model)
+    assert torch.equal(loaded.render(latents), model.render(latents))
     images = torch.rand(2, 3, 6, 9) * 2 - 1
-    assert torch.equal(again.encode(images), model.encode(images))
+    assert torch.equal(loaded.encode(images), model.encode(images))

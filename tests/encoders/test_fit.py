@@ -1,4 +1,4 @@
-"""Clouds fitted to images: what is fitted, that images do not influence each other, and that an image has one encoding."""
+"""Fits of clouds: equal to Adam with autograd, independent of the other images, and reproducible."""
 
 import pytest
 import torch
@@ -30,22 +30,22 @@ def mean_squares(model, latents, values, mask=None):
 
 
 @pytest.mark.parametrize("shape", [(30,), SHAPE, (3, 4, 5)], ids=str)
-def test_a_fit_comes_near_its_image_and_its_anchors_are_pixels(shape):
+def test_a_fit_approaches_its_image_and_anchors_are_pixel_centres(shape):
     model, values = model_of(shape=shape, steps=400, parts=1), images(shape=shape)
     latents, mask = model.encode_set(values)
     assert latents.shape == (5, 12, len(shape) + 4) and mask is None
     assert (mean_squares(model, latents, values) < 0.75 * values.square().flatten(1).mean(1)).all()
     for cloud in latents:
-        places = {tuple(place) for place in cloud[:, : len(shape)].tolist()}
-        assert len(places) == 12 and places <= {tuple(place) for place in grid(shape).tolist()}
+        anchors = {tuple(position) for position in cloud[:, : len(shape)].tolist()}
+        assert len(anchors) == 12 and anchors <= {tuple(centre) for centre in grid(shape).tolist()}
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize(
     "options", [{}, {"coords": "uniform", "draws": 2}, {"schedule": "cosine", "jitter": True}], ids=str
 )
-def test_a_fit_is_adam_on_the_decoders_own_error(depth, options):
-    """Written out with autograd and the decoder that everything else calls, image by image, a part of the pixels a step."""
+def test_a_fit_equals_adam_on_the_error_of_the_decoder(depth, options):
+    """With autograd and the decoder's forward, one image at a time, one part of the pixels per step."""
     model, values = model_of(depth=depth, parts=3, **options), images(3)
     encoder = model.encoder
     expected = []
@@ -69,61 +69,60 @@ def test_a_fit_is_adam_on_the_decoders_own_error(depth, options):
     torch.testing.assert_close(model.encode(values), torch.cat(expected), atol=1e-3, rtol=1e-3)
 
 
-def test_the_gradient_written_out_is_autograds():
-    """One step from the start: Adam's first step is the sign of the gradient, so two features away from it tell more."""
+def test_loss_and_gradient_of_a_part_equal_autograd_of_the_plain_loss():
     model, values = model_of(depth=3, parts=1, steps=1), images(3)
     clouds = model.encoder.place(values, model.decoder)
     ((part,),) = cut_into_parts(model.encoder, values, clouds, model.decoder)
     features = clouds.features.clone().requires_grad_(True)
     loss = loss_of_part(model.decoder, features, part)
     latents = torch.cat([clouds.positions, features], dim=-1)
-    plain = mean_squares(model, latents, values).sum()
-    torch.testing.assert_close(loss, plain)
-    torch.testing.assert_close(torch.autograd.grad(loss, features), torch.autograd.grad(plain, features))
+    plain_loss = mean_squares(model, latents, values).sum()
+    torch.testing.assert_close(loss, plain_loss)
+    torch.testing.assert_close(torch.autograd.grad(loss, features), torch.autograd.grad(plain_loss, features))
 
 
 @pytest.mark.parametrize("options", [{}, {"flat": "masked"}, {"coords": "uniform", "jitter": True}], ids=str)
-def test_an_image_has_one_encoding_whatever_it_is_beside(options, monkeypatch):
+def test_an_encoding_does_not_depend_on_the_batch(options, monkeypatch):
     model, values = model_of(**options), images()
     values[1, :, 2:] = 0.5  # few pixels with a gradient
     latents, mask = model.encode_set(values)
     for k in range(5):
-        alone, its_mask = model.encode_set(values[k : k + 1])
+        alone, mask_alone = model.encode_set(values[k : k + 1])
         torch.testing.assert_close(alone[0], latents[k], atol=1e-5, rtol=1e-4)
-        assert mask is None or torch.equal(its_mask[0], mask[k])
-    for points in (7, 10**6):  # parts of an image, and many images, at a time
+        assert mask is None or torch.equal(mask_alone[0], mask[k])
+    for points in (7, 10**6):  # a part of an image at a time, and all images at a time
         monkeypatch.setattr(fitting, "points_at_once", lambda device, points=points: points)
         torch.testing.assert_close(model.encode(values), latents, atol=1e-5, rtol=1e-4)
 
 
-def test_another_seed_draws_other_anchors_and_the_same_seed_the_same():
+def test_the_seed_decides_the_anchors():
     values = images()
-    first, again, other = (model_of(seed=seed).encode(values)[..., :2] for seed in (0, 0, 1))
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    first, repeated, reseeded = (model_of(seed=seed).encode(values)[..., :2] for seed in (0, 0, 1))
+    assert torch.equal(first, repeated) and not torch.equal(first, reseeded)
 
 
 def test_flat_images_are_filled_or_masked():
     values = torch.full((3, 2, *SHAPE), 0.3)
-    values[1, :, 3, 4] = -1.0  # nine pixels around it have a gradient, but for itself
+    values[1, :, 3, 4] = -1.0  # the eight pixels around it have a gradient
     values[2] = images(1)[0]
     filled, mask = model_of().encode_set(values)
-    assert mask is None and len({tuple(place) for place in filled[0, :, :2].tolist()}) == 12
+    assert mask is None and len({tuple(position) for position in filled[0, :, :2].tolist()}) == 12
     _, mask = model_of(flat="masked").encode_set(values)
-    assert mask.sum(1).tolist() == [4, 8, 12]  # never fewer than a coordinate looks at
+    assert mask.sum(1).tolist() == [4, 8, 12]  # never fewer than num_neighbours
 
 
-def test_missing_values_weigh_nothing_and_have_no_anchors():
+def test_missing_values_have_no_weight_and_no_anchors():
     model, values = model_of(missing=True, steps=60), images(1)
     values[:, :, :3] = torch.nan
     latents = model.encode(values)
     assert latents.isfinite().all() and (latents[..., 0] > -1 + 6 / 8).all()
-    others = torch.where(values.isnan(), 7.0, values)
+    targets = values[:, :, 3:]  # the rows that are present
     rendered = model.decode(latents, grid(SHAPE)).transpose(1, 2).unflatten(2, SHAPE)
-    assert (rendered - others)[:, :, 3:].square().mean() < 0.9 * others[:, :, 3:].square().mean()
+    assert (rendered[:, :, 3:] - targets).square().mean() < 0.9 * targets.square().mean()
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_a_fit_runs_where_gradients_are_off(mode):
+def test_a_fit_does_not_depend_on_the_grad_mode(mode):
     model, values = model_of(), images(2)
     expected = model.encode(values)
     with mode():
@@ -132,7 +131,7 @@ def test_a_fit_runs_where_gradients_are_off(mode):
     assert not latents.requires_grad and all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_model_in_double_or_half_precision_fits_too():
+def test_a_model_in_float64_or_bfloat16_can_be_fitted():
     values = images(2)
     expected = model_of().encode(values)
     torch.testing.assert_close(model_of().double().encode(values.double()).float(), expected, atol=1e-3, rtol=1e-2)

@@ -1,4 +1,4 @@
-"""Point transformers over cached clouds, through train/classifier.py: training, resuming, ARCMix, mistakes."""
+"""Point transformers on cached clouds, through train/classifier.py: training, resuming, ARCMix, mistakes in configs."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def stage1(tmp_path_factory):
-    """A decoder trained for a few steps; the cache of its clouds is written by whoever comes first."""
+    """A decoder trained for a few steps; the first test that needs its latent cache writes it."""
     folder = tmp_path_factory.mktemp("clouds")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(PROJECT)
@@ -49,7 +49,7 @@ def test_a_resumed_run_equals_a_straight_one(stage1, tmp_path, attention):
     assert straight.keys() == resumed.keys() and all(torch.equal(straight[key], resumed[key]) for key in straight)
     last = lines(tmp_path / "straight")[-1]
     assert 0 <= last["accuracy"] <= 1 and 0 <= last["accuracy_shifted"] <= 1
-    if attention == "neighbours":  # relative positions alone: a shift of the whole cloud changes nothing
+    if attention == "neighbours":  # sees only relative positions, so a shift of the cloud changes nothing
         assert last["accuracy_shifted"] == pytest.approx(last["accuracy"], abs=0.02)
     with Image.open(tmp_path / "straight" / "confusion.png") as picture:
         assert min(picture.size) > 300
@@ -73,7 +73,7 @@ def test_mixed_labels_are_shares_of_the_two_classes(stage1, tmp_path):
     torch.testing.assert_close(targets.sum(1), torch.ones(8))
     for row, (own, partner) in enumerate(zip(batch.labels.tolist(), following.labels.tolist(), strict=True)):
         assert set(targets[row].nonzero().flatten().tolist()) <= {own, partner}
-        if own != partner:  # of ⌊λ n⌋ and ⌊(1 - λ) n⌋ points of two clouds of n, n or n - 1 are left
+        if own != partner:  # mixed from ⌊λ n⌋ and ⌊(1 - λ) n⌋ points
             share = float(targets[row, own])
             assert int(mask[row].sum()) == int(share * 24) + int((1 - share) * 24)
     alone = classification.examples(stream.__getitems__([3]))
@@ -82,7 +82,7 @@ def test_mixed_labels_are_shares_of_the_two_classes(stage1, tmp_path):
 
 
 @pytest.mark.parametrize("normalize", ["channel", "whole", "none"])
-def test_features_are_standardised_as_it_says(stage1, tmp_path, normalize):
+def test_features_are_standardised_as_normalize_says(stage1, tmp_path, normalize):
     classification, _ = opened(stage1, tmp_path, normalize=normalize)
     model = classification.build()
     features = LatentCache(stage1 / "latents").stored(range(1438)).double()[..., 2:].flatten(0, 1)
@@ -97,18 +97,18 @@ def test_features_are_standardised_as_it_says(stage1, tmp_path, normalize):
         torch.testing.assert_close(standard, features)
 
 
-def test_mistakes_with_clouds_are_named(stage1, tmp_path, capsys):
+def test_mistakes_in_configs_are_refused(stage1, tmp_path, capsys):
     for changes, message in (
-        (["--image_size", 8], "point_transformer needs autoencoder, and takes no image_size"),
-        (["--latents.folder", "null"], "reads clouds from a cache: give latents.folder"),
-        (["--classifier.widths", "[8]"], "widths and depths must have one number per stage"),
+        (["--image_size", 8], "point_transformer needs autoencoder, which determines image_size: leave image_size out"),
+        (["--latents.folder", "null"], "reads clouds from a latent cache: set latents.folder"),
+        (["--classifier.widths", "[8]"], "widths and depths must both have one number per stage"),
     ):
         run("train/classifier.py", *options(stage1, tmp_path / "no"), *changes, expect=2)
         assert message in capsys.readouterr().err
     run("train/classifier.py", "configs/digits/classifier.yaml", "--autoencoder", stage1 / "arc", expect=2)
-    assert "classifier.type convolutional needs image_size, and takes no autoencoder" in capsys.readouterr().err
+    assert "classifier.type convolutional needs image_size and no autoencoder" in capsys.readouterr().err
     run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 1, "--run.folder", tmp_path / "slots")
     run("train/classifier.py", *options(stage1, tmp_path / "no"), "--autoencoder", tmp_path / "slots", expect=2)
-    assert "needs tokens with positions, and those of" in capsys.readouterr().err
+    assert "needs tokens with positions, and the tokens of" in capsys.readouterr().err
     with pytest.raises(InputError):
         CloudClassifier.from_pretrained(tmp_path / "slots" / "model")

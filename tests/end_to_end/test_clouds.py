@@ -1,4 +1,4 @@
-"""Anchored clouds through the scripts: the decoder trained with clouds, fits, and everything that only calls `encode`."""
+"""Anchored clouds through the scripts: training the decoder, caching fits, stage 2, reconstruction, refinement."""
 
 import json
 import re
@@ -25,7 +25,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def clouds(tmp_path_factory):
-    """A decoder trained for some steps with the clouds of twelve digits."""
+    """A decoder trained for 60 steps with the clouds of twelve digits."""
     folder = tmp_path_factory.mktemp("clouds") / "arc"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(PROJECT)
@@ -40,7 +40,7 @@ def stage2(clouds, folder, *more):
     ]  # fmt: skip
 
 
-def test_training_lowers_the_loss_and_reports_fits_of_held_out_images(clouds):
+def test_training_lowers_the_loss_and_reports_psnr(clouds):
     rows = lines(clouds)
     losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) == 60 and losses[-1] < 0.5 * losses[0]
@@ -59,7 +59,7 @@ def test_a_resumed_run_equals_a_straight_one(tmp_path):
     assert straight.keys() == resumed.keys() and all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
-def test_the_whole_road_with_clouds(clouds, tmp_path):
+def test_clouds_are_cached_and_generated(clouds, tmp_path):
     arguments = stage2(clouds, tmp_path)
     run("train/latents.py", *arguments)
     cache = LatentCache(tmp_path / "latents")
@@ -70,8 +70,7 @@ def test_the_whole_road_with_clouds(clouds, tmp_path):
     assert (tmp_path / "grid.png").exists()
 
 
-def test_a_cache_of_masked_clouds_is_read_back(clouds, tmp_path):
-    """Fitted again, one image at a time, they are the same clouds."""
+def test_a_cache_of_masked_clouds_equals_separate_fits(clouds, tmp_path):
     model = INRAutoencoder.from_pretrained(clouds / "model")
     config = {key: value for key, value in model.config.items() if not key.startswith("_")}
     masked = INRAutoencoder(**{**config, "encoder": {**config["encoder"], "flat": "masked"}, "num_tokens": 60})
@@ -85,33 +84,32 @@ def test_a_cache_of_masked_clouds_is_read_back(clouds, tmp_path):
     assert masks is not None and 4 <= masks.sum(1).min() < 60
     data = run_data(clouds).model_copy(update={"train_split": "train[:40]"}).open("train", (8, 8), 1)
     for k in (0, 9, 30):
-        again, mask = masked.freeze().encode_set(data.signal.values(data.read([k])))
+        refitted, mask = masked.freeze().encode_set(data.signal.values(data.read([k])))
         assert torch.equal(mask[0], masks[k])
-        torch.testing.assert_close(again[0], latents[k], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(refitted[0], latents[k], atol=1e-4, rtol=1e-3)
     run("train/diffusion.py", *arguments, "--run.steps", 2)
 
 
-def test_an_interrupted_cache_goes_on_to_the_same_bytes(clouds, tmp_path):
-    """Two processes, too: an image has one encoding."""
-    for name in ("straight", "again"):
+def test_a_resumed_cache_has_the_same_bytes(clouds, tmp_path):
+    for name in ("straight", "resumed"):
         run("train/latents.py", *stage2(clouds, tmp_path / name), "--latents.shard_size", 500)
-    shards = sorted((tmp_path / "again" / "latents").glob("latents-*.safetensors"))
-    (tmp_path / "again" / "latents" / "manifest.json").rename(tmp_path / "again" / "latents" / "unfinished.json")
+    shards = sorted((tmp_path / "resumed" / "latents").glob("latents-*.safetensors"))
+    (tmp_path / "resumed" / "latents" / "manifest.json").rename(tmp_path / "resumed" / "latents" / "unfinished.json")
     written = {path.name: path.read_bytes() for path in shards}
     shards[1].unlink()
-    run("train/latents.py", *stage2(clouds, tmp_path / "again"), "--latents.shard_size", 500)
+    run("train/latents.py", *stage2(clouds, tmp_path / "resumed"), "--latents.shard_size", 500)
     assert {path.name: path.read_bytes() for path in shards} == written
 
 
 @pytest.mark.slow
-def test_two_processes_fit_what_one_does(clouds, tmp_path):
+def test_two_processes_write_the_same_cache_as_one(clouds, tmp_path):
     run("train/latents.py", *stage2(clouds, tmp_path / "one"), "--latents.shard_size", 500)
     launch(2, "train/latents.py", *stage2(clouds, tmp_path / "two"), "--latents.shard_size", 500)
     for path in (tmp_path / "one" / "latents").glob("latents-*.safetensors"):
         assert path.read_bytes() == (tmp_path / "two" / "latents" / path.name).read_bytes()
 
 
-def test_reconstruct_refine_and_locality_take_clouds(clouds, tmp_path):
+def test_reconstruction_refinement_and_locality_of_clouds(clouds, tmp_path):
     run("sample/reconstruct.py", clouds, "--num-images", 4, "--refine-steps", 20, "--out", tmp_path / "refined.png")
     report = json.loads((tmp_path / "refined.json").read_text())
     assert report["psnr_32"] > report["psnr_32_before"]
@@ -120,7 +118,7 @@ def test_reconstruct_refine_and_locality_take_clouds(clouds, tmp_path):
     assert 0 < report["spread"] < 0.9 and min(report["largest_difference_of_tokens"].values()) > 0
 
 
-def test_refinement_leaves_anchors_where_they_are(clouds):
+def test_refinement_does_not_move_anchors(clouds):
     model = load_autoencoder(str(clouds))
     data = run_data(clouds).open("held_out", (8, 8), 1)
     values = data.signal.values(data.read([0, 1]))
@@ -131,35 +129,31 @@ def test_refinement_leaves_anchors_where_they_are(clouds):
 
 def test_the_wrong_script_names_the_right_one(tmp_path):
     clouds, anr = (read_config(PROJECT / "configs" / "digits" / f"{name}.yaml") for name in ("arc", "anr"))
-    with pytest.raises(
-        InputError, match=r"encoder fit has no network to train: train its decoder with train/clouds.py"
-    ):
+    with pytest.raises(InputError, match=r"encoder fit, which has no network: train its decoder with train/clouds.py"):
         validate(AutoencoderRun, clouds)
     anr = {key: anr[key] for key in ("autoencoder", "run")}
-    with pytest.raises(
-        InputError, match=r"must be of type fit.*got cross_attention: train that with train/autoencoder.py"
-    ):
+    with pytest.raises(InputError, match=r"must be of type fit.*got cross_attention: use train/autoencoder.py"):
         validate(CloudRun, anr)
     for key, value in (("accumulation", 2), ("compile", True)):
-        with pytest.raises(InputError, match="run.accumulation and run.compile are not for clouds: leave them out"):
+        with pytest.raises(InputError, match="run.accumulation must be 1 and run.compile false for train/clouds.py"):
             validate(CloudRun, {**clouds, "run": {**clouds["run"], key: value}})
     with pytest.raises(InputError, match=r"train it first: python train/clouds.py configs/digits/arc.yaml"):
         load_autoencoder("runs/digits/arc", "configs/digits/diffusion_arc.yaml")
 
 
-def test_more_images_than_there_are_is_refused(tmp_path, capsys):
+def test_a_batch_larger_than_the_data_is_refused(tmp_path, capsys):
     run("train/clouds.py", *SMALL, "--run.batch", 2000, "--run.folder", tmp_path / "arc", "--run.steps", 1, expect=2)
-    assert "run.batch 2000 is more than the 1438 images of digits (train)" in capsys.readouterr().err
+    assert "run.batch must be at most 1438, the images of digits (train)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_one_process_trains_the_decoder(tmp_path):
-    with pytest.raises(AssertionError, match="the decoder of clouds is trained by one process, and 2 were started"):
+def test_training_with_two_processes_is_refused(tmp_path):
+    with pytest.raises(AssertionError, match="train/clouds.py must be started with one process; got 2"):
         launch(2, "train/clouds.py", *SMALL, "--run.folder", tmp_path / "arc", "--run.steps", 1)
 
 
-def test_the_benchmark_of_fits_agrees_with_the_plain_one(capsys):
+def test_all_ways_of_the_benchmark_have_the_same_psnr(capsys):
     run("benchmarks/cloud_fit.py", "--num-images", 3, "--size", 10, "--steps", 5, "--rounds", 1)
-    said = capsys.readouterr().out
-    decibels = set(re.findall(r"([\d.]+) dB", said))
-    assert said.count("images/s") == 3 and len(decibels) == 1
+    output = capsys.readouterr().out
+    decibels = set(re.findall(r"([\d.]+) dB", output))
+    assert output.count("images/s") == 3 and len(decibels) == 1

@@ -1,4 +1,4 @@
-"""Point transformers: order, absence, shifts, gradients, and vector attention against its equation."""
+"""Point transformers: order of points, absent points, shifts, gradients; vector attention against its equation."""
 
 import pytest
 import torch
@@ -35,24 +35,24 @@ def test_absent_points_change_nothing(kind):
     model, latents = tiny(kind), clouds()
     mask = torch.ones(3, 12, dtype=torch.bool)
     mask[1, 9:] = False
-    spoiled = latents.clone()
-    spoiled[1, 9:] = 100.0
-    together = model(spoiled, mask)
+    padded = latents.clone()
+    padded[1, 9:] = 100.0
+    together = model(padded, mask)
     torch.testing.assert_close(together[1:2], model(latents[1:2, :9]), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(together[:1], model(latents[:1]), rtol=1e-5, atol=1e-6)
 
 
-def test_a_shift_of_the_cloud_changes_the_grid_alone():
+def test_a_shift_of_the_cloud_changes_only_attention_grid():
     latents = clouds()
-    moved = latents.clone()
-    moved[..., :2] += torch.tensor([0.13, -0.21])
-    still = tiny("neighbours")
-    torch.testing.assert_close(still(moved), still(latents), rtol=1e-4, atol=1e-5)
+    shifted = latents.clone()
+    shifted[..., :2] += torch.tensor([0.13, -0.21])
+    invariant = tiny("neighbours")
+    torch.testing.assert_close(invariant(shifted), invariant(latents), rtol=1e-4, atol=1e-5)
     on_grid = tiny("grid")
-    assert (on_grid(moved) - on_grid(latents)).abs().max() > 1e-4
+    assert (on_grid(shifted) - on_grid(latents)).abs().max() > 1e-4
 
 
-def test_positions_place_points_and_are_no_features():
+def test_positions_are_not_input_features():
     model = tiny("neighbours")
     assert model.embed.in_features == 4
 
@@ -75,7 +75,7 @@ def test_vector_attention_equals_its_equation():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_step_reaches_every_parameter(kind):
+def test_gradients_reach_every_parameter(kind):
     model, latents = tiny(kind).train(), clouds()
     mask = torch.ones(3, 12, dtype=torch.bool)
     mask[2, 5:] = False
@@ -109,9 +109,9 @@ def test_learns_where_a_marked_point_lies_relative_to_another():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"widths": [8], "depths": [1, 1]}, "widths and depths must have one number per stage"),
+        ({"widths": [8], "depths": [1, 1]}, "widths and depths must both have one number per stage"),
         ({"attention": "grid", "widths": [9, 16]}, "widths must be multiples of num_heads"),
-        ({"latent_dim": 2}, "latent_dim must exceed position_dim"),
+        ({"latent_dim": 2}, "latent_dim must be more than position_dim, 2"),
         ({"position_dim": 4, "latent_dim": 8}, "position_dim"),
         ({"attention": "voxels"}, "attention"),
     ],

@@ -6,16 +6,16 @@ from genrep.nn.clouds import Cloud, farthest_points, gather, grid_cells, interle
 
 
 def clouds(sizes=(7, 4), seed=0, axes=2, dim=3):
-    """Clouds of these sizes, padded with points that must not matter."""
+    """Clouds of these sizes, padded with absent points at random places."""
     generator = torch.Generator().manual_seed(seed)
-    most = max(sizes)
-    positions = torch.rand(len(sizes), most, axes, generator=generator) * 2 - 1
-    features = torch.randn(len(sizes), most, dim, generator=generator)
-    mask = torch.arange(most) < torch.tensor(sizes)[:, None]
+    largest = max(sizes)
+    positions = torch.rand(len(sizes), largest, axes, generator=generator) * 2 - 1
+    features = torch.randn(len(sizes), largest, dim, generator=generator)
+    mask = torch.arange(largest) < torch.tensor(sizes)[:, None]
     return Cloud(positions, features, mask)
 
 
-def test_nearest_equals_sorting_every_distance():
+def test_nearest_equals_a_sort_of_all_distances():
     cloud = clouds()
     queries = torch.rand(2, 5, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
     indices, present = nearest(queries, cloud, 5)
@@ -27,7 +27,7 @@ def test_nearest_equals_sorting_every_distance():
             assert present[b, q].sum() == min(5, size)
 
 
-def test_nearest_of_fewer_points_than_asked_gives_what_there_is():
+def test_nearest_returns_all_points_if_there_are_fewer_than_count():
     cloud = clouds((3, 3))
     indices, present = nearest(cloud.positions, cloud, 10)
     assert indices.shape == (2, 3, 3) and bool(present.all())
@@ -45,7 +45,7 @@ def test_farthest_points_equal_the_greedy_definition():
         assert indices[b, :count].tolist() == chosen
 
 
-def test_pooled_cells_hold_the_largest_features_and_mean_positions():
+def test_pooled_cells_have_maximum_features_and_mean_positions():
     cloud = clouds((7, 4))
     cells = grid_cells(cloud.positions, 2, -1.0, 1.0)
     pooled = pool_cells(cloud, cells, 2)
@@ -64,7 +64,7 @@ def test_cells_and_their_order_along_the_curve():
     positions = torch.tensor([[[-1.0, -1.0], [-1.0, 0.99], [0.0, 0.0], [5.0, -5.0]]])
     cells = grid_cells(positions, 4, -1.0, 1.0)
     assert cells.tolist() == [[[0, 0], [0, 3], [2, 2], [3, 0]]]
-    # y is the higher bit of each pair: (0, 0) 0000, (0, 3) 0101, (2, 2) 1100, (3, 0) 1010
+    # y has the higher bit of each pair: (0, 0) 0000, (0, 3) 0101, (2, 2) 1100, (3, 0) 1010
     assert interleave(cells, 2).tolist() == [[0, 5, 12, 10]]
 
 

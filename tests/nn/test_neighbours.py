@@ -1,4 +1,4 @@
-"""Nearest points against sorting all distances, wherever the points lie and however they tie."""
+"""Nearest points against a sort of all distances, with clusters, ties and points at infinity."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from genrep.nn.neighbours import NearestPoints
 
 
 def plain(points, queries, count):
-    """Sorted by distance, then by the first coordinate, then by the next: in whole numbers, so that ties are ties."""
+    """Sorted by distance, then by the first coordinate, then by the next. Whole numbers make ties exact."""
     indices = []
     for query in queries.tolist():
         keys = [
@@ -28,7 +28,7 @@ CLOUDS = {
     "ties on a grid": lambda: whole_numbers(200, 2, 0, 20),
     "one axis": lambda: whole_numbers(90, 1, 0, 400),
     "three axes": lambda: whole_numbers(150, 3, 0, 9),
-    "one corner": lambda: whole_numbers(200, 2, 0, 3),
+    "few distinct points": lambda: whole_numbers(200, 2, 0, 3),
     "two clusters": lambda: torch.cat([whole_numbers(120, 2, 0, 6), 500 + whole_numbers(60, 2, 0, 6)]),
     "all in one place": lambda: torch.zeros(100, 2),
 }
@@ -36,7 +36,7 @@ CLOUDS = {
 
 @pytest.mark.parametrize("tree", [False, True])
 @pytest.mark.parametrize("name", CLOUDS)
-def test_nearest_points_equal_a_sort_of_all(name, tree, monkeypatch):
+def test_nearest_points_equal_a_sort_of_all_distances(name, tree, monkeypatch):
     monkeypatch.setattr(neighbours, "FEW", 10 if tree else 1000)
     torch.manual_seed(0)
     points = CLOUDS[name]()
@@ -47,8 +47,8 @@ def test_nearest_points_equal_a_sort_of_all(name, tree, monkeypatch):
 
 
 @pytest.mark.parametrize("work", [2**20, 2000])
-def test_a_tree_finds_what_looking_at_all_finds(work, monkeypatch):
-    """Bit for bit, at any coordinates, for clouds of a batch with masks, whatever is computed at a time."""
+def test_a_tree_equals_exhaustive_search(work, monkeypatch):
+    """Exactly, at arbitrary coordinates, for a batch with masks, however many distances are held at a time."""
     torch.manual_seed(1)
     points, queries = 30 * torch.randn(2, 700, 2), 60 * torch.randn(2, 300, 2)
     mask = torch.rand(2, 700) < 0.5
@@ -61,7 +61,7 @@ def test_a_tree_finds_what_looking_at_all_finds(work, monkeypatch):
 
 
 @pytest.mark.parametrize("few", [10, 1000])
-def test_masked_points_are_never_near(few, monkeypatch):
+def test_masked_points_are_never_returned(few, monkeypatch):
     monkeypatch.setattr(neighbours, "FEW", few)
     torch.manual_seed(0)
     points, mask = torch.rand(1, 60, 2), torch.zeros(1, 60, dtype=torch.bool)
@@ -70,8 +70,8 @@ def test_masked_points_are_never_near(few, monkeypatch):
     assert (index.sort(dim=-1).values == torch.tensor([3, 17, 40, 59])).all()
 
 
-def test_the_order_of_a_cloud_changes_nothing():
-    """Nor where distances are equal: every point is at a corner of a square around another."""
+def test_the_order_of_a_cloud_does_not_matter():
+    """Even for equal distances: the queries include points equally far from several points of the grid."""
     torch.manual_seed(0)
     points = grid(9)[torch.randperm(81)] * 9
     order = torch.randperm(81)
@@ -81,7 +81,7 @@ def test_the_order_of_a_cloud_changes_nothing():
 
 
 def test_shifting_points_and_coordinates_together_changes_nothing():
-    """In float32, where the distances of points on a grid are rounded: which of two equals is first must not hang on that."""
+    """Rounding in float32 changes the distances of points on a grid slightly, but not the order of ties."""
     torch.manual_seed(0)
     pixel = 2 / 24
     points = grid(24)[torch.randperm(576)[:40]]
@@ -92,21 +92,21 @@ def test_shifting_points_and_coordinates_together_changes_nothing():
 
 
 @pytest.mark.parametrize("few", [10, 1000])
-@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf, 1e38])
-def test_points_that_are_no_place_come_last(few, wrong, monkeypatch):
+@pytest.mark.parametrize("coordinate", [torch.nan, torch.inf, -torch.inf, 1e38])
+def test_points_at_no_finite_distance_come_last(few, coordinate, monkeypatch):
     monkeypatch.setattr(neighbours, "FEW", few)
     torch.manual_seed(0)
     points = torch.rand(1, 60, 2)
-    points[0, ::2, 1] = wrong
+    points[0, ::2, 1] = coordinate
     assert (NearestPoints(points, 4)(torch.rand(30, 2)) % 2 == 1).all()
 
 
-def test_a_chunk_of_a_grid_is_its_points():
+def test_a_chunk_of_a_grid_equals_its_points():
     torch.manual_seed(0)
     nearest, chunk = NearestPoints(torch.rand(2, 30, 2), 3), GridChunk(tuple(axis_centres((6, 7))), 4, 31)
     assert torch.equal(nearest(chunk), nearest(chunk.points)) and nearest(chunk).shape == (2, 27, 3)
 
 
-def test_no_coordinates_have_no_neighbours():
+def test_no_coordinates_give_an_empty_result():
     for num in (20, 600):
         assert NearestPoints(torch.rand(2, num, 2), 3)(torch.zeros(0, 2)).shape == (2, 0, 3)

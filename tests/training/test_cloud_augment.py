@@ -1,4 +1,4 @@
-"""Augmentation of clouds: each kind alone against what it must do, and ARCMix's points and labels."""
+"""Augmentation of clouds: every kind alone, the random numbers, and the points that ARCMix takes."""
 
 import pytest
 import torch
@@ -25,18 +25,18 @@ def test_nothing_is_changed_by_default():
     assert torch.equal(after, latents) and torch.equal(after_mask, mask)
 
 
-def test_noise_is_on_the_features_alone():
+def test_noise_changes_only_the_features():
     latents, _, after, _ = augmented(noise=0.5)
     assert torch.equal(after[..., :2], latents[..., :2])
     assert 0.2 < (after - latents)[..., 2:].std() < 0.8
 
 
-def test_drop_leaves_the_share_it_says():
+def test_drop_removes_its_share_of_the_points():
     _, mask, _, after = augmented(drop=0.5)
     assert after.sum(1).tolist() == [3, 2] and not (after & ~mask).any()
 
 
-def test_push_moves_every_point_by_its_own_amount_within_the_limit():
+def test_push_moves_points_independently_within_the_limit():
     latents, _, after, _ = augmented(push=2.0)
     pixels = (after - latents)[..., :2] * torch.tensor([8.0, 16.0])
     assert pixels.abs().max() <= 2.0 and pixels.std() > 0.5
@@ -58,15 +58,15 @@ def test_flip_mirrors_half_of_the_clouds_along_x():
     assert torch.equal(after[~same], mirrored[~same]) and 20 < same.sum() < 44
 
 
-def test_rotation_keeps_distances_in_pixels_and_the_centre():
+def test_rotation_keeps_distances_in_pixels():
     latents, _, after, _ = augmented(rotation=180.0)
-    before, turned = (part[..., :2] * torch.tensor([8.0, 16.0]) for part in (latents, after))
-    torch.testing.assert_close(torch.cdist(turned, turned), torch.cdist(before, before), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(turned.norm(dim=-1), before.norm(dim=-1))
-    assert (turned - before).abs().max() > 0.5
+    before, rotated = (part[..., :2] * torch.tensor([8.0, 16.0]) for part in (latents, after))
+    torch.testing.assert_close(torch.cdist(rotated, rotated), torch.cdist(before, before), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(rotated.norm(dim=-1), before.norm(dim=-1))
+    assert (rotated - before).abs().max() > 0.5
 
 
-def test_a_sample_depends_on_its_place_in_the_stream_alone():
+def test_random_numbers_depend_only_on_the_position_in_the_stream():
     options = CloudAugmentSpec(noise=0.1, drop=0.3, push=1.0, rotation=30.0, flip=True, shift=1.0)
     latents, mask = clouds()
     together = augment_clouds(latents, mask, SHAPE, options, [8, 9], seed=3)
@@ -76,7 +76,7 @@ def test_a_sample_depends_on_its_place_in_the_stream_alone():
 
 
 @pytest.mark.parametrize(("share", "counts"), [(0.0, (0, 4)), (0.5, (3, 2)), (0.75, (4, 1)), (1.0, (6, 0))])
-def test_mix_takes_the_stated_number_of_points_of_each(share, counts):
+def test_mix_takes_the_stated_number_of_points_from_both(share, counts):
     latents, mask = clouds((6,))
     partners, partner_mask = torch.full((1, 6, 5), 9.0), torch.arange(6)[None] < 4
     draws = torch.rand(1, 2, 6, generator=torch.Generator().manual_seed(1))
