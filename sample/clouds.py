@@ -34,8 +34,8 @@ def show(options: argparse.Namespace) -> None:
     autoencoder = move(load_autoencoder(options.run), choose_device(options.device), options.dtype)
     if autoencoder.position_dim != 2 or len(autoencoder.image_shape) != 2:
         raise InputError(
-            f"{options.run} must be a model of images whose tokens have positions, but its tokens have none in an image: give a run "
-            "of train/clouds.py"
+            f"{options.run} must be a model of images whose tokens have positions; got one of {len(autoencoder.image_shape)} axes with "
+            f"{autoencoder.position_dim} numbers of position per token: give a run of train/clouds.py"
         )
     data = open_for(autoencoder, run_data(options.run).light(), options.split)
     signal, shape = data.signal, autoencoder.image_shape

@@ -55,4 +55,7 @@ def test_the_script_renders_edited_clouds(tmp_path):
 
 def test_tokens_without_positions_are_refused(tmp_path, capsys):
     run("sample/clouds.py", cloud_run(tmp_path, tiny_autoencoder()), expect=2)
-    assert "must be a model of images whose tokens have positions" in capsys.readouterr().err
+    assert (
+        "must be a model of images whose tokens have positions; got one of 2 axes with 0 numbers"
+        in capsys.readouterr().err
+    )

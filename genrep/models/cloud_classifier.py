@@ -180,7 +180,7 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
         return PatchAttention(width, spec.position_dim, spec.num_heads, spec.patch, self._bits(stage), turned)
 
     def _bits(self, stage: int) -> int:
-        """Bits of a cell's index along an axis: about one point per cell in the first stage; every stage doubles the cells' width."""
+        """Bits of a cell's index along an axis: at first about one point per cell; cells twice as wide in every further stage."""
         per_axis = self.spec.num_tokens ** (1 / self.spec.position_dim)
         return max(1, math.ceil(math.log2(per_axis * (HIGH - LOW) / 2)) - stage)
 

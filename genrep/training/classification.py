@@ -1,4 +1,4 @@
-"""What a classifier trains on: signals, or the clouds of a latent cache. `train/classifier.py` uses both through one interface."""
+"""What a classifier trains on: signals, or the clouds of a latent cache. Both have the interface of `Classification`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping

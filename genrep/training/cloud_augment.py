@@ -22,7 +22,7 @@ def mix(
     share: Float[Tensor, " batch"],
     draws: Float[Tensor, "batch two tokens"],
 ) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"]]:
-    """ARCMix: ⌊λ n₁⌋ random points of a cloud and ⌊(1 - λ) n₂⌋ of its partner. The caller mixes labels with λ and 1 - λ.
+    """ARCMix: ⌊λ n₁⌋ random points of a cloud and ⌊(1 - λ) n₂⌋ of its partner. The caller mixes the labels.
 
     Args:
         share: λ of each sample.

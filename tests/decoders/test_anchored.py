@@ -90,9 +90,8 @@ def test_moving_the_anchors_moves_the_render(size):
     """By whole pixels of the render, equal up to rounding, because the decoder sees only offsets."""
     model = cloud_autoencoder((24, 24), 30)
     latents = clouds(model)
-    latents[..., :2] = torch.stack(
-        [grid(24)[torch.randperm(576)[:30]] for _ in range(2)]
-    )  # on a grid, so that there are ties
+    # anchors on a grid, so that there are ties
+    latents[..., :2] = torch.stack([grid(24)[torch.randperm(576)[:30]] for _ in range(2)])
     moved, steps = latents.clone(), (4, -6)
     moved[..., :2] += torch.tensor([2 * step / length for step, length in zip(steps, size, strict=True)])
     render, of_moved = model.render(latents, size=size), model.render(moved, size=size)
