@@ -12,6 +12,7 @@ use --seconds process for CPU time.
 
 import argparse
 import time
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,8 @@ from genrep.training.folders import load_autoencoder
 
 def plain_fit(autoencoder: INRAutoencoder, image: torch.Tensor) -> torch.Tensor:
     """The cloud of one image, `[1, C, *shape]`, from the encoder's anchors and initial features."""
-    encoder, decoder = autoencoder.encoder, autoencoder.decoder
+    encoder: Any = autoencoder.encoder
+    decoder: Any = autoencoder.decoder
     clouds = encoder.place(image, decoder)
     coords, targets = grid(image.shape[2:]), image.flatten(2).transpose(1, 2)
     index = decoder.nearest(clouds.positions, clouds.mask)(coords)[0]

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from genrep.files import write_text
 from genrep.specs import MAY_CHANGE, Spec, variants
-from genrep.training.specs import AutoencoderRun, ClassifierRun, DiffusionRun, FieldRun, GANRun
+from genrep.training.specs import AutoencoderRun, ClassifierRun, CloudRun, DiffusionRun, FieldRun, GANRun
 
 PAGE = Path(__file__).parent / "reference" / "configuration.md"
 
@@ -27,6 +27,7 @@ RUNS: dict[str, type[Spec]] = {
     "train/gan.py": GANRun,
     "train/classifier.py": ClassifierRun,
     "train/field.py": FieldRun,
+    "train/clouds.py": CloudRun,
 }
 """Script -> the spec of its YAML. `train/latents.py` takes the YAML of diffusion or of a GAN over latents."""
 

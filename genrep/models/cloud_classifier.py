@@ -204,7 +204,7 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
             if stage:
                 spacing *= 2 ** (1 / axes) if self.spec.attention == "neighbours" else 2
                 cloud = self._joined(cloud, stage)
-            for block in blocks:
+            for block in blocks.children():
                 cloud = block(cloud, spacing)
         weights = cloud.mask.to(latents.dtype)[..., None]
         return self.norm((cloud.features * weights).sum(1) / weights.sum(1).clamp(min=1))

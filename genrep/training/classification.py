@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from genrep.data.latents import LatentCache, autoencoder_hash
 from genrep.data.signals import SignalData, check_whole
@@ -43,7 +43,7 @@ class Classification(ABC):
     identity: Mapping[str, str]
 
     @abstractmethod
-    def build(self) -> nn.Module:
+    def build(self) -> ImageClassifier | CloudClassifier:
         """The classifier of the run."""
 
     @abstractmethod
@@ -73,6 +73,8 @@ class Classification(ABC):
 
 class SignalClassification(Classification):
     """Signals, augmented by random shifts and cutout."""
+
+    data: SignalData
 
     def __init__(self, config: ClassifierRun):
         self.config, self.shape = config, config.image_shape
