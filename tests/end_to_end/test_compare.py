@@ -77,6 +77,7 @@ def test_an_invalid_comparison_stops_before_training(extra, message, tmp_path, c
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_table_is_made_without_a_failed_run(tmp_path, capfd):
     arguments = small_comparison(tmp_path)
     (tmp_path / "two.yaml").write_text(f"base: {tmp_path}/one.yaml\noptimizer: {{lr: 1e30, clip_norm: null}}\n")
@@ -99,6 +100,7 @@ def test_the_earlier_result_of_a_refused_run_is_not_in_the_table(tmp_path, capfd
     assert report["configs"] == {"one": str(tmp_path / "one.yaml")}
 
 
+@pytest.mark.slow
 def test_fields_of_one_signal_are_compared_in_one_table(tmp_path, capsys):
     small = ["--signal.size", 16, "--run.steps", 4, "--run.evaluate_every", 2, "--folder", tmp_path]
     run("train/compare.py", "configs/camera/pe_mlp.yaml", "configs/camera/quad_tree.yaml", *small)
@@ -149,6 +151,7 @@ def test_fields_are_compared_over_several_signals(tmp_path, capsys):
     assert "--sources is for fields, which have one signal" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_gaps_are_compared_with_the_published_ones(tmp_path, capsys):
     published = tmp_path / "published.json"
     small = ["--signal.size", 16, "--run.steps", 4, "--run.evaluate_every", 2, "--folder", tmp_path / "out"]

@@ -103,6 +103,7 @@ def trained_weights(folder):
     return {key: weight for key, weight in weights.items() if not key.endswith("frequencies")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wire", "scone"])
 def test_two_processes_average_the_gradients_of(name, tmp_path):
     """Of complex weights as two real parts, and of SCONE's own backward pass; 257 points are 129 and 128."""
@@ -224,6 +225,7 @@ def test_a_shape_is_fitted_measured_and_resumed_exactly(shape, tmp_path):
         assert picture.size == (3 * 320 + 4 * 2, 320 + 2 * 2)
 
 
+@pytest.mark.slow
 def test_two_processes_fit_a_shape_like_one(shape, tmp_path):
     for folder, start in ((tmp_path / "one", run), (tmp_path / "two", lambda *a: launch(2, *a))):
         start("train/field.py", shape, "--fitting.chunk", 64, "--run.steps", 3, "--run.folder", folder)
