@@ -22,7 +22,7 @@ def train(config: ClassifierRun, config_path: str, restart: bool = False) -> Non
     from genrep.pictures import save_png
     from genrep.plots import draw_confusion
     from genrep.randomness import stream_seed
-    from genrep.training.classification import open_classification
+    from genrep.training.classification import open_classification, predictions, share_equal
     from genrep.training.optimizer import learning_rate
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
@@ -80,11 +80,11 @@ def train(config: ClassifierRun, config_path: str, restart: bool = False) -> Non
         with average.applied():
             with replacing(run.folder / "model") as partial:
                 classifier.eval().save_pretrained(partial)
-            labels, predicted = classification.predictions(classifier)
+            labels, predicted = predictions(classifier, classification.held_out())
         names = classification.data.class_names
         matrix = draw_confusion(labels.numpy(), predicted.numpy(), names)
         save_png(torch.from_numpy(matrix).permute(2, 0, 1), run.folder / "confusion.png")
-        accuracy = float((labels == predicted).float().mean())
+        accuracy = share_equal(labels, predicted)
         print(f"classifier: {run.folder / 'model'}: accuracy {accuracy:.2%} on {len(labels):,} held-out signals")
         print(f"confusion matrix: {run.folder / 'confusion.png'}")
     run.finish()

@@ -95,7 +95,8 @@ class CloudFit(nn.Module):
         latents, masks = [], []
         for images in self.split(values):
             clouds = self.place(images, decoder)
-            features = fit(self, images.to(dtype), clouds, decoder)
+            with torch.autocast(values.device.type, enabled=False):
+                features = fit(self, images.to(dtype), clouds, decoder)
             latents.append(torch.cat([clouds.positions.to(dtype), features], dim=-1).to(values.dtype))
             masks += [] if clouds.mask is None else [clouds.mask]
         return torch.cat(latents), torch.cat(masks) if masks else None

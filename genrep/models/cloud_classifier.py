@@ -22,6 +22,11 @@ CURVE_BITS = 16
 """Bits per axis of a position along the curve. A step of it is 1/32,768 of the image, finer than any pixel."""
 
 
+def _lowest(dtype: torch.dtype) -> float:
+    """A logit whose weight is 0, finite also when others are added to it."""
+    return torch.finfo(dtype).min / 2
+
+
 class NeighbourAttention(nn.Module):
     """Vector attention over a point's nearest neighbours (Point Transformer, eq. 3):
 
@@ -46,8 +51,8 @@ class NeighbourAttention(nn.Module):
         offsets = offsets.masked_fill(~present[..., None], 0)
         encoded = self.position(offsets)
         logits = self.weight(self.query(features)[:, :, None] - gather(self.key(features), indices) + encoded)
-        # -1e9 instead of -inf: softmax over -inf alone, of a cloud without points, would be NaN
-        weights = logits.masked_fill(~present[..., None], -1e9).softmax(dim=2)
+        # -inf would make NaN of a cloud without points
+        weights = logits.masked_fill(~present[..., None], _lowest(logits.dtype)).softmax(dim=2)
         values = gather(self.value(features), indices) + encoded
         return cloud.features + self.out((weights * values).sum(2))
 
@@ -86,8 +91,9 @@ class PatchAttention(nn.Module):
             for part in self.to_qkv(self.norm(ordered)).chunk(3, dim=-1)
         )
         offsets = (positions[:, :, :, None] - positions[:, :, None]) / spacing
-        bias = self.bias(offsets).movedim(-1, 2).masked_fill(~present[:, :, None, None], -1e9)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        bias = self.bias(offsets).movedim(-1, 2).to(query.dtype)
+        bias = bias.masked_fill(~present[:, :, None, None], _lowest(query.dtype))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         attended = self.out(attended.transpose(2, 3).flatten(3)).flatten(1, 2)[:, :points]
         back = order.argsort(dim=1)
         return features + gather(attended, back)

@@ -1,7 +1,7 @@
 """What a classifier trains on: signals, or the clouds of a latent cache. Both have the interface of `Classification`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -58,17 +58,10 @@ class Classification(ABC):
     def held_out(self) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
         """The held-out split without augmentation, in batches, with labels."""
 
-    @torch.no_grad()
-    def predictions(self, classifier: Any) -> tuple[Int[Tensor, " signals"], Int[Tensor, " signals"]]:
-        """Labels of the held-out split, and the classes that a classifier predicts."""
-        pairs = [(labels, classifier(*inputs).argmax(-1).cpu()) for inputs, labels in self.held_out()]
-        labels, predicted = (torch.cat(part) for part in zip(*pairs, strict=True))
-        return labels, predicted
-
     def measure(self, classifier: Any) -> dict[str, float]:
         """Metrics of the held-out split by name; `accuracy` is one of them."""
-        labels, predicted = self.predictions(classifier)
-        return {"accuracy": float((labels == predicted).float().mean())}
+        labels, predicted = predictions(classifier, self.held_out())
+        return {"accuracy": share_equal(labels, predicted), "held_out_images": len(labels)}
 
 
 class SignalClassification(Classification):
@@ -78,9 +71,10 @@ class SignalClassification(Classification):
 
     def __init__(self, config: ClassifierRun):
         self.config, self.shape = config, config.image_shape
-        splits = (config.data.open(split, self.shape, config.channels) for split in ("train", "held_out"))
+        splits = [config.data.open(split, self.shape, config.channels) for split in ("train", "held_out")]
         self.data, self.held_out_data = splits
-        _check_labels(self.data)
+        for split in splits:
+            _check_labels(split)
         check_whole(self.data, "a classifier")
         self.identity = {"data": self.data.fingerprint()}
 
@@ -123,6 +117,10 @@ class CloudClassification(Classification):
                 f"classifier.type point_transformer needs tokens with positions, and the tokens of {config.autoencoder} have slots: "
                 "use classifier.type convolutional, which classifies the signals"
             )
+        if config.augment.rotation and self.autoencoder.position_dim != 2:
+            raise InputError(
+                f"augment.rotation is for images, whose tokens have 2 coordinates; got {self.autoencoder.position_dim}: leave it out"
+            )
         self.data = open_split(config.data, config.latents, self.autoencoder, "train")
         _check_labels(self.data)
         self.identity = {"data": self.data.fingerprint(), "autoencoder": autoencoder_hash(self.autoencoder)}
@@ -139,6 +137,8 @@ class CloudClassification(Classification):
         self.latents = open_latents(self.autoencoder, self.data, config.latents, run.process, barrier)
         assert self.latents.cache is not None  # ClassifierRun requires latents.folder
         self.cache = self.latents.cache
+        self.held_out_cache = LatentCache(self.cache.folder, split="held_out")  # now, not at the first evaluation
+        _check_labels(self.held_out_cache)
         self.stream = SignalStream(
             self.data, config.run.seed, self.latents.flips, wants_signals=False, cache=self.cache
         )
@@ -176,16 +176,12 @@ class CloudClassification(Classification):
     def measure(self, classifier: Any) -> dict[str, float]:
         metrics = super().measure(classifier)
         if self.config.shifted_by:  # how much accuracy depends on the cloud's position (ARC, table 8)
-            pairs = [
-                (labels, classifier(*inputs).argmax(-1).cpu())
-                for inputs, labels in self._held_out(CloudAugmentSpec(shift=self.config.shifted_by))
-            ]
-            correct = sum(int((labels == predicted).sum()) for labels, predicted in pairs)
-            metrics["accuracy_shifted"] = correct / sum(len(labels) for labels, _ in pairs)
+            shifted_clouds = self._held_out(CloudAugmentSpec(shift=self.config.shifted_by))
+            metrics["accuracy_shifted"] = share_equal(*predictions(classifier, shifted_clouds))
         return metrics
 
     def _held_out(self, augment: CloudAugmentSpec | None) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
-        cache = LatentCache(self.cache.folder, split="held_out")
+        cache = self.held_out_cache
         for indices in _batches(len(cache)):
             labels = cache.labels_of(indices)
             assert labels is not None
@@ -203,6 +199,21 @@ class CloudClassification(Classification):
 
     def _shares(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels.to(self.device), len(self.data.class_names)).float()
+
+
+@torch.no_grad()
+def predictions(
+    classifier: Any, batches: Iterable[tuple[Inputs, Int[Tensor, " batch"]]]
+) -> tuple[Int[Tensor, " signals"], Int[Tensor, " signals"]]:
+    """Labels of batches, and the classes that a classifier predicts for them."""
+    pairs = [(labels, classifier(*inputs).argmax(-1).cpu()) for inputs, labels in batches]
+    labels, predicted = (torch.cat(part) for part in zip(*pairs, strict=True))
+    return labels, predicted
+
+
+def share_equal(labels: Int[Tensor, " signals"], predicted: Int[Tensor, " signals"]) -> float:
+    """The share of signals whose class is predicted."""
+    return float(torch.eq(labels, predicted).float().mean())
 
 
 def build_of_signals(config: ClassifierRun, num_classes: int, signal: dict[str, Any] | None = None) -> ImageClassifier:

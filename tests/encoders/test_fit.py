@@ -136,3 +136,15 @@ def test_a_model_in_float64_or_bfloat16_can_be_fitted():
     expected = model_of().encode(values)
     torch.testing.assert_close(model_of().double().encode(values.double()).float(), expected, atol=1e-3, rtol=1e-2)
     assert model_of().to(torch.bfloat16).encode(values).dtype == torch.bfloat16
+
+
+def test_autocast_does_not_change_a_fit():
+    """A user's autocast or a bf16 run: Adam's steps are too small for half precision."""
+    encoder = {"type": "fit", "steps": 5}
+    model = INRAutoencoder(
+        encoder=encoder, decoder={"type": "anchored"}, image_size=12, channels=1, num_tokens=10, latent_dim=8
+    )
+    images = torch.rand(2, 1, 12, 12) * 2 - 1
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = model.encode(images)
+    torch.testing.assert_close(latents, model.encode(images), rtol=0, atol=0)

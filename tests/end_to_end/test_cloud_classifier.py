@@ -112,3 +112,29 @@ def test_mistakes_in_configs_are_refused(stage1, tmp_path, capsys):
     assert "needs tokens with positions, and the tokens of" in capsys.readouterr().err
     with pytest.raises(InputError):
         CloudClassifier.from_pretrained(tmp_path / "slots" / "model")
+
+
+def test_a_cache_without_held_out_clouds_is_refused_before_training(stage1, tmp_path, capsys):
+    arguments = options(stage1, tmp_path / "run", "--latents.held_out", "false", "--run.steps", 1)
+    run("train/classifier.py", *arguments, "--latents.folder", tmp_path / "latents", expect=2)
+    assert "the cache has no held-out latents" in capsys.readouterr().err
+
+
+def test_evaluation_records_no_graph_and_rotation_needs_two_axes(stage1, tmp_path):
+    classification, _ = opened(stage1, tmp_path, shifted_by=2.0)
+    grad_enabled = []
+
+    class Watching(torch.nn.Module):
+        def forward(self, latents, mask):
+            grad_enabled.append(torch.is_grad_enabled())
+            return torch.zeros(len(latents), 10)
+
+    metrics = classification.measure(Watching())
+    assert metrics["held_out_images"] == 359 and metrics["accuracy"] == metrics["accuracy_shifted"]
+    assert grad_enabled and not any(grad_enabled)
+    classification.autoencoder.decoder.position_dim = 1
+    content = read_config(PROJECT / CONFIG) | {"autoencoder": str(stage1 / "arc"), "augment": {"rotation": 90}}
+    config = validate(ClassifierRun, content, where="test")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="augment.rotation is for images"):
+        patch.setattr("genrep.training.classification.load_autoencoder", lambda *_: classification.autoencoder)
+        CloudClassification(config, CONFIG)

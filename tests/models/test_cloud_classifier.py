@@ -125,3 +125,23 @@ def test_impossible_arguments_are_refused(changes, message):
                 **changes,
             }
         )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 0.05), (torch.float16, 0.005)])
+def test_half_precision_is_near_float32(kind, dtype, error):
+    model, latents = tiny(kind), clouds()
+    mask = torch.ones(3, 12, dtype=torch.bool)
+    mask[1, 5:] = False
+    with torch.autocast("cpu", dtype):
+        logits = model(latents, mask)
+    logits.float().square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert (logits.float() - model(latents, mask)).abs().max() < error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cloud_without_points_gives_no_nan(kind):
+    mask = torch.ones(3, 12, dtype=torch.bool)
+    mask[2] = False
+    assert tiny(kind)(clouds(), mask).isfinite().all()
