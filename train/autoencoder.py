@@ -30,10 +30,10 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
 
     from genrep.files import replacing
     from genrep.metrics.reconstruction import reconstruction_psnr
-    from genrep.pictures import enlarged, save_png, side_by_side
     from genrep.randomness import stream_seed
     from genrep.training.optimizer import learning_rate
     from genrep.training.order import SignalStream
+    from genrep.training.previews import save_reconstructions
     from genrep.training.reconstruction import check_model, latent_noise, noise_shapes, training_points
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
@@ -70,18 +70,11 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
         run.write_mean("psnr", float(decibels.sum()), len(decibels))
 
     def preview() -> None:
-        """Held-out signals, their reconstructions, larger renders, and the signals interpolated to that size."""
+        """Held-out signals and their reconstructions."""
         if run.is_main:
-            kept = held_out.read(range(min(8, len(held_out))))
-            large = enlarged(shape)
-            values = signal.values(kept.to(run.device))
-            with average.applied(), torch.no_grad():
-                latents, mask = autoencoder.eval().encode_set(values)
-                renders = [autoencoder.render(latents, size=size, mask=mask) for size in (shape, large)]
+            with average.applied():
+                save_reconstructions(autoencoder.eval(), held_out, run.folder / "samples" / f"step-{run.step:08d}.png")
             autoencoder.train()
-            rows = [kept, *(signal.keep(part).cpu() for part in (*renders, signal.resize(values, large)))]
-            picture = side_by_side([signal.pictures(row) for row in rows])
-            save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
     for step, parts in run.training_steps(stream, config.data.num_workers):

@@ -32,9 +32,9 @@ def train(config: CloudRun, restart: bool = False) -> None:
     from genrep.errors import InputError
     from genrep.files import replacing
     from genrep.metrics.reconstruction import reconstruction_psnr
-    from genrep.pictures import enlarged, save_png, side_by_side
     from genrep.training.clouds import JointClouds
     from genrep.training.optimizer import learning_rate
+    from genrep.training.previews import save_reconstructions
     from genrep.training.reconstruction import check_model
     from genrep.training.run import Run
     from genrep.training.state import TrainingState
@@ -79,15 +79,9 @@ def train(config: CloudRun, restart: bool = False) -> None:
         run.write_mean("psnr", float(decibels.sum()), len(decibels))
 
     def preview() -> None:
-        """Held-out signals, their reconstructions, larger renders, and for comparison the signals interpolated to that size."""
-        images = held_out.read(range(min(8, len(held_out))))
-        values, large = signal.values(images.to(run.device)), enlarged(shape)
-        with average.applied(), torch.no_grad():
-            latents, mask = autoencoder.encode_set(values)
-            renders = [autoencoder.render(latents, size=size, mask=mask) for size in (shape, large)]
-        rows = [images, *(signal.keep(part).cpu() for part in (*renders, signal.resize(values, large)))]
-        picture = side_by_side([signal.pictures(row) for row in rows])
-        save_png(picture, run.folder / "samples" / f"step-{run.step:08d}.png")
+        """Held-out signals, fitted and rendered."""
+        with average.applied():
+            save_reconstructions(autoencoder, held_out, run.folder / "samples" / f"step-{run.step:08d}.png")
 
     # loop
     for step in run.steps():

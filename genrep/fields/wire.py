@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genrep.fields.base import Field, last
 from genrep.nn.linear import ComplexLinear
-from genrep.nn.sines import full_precision
+from genrep.nn.sines import coordinate_product, full_precision
 
 
 class WireField(Field):
@@ -39,7 +39,7 @@ class WireField(Field):
         dtype = full_precision(self.first.weight.dtype)
         with torch.autocast(prepared.device.type, enabled=False):
             weight, bias = self.first.weight.to(dtype), self.first.bias.to(dtype)
-            real = nn.functional.linear(prepared.to(dtype), weight, bias)
+            real = coordinate_product(prepared.to(dtype), weight, bias)
             hidden = _wavelets(real, None, self.omega, self.scale)
         yield "layer 1", hidden
         for number, layer in enumerate(self.hidden, start=2):
