@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from genrep.errors import InputError
-from genrep.models.cloud_classifier import CloudClassifier, NeighbourAttention
+from genrep.models.cloud_classifier import CloudClassifier, NeighbourAttention, PatchAttention
 from genrep.nn.clouds import Cloud
 
 KINDS = ("neighbours", "grid")
@@ -145,3 +145,36 @@ def test_a_cloud_without_points_gives_no_nan(kind):
     mask = torch.ones(3, 12, dtype=torch.bool)
     mask[2] = False
     assert tiny(kind)(clouds(), mask).isfinite().all()
+
+
+def test_patch_attention_equals_its_definition():
+    torch.manual_seed(0)
+    layer = PatchAttention(8, 2, num_heads=2, patch=3, bits=2, turned=False).double()
+    positions = torch.rand(1, 7, 2).double() * 2 - 1
+    features = torch.randn(1, 7, 8).double()
+    mask = torch.tensor([[True] * 6 + [False]])
+    result = layer(Cloud(positions, features, mask), spacing=0.5)
+    # the mean feature of every cell of a 4×4 grid over [-2, 2], convolved channel by channel, and read at the points
+    cells = ((positions[0] + 2) / 4 * 4).floor().long()
+    maps = torch.zeros(8, 4, 4).double()
+    for cell in {tuple(cell) for cell in cells[:6].tolist()}:
+        members = [i for i in range(6) if tuple(cells[i].tolist()) == cell]
+        maps[(slice(None), *cell)] = features[0, members].mean(0)
+    convolved = torch.nn.functional.conv2d(
+        maps[None], layer.neighbourhood.weight, layer.neighbourhood.bias, padding=1, groups=8
+    )[0]
+    encoded = torch.stack([features[0, i] + convolved[(slice(None), *cells[i].tolist())] for i in range(6)])
+    # patches of three along the curve, y the higher of each pair of bits
+    places = [[int((value + 2) / 4 * 2**16) for value in position] for position in positions[0, :6].tolist()]
+    codes = [sum(((y >> b & 1) << (2 * b + 1)) | ((x >> b & 1) << (2 * b)) for b in range(16)) for y, x in places]
+    order = sorted(range(6), key=codes.__getitem__)
+    query, key, value = layer.to_qkv(layer.norm(encoded)).chunk(3, dim=-1)
+    for patch in (order[:3], order[3:]):
+        for i in patch:
+            heads = []
+            for head in range(2):
+                part = slice(4 * head, 4 * head + 4)
+                bias = torch.stack([layer.bias((positions[0, i] - positions[0, j]) / 0.5)[head] for j in patch])
+                logits = torch.stack([query[i, part] @ key[j, part] for j in patch]) / 2 + bias  # √4 = 2
+                heads.append((logits.softmax(0)[:, None] * value[patch][:, part]).sum(0))
+            torch.testing.assert_close(result[0, i], encoded[i] + layer.out(torch.cat(heads)))
