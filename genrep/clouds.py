@@ -1,6 +1,5 @@
 """Edits of a cloud: its anchors moved, scaled, rotated, selected, and combined with another cloud's (ARC, figures 3, 5 and 6)."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -14,29 +13,32 @@ Mask = Bool[Tensor, "batch tokens"]
 
 
 def moved(
-    latents: Float[Tensor, "batch tokens latent"], shift: Sequence[Number]
+    latents: Float[Tensor, "batch tokens latent"], shift: Sequence[Number] | Float[Tensor, "#batch #tokens axes"]
 ) -> Float[Tensor, "batch tokens latent"]:
-    """All anchors shifted by the same vector, in coordinates: with N pixels along an axis, a pixel is 2 / N."""
-    return _placed(latents, latents[..., : len(shift)] + latents.new_tensor(shift))
+    """Anchors shifted by the same vector, or each by its own, in coordinates: with N pixels along an axis, a pixel is 2 / N."""
+    vector = torch.as_tensor(shift, dtype=latents.dtype, device=latents.device)
+    return _placed(latents, latents[..., : vector.shape[-1]] + vector)
 
 
 def scaled(
-    latents: Float[Tensor, "batch tokens latent"], factors: Sequence[Number]
+    latents: Float[Tensor, "batch tokens latent"], factors: Sequence[Number] | Float[Tensor, "#batch #tokens axes"]
 ) -> Float[Tensor, "batch tokens latent"]:
     """Positions multiplied by a factor along each axis, about the centre of the image; -1 mirrors."""
-    return _placed(latents, latents[..., : len(factors)] * latents.new_tensor(factors))
+    factor = torch.as_tensor(factors, dtype=latents.dtype, device=latents.device)
+    return _placed(latents, latents[..., : factor.shape[-1]] * factor)
 
 
 def turned(
-    latents: Float[Tensor, "batch tokens latent"], degrees: Number, shape: Sequence[int]
+    latents: Float[Tensor, "batch tokens latent"], degrees: Number | Float[Tensor, " batch"], shape: Sequence[int]
 ) -> Float[Tensor, "batch tokens latent"]:
-    """Anchors of images of `shape`, (height, width), rotated anticlockwise about the centre.
+    """Anchors of images of `shape`, (height, width), rotated anticlockwise about the centre, by one angle or one per cloud.
 
     The rotation is in pixels, which are square; in coordinates, an image that is not square would be sheared.
     """
     pixels = latents.new_tensor(shape) / 2
     y, x = (latents[..., :2] * pixels).unbind(-1)
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    angles = torch.as_tensor(degrees, dtype=latents.dtype, device=latents.device).deg2rad().reshape(-1, 1)
+    cos, sin = angles.cos(), angles.sin()
     return _placed(latents, torch.stack([cos * y - sin * x, sin * y + cos * x], dim=-1) / pixels)
 
 

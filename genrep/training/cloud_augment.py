@@ -3,13 +3,13 @@
 The random numbers of a sample depend on its position in the training stream, never on its batch.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from genrep.clouds import moved, scaled, turned
 from genrep.randomness import normal_at, uniform_at
 from genrep.training.specs import CloudAugmentSpec
 
@@ -64,27 +64,24 @@ def augment_clouds(
     """
     axes, (tokens, width) = len(shape), latents.shape[1:]
     pitch = latents.new_tensor([2 / length for length in shape])
-    places, features = latents[..., :axes], latents[..., axes:]
 
     def uniform(stream: str, *size: int) -> Tensor:
         return uniform_at(positions, size, seed, stream).to(latents.device)
 
     if spec.noise:
         noise = normal_at(positions, (tokens, width - axes), seed, "cloud noise").to(latents.device)
-        features = features + spec.noise * noise
+        latents = torch.cat([latents[..., :axes], latents[..., axes:] + spec.noise * noise], dim=-1)
     if spec.drop:
         count = mask.sum(1) - (spec.drop * mask.sum(1)).long()
         mask = _random_points(mask, count, uniform("cloud drop", tokens))
     if spec.push:
-        places = places + spec.push * pitch * (2 * uniform("cloud push", tokens, axes) - 1)
+        latents = moved(latents, spec.push * pitch * (2 * uniform("cloud push", tokens, axes) - 1))
     if spec.flip:
-        mirrored = uniform("cloud flip") < 0.5
-        places = torch.cat([places[..., :-1], torch.where(mirrored[:, None, None], -1.0, 1.0) * places[..., -1:]], -1)
+        factors = latents.new_ones(len(latents), 1, axes)
+        factors[uniform("cloud flip") < 0.5, :, -1] = -1
+        latents = scaled(latents, factors)
     if spec.rotation:
-        angle = math.radians(spec.rotation) * (2 * uniform("cloud rotation") - 1)
-        pixels = places / pitch  # in [-1, 1], an image that is not square would be sheared
-        y, x, cos, sin = pixels[..., 0], pixels[..., 1], angle.cos()[:, None], angle.sin()[:, None]
-        places = torch.stack([cos * y - sin * x, sin * y + cos * x], dim=-1) * pitch
+        latents = turned(latents, spec.rotation * (2 * uniform("cloud rotation") - 1), shape)
     if spec.shift:
-        places = places + spec.shift * pitch * (2 * uniform("cloud shift", 1, axes) - 1)
-    return torch.cat([places, features], dim=-1), mask
+        latents = moved(latents, spec.shift * pitch * (2 * uniform("cloud shift", 1, axes) - 1))
+    return latents, mask
