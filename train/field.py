@@ -19,7 +19,7 @@ from genrep.training.specs import FieldRun
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from genrep.data.single import SingleSignal
+    from genrep.data.single.base import SingleSignal
     from genrep.models.field import NeuralField
 
 
@@ -34,7 +34,7 @@ def train(config: FieldRun, restart: bool = False) -> None:
     import torch
     import torch.nn.functional as F
 
-    from genrep.data.single import Rendered, Share
+    from genrep.data.single.base import Rendered, Share
     from genrep.files import replacing
     from genrep.pictures import save_png
     from genrep.randomness import stream_generator

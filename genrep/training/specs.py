@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from genrep.data import DataSpec, ImageDataSpec, LatentsSpec, PointsSpec, SourceSpec
+from genrep.data import DataSpec, ImageDataSpec, LatentsSpec
+from genrep.data.single import PointsSpec, SourceSpec
 from genrep.diffusion import DiffusionSpec
 from genrep.fields import FieldSpec
 from genrep.gan import GANSpec

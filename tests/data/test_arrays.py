@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from genrep.data import ArrayDataSpec, ArraySourceSpec, all_of
+from genrep.data import ArrayDataSpec, all_of
 from genrep.data.arrays import ArrayData
 from genrep.data.made_up import blobs, sines
 from genrep.data.signals import check_signal
-from genrep.data.single import open_array
+from genrep.data.single import ArraySourceSpec
+from genrep.data.single.arrays import open_array
 from genrep.data.sources import MissingSource
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder

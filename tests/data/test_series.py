@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from genrep.coords import grid
-from genrep.data import ArraySourceSpec, PointsSpec, SinesSourceSpec
-from genrep.data.single import GridSignal, Share, open_array
+from genrep.data.single import ArraySourceSpec, PointsSpec, SinesSourceSpec
+from genrep.data.single.arrays import open_array
+from genrep.data.single.base import Share
+from genrep.data.single.grids import GridSignal
 from genrep.data.single.series import open_sines
 from genrep.errors import InputError
 from genrep.signals import ArraySignalSpec

@@ -6,8 +6,8 @@ import torch
 import trimesh
 
 from genrep.coords import grid
-from genrep.data import PointsSpec, ShapeSourceSpec
-from genrep.data.single import Share
+from genrep.data.single import PointsSpec, ShapeSourceSpec
+from genrep.data.single.base import Share
 from genrep.data.single.shapes import open_shape
 from genrep.errors import InputError
 from genrep.signals.meshes import Mesh, chamfer_distance, extract_mesh, inside, intersection_over_union

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from genrep.data import PictureSourceSpec
-from genrep.data.single import GridSignal, open_pictures
+from genrep.data.single import PictureSourceSpec
+from genrep.data.single.grids import GridSignal
+from genrep.data.single.pictures import open_pictures
 from genrep.errors import InputError
 from genrep.signals import ImageSignalSpec
 

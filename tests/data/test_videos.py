@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from genrep.data import PictureSourceSpec
-from genrep.data.single import open_pictures
+from genrep.data.single import PictureSourceSpec
+from genrep.data.single.pictures import open_pictures
 from genrep.errors import InputError
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from genrep import NeuralField
-from genrep.data import PictureSourceSpec
-from genrep.data.single import open_pictures
+from genrep.data.single import PictureSourceSpec
+from genrep.data.single.pictures import open_pictures
 from genrep.metrics.reconstruction import frames, quality
 from genrep.render import from_uint8
 from tests.scripts import PROJECT, launch, lines, run

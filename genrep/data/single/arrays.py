@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 
-from genrep.data import ArraySourceSpec
 from genrep.data.arrays import UNREADABLE, channels_first, is_on_a_grid
+from genrep.data.single import ArraySourceSpec
 from genrep.data.single.grids import GridSignal
 from genrep.data.single.series import SeriesSignal
 from genrep.data.single.wav import read_wav

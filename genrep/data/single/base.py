@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
-from genrep.data import PointsSpec
+from genrep.data.single import PointsSpec
 from genrep.signals.base import Signal
 
 

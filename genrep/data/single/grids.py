@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from genrep.coords import grid_at, jitter_gaussian, jitter_uniform
-from genrep.data import PointsSpec
+from genrep.data.single import PointsSpec
 from genrep.data.single.base import WHOLE, Renders, Share, SignalPoints, SingleSignal
 from genrep.interpolation import values_at
 from genrep.pictures import side_by_side

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from genrep.data import PictureSourceSpec
 from genrep.data.images import opaque, resize_and_crop, sixteen_bits, unit_floats
+from genrep.data.single import PictureSourceSpec
 from genrep.data.single.grids import GridSignal
 from genrep.data.single.siemens import siemens_star
 from genrep.data.single.videos import VIDEO_SUFFIXES, video_frames

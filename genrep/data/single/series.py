@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from genrep.coords import grid
-from genrep.data import SinesSourceSpec
+from genrep.data.single import SinesSourceSpec
 from genrep.data.single.base import Renders
 from genrep.data.single.grids import GridSignal
 from genrep.plots import draw_fit

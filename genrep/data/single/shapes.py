@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from genrep.coords import grid
-from genrep.data import PointsSpec, ShapeSourceSpec
+from genrep.data.single import PointsSpec, ShapeSourceSpec
 from genrep.data.single.base import WHOLE, Renders, Share, SignalPoints, SingleSignal
 from genrep.data.single.surfaces import Surface, read_surface
 from genrep.pictures import side_by_side
