@@ -87,8 +87,9 @@ def installed() -> Mapping[str, list[str]]:
 
 
 def packages(modules: set[str]) -> set[str]:
+    """The packages of modules; those of the `docs` extra may be absent, and are called what their modules are."""
     known = installed()
-    return {canonicalize_name(package) for module in modules for package in known[module]}
+    return {canonicalize_name(package) for module in modules for package in known.get(module, [module])}
 
 
 def files(*folders: str) -> list[Path]:
