@@ -87,6 +87,8 @@ def train(config: CloudRun, restart: bool = False) -> None:
     for step in run.steps():
         for rows, part in clouds.parts(step):
             run.backward(forward(rows, part))
+        if clouds.penalty:
+            run.backward(clouds.regulariser())
         rate = learning_rate(config.optimizer, step, run.num_steps)
         gradient_norm = optimizer.clip_gradients()
         optimizer.step(rate)

@@ -104,8 +104,12 @@ class CloudFitSpec(Spec):
     """Steps of Adam."""
     lr: PositiveFloat = 5e-3
     """Adam's learning rate."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate: constant, as in the paper, or half a cosine down to 0."""
+    betas: list[Fraction] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
+    """Adam's averaging factors for gradients and their squares. The pixels of a step are few, but the same ones return
+    after `parts` steps, so a short average of squares, (0.9, 0.9), converges in fewer steps."""
+    schedule: Literal["constant", "cosine", "trapezoid"] = "constant"
+    """Learning rate: constant, as in the paper; half a cosine down to 0; or constant for two thirds of the steps, then linear
+    down to 0."""
     parts: PositiveInt = 4
     """Number of parts that an image's pixels, shuffled once, are cut into; steps take the parts in turn."""
     coords: Literal["grid", "uniform"] = "grid"
@@ -114,6 +118,9 @@ class CloudFitSpec(Spec):
     """For coords uniform: points drawn in every pixel; steps take them in turn."""
     start: NonNegativeFloat = 1e-4
     """Features start uniform in [-start, start]."""
+    penalty: NonNegativeFloat = 0.0
+    """Weight of the mean squared feature in the loss, in the decoder's training as well. Many clouds render as the same image;
+    a penalty of about 1e-3 prefers the smallest of them, which are easier to learn."""
     jitter: bool = False
     """Place anchors anywhere within their pixels instead of at the centres."""
     flat: Literal["filled", "masked"] = "filled"

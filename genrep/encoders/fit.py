@@ -4,6 +4,7 @@ import copy
 import hashlib
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,13 +52,15 @@ class CloudFit(nn.Module):
         num_tokens: K, the number of anchors of an image.
         latent_dim: the number of axes plus the width of a feature.
         steps: steps of Adam.
-        lr: Adam's learning rate.
-        schedule: `constant`, or `cosine` for half a cosine down to 0.
+        lr, betas: Adam's learning rate and averaging factors.
+        schedule: `constant`; `cosine`, half a cosine down to 0; or `trapezoid`, constant for two thirds of the steps, then
+            linear down to 0.
         parts: number of parts that the shuffled pixels are cut into; steps take the parts in turn.
         coords: where the render is compared with the image: `grid`, at the pixel centres; or `uniform`, anywhere within
             the pixels, with the image interpolated there, so that renders are also right between the pixel centres.
         draws: for `uniform`, the number of points drawn in every pixel; steps take them in turn.
         start: features start uniform in [-start, start].
+        penalty: weight of the mean squared feature in the loss.
         jitter: place anchors anywhere within their pixels instead of at the centres.
         flat: what to do if fewer pixels than anchors have a gradient: `filled` draws the remaining anchors from the flat
             pixels, `masked` masks them.
@@ -71,11 +74,13 @@ class CloudFit(nn.Module):
         *,
         steps: int,
         lr: float,
+        betas: Sequence[float],
         schedule: str,
         parts: int,
         coords: str,
         draws: int,
         start: float,
+        penalty: float,
         jitter: bool,
         flat: str,
         seed: int,
@@ -83,8 +88,9 @@ class CloudFit(nn.Module):
         super().__init__()
         self.num_tokens, self.latent_dim = num_tokens, latent_dim
         self.steps, self.lr, self.schedule, self.parts = steps, lr, schedule, parts
+        self.betas = (betas[0], betas[1])
         self.draws = draws if coords == "uniform" else 0
-        self.start, self.jitter, self.flat, self.seed = start, jitter, flat, seed
+        self.start, self.penalty, self.jitter, self.flat, self.seed = start, penalty, jitter, flat, seed
 
     @torch.no_grad()
     def forward(
@@ -144,7 +150,13 @@ class CloudFit(nn.Module):
 
     def rate(self, step: int) -> float:
         """Adam's learning rate after `step` steps."""
-        return self.lr if self.schedule == "constant" else self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        done = step / self.steps
+        shares = {
+            "constant": 1.0,
+            "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+            "trapezoid": min(1.0, 3 * (1 - done)),
+        }
+        return self.lr * shares[self.schedule]
 
 
 class Part:
@@ -241,16 +253,16 @@ def loss_of_part(
 def fit(
     fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: AnchoredDecoder
 ) -> Float[Tensor, "batch tokens feature"]:
-    """Features after all steps of Adam on `loss_of_part`. The gradient is written out, because autograd takes 1.5 times as long."""
+    """Features after all steps of Adam on `loss_of_part` and the penalty. The gradient is written out, because autograd takes 1.5 times as long."""
     decoder = copy.deepcopy(decoder).to(values.dtype).requires_grad_(False)
     steps = cut_into_parts(fitting, values, clouds, decoder)
     to_table, of_offsets = (part.contiguous() for part in first_layer(decoder, clouds.features.shape[2]))
     later_layers = [layer for layer in decoder.mlp[1:] if isinstance(layer, nn.Linear)]
     features = clouds.features.to(values.dtype).flatten(0, 1).clone()  # [B * K, z]
-    optimizer = torch.optim.Adam([features], lr=fitting.lr, fused=True)
+    optimizer = torch.optim.Adam([features], lr=fitting.lr, betas=fitting.betas, fused=True)
     for step in range(fitting.steps):
         table = (features @ to_table).view(-1, of_offsets.shape[1])  # [B * K * n, hidden]
-        gradient = torch.zeros_like(features)
+        gradient = (2 * fitting.penalty / clouds.features[0].numel()) * features
         for part in steps[step % len(steps)]:
             hidden = [F.embedding_bag(part.rows, table, mode="sum").addmm_(part.offsets, of_offsets)]
             for layer in later_layers:

@@ -30,9 +30,11 @@ class GaborFilter(nn.Module):
         self.linear = nn.Linear(num_axes, width)
         self.centres = nn.Parameter(torch.empty(width, num_axes).uniform_(-1, 1))
         self.gamma = nn.Parameter(torch.empty(width))
-        rates = torch.full((width,), beta, device="cpu")  # explicit, since nothing can be sampled on the meta device
+        rates = torch.full(
+            (width,), float(beta), device="cpu"
+        )  # explicit, since nothing can be sampled on the meta device
         with torch.no_grad():
-            self.gamma.copy_(torch.distributions.Gamma(torch.full_like(rates, alpha), rates).sample())
+            self.gamma.copy_(torch.distributions.Gamma(torch.full_like(rates, float(alpha)), rates).sample())
             self.linear.weight.mul_(weight_scale * self.gamma[:, None].sqrt())
         nn.init.uniform_(self.linear.bias, -math.pi, math.pi)
 

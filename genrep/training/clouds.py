@@ -22,7 +22,7 @@ class JointClouds(nn.Module):
     def __init__(self, decoder: AnchoredDecoder, encoder: CloudFit, values: Float[Tensor, "batch observed *shape"]):
         super().__init__()
         groups = [(images, encoder.place(images, decoder)) for images in encoder.split(values)]
-        self.decoder = decoder
+        self.decoder, self.penalty = decoder, encoder.penalty
         self.features = nn.Parameter(torch.cat([clouds.features for _, clouds in groups]))
         self.groups = [cut_into_parts(encoder, images, clouds, decoder) for images, clouds in groups]
         self.sizes = [len(images) for images, _ in groups]
@@ -38,3 +38,7 @@ class JointClouds(nn.Module):
     def forward(self, images: slice, part: Part) -> Float[Tensor, ""]:
         """The contribution of a part to the mean squared error over all images."""
         return loss_of_part(self.decoder, self.features[images], part) / len(self.features)
+
+    def regulariser(self) -> Float[Tensor, ""]:
+        """The mean squared feature of all clouds, times its weight in the loss."""
+        return self.penalty * self.features.square().mean()

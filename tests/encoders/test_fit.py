@@ -8,6 +8,7 @@ from genrep.encoders import fit as fitting
 from genrep.encoders.fit import cut_into_parts, loss_of_part
 from genrep.interpolation import values_at
 from genrep.models.autoencoder import INRAutoencoder
+from genrep.training.clouds import JointClouds
 
 SHAPE = (8, 10)
 
@@ -42,7 +43,14 @@ def test_a_fit_approaches_its_image_and_anchors_are_pixel_centres(shape):
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize(
-    "options", [{}, {"coords": "uniform", "draws": 2}, {"schedule": "cosine", "jitter": True}], ids=str
+    "options",
+    [
+        {},
+        {"coords": "uniform", "draws": 2},
+        {"schedule": "cosine", "jitter": True},
+        {"schedule": "trapezoid", "betas": [0.8, 0.9]},
+    ],
+    ids=str,
 )
 def test_a_fit_equals_adam_on_the_error_of_the_decoder(depth, options):
     """With autograd and the decoder's forward, one image at a time, one part of the pixels per step."""
@@ -52,10 +60,12 @@ def test_a_fit_equals_adam_on_the_error_of_the_decoder(depth, options):
     for image in values:
         clouds = encoder.place(image[None], model.decoder)
         features = clouds.features.clone().requires_grad_(True)
-        adam = torch.optim.Adam([features], lr=encoder.lr)
+        adam = torch.optim.Adam([features], lr=encoder.lr, betas=encoder.betas)
         for step in range(25):
             if encoder.schedule == "cosine":
                 adam.param_groups[0]["lr"] = 0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / 25)).item()) / 2
+            if encoder.schedule == "trapezoid" and step > 50 / 3:
+                adam.param_groups[0]["lr"] = 0.05 * (25 - step) / (25 / 3)
             pixels = clouds.order[0].tensor_split(3)[step % 3]
             coords = grid(SHAPE)[pixels]
             if clouds.shifts is not None:
@@ -148,3 +158,23 @@ def test_autocast_does_not_change_a_fit():
     with torch.autocast("cpu", torch.bfloat16):
         latents = model.encode(images)
     torch.testing.assert_close(latents, model.encode(images), rtol=0, atol=0)
+
+
+def test_a_penalty_makes_features_small_and_zero_is_its_limit():
+    """Under a large penalty, the minimum of the loss has features of 0."""
+    values, sizes = images(2), []
+    for penalty in (0.0, 0.3, 1e4):
+        model = model_of(steps=300, lr=0.02, parts=1, schedule="cosine", penalty=penalty)
+        sizes.append(float(model.encode(values)[..., 2:].square().mean()))
+    assert sizes[0] > 2 * sizes[1] > 0
+    assert sizes[2] < 1e-6
+
+
+def test_joint_training_minimises_the_mean_error_and_the_penalty():
+    model, values = model_of(parts=1, penalty=0.2), images(3)
+    model.decoder.requires_grad_(True)
+    clouds = JointClouds(model.decoder, model.encoder, values)
+    loss = sum(clouds(rows, part) for rows, part in clouds.parts(0)) + clouds.regulariser()
+    positions = model.encoder.place(values, model.decoder).positions
+    errors = mean_squares(model, torch.cat([positions, clouds.features], dim=-1), values)
+    torch.testing.assert_close(loss, errors.mean() + 0.2 * clouds.features.square().mean())
