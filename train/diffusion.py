@@ -189,6 +189,7 @@ def dry_run(config: DiffusionRun, config_path: str) -> None:
     from genrep.training.folders import describe_autoencoder
 
     spec = describe_autoencoder(config.autoencoder, config_path)
+    config.latents.check_encoder(spec.encoder.type)
     print_parts("autoencoder (frozen)", on_meta(lambda: INRAutoencoder(**spec.model_dump())))
     print(
         f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers per signal"

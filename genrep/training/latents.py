@@ -33,13 +33,13 @@ LatentSets = tuple[Shaped[Tensor, "batch tokens latent"], Bool[Tensor, "batch to
 
 
 class CachedLatents:
-    """Latents from a cache, which the stream reads. The latents of a mirrored signal are a second view there."""
+    """Latents from a cache, which the stream reads. Those of mirrored signals, and of further fits, are other views there."""
 
     wants_signals = False
 
     def __init__(self, cache: LatentCache):
         self.cache, self.mean, self.std = cache, cache.mean, cache.std
-        self.flips = cache.num_views == 2
+        self.flips = cache.flips
 
     def sets(self, batch: TrainingBatch) -> LatentSets:
         """A batch's latents in the dtype of the cache, and their mask."""
@@ -96,8 +96,9 @@ def open_split(
 
     Raises:
         MissingSource: the images are needed, and `data.source` does not exist.
-        InputError: the cache was made from something else.
+        InputError: the cache was made from something else, or `latents.fits` does not fit the encoder.
     """
+    latents.check_encoder(autoencoder.spec.encoder.type)  # before any work, also if there is no cache yet
     if latents.folder is None or not has_cache(latents.folder):
         return open_for(autoencoder, data, split)
     # the cache exists, but does not suffice
