@@ -6,7 +6,9 @@
 Takes the config of stage 2, whose training script does the same if the cache is missing. `latents.folder` receives shards,
 statistics and a manifest; together with the autoencoder they are enough for training, wherever the images are. A cache that
 already exists is kept, and completed if its held-out split is missing; one made from something else is refused (--restart
-deletes it). `--latents.verify true` checks every byte against its hash. With several processes, each encodes a share.
+deletes it). `--latents.verify true` checks every byte against its hash. With several processes, each encodes a share. If the
+encoder is a fit, the progress bar shows the mean PSNR of the signals fitted so far, rendered from the first fit of each (with
+several processes, those of the main one).
 """
 
 from genrep.training.config import add_training_options, parse_command_line, run_script

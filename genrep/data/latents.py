@@ -143,6 +143,17 @@ def encode_views(
     return torch.stack([latents for latents, _ in sets], dim=1), torch.stack(masks, dim=1) if masks else None
 
 
+@torch.no_grad()
+def _psnr(
+    autoencoder: INRAutoencoder, data: SignalData, kept: Tensor, views: Tensor, mask: Tensor | None
+) -> list[float]:
+    """PSNR of the render of each signal's first view."""
+    # of one view: a render is cheap next to the hundreds of steps of a fit, whose last losses are of parts of the pixels
+    render = autoencoder.render(views[:, 0], mask=None if mask is None else mask[:, 0])
+    psnr: list[float] = data.signal.psnr(render, data.signal.values(kept.to(autoencoder.device))).tolist()
+    return psnr
+
+
 def write_cache(
     autoencoder: INRAutoencoder,
     data: SignalData,
@@ -203,11 +214,14 @@ def write_cache(
                 write_json(unfinished, new_manifest)
         barrier()
 
+        is_fit = autoencoder.spec.encoder.type == "fit"
+
         def encode(images: SignalData, prefix: str, flips: bool, fits: int) -> list[str]:
             starts = range(0, len(images), spec.shard_size)
             # the number of shards is part of their names, so that shards of another size are not taken for these
             names = [_shard_name(prefix, number, len(starts)) for number in range(len(starts))]
             with tqdm(total=len(images), desc=f"encoding {images.name}", unit=" images", disable=rank > 0) as bar:
+                decibels: list[float] = []
                 for number, start in enumerate(starts):
                     stop = min(start + spec.shard_size, len(images))
                     # a shard that exists is complete: an interrupted call left it
@@ -217,7 +231,12 @@ def write_cache(
                     for first in range(start, stop, spec.batch):
                         indices = range(first, min(first + spec.batch, stop))
                         # batches never cross shards: the latents are the same to the bit however many processes encode
-                        views, mask = encode_views(autoencoder, images, images.read(indices), flips, fits)
+                        kept = images.read(indices)
+                        views, mask = encode_views(autoencoder, images, kept, flips, fits)
+                        # how good a fit is depends on its settings, so it is worth knowing before all are fitted
+                        if is_fit and rank == 0:
+                            decibels += _psnr(autoencoder, images, kept, views, mask)
+                            bar.set_postfix(psnr=f"{sum(decibels) / len(decibels):.2f} dB")
                         parts.append(views.to(getattr(torch, spec.dtype)).cpu())
                         masks += [] if mask is None else [mask.cpu()]
                         bar.update(len(indices) * num_processes)

@@ -10,6 +10,7 @@ from genrep.data import ImageDataSpec, LatentsSpec
 from genrep.data.images import ImageData
 from genrep.data.latents import LatentCache, cache_settings, encode_views, write_cache
 from genrep.errors import InputError
+from genrep.metrics.reconstruction import reconstruction_psnr
 from genrep.specs import validate
 from genrep.training.latents import open_latents, open_split
 from genrep.training.order import PositionBatches, SignalStream, training_loader
@@ -86,6 +87,17 @@ def test_an_interrupted_call_gives_the_same_bytes(written, autoencoder, splits, 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         path.name: path.read_bytes() for path in written.iterdir()
     }
+
+
+def test_the_bar_shows_the_mean_psnr_of_the_fits(autoencoder, splits, tmp_path, capsys):
+    write_cache(autoencoder, splits[0], SPEC, tmp_path, held_out=splits[1])
+    err = capsys.readouterr().err
+    for data in splits:
+        last = [line for line in re.split(r"[\r\n]", err) if f"encoding {data.name}" in line][-1]
+        psnr = reconstruction_psnr(autoencoder, data, range(len(data))).mean()
+        assert float(re.search(r"psnr=([\d.]+) dB", last)[1]) == pytest.approx(float(psnr), abs=0.006)
+    write_cache(tiny_autoencoder(), splits[0], SPEC.model_copy(update={"fits": 1}), tmp_path / "network")
+    assert "psnr" not in capsys.readouterr().err
 
 
 def test_training_sees_every_fit_equally_often(written):
