@@ -100,6 +100,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         make_scheduler(sampling.scheduler, levels),
         id2label=dict(enumerate(class_names)) or None,
         sampling=sampling.model_dump(exclude={"scheduler"}),  # the scheduler is saved as a component
+        token_counts=dict(latent_data.token_counts) if autoencoder.position_dim else None,
     )
     pipeline.set_progress_bar_config(disable=True)
 

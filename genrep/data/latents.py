@@ -15,6 +15,8 @@ between the two, is in `genrep/training/latents.py`.
 import contextlib
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,15 @@ def encode_views(
     sets = [autoencoder.encode_set(data.signal.values(view), fit) for fit in range(fits) for view in views]
     masks = [mask for _, mask in sets if mask is not None]
     return torch.stack([latents for latents, _ in sets], dim=1), torch.stack(masks, dim=1) if masks else None
+
+
+def count_tokens(
+    latents: Shaped[Tensor, "*sets tokens latent"], mask: Bool[Tensor, "*sets tokens"] | None
+) -> Counter[int]:
+    """How many sets have how many tokens in use."""
+    if mask is None:
+        return Counter({latents.shape[-2]: math.prod(latents.shape[:-2])})
+    return Counter(mask.sum(-1).flatten().tolist())
 
 
 @torch.no_grad()
@@ -379,6 +390,13 @@ class LatentCache:
             for path in paths:
                 self._compare_hash(path)
                 bar.update(path.stat().st_size)
+
+    @property
+    def token_counts(self) -> Counter[int]:
+        """How many sets, over all views, have how many tokens in use."""
+        if self._masks is None:
+            return Counter({self.manifest["latent_shape"][0]: len(self) * self.num_views})
+        return Counter(self._masks.sum(-1).flatten().tolist())
 
     def view(self, fit: Int[Tensor, " batch"], mirrored: Bool[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """The views that hold these fits of images, or of their mirror images."""

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from genrep.data.latents import LatentCache, cache_settings, encode_views, write
 from genrep.errors import InputError
 from genrep.metrics.reconstruction import reconstruction_psnr
 from genrep.specs import validate
-from genrep.training.latents import open_latents, open_split
+from genrep.training.latents import EncodedLatents, open_latents, open_split
 from genrep.training.order import PositionBatches, SignalStream, training_loader
 from tests.tiny import tiny_autoencoder
 
@@ -76,6 +77,14 @@ def test_statistics_are_those_of_all_fits_and_held_out_signals_have_one(written)
     torch.testing.assert_close(cache.std[0].double(), latents.double().std(0, correction=0), atol=1e-6, rtol=1e-5)
     assert (len(held_out), held_out.num_views, held_out.fits, held_out.flips) == (5, 1, 1, False)
     assert held_out.latents(range(5)).shape == (5, 30, 8)
+
+
+def test_a_cache_knows_how_many_tokens_its_sets_have(written, autoencoder, splits):
+    cache = LatentCache(written)
+    sizes = [int(cache.masks([index], [view]).sum()) for index in range(COUNT) for view in range(6)]
+    assert len(set(sizes)) > 1 and cache.token_counts == Counter(sizes)
+    directly = EncodedLatents(autoencoder, splits[0], LatentsSpec(flips=True))
+    assert sum(directly.token_counts.values()) == 2 * COUNT and directly.token_counts <= cache.token_counts
 
 
 def test_an_interrupted_call_gives_the_same_bytes(written, autoencoder, splits, tmp_path):

@@ -91,6 +91,10 @@ def test_a_cache_of_masked_clouds_equals_separate_fits(clouds, tmp_path):
         assert torch.equal(mask[0], cache.masks([k], [1])[0])
         torch.testing.assert_close(refitted[0], cache.latents([k], [1])[0], atol=1e-4, rtol=1e-3)
     run("train/diffusion.py", *arguments, "--run.steps", 2)
+    saved = json.loads((tmp_path / "diffusion" / "pipeline" / "model_index.json").read_text())["token_counts"]
+    assert {int(size): sets for size, sets in saved.items()} == cache.token_counts
+    run("sample/generate.py", tmp_path / "diffusion", "--classes", "0-2", "--per-class", 2, "--num-tokens", "data",
+        "--out", tmp_path / "grid.png")  # fmt: skip
 
 
 def test_a_resumed_cache_has_the_same_bytes(clouds, tmp_path):
