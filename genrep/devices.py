@@ -98,12 +98,13 @@ def total_memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def check_memory(num_bytes: int, device: torch.device, what: str) -> None:
-    """InputError if something exceeds a device's total memory."""
+def check_memory(
+    num_bytes: int, device: torch.device, what: str, advice: str = "render a smaller size, or one region at a time"
+) -> None:
+    """InputError with some advice if something exceeds a device's total memory."""
     # Total rather than free memory: a refusal must not depend on what else happens to run.
     total = total_memory(device)
     if num_bytes > total:
         raise InputError(
-            f"{what} would take {num_bytes / 2**30:,.0f} GiB, but {device} has {total / 2**30:,.0f} GiB: "
-            "render a smaller size, or one region at a time"
+            f"{what} would take {num_bytes / 2**30:,.0f} GiB, but {device} has {total / 2**30:,.0f} GiB: {advice}"
         )

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from genrep.errors import InputError
 from genrep.options import add_device_options, non_negative, parse_region, parse_size, positive
@@ -42,6 +42,8 @@ class Sampling:
         size: one length per axis, such as (height, width), or one for all; None is the size that the model was trained on.
         region: (y0, x0, y1, x1), or None for the whole image.
         batch_size: images at a time.
+        num_tokens: tokens per sample, for tokens with positions: a number, "data" to draw it from those of the training data,
+            or None for the pipeline's default.
     """
 
     settings: SamplingSpec
@@ -49,6 +51,7 @@ class Sampling:
     size: int | tuple[int, ...] | None
     region: tuple[float, ...] | None
     batch_size: int
+    num_tokens: int | Literal["data"] | None = None
 
     def load_pipeline(self, place: str | Path) -> Any:
         """The pipeline of a run or pipeline folder, without progress bars, with the scheduler of the settings."""
@@ -93,11 +96,14 @@ class Sampling:
             batch_size=self.batch_size,
             output_type=output_type,
             **self.settings.model_dump(exclude={"scheduler"}),
+            **({} if self.num_tokens is None else {"num_tokens": self.num_tokens}),  # a GAN's call does not have it
         ).images
 
     def record(self, pipeline: Any) -> dict[str, Any]:
         """Everything that samples of `load_pipeline`'s pipeline depend on, other than the pipeline, as plain data."""
         record = {**self.settings.model_dump(), "seed": self.seed, "region": self.region}
+        if self.num_tokens is not None:  # left out otherwise: earlier versions' samples stay valid
+            record["num_tokens"] = self.num_tokens
         record["size"] = None if self.size is None else self.grid(pipeline)
         if "scheduler" in record:
             from genrep.diffusion.schedulers import scheduler_name
@@ -148,6 +154,8 @@ def parse_sampling(
     pipeline = pipeline_name(options.run)
     if pipeline not in pipelines:
         raise InputError(f"{options.run} has a {pipeline}; this script needs a {' or a '.join(pipelines)}")
+    if options.num_tokens is not None and pipeline == "GANPipeline":
+        raise InputError("--num-tokens is for diffusion over tokens with positions, and this is a GAN: leave it out")
     saved, where = saved_settings(options.run)
     kind: Any = SamplingConfig[PIPELINES[pipeline].sampling]  # type: ignore[misc] # which one is known at run time
     settings = override(kind, {"sampling": saved}, [*former, *overrides], where).sampling
@@ -157,6 +165,7 @@ def parse_sampling(
         size=parse_size(options.size),
         region=parse_region(options.region),
         batch_size=options.batch_size,
+        num_tokens=options.num_tokens,
     ), options
 
 
@@ -183,9 +192,26 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--region", help="Y0,X0,Y1,X1 in [-1, 1]: the part of the image to render (default: all)")
     parser._negative_number_matcher = re.compile(r"^-[0-9.]+(,-?[0-9.]+)*$")  # -1,-1,0,0 is a value of --region
     group.add_argument(
+        "--num-tokens",
+        type=_number_or_data,
+        metavar="N|data",
+        help="tokens per sample, if tokens have positions (clouds); data draws the number from those of the training data "
+        "(default: the largest trained with)",
+    )
+    group.add_argument(
         "--batch-size", type=positive, default=64, help="images at a time; affects memory, not images (default 64)"
     )
     add_device_options(group)
+
+
+def _number_or_data(text: str) -> int | str:
+    """argparse type: a positive integer, or `data`."""
+    if text == "data":
+        return text
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, or data; got {text!r}") from None
 
 
 FORMER_FLAGS = {

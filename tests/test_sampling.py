@@ -301,6 +301,62 @@ def test_sampling_is_the_pipelines_call(run):
     }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory):
+    """A pipeline over clouds, trained on three sets of 6 tokens for each one of 10, of 12 at most."""
+    shape = {"num_tokens": 12, "latent_dim": 8}
+    autoencoder = tiny_autoencoder(encoder={"type": "fit"}, decoder={"type": "anchored"}, **shape)
+    scheduler = make_scheduler("dpm_solver", NoiseLevels(NoiseSpec(), (12, 8)))
+    normalizer = LatentNormalizer.from_statistics(torch.zeros(1, 8), torch.ones(1, 8))
+    parts = (autoencoder, woken(position_dim=2, **shape), normalizer, scheduler)
+    folder = tmp_path_factory.mktemp("clouds")
+    LatentDiffusionPipeline(*parts, token_counts={6: 30, 10: 10}).save_pretrained(folder)
+    return folder
+
+
+def test_the_number_of_tokens_is_asked_for(clouds):
+    pipeline = load_pipeline(clouds)
+    labels, steps = [0, 1, 2], "--sampling.num_inference_steps=2"
+    by_default, seven, twelve = (
+        sampling(clouds, steps, *more) for more in ((), ("--num-tokens=7",), ("--num-tokens=12",))
+    )
+    rendered = [parsed.images(pipeline, range(3), labels, "kept") for parsed in (by_default, seven, twelve)]
+    direct = pipeline(
+        labels, generator=image_generators(0, range(3)), num_inference_steps=2, num_tokens=7, output_type="kept"
+    )
+    assert torch.equal(rendered[1], direct.images)
+    assert torch.equal(rendered[0], rendered[2]) and not torch.equal(rendered[0], rendered[1])
+    assert seven.record(pipeline)["num_tokens"] == 7 and "num_tokens" not in by_default.record(pipeline)
+
+
+def test_the_number_of_tokens_is_drawn_from_those_of_the_data(clouds):
+    pipeline, parsed = load_pipeline(clouds), sampling(clouds, "--num-tokens=data")
+    assert parsed.num_tokens == parsed.record(pipeline)["num_tokens"] == "data"
+    sizes = pipeline._token_mask("data", image_generators(0, range(800))).sum(1)
+    assert set(sizes.tolist()) == {6, 10}
+    assert float((sizes == 6).float().mean()) == pytest.approx(0.75, abs=0.05)  # standard deviation 0.015
+    alone = pipeline._token_mask("data", image_generators(0, [5, 799])).sum(1)  # of the seed and the index alone
+    assert torch.equal(alone, sizes[[5, 799]])
+    images = parsed.images(pipeline, [3, 4], [0, 1], "kept")
+    torch.testing.assert_close(parsed.images(pipeline, [4], [1], "kept"), images[1:], atol=1, rtol=0)
+
+
+def test_numbers_of_tokens_that_are_not_possible_are_refused(clouds, run, gan, pipeline, capsys):
+    for text in ("0", "all", "2.5"):
+        with pytest.raises(SystemExit):
+            sampling(clouds, f"--num-tokens={text}")
+        assert f"argument --num-tokens: must be a positive integer, or data; got '{text}'" in capsys.readouterr().err
+    with pytest.raises(InputError, match="num_tokens must be an integer from 1 to 12; got 13"):
+        sampling(clouds, "--num-tokens=13").images(load_pipeline(clouds), [0], [0])
+    with pytest.raises(InputError, match="num_tokens needs tokens with positions; this model's tokens have slots"):
+        sampling(run, "--num-tokens=3").images(load_pipeline(run), [0], [0])
+    with pytest.raises(InputError, match="--num-tokens is for diffusion over tokens with positions, and this is a GAN"):
+        sampling(gan, "--num-tokens=3")
+    unknown = LatentDiffusionPipeline(**load_pipeline(clouds).components)
+    with pytest.raises(InputError, match='num_tokens "data" needs the sizes .* was saved without: give a number'):
+        unknown(num_images=1, num_tokens="data")
+
+
 def test_the_requested_scheduler_is_used(run):
     euler = sampling(run, "--sampling.num_inference_steps=2", "--sampling.scheduler=euler")
     pipeline = euler.load_pipeline(run)

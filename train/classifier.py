@@ -101,6 +101,7 @@ def dry_run(config: ClassifierRun, config_path: str) -> None:
         print_parts("classifier", on_meta(lambda: build_of_signals(config, len(classes))))
     else:
         spec = describe_autoencoder(config.autoencoder, config_path)
+        config.latents.check_encoder(spec.encoder.type)
         classes = check_data(config.data, spec.image_shape, spec.channels).class_names
         print_parts("classifier", on_meta(lambda: build_of_clouds(config, len(classes), spec)))
 

@@ -100,6 +100,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         make_scheduler(sampling.scheduler, levels),
         id2label=dict(enumerate(class_names)) or None,
         sampling=sampling.model_dump(exclude={"scheduler"}),  # the scheduler is saved as a component
+        token_counts=dict(latent_data.token_counts) if autoencoder.position_dim else None,
     )
     pipeline.set_progress_bar_config(disable=True)
 
@@ -189,6 +190,7 @@ def dry_run(config: DiffusionRun, config_path: str) -> None:
     from genrep.training.folders import describe_autoencoder
 
     spec = describe_autoencoder(config.autoencoder, config_path)
+    config.latents.check_encoder(spec.encoder.type)
     print_parts("autoencoder (frozen)", on_meta(lambda: INRAutoencoder(**spec.model_dump())))
     print(
         f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers per signal"

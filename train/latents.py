@@ -6,7 +6,9 @@
 Takes the config of stage 2, whose training script does the same if the cache is missing. `latents.folder` receives shards,
 statistics and a manifest; together with the autoencoder they are enough for training, wherever the images are. A cache that
 already exists is kept, and completed if its held-out split is missing; one made from something else is refused (--restart
-deletes it). `--latents.verify true` checks every byte against its hash. With several processes, each encodes a share.
+deletes it). `--latents.verify true` checks every byte against its hash. With several processes, each encodes a share. If the
+encoder is a fit, the progress bar shows the mean PSNR of the signals fitted so far, rendered from the first fit of each (with
+several processes, those of the main one).
 """
 
 from genrep.training.config import add_training_options, parse_command_line, run_script
@@ -59,12 +61,15 @@ def dry_run(config: DiffusionRun, config_path: str) -> None:
     from genrep.training.folders import describe_autoencoder
 
     spec = describe_autoencoder(config.autoencoder, config_path)
-    numbers = spec.num_tokens * spec.latent_dim * (2 if config.latents.flips else 1)
+    config.latents.check_encoder(spec.encoder.type)
+    views = config.latents.num_views
     width = 4 if config.latents.dtype == "float32" else 2
+    megabytes = views * spec.num_tokens * spec.latent_dim * width / 1e6
     print(
-        f"representation: {spec.num_tokens} tokens of {spec.latent_dim}; {numbers * width / 1e6:.4g} MB per signal in the cache"
+        f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {views} view(s); {megabytes:.4g} MB per signal in the cache"
     )
-    check_data(config.data, spec.image_shape, spec.channels)
+    data = check_data(config.data, spec.image_shape, spec.channels)
+    print(f"latents: {len(data):,} signals, {megabytes * len(data):,.4g} MB")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, Tag, model_validator
 
+from genrep.errors import InputError
 from genrep.specs import (
     MAY_CHANGE,
     FiniteFloat,
@@ -223,6 +224,8 @@ class LatentsSpec(Spec):
     """Folder of the latent cache; null encodes on the fly instead."""
     flips: bool = False
     """Also encode the mirror image of every image, because a token set cannot be flipped. For images only."""
+    fits: PositiveInt = 1
+    """For encoder fit: number of times that every training signal is fitted, from other anchors and initial features; training sees a random fit each time. More than 1 needs a folder."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number type in the cache."""
     shard_size: Annotated[PositiveInt, MAY_CHANGE] = 16384
@@ -235,3 +238,24 @@ class LatentsSpec(Spec):
     """Check the hash of every shard before training, which reads the whole cache; file sizes are always checked."""
     statistics_images: PositiveInt = 10_000
     """Without a cache: number of images whose latents give the mean and standard deviation."""
+
+    @model_validator(mode="after")
+    def _fits_are_cached(self) -> "LatentsSpec":
+        if self.fits > 1 and self.folder is None:
+            raise ValueError(
+                f"fits must be 1 without a latent cache, because every fit takes hundreds of steps; got {self.fits}: set folder"
+            )
+        return self
+
+    @property
+    def num_views(self) -> int:
+        """Number of latent sets per training signal."""
+        return self.fits * (2 if self.flips else 1)
+
+    def check_encoder(self, encoder: str) -> None:
+        """InputError if signals are to be encoded several times, but an encoder of this type gives only one encoding."""
+        if self.fits > 1 and encoder != "fit":
+            raise InputError(
+                f"latents.fits must be 1 for encoder {encoder}, a network, which gives a signal only one encoding; got {self.fits}: "
+                "several fits need encoder fit"
+            )

@@ -4,7 +4,8 @@ A cache folder holds:
 - `manifest.json`: what was encoded, by which autoencoder, and the hashes of all files;
 - `statistics.safetensors`: mean and standard deviation, see `LatentStatistics`;
 - `latents-00000-of-00003.safetensors`: `latents` [n, views, R, D], `labels` [n] if there are any and, if sets differ in
-  size, `mask` [n, views, R], with rows in the order of the data set; view 0 is the signal, view 1 its mirror image;
+  size, `mask` [n, views, R], with rows in the order of the data set; view 0 is the signal and, with `latents.flips`, view 1
+  its mirror image; with several `latents.fits`, further fits of both follow in the same order;
 - `held_out-00000-of-00001.safetensors`: the same for the held-out split, with one view.
 
 With its autoencoder, a cache is all that stage 2 needs; the images may be elsewhere. Encoding on the fly, and the choice
@@ -14,6 +15,8 @@ between the two, is in `genrep/training/latents.py`.
 import contextlib
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,8 @@ STATISTICS = "statistics.safetensors"
 FORMAT = 2
 INFORMATION = ("source", "class_names", "selection")
 """Manifest keys that may differ: they tell where the images were, not what they are."""
+OPTIONAL = {"fits": 1}
+"""Manifest keys that are left out at these values, as in the caches of earlier versions."""
 
 
 class LatentStatistics:
@@ -90,15 +95,21 @@ def autoencoder_hash(autoencoder: INRAutoencoder) -> str:
 
 
 def cache_settings(autoencoder: INRAutoencoder, spec: LatentsSpec) -> dict[str, Any]:
-    """The manifest entries that a cache must have for this autoencoder and these settings, whatever the images."""
-    return {
+    """The manifest entries that a cache must have for this autoencoder and these settings, whatever the images.
+
+    InputError for several fits with an encoder that is a network.
+    """
+    spec.check_encoder(autoencoder.spec.encoder.type)
+    settings = {
         "format": FORMAT,
         "autoencoder": autoencoder_hash(autoencoder),
-        "num_views": 2 if spec.flips else 1,
+        "num_views": spec.num_views,
+        "fits": spec.fits,
         "latent_shape": list(autoencoder.latent_shape),
         "dtype": spec.dtype,
         "shard_size": spec.shard_size,
     }
+    return {key: value for key, value in settings.items() if OPTIONAL.get(key) != value}
 
 
 def cache_manifest(autoencoder: INRAutoencoder, data: SignalData, spec: LatentsSpec) -> dict[str, Any]:
@@ -123,15 +134,35 @@ def has_cache(folder: Path | str, split: str = "train") -> bool:
 
 @torch.no_grad()
 def encode_views(
-    autoencoder: INRAutoencoder, data: SignalData, kept: Tensor, flips: bool
+    autoencoder: INRAutoencoder, data: SignalData, kept: Tensor, flips: bool, fits: int = 1
 ) -> tuple[Float[Tensor, "batch views tokens latent"], Bool[Tensor, "batch views tokens"] | None]:
-    """Stored signals => the latents of every signal and, with `flips`, of its mirror image; and their mask."""
+    """Stored signals => the latents of every signal and, with `flips`, of its mirror image, in every fit; and their mask."""
     # mirrored before encoding: mirroring the tokens of a set afterwards has no meaning
     kept = kept.to(autoencoder.device)
     views = [kept, data.mirrored(kept)] if flips else [kept]
-    sets = [autoencoder.encode_set(data.signal.values(view)) for view in views]
+    sets = [autoencoder.encode_set(data.signal.values(view), fit) for fit in range(fits) for view in views]
     masks = [mask for _, mask in sets if mask is not None]
     return torch.stack([latents for latents, _ in sets], dim=1), torch.stack(masks, dim=1) if masks else None
+
+
+def count_tokens(
+    latents: Shaped[Tensor, "*sets tokens latent"], mask: Bool[Tensor, "*sets tokens"] | None
+) -> Counter[int]:
+    """How many sets have how many tokens in use."""
+    if mask is None:
+        return Counter({latents.shape[-2]: math.prod(latents.shape[:-2])})
+    return Counter(mask.sum(-1).flatten().tolist())
+
+
+@torch.no_grad()
+def _psnr(
+    autoencoder: INRAutoencoder, data: SignalData, kept: Tensor, views: Tensor, mask: Tensor | None
+) -> list[float]:
+    """PSNR of the render of each signal's first view."""
+    # of one view: a render is cheap next to the hundreds of steps of a fit, whose last losses are of parts of the pixels
+    render = autoencoder.render(views[:, 0], mask=None if mask is None else mask[:, 0])
+    psnr: list[float] = data.signal.psnr(render, data.signal.values(kept.to(autoencoder.device))).tolist()
+    return psnr
 
 
 def write_cache(
@@ -194,11 +225,14 @@ def write_cache(
                 write_json(unfinished, new_manifest)
         barrier()
 
-        def encode(images: SignalData, prefix: str, flips: bool) -> list[str]:
+        is_fit = autoencoder.spec.encoder.type == "fit"
+
+        def encode(images: SignalData, prefix: str, flips: bool, fits: int) -> list[str]:
             starts = range(0, len(images), spec.shard_size)
             # the number of shards is part of their names, so that shards of another size are not taken for these
             names = [_shard_name(prefix, number, len(starts)) for number in range(len(starts))]
             with tqdm(total=len(images), desc=f"encoding {images.name}", unit=" images", disable=rank > 0) as bar:
+                decibels: list[float] = []
                 for number, start in enumerate(starts):
                     stop = min(start + spec.shard_size, len(images))
                     # a shard that exists is complete: an interrupted call left it
@@ -208,7 +242,12 @@ def write_cache(
                     for first in range(start, stop, spec.batch):
                         indices = range(first, min(first + spec.batch, stop))
                         # batches never cross shards: the latents are the same to the bit however many processes encode
-                        views, mask = encode_views(autoencoder, images, images.read(indices), flips)
+                        kept = images.read(indices)
+                        views, mask = encode_views(autoencoder, images, kept, flips, fits)
+                        # how good a fit is depends on its settings, so it is worth knowing before all are fitted
+                        if is_fit and rank == 0:
+                            decibels += _psnr(autoencoder, images, kept, views, mask)
+                            bar.set_postfix(psnr=f"{sum(decibels) / len(decibels):.2f} dB")
                         parts.append(views.to(getattr(torch, spec.dtype)).cpu())
                         masks += [] if mask is None else [mask.cpu()]
                         bar.update(len(indices) * num_processes)
@@ -221,8 +260,8 @@ def write_cache(
             return names
 
         # held-out signals are measured, never mirrored: one view is enough
-        names = [] if adds_held_out else encode(data, "latents", spec.flips)
-        held_out_names = [] if held_out is None else encode(held_out, "held_out", flips=False)
+        names = [] if adds_held_out else encode(data, "latents", spec.flips, spec.fits)
+        held_out_names = [] if held_out is None else encode(held_out, "held_out", flips=False, fits=1)
         barrier()
         if rank == 0:
             # computed from the finished shards: a call that continued has not seen all of the latents
@@ -274,7 +313,9 @@ class LatentCache:
         mean, std: statistics of the training split, see `LatentStatistics`.
         labels: `[N]` int64, or None.
         class_names: names of the classes, empty without labels.
-        num_views: 1, or 2 with mirror images.
+        fits: number of fits of every signal.
+        flips: whether there are mirror images.
+        num_views: number of latent sets per signal: `fits`, or twice as many with mirror images.
         name: source and split of the images when they were encoded.
 
     Raises:
@@ -303,6 +344,8 @@ class LatentCache:
         self.name: str = self._of_split["source"]
         self.class_names: list[str] = self.manifest["class_names"]
         self.num_views: int = self.manifest["num_views"] if split == "train" else 1
+        self.fits: int = self.manifest.get("fits", OPTIONAL["fits"]) if split == "train" else 1
+        self.flips = self.num_views == 2 * self.fits
         self.shard_size: int = self.manifest["shard_size"]
         count = -(-len(self) // self.shard_size)
         prefix = "latents" if split == "train" else "held_out"
@@ -347,6 +390,17 @@ class LatentCache:
             for path in paths:
                 self._compare_hash(path)
                 bar.update(path.stat().st_size)
+
+    @property
+    def token_counts(self) -> Counter[int]:
+        """How many sets, over all views, have how many tokens in use."""
+        if self._masks is None:
+            return Counter({self.manifest["latent_shape"][0]: len(self) * self.num_views})
+        return Counter(self._masks.sum(-1).flatten().tolist())
+
+    def view(self, fit: Int[Tensor, " batch"], mirrored: Bool[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """The views that hold these fits of images, or of their mirror images."""
+        return fit * (2 if self.flips else 1) + mirrored
 
     def latents(
         self, indices: Sequence[int], views: Sequence[int] | None = None
@@ -524,9 +578,9 @@ def _refuse_other(path: Path, expected: dict[str, Any]) -> None:
     """InputError if a manifest's entries differ from the expected ones."""
     manifest = _read_json(path)
     differences = [
-        f"{key}: the cache has {manifest.get(key)!r}, this run needs {value!r}"
-        for key, value in expected.items()
-        if key not in INFORMATION and manifest.get(key) != value
+        f"{key}: the cache has {manifest.get(key, OPTIONAL.get(key))!r}, this run needs {value!r}"
+        for key, value in {**OPTIONAL, **expected}.items()
+        if key not in INFORMATION and manifest.get(key, OPTIONAL.get(key)) != value
     ]
     if differences:
         raise InputError(

@@ -126,7 +126,7 @@ class CloudFitSpec(Spec):
     flat: Literal["filled", "masked"] = "filled"
     """If fewer pixels than anchors have a gradient: draw the remaining anchors from flat pixels, or mask them."""
     seed: Seed = 0
-    """Seed of the random numbers, together with a hash of the image's values, so that an image has one encoding."""
+    """Seed of the random numbers, together with a hash of the image's values and the number of the fit (`latents.fits`)."""
 
     def check(self, num_axes: int) -> None:
         """Does nothing: any number of axes is allowed."""

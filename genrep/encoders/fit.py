@@ -45,8 +45,8 @@ class Clouds(NamedTuple):
 class CloudFit(nn.Module):
     """Images to clouds: anchors are drawn by the image's gradient; features are fitted with Adam under the frozen decoder.
 
-    Everything random about an image (its anchors, its initial features, the order of its pixels) depends only on `seed` and
-    the image's values. So an image has one encoding, whatever batch it is in.
+    Everything random about an image (its anchors, its initial features, the order of its pixels) depends only on `seed`,
+    the image's values and the number of the fit. So an image has one encoding per number, whatever batch it is in.
 
     Args:
         num_tokens: K, the number of anchors of an image.
@@ -94,13 +94,16 @@ class CloudFit(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, values: Float[Tensor, "batch observed *shape"], decoder: AnchoredDecoder
+        self, values: Float[Tensor, "batch observed *shape"], decoder: AnchoredDecoder, number: int = 0
     ) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"] | None]:
-        """Latents of images, and their mask or None. A channel after the decoder's channels says which values are present."""
+        """Latents of images, and their mask or None. A channel after the decoder's channels says which values are present.
+
+        Fits of other numbers have other anchors, initial features and orders of the pixels.
+        """
         dtype = torch.promote_types(values.dtype, torch.float32)  # Adam's steps are too small for bf16
         latents, masks = [], []
         for images in self.split(values):
-            clouds = self.place(images, decoder)
+            clouds = self.place(images, decoder, number)
             with torch.autocast(values.device.type, enabled=False):
                 features = fit(self, images.to(dtype), clouds, decoder)
             latents.append(torch.cat([clouds.positions.to(dtype), features], dim=-1).to(values.dtype))
@@ -112,8 +115,10 @@ class CloudFit(nn.Module):
         pixels_per_step = math.prod(values.shape[2:]) / self.parts
         return values.split(max(1, int(points_at_once(values.device) / pixels_per_step)))
 
-    def place(self, values: Float[Tensor, "batch observed *shape"], decoder: AnchoredDecoder) -> Clouds:
-        """Anchors and initial features for images; no image gets fewer anchors than the decoder has neighbours.
+    def place(
+        self, values: Float[Tensor, "batch observed *shape"], decoder: AnchoredDecoder, number: int = 0
+    ) -> Clouds:
+        """Anchors and initial features for a fit of images; no image gets fewer anchors than the decoder has neighbours.
 
         All random numbers are drawn on the CPU, so that they do not depend on the device.
         """
@@ -122,11 +127,13 @@ class CloudFit(nn.Module):
         norms = gradient_norm(values[:, : decoder.channels])
         if values.shape[1] > decoder.channels:  # no anchors where values are missing
             norms = norms * values[:, decoder.channels]
+        # fit 0 is drawn without its number, as in earlier versions, so that their caches stay valid
+        further_fit = (number,) if number else ()
         positions, features, masks, orders, all_shifts = [], [], [], [], []
         pixel = torch.tensor(pitch(shape))
         for image, norm in zip(values, norms.flatten(1), strict=True):
             digest = hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
-            generator = stream_generator(self.seed, "cloud", int.from_bytes(digest[:8], "big"))
+            generator = stream_generator(self.seed, "cloud", int.from_bytes(digest[:8], "big"), *further_fit)
             pixels = draw_anchors(norm, self.num_tokens, generator)
             centres = grid_at(pixels, shape)
             shifts = torch.rand(centres.shape, generator=generator).sub_(0.5) * pixel

@@ -10,7 +10,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from genrep.arguments import Integer, as_floats, check_finite, in_training
+from genrep.arguments import Integer, as_floats, as_integer, check_finite, in_training
 from genrep.coords import Coords, Region, grid_shape
 from genrep.encoders.fit import CloudFit
 from genrep.errors import InputError
@@ -95,12 +95,19 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
 
     @apply_forward_hook
     def encode_set(
-        self, images: Float[Tensor, "batch channels *shape"] | Any
+        self, images: Float[Tensor, "batch channels *shape"] | Any, fit: Integer = 0
     ) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"] | None]:
         """The latents of `encode`, and a mask of the tokens that are present (None if all are).
 
-        The encoder may be a network or an optimisation; callers need not know which.
+        The encoder may be a network or an optimisation; callers need not know which. An optimisation gives other latents of
+        the same images for every number `fit` >= 0; `encode` gives those of 0. InputError for another number if the encoder
+        is a network.
         """
+        fit = as_integer(fit, "fit", 0)
+        if fit and not isinstance(self.encoder, CloudFit):
+            raise InputError(
+                f"fit must be 0, because this model's encoder is a network, which gives an image only one encoding; got {fit}"
+            )
         images = as_floats(images, "images", "[batch, channels, height, width]", self.dtype)
         axes = len(self.image_shape)
         if images.ndim != 2 + axes:
@@ -110,13 +117,15 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
             raise InputError("there are no images to encode: give a batch of one or more")
         if not in_training(self, images):
             check_finite(images.masked_fill(images.isnan(), 0) if self.missing else images, "images")
-        encoded = self._encoded(images)
+        encoded = self._encoded(images, fit)
         return encoded if isinstance(encoded, tuple) else (encoded, None)
 
-    def _encoded(self, values: Tensor) -> Any:
+    def _encoded(self, values: Tensor, fit: int = 0) -> Any:
         """The encoder's result, latents or (latents, mask)."""
         observed = self.observed(values)
-        return self.encoder(observed, self.decoder) if isinstance(self.encoder, CloudFit) else self.encoder(observed)
+        if isinstance(self.encoder, CloudFit):
+            return self.encoder(observed, self.decoder, fit)
+        return self.encoder(observed)
 
     def observed(self, values: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch observed *shape"]:
         """What the encoder is given: the values and, where some may be missing, a channel that says which are there."""

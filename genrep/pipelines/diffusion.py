@@ -33,6 +33,8 @@ class LatentDiffusionPipeline(SignalPipeline):
         id2label: names of the classes, by label.
         sampling: defaults for calls: any of `num_inference_steps` (50 if not given), `guidance_scale` (1.0) and
             `guidance_interval` ((0, 1)).
+        token_counts: how many of the training data's token sets have how many tokens, {tokens: sets}, to draw `num_tokens`
+            from; None if unknown.
 
     Raises:
         InputError: components that do not fit each other, or an invalid setting.
@@ -54,6 +56,7 @@ class LatentDiffusionPipeline(SignalPipeline):
         scheduler: Any,
         id2label: dict | None = None,
         sampling: dict | None = None,
+        token_counts: dict | None = None,
     ):
         super().__init__()
         _check_scheduler(scheduler)
@@ -68,7 +71,7 @@ class LatentDiffusionPipeline(SignalPipeline):
             )
         check_normalizer(normalizer, autoencoder)
         self.register_modules(autoencoder=autoencoder, denoiser=denoiser, normalizer=normalizer, scheduler=scheduler)
-        self.register_to_config(id2label=id2label, sampling=sampling)
+        self.register_to_config(id2label=id2label, sampling=sampling, token_counts=token_counts)
         if sampling:  # invalid settings are an error here, before a long call
             self.sampling_settings()
 
@@ -123,7 +126,7 @@ class LatentDiffusionPipeline(SignalPipeline):
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | Any | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | Any = ("latents",),
         size: Integer | Sequence[Integer] | Any | None = None,
-        num_tokens: Integer | Sequence[Integer] | Any | None = None,
+        num_tokens: Integer | Sequence[Integer] | str | Any | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Sample images. Guidance and steps that are None take the pipeline's settings (`sampling`).
 
@@ -147,8 +150,9 @@ class LatentDiffusionPipeline(SignalPipeline):
                 returns "latents" (standardised and noisy), they replace the batch's.
             callback_on_step_end_tensor_inputs: the tensors passed to it, a subset of `_callback_tensor_inputs`.
             size: instead of height and width, for signals with any number of axes: one length per axis, or one for all.
-            num_tokens: size of the token sets, one number or one per sample, if tokens have positions; None is the largest
-                that the denoiser was trained with.
+            num_tokens: size of the token sets, one number or one per sample, if tokens have positions; "data" draws each
+                sample's from those of the training data (`token_counts`), with its generator; None is the largest that the
+                denoiser was trained with.
 
         Raises:
             InputError: an invalid argument, latents or an output that are not finite, or an output that exceeds the machine's
@@ -163,9 +167,9 @@ class LatentDiffusionPipeline(SignalPipeline):
         labels = self._check_labels(class_labels, num_images, latents)
         count, size = len(labels), self._size(height, width, size)
         batch_size = check_arguments(region, len(size), batch_size, count)
-        mask = self._token_mask(num_tokens, count)
         pixels = self._pixels(count, size, output_type)
         generators = generators_of(generator, count)
+        mask = self._token_mask(num_tokens, generators)
         noise = None if latents is None else self._check_noise(latents, self.denoiser.latent_shape, count)
         # diffusers' callback objects say themselves which tensors they take.
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
@@ -275,13 +279,15 @@ class LatentDiffusionPipeline(SignalPipeline):
             )
         return restored
 
-    def _token_mask(self, num_tokens: Any, count: int) -> Bool[Tensor, "images tokens"] | None:
+    def _token_mask(self, num_tokens: Any, generators: list[torch.Generator]) -> Bool[Tensor, "images tokens"] | None:
         """Which tokens of each sample are present; None if all are. InputError for an invalid number."""
         if num_tokens is None:
             return None
         if not self.autoencoder.position_dim:
             raise InputError("num_tokens needs tokens with positions; this model's tokens have slots: leave it out")
-        max_tokens = self.denoiser.latent_shape[0]
+        max_tokens, count = self.denoiser.latent_shape[0], len(generators)
+        if isinstance(num_tokens, str) and num_tokens == "data":
+            num_tokens = self._counts_of_data(generators)
         counts = as_integers(num_tokens, "num_tokens", 1, max_tokens)
         counts = counts * count if len(counts) == 1 else counts
         if len(counts) != count:
@@ -292,6 +298,18 @@ class LatentDiffusionPipeline(SignalPipeline):
             torch.arange(max_tokens, device=self._execution_device)
             < torch.tensor(counts, device=self._execution_device)[:, None]
         )
+
+    def _counts_of_data(self, generators: list[torch.Generator]) -> list[int]:
+        """Numbers of tokens drawn from those of the training data, one with each generator."""
+        if not self.config.token_counts:
+            raise InputError(
+                'num_tokens "data" needs the sizes of the training data\'s token sets, which this pipeline was saved without: '
+                "give a number"
+            )
+        sizes, weights = zip(*((int(size), sets) for size, sets in self.config.token_counts.items()), strict=True)
+        total = torch.tensor(weights, dtype=torch.float64).cumsum(0)
+        draws = torch.stack([torch.rand((), generator=g, device=g.device).cpu() for g in generators]).double()
+        return [sizes[k] for k in torch.searchsorted(total, draws * total[-1], right=True).tolist()]
 
     def _predict(
         self, noisy: Tensor, timestep: Tensor, condition: Tensor | None, scale: float, mask: Tensor | None

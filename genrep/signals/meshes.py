@@ -70,7 +70,8 @@ def inside(mesh: Mesh, size: int) -> Bool[np.ndarray, "size size size"]:
         first = np.clip(np.ceil(height), 0, size).astype(int)  # the first centre beyond the face
         (ay, ax), (by, bx) = ((corners[:, k] - corners[:, 0])[:, 1:].T for k in (1, 2))
         np.add.at(crossings, (pairs.row, pairs.column, first), np.sign(ay * bx - ax * by).astype(np.int32))
-    return (crossings.cumsum(2)[:, :, :size] != 0).transpose(2, 0, 1)
+    np.cumsum(crossings, axis=2, dtype=np.int32, out=crossings)  # in place: by default, two copies of 64 bits
+    return (crossings[:, :, :size] != 0).transpose(2, 0, 1)
 
 
 def intersection_over_union(one: Bool[np.ndarray, "*shape"], other: Bool[np.ndarray, "*shape"]) -> float:

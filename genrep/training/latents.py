@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from genrep.data.latents import (
     LatentStatistics,
     cache_manifest,
     cache_settings,
+    count_tokens,
     encode_views,
     has_cache,
     write_cache,
@@ -33,13 +35,13 @@ LatentSets = tuple[Shaped[Tensor, "batch tokens latent"], Bool[Tensor, "batch to
 
 
 class CachedLatents:
-    """Latents from a cache, which the stream reads. The latents of a mirrored signal are a second view there."""
+    """Latents from a cache, which the stream reads. Those of mirrored signals, and of further fits, are other views there."""
 
     wants_signals = False
 
     def __init__(self, cache: LatentCache):
         self.cache, self.mean, self.std = cache, cache.mean, cache.std
-        self.flips = cache.num_views == 2
+        self.flips, self.token_counts = cache.flips, cache.token_counts
 
     def sets(self, batch: TrainingBatch) -> LatentSets:
         """A batch's latents in the dtype of the cache, and their mask."""
@@ -57,12 +59,14 @@ class EncodedLatents:
         self.autoencoder, self.data, self.flips = autoencoder, data, spec.flips
         # a subset, because encoding the whole data set first is what on-the-fly encoding avoids
         statistics = LatentStatistics(autoencoder.latent_shape, autoencoder.position_dim)
+        self.token_counts: Counter[int] = Counter()
         indices = evenly(len(data), spec.statistics_images)
         for start in range(0, len(indices), spec.batch):
             kept = data.read(indices[start : start + spec.batch])
             # with flips, training sees both views, so both count
             latents, mask = encode_views(autoencoder, data, kept, spec.flips)
             statistics.update(latents.flatten(0, 1), None if mask is None else mask.flatten(0, 1))
+            self.token_counts.update(count_tokens(latents, mask))
         self.mean, self.std = statistics.mean.float(), statistics.std.float()
 
     def sets(self, batch: TrainingBatch) -> LatentSets:
@@ -96,8 +100,9 @@ def open_split(
 
     Raises:
         MissingSource: the images are needed, and `data.source` does not exist.
-        InputError: the cache was made from something else.
+        InputError: the cache was made from something else, or `latents.fits` does not fit the encoder.
     """
+    latents.check_encoder(autoencoder.spec.encoder.type)  # before any work, also if there is no cache yet
     if latents.folder is None or not has_cache(latents.folder):
         return open_for(autoencoder, data, split)
     # the cache exists, but does not suffice

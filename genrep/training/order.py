@@ -80,7 +80,8 @@ class TrainingBatch:
         signals: `[B, C, *shape]` in the stored form, already mirrored; None if only latents are read.
         source_signals: the same at `data.source_size`, or None.
         labels: `[B]` int64, or None.
-        latents: `[B, R, D]` in the dtype of the cache, those of the mirror image where `mirrored`; None without a cache.
+        latents: `[B, R, D]` in the dtype of the cache, those of the mirror image where `mirrored`, of a random one of the
+            cache's fits; None without a cache.
         mask: `[B, R]` bool, which tokens are in use; None when all are.
         noise: standard normal numbers `[B, ...]` by the name of their stream, keyed by the positions.
     """
@@ -141,6 +142,7 @@ class SignalStream(Dataset):
         if self.flips:
             # keyed by the position, not the image, so that an image is mirrored in some epochs and not in others
             mirrored = uniform_at(positions, (), self.seed, "flip") < 0.5
+        latents, mask = self._read_latents(indices, positions, mirrored)
         return TrainingBatch(
             positions=positions,
             indices=indices,
@@ -150,8 +152,8 @@ class SignalStream(Dataset):
             if self.wants_source
             else None,
             labels=self.data.labels_of(indices),
-            latents=None if self.cache is None else self.cache.stored(indices, mirrored.long().tolist()),
-            mask=None if self.cache is None else self.cache.masks(indices, mirrored.long().tolist()),
+            latents=latents,
+            mask=mask,
             # drawn here because it is slow: 265 ms per step for 256 images of 256×256 latents on one thread
             noise={name: normal_at(positions, shape, self.seed, name) for name, shape in self.noise.items()},
         )
@@ -163,6 +165,17 @@ class SignalStream(Dataset):
 
     def _read(self, indices: list[int], positions: list[int], mirrored: Tensor) -> Tensor:
         return self._mirror(self._signals.read_training(indices, positions, self.seed), mirrored)
+
+    def _read_latents(
+        self, indices: list[int], positions: list[int], mirrored: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if self.cache is None:
+            return None, None
+        fits = torch.zeros(len(positions), dtype=torch.long)
+        if self.cache.fits > 1:  # keyed by the position, so that an image is seen in another fit in every epoch
+            fits = (uniform_at(positions, (), self.seed, "fit") * self.cache.fits).long()
+        views = self.cache.view(fits, mirrored).tolist()
+        return self.cache.stored(indices, views), self.cache.masks(indices, views)
 
     def _mirror(self, kept: Tensor, mirrored: Tensor) -> Tensor:
         """Signals, replaced by their mirror images where `mirrored` is true."""

@@ -56,6 +56,7 @@ def target_sizes(config: GANRun, autoencoder: AutoencoderSpec | None) -> TargetS
             "instead of slots: train a diffusion model on them"
         )
     else:
+        config.latents.check_encoder(autoencoder.encoder.type)
         sees_signals, sees_latents = config.gan.sees != "latents", config.gan.sees != "images"
         sizes = TargetSizes(
             (autoencoder.num_tokens,),

@@ -1,5 +1,7 @@
 """The signed distance of a shape as a single signal: closed forms for spheres and cubes, and the messages about bad files."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ import trimesh
 from genrep.coords import grid
 from genrep.data.single import PointsSpec, ShapeSourceSpec
 from genrep.data.single.base import Share
-from genrep.data.single.shapes import open_shape
+from genrep.data.single.shapes import BYTES_PER_POINT, open_shape
 from genrep.errors import InputError
+from genrep.signals import raster
 from genrep.signals.meshes import Mesh, chamfer_distance, extract_mesh, inside, intersection_over_union
 from genrep.specs import validate
 from genrep.training.specs import FieldRun
@@ -58,6 +61,25 @@ def sphere(tmp_path_factory):
     mesh.apply_translation([5, -2, 1])
     mesh.export(path)
     return path
+
+
+@pytest.mark.parametrize("size", [100_000, 10**9])
+def test_a_grid_that_exceeds_the_memory_is_refused(tmp_path, size):
+    message = rf"signal.grid_size {size}: measuring .* points would take [\d,]+ GiB, but cpu has [\d,]+ GiB: lower signal.grid_size$"
+    with pytest.raises(InputError, match=message):  # before the file is read
+        opened(tmp_path / "missing.ply", grid_size=size)
+
+
+def test_the_interior_of_a_mesh_takes_less_memory_than_is_checked(sphere, monkeypatch):
+    monkeypatch.setattr(raster, "CANDIDATES", 10_000)  # what does not depend on the grid is small
+    single = opened(sphere, grid_size=128)
+    tracemalloc.start()
+    try:
+        assert single.is_inside.shape == (128, 128, 128)
+        peak = tracemalloc.get_traced_memory()[1] / 128**3
+    finally:
+        tracemalloc.stop()
+    assert 5 < peak < BYTES_PER_POINT - 4  # the render takes 4
 
 
 def test_the_distance_of_a_sphere_is_its_closed_form(sphere, tmp_path):

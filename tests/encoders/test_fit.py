@@ -1,13 +1,18 @@
 """Fits of clouds: equal to Adam with autograd, independent of the other images, and reproducible."""
 
+import hashlib
+
 import pytest
 import torch
 
 from genrep.coords import grid
 from genrep.encoders import fit as fitting
+from genrep.encoders.anchors import draw_anchors, gradient_norm
 from genrep.encoders.fit import cut_into_parts, loss_of_part
+from genrep.errors import InputError
 from genrep.interpolation import values_at
 from genrep.models.autoencoder import INRAutoencoder
+from genrep.randomness import stream_generator
 from genrep.training.clouds import JointClouds
 
 SHAPE = (8, 10)
@@ -103,6 +108,44 @@ def test_an_encoding_does_not_depend_on_the_batch(options, monkeypatch):
     for points in (7, 10**6):  # a part of an image at a time, and all images at a time
         monkeypatch.setattr(fitting, "points_at_once", lambda device, points=points: points)
         torch.testing.assert_close(model.encode(values), latents, atol=1e-5, rtol=1e-4)
+
+
+def test_fit_0_is_the_encoding_of_earlier_versions():
+    model, values = model_of(), images(3)
+    clouds, number_0 = (model.encoder.place(values, model.decoder, *number) for number in ((), (0,)))
+    for k, image in enumerate(values):
+        digest = hashlib.sha256(image.numpy().tobytes()).digest()
+        generator = stream_generator(0, "cloud", int.from_bytes(digest[:8], "big"))
+        centres = grid(SHAPE)[draw_anchors(gradient_norm(image[None])[0].flatten(), 12, generator)]
+        assert torch.equal(clouds.positions[k], centres) and torch.equal(number_0.positions[k], centres)
+    assert torch.equal(model.encode_set(values, fit=0)[0], model.encode(values))
+
+
+def test_fits_of_an_image_differ_and_are_equally_good():
+    model, values = model_of(num_tokens=24, steps=200, parts=1), images(20)
+    fits = [model.encode_set(values, fit)[0] for fit in range(4)]
+    for k in range(1, 4):
+        assert torch.equal(model.encode_set(values, k)[0], fits[k])
+        assert not torch.equal(fits[k][..., :2].sort(1).values, fits[k - 1][..., :2].sort(1).values)
+    errors = torch.stack([mean_squares(model, latents, values) for latents in fits]).mean(1)
+    decibels = -10 * errors.log10()
+    assert decibels.max() - decibels.min() < 0.5 and errors.max() < 0.7 * values.square().mean()
+
+
+def test_further_fits_do_not_depend_on_the_batch():
+    model, values = model_of(flat="masked", jitter=True), images()
+    values[1, :, 2:] = 0.5  # few pixels with a gradient
+    latents, mask = model.encode_set(values, fit=3)
+    for k in range(5):
+        alone, mask_alone = model.encode_set(values[k : k + 1], fit=3)
+        assert torch.equal(mask_alone[0], mask[k])
+        torch.testing.assert_close(alone[0], latents[k], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fit", [-1, 1.0, True, "2"])
+def test_the_number_of_a_fit_must_be_a_non_negative_integer(fit):
+    with pytest.raises(InputError, match="fit must be an integer from 0; got "):
+        model_of().encode_set(images(1), fit=fit)
 
 
 def test_the_seed_decides_the_anchors():

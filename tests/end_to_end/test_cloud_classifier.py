@@ -55,6 +55,18 @@ def test_a_resumed_run_equals_a_straight_one(stage1, tmp_path, attention):
         assert min(picture.size) > 300
 
 
+def test_a_run_on_several_fits_resumes(stage1, tmp_path):
+    several = ["--latents.fits", 3, "--latents.folder", tmp_path / "latents", "--data.train_split", "train[:100]"]
+    more = [*several, "--optimizer.schedule", "constant", "--augment.mix", "true"]
+    for name, steps in (("straight", 4), ("resumed", 2), ("resumed", 4)):
+        run("train/classifier.py", *options(stage1, tmp_path / name, *more, "--run.steps", steps))
+    assert LatentCache(tmp_path / "latents").num_views == 3
+    straight, resumed = (
+        load_file(tmp_path / name / "model" / "diffusion_pytorch_model.safetensors") for name in ("straight", "resumed")
+    )
+    assert straight.keys() == resumed.keys() and all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
 def opened(stage1, folder, **changes):
     content = read_config(PROJECT / CONFIG)
     content |= {"autoencoder": str(stage1 / "arc"), "latents": {"folder": str(stage1 / "latents")}, **changes}

@@ -77,7 +77,7 @@ def test_a_cache_of_masked_clouds_equals_separate_fits(clouds, tmp_path):
     masked.decoder.load_state_dict(model.decoder.state_dict())
     masked.save_pretrained(tmp_path / "model")
     arguments = stage2(tmp_path / "model", tmp_path, "--latents.held_out", "false", "--data.train_split", "train[:40]")
-    arguments += ["--latents.shard_size", 16, "--latents.batch", 8]
+    arguments += ["--latents.shard_size", 16, "--latents.batch", 8, "--latents.fits", 2]
     run("train/latents.py", *arguments)
     cache = LatentCache(tmp_path / "latents")
     masks, latents = cache.masks(range(len(cache))), cache.latents(range(len(cache)))
@@ -87,7 +87,14 @@ def test_a_cache_of_masked_clouds_equals_separate_fits(clouds, tmp_path):
         refitted, mask = masked.freeze().encode_set(data.signal.values(data.read([k])))
         assert torch.equal(mask[0], masks[k])
         torch.testing.assert_close(refitted[0], latents[k], atol=1e-4, rtol=1e-3)
+        refitted, mask = masked.encode_set(data.signal.values(data.read([k])), fit=1)
+        assert torch.equal(mask[0], cache.masks([k], [1])[0])
+        torch.testing.assert_close(refitted[0], cache.latents([k], [1])[0], atol=1e-4, rtol=1e-3)
     run("train/diffusion.py", *arguments, "--run.steps", 2)
+    saved = json.loads((tmp_path / "diffusion" / "pipeline" / "model_index.json").read_text())["token_counts"]
+    assert {int(size): sets for size, sets in saved.items()} == cache.token_counts
+    run("sample/generate.py", tmp_path / "diffusion", "--classes", "0-2", "--per-class", 2, "--num-tokens", "data",
+        "--out", tmp_path / "grid.png")  # fmt: skip
 
 
 def test_a_resumed_cache_has_the_same_bytes(clouds, tmp_path):
@@ -99,6 +106,25 @@ def test_a_resumed_cache_has_the_same_bytes(clouds, tmp_path):
     shards[1].unlink()
     run("train/latents.py", *stage2(clouds, tmp_path / "resumed"), "--latents.shard_size", 500)
     assert {path.name: path.read_bytes() for path in shards} == written
+
+
+def test_the_dry_run_prints_the_size_of_all_fits(clouds, tmp_path, capsys):
+    run("train/latents.py", *stage2(clouds, tmp_path), "--latents.fits", 20, "--latents.flips", "true", "--dry-run")
+    out = capsys.readouterr().out
+    assert "24 tokens of 10, 40 view(s); 0.0384 MB per signal in the cache" in out  # 40 · 24 · 10 · 4 bytes
+    assert "latents: 1,438 signals, 55.22 MB" in out
+
+
+def test_several_fits_of_a_network_are_refused_before_any_work(clouds, tmp_path, capsys):
+    several = ["--latents.fits", 2, "--autoencoder", "runs/digits/anr"]
+    message = (
+        "latents.fits must be 1 for encoder cross_attention, a network, which gives a signal only one encoding; got 2"
+    )
+    for script in ("latents", "diffusion"):
+        run(f"train/{script}.py", "configs/digits/diffusion.yaml", *several, "--dry-run", expect=2)
+        assert message in capsys.readouterr().err
+    run("train/diffusion.py", *stage2(clouds, tmp_path), "--latents.fits", 2, "--latents.folder", "null", expect=2)
+    assert "latents: fits must be 1 without a latent cache, because every fit takes hundreds" in capsys.readouterr().err
 
 
 @pytest.mark.slow

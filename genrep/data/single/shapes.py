@@ -14,6 +14,7 @@ from genrep.coords import grid
 from genrep.data.single import PointsSpec, ShapeSourceSpec
 from genrep.data.single.base import WHOLE, Renders, Share, SignalPoints, SingleSignal
 from genrep.data.single.surfaces import Surface, read_surface
+from genrep.devices import check_memory
 from genrep.pictures import side_by_side
 from genrep.signals import DistanceSignalSpec
 from genrep.signals.distances import errors_of
@@ -26,6 +27,9 @@ LEAF = 32
 """Points per leaf of the tree: 32 instead of 16 reduced distances far from the surface from 0.97 to 0.46 s per step."""
 ROWS = 262_144
 """Number of grid points whose distances are computed at a time."""
+BYTES_PER_POINT = 12
+"""Memory for a point of the grid while IoU is measured: the render (4) and, for a cloud, the distances in parts and together
+(8); the interior of a mesh takes less."""
 
 
 class ShapeSignal(SingleSignal):
@@ -149,5 +153,8 @@ def _laplace(shape: Sequence[int], generator: torch.Generator) -> Float[Tensor, 
 
 
 def open_shape(spec: ShapeSourceSpec) -> ShapeSignal:
-    """The shape that a spec names. InputError where `read_surface` raises one."""
+    """The shape that a spec names. InputError where `read_surface` raises one, and for a grid that exceeds the memory."""
+    size = spec.grid_size
+    what = f"signal.grid_size {size}: measuring a shape on {size} × {size} × {size} points"
+    check_memory(BYTES_PER_POINT * size**3, torch.device("cpu"), what, "lower signal.grid_size")
     return ShapeSignal(spec, read_surface(spec.source, spec.num_surface_points))
