@@ -61,7 +61,10 @@ def train(config: CloudRun, restart: bool = False) -> None:
     # models
     torch.manual_seed(settings.seed)
     autoencoder = build(config, signal.spec.model_dump()).to(run.device)
-    images = data.read(evenly(len(data), settings.batch)).to(run.device)
+    indices = evenly(len(data), settings.batch)
+    images = data.read_training(indices, indices, settings.seed).to(
+        run.device
+    )  # cropped at random with data.crop random
     clouds = JointClouds(autoencoder.decoder, autoencoder.encoder, autoencoder.observed(signal.values(images)))
     forward = run.accelerator.prepare(clouds)
 

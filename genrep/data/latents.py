@@ -5,6 +5,7 @@ A cache folder holds:
 - `statistics.safetensors`: mean and standard deviation, see `LatentStatistics`;
 - `latents-00000-of-00003.safetensors`: `latents` [n, views, R, D], `labels` [n] if there are any and, if sets differ in
   size, `mask` [n, views, R], with rows in the order of the data set; view 0 is the signal, view 1 its mirror image;
+  if the signals differ in size, `sizes` [n, axes] (`data.native_size`);
 - `held_out-00000-of-00001.safetensors`: the same for the held-out split, with one view.
 
 With its autoencoder, a cache is all that stage 2 needs; the images may be elsewhere. Encoding on the fly, and the choice
@@ -14,6 +15,7 @@ between the two, is in `genrep/training/latents.py`.
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,15 @@ from tqdm.auto import tqdm
 
 from genrep.data import BaseDataSpec, LatentsSpec
 from genrep.data.signals import SignalData
+from genrep.decoders.anchored import AnchoredDecoder
+from genrep.encoders.fit import CloudFit
 from genrep.errors import InputError
 from genrep.files import file_hash, remove, replacing, write_json
 from genrep.lock import LOCK, FolderLock
 from genrep.models.autoencoder import INRAutoencoder
 
+POINTS_AT_ONCE = 2**24
+"""Pixels of images of different sizes that are read and encoded at a time."""
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 STATISTICS = "statistics.safetensors"
@@ -81,6 +87,8 @@ def autoencoder_hash(autoencoder: INRAutoencoder) -> str:
     for key, defaults in (("signal", (None, {"type": "image"})), ("missing", (False,))):
         if public.get(key) in defaults:  # models of earlier versions lack the key, and must keep their hash
             public.pop(key, None)
+    if dict(public["encoder"]).get("share", 0) is None:  # likewise
+        public["encoder"] = {key: value for key, value in public["encoder"].items() if key != "share"}
     # the config counts as well, since two decoders can have the same weights and other bandwidths
     digest = hashlib.sha256(json.dumps(public, sort_keys=True, default=list).encode())
     for name, value in sorted(autoencoder.state_dict().items()):
@@ -132,6 +140,48 @@ def encode_views(
     sets = [autoencoder.encode_set(data.signal.values(view)) for view in views]
     masks = [mask for _, mask in sets if mask is not None]
     return torch.stack([latents for latents, _ in sets], dim=1), torch.stack(masks, dim=1) if masks else None
+
+
+def encode_rows(
+    autoencoder: INRAutoencoder, data: SignalData, indices: Sequence[int], flips: bool
+) -> tuple[Float[Tensor, "batch views tokens latent"], Bool[Tensor, "batch views tokens"] | None]:
+    """`encode_views` of signals by index. Signals of different sizes are encoded one size at a time."""
+    if not data.has_sizes:
+        return encode_views(autoencoder, data, data.read(indices), flips)
+    rows_of: dict[tuple[int, ...], list[int]] = {}
+    for row, size in enumerate(data.sizes_of(indices).tolist()):
+        rows_of.setdefault(tuple(size), []).append(row)
+    order: list[int] = []
+    parts, masks = [], []
+    for size, rows in rows_of.items():
+        at_once = max(1, POINTS_AT_ONCE // math.prod(size))
+        for start in range(0, len(rows), at_once):
+            chosen = rows[start : start + at_once]
+            views, mask = encode_views(autoencoder, data, data.read([indices[row] for row in chosen]), flips)
+            parts.append(views)
+            masks += [] if mask is None else [mask]
+            order += chosen
+    back = torch.tensor(order).argsort()
+    return torch.cat(parts)[back], torch.cat(masks)[back] if masks else None
+
+
+def check_sizes(autoencoder: INRAutoencoder, data: SignalData) -> None:
+    """InputError if signals have sizes of their own that the autoencoder cannot encode."""
+    if not data.has_sizes:
+        return
+    encoder, decoder = autoencoder.encoder, autoencoder.decoder
+    if not (isinstance(encoder, CloudFit) and isinstance(decoder, AnchoredDecoder)):
+        raise InputError(
+            f"data.native_size needs an autoencoder that encodes images of any size (encoder fit), and this one takes "
+            f"{' × '.join(map(str, autoencoder.image_shape))}: leave native_size out"
+        )
+    sizes = data.sizes_of(range(len(data)))
+    areas = sizes.prod(dim=1)
+    for index in (int(areas.argmin()), int(areas.argmax())):
+        try:
+            encoder.num_anchors(sizes[index].tolist(), decoder)
+        except InputError as error:
+            raise InputError(f"{data.name}: {data.row_name(index)}: {error}") from None
 
 
 def write_cache(
@@ -193,6 +243,10 @@ def write_cache(
             if not adds_held_out:
                 write_json(unfinished, new_manifest)
         barrier()
+        # all of them now, rather than after hours of encoding
+        for images in (data, held_out):
+            if images is not None:
+                check_sizes(autoencoder, images)
 
         def encode(images: SignalData, prefix: str, flips: bool) -> list[str]:
             starts = range(0, len(images), spec.shard_size)
@@ -208,13 +262,15 @@ def write_cache(
                     for first in range(start, stop, spec.batch):
                         indices = range(first, min(first + spec.batch, stop))
                         # batches never cross shards: the latents are the same to the bit however many processes encode
-                        views, mask = encode_views(autoencoder, images, images.read(indices), flips)
+                        views, mask = encode_rows(autoencoder, images, indices, flips)
                         parts.append(views.to(getattr(torch, spec.dtype)).cpu())
                         masks += [] if mask is None else [mask.cpu()]
                         bar.update(len(indices) * num_processes)
                     tensors = {"latents": torch.cat(parts)}
                     if masks:
                         tensors["mask"] = torch.cat(masks)
+                    if images.has_sizes:
+                        tensors["sizes"] = images.sizes_of(range(start, stop)).int()
                     if images.labels is not None:
                         tensors["labels"] = images.labels[start:stop].clone()
                     _save_whole(tensors, folder / names[number])
@@ -229,7 +285,7 @@ def write_cache(
             if not adds_held_out:
                 statistics = LatentStatistics(autoencoder.latent_shape, autoencoder.position_dim)
                 for name in names:
-                    masks = _read_mask(folder / name)
+                    masks = _read_optional(folder / name, "mask")
                     for number, part in enumerate(_read_shard(folder / name, "latents").split(spec.batch)):
                         mask = None if masks is None else masks[number * spec.batch :][: len(part)].flatten(0, 1)
                         statistics.update(part.flatten(0, 1), mask)
@@ -273,6 +329,7 @@ class LatentCache:
         manifest: content of `manifest.json`.
         mean, std: statistics of the training split, see `LatentStatistics`.
         labels: `[N]` int64, or None.
+        sizes: `[N, axes]` int32, the size of every signal; None if all have the autoencoder's.
         class_names: names of the classes, empty without labels.
         num_views: 1, or 2 with mirror images.
         name: source and split of the images when they were encoded.
@@ -319,9 +376,9 @@ class LatentCache:
             torch.cat([_read_shard(shard, "labels") for shard in self._shards]) if self._of_split["labelled"] else None
         )
 
-        # labels and masks are small next to the latents, and read whole
-        masks = [_read_mask(shard) for shard in self._shards]
-        self._masks = None if any(mask is None for mask in masks) else torch.cat([m for m in masks if m is not None])
+        # labels, masks and sizes are small next to the latents, and read whole
+        self._masks = self._read_optional("mask")
+        self.sizes = self._read_optional("sizes")
 
     def __len__(self) -> int:
         return int(self._of_split["num_images"])
@@ -382,6 +439,11 @@ class LatentCache:
     def labels_of(self, indices: Sequence[int]) -> Int[Tensor, " batch"] | None:
         """Labels by image index, None without labels."""
         return None if self.labels is None else self.labels[torch.as_tensor(indices, dtype=torch.long)]
+
+    def _read_optional(self, name: str) -> Tensor | None:
+        """A tensor of all shards; None if they lack it."""
+        parts = [_read_optional(shard, name) for shard in self._shards]
+        return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
 
     def _open(self, number: int) -> Tensor:
         if number not in self._opened:
@@ -455,10 +517,10 @@ def _read_shard(path: Path, name: str) -> Tensor:
         return file.get_tensor(name)
 
 
-def _read_mask(path: Path) -> Tensor | None:
-    """The mask of a shard; None if its sets all have the same size."""
+def _read_optional(path: Path, name: str) -> Tensor | None:
+    """A tensor of a shard; None if the shard lacks it, as one whose sets all have the same size lacks the mask."""
     with _opened(path) as file:
-        return file.get_tensor("mask") if "mask" in file.keys() else None  # noqa: SIM118 a safetensors file is not a mapping
+        return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 a safetensors file is not a mapping
 
 
 def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:
