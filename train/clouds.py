@@ -118,8 +118,10 @@ def dry_run(config: CloudRun) -> None:
     spec, encoder = config.autoencoder, config.autoencoder.encoder
     assert isinstance(encoder, CloudFitSpec)  # checked by CloudRun
     print_parts("autoencoder", on_meta(lambda: build(config, {"type": "image"})))
+    tokens = spec.tokens_at_image_size
+    more = f" of image_size; up to {spec.num_tokens} tokens for larger ones" if tokens < spec.num_tokens else ""
     print(
-        f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers per signal"
+        f"representation: {tokens} tokens of {spec.latent_dim}, {tokens * spec.latent_dim:,} numbers per signal{more}"
     )
     print(
         f"run: {config.run.num_steps:,} steps of {config.run.batch} signals, 1 / {encoder.parts} of their pixels per step"

@@ -391,8 +391,8 @@ def _upright_size(encoded: bytes) -> tuple[int, int]:
 
     with Image.open(io.BytesIO(encoded)) as image:
         width, height = image.size
-        # cameras store rotation as a tag; 5 to 8 turn by a quarter
-        return (width, height) if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (height, width)
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # a tag of cameras: by a quarter
+        return (width, height) if turned else (height, width)
 
 
 def _encoded(row: Any) -> bytes:

@@ -218,6 +218,9 @@ def write_cache(
 
     if is_done():  # before locking, which writes: a shared cache may be read-only
         return
+    for signals in (data, held_out):
+        if signals is not None:
+            check_sizes(autoencoder, signals)  # all of them now, rather than one after hours of encoding
     with FolderLock(folder, "a latent cache") if rank == 0 else contextlib.nullcontext():
         barrier()  # from here on only these processes change the folder
         if is_done():
@@ -243,10 +246,6 @@ def write_cache(
             if not adds_held_out:
                 write_json(unfinished, new_manifest)
         barrier()
-        # all of them now, rather than after hours of encoding
-        for images in (data, held_out):
-            if images is not None:
-                check_sizes(autoencoder, images)
 
         def encode(images: SignalData, prefix: str, flips: bool) -> list[str]:
             starts = range(0, len(images), spec.shard_size)

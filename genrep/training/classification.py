@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from genrep.data.latents import LatentCache, autoencoder_hash, cache_settings
+from genrep.data.latents import LatentCache, autoencoder_hash
 from genrep.data.signals import SignalData, check_whole
 from genrep.errors import InputError
 from genrep.models.classifier import ImageClassifier
@@ -172,7 +172,7 @@ class CloudClassification(Classification):
             latents, mask = mix(latents, mask, partners, partner_mask, share, draws)
             targets = self._shares(targets) * share[:, None] + self._shares(following.labels) * (1 - share[:, None])
         latents, mask = augment_clouds(latents, mask, self.autoencoder.image_shape, config.augment, positions, seed)
-        return trimmed(latents, mask), targets
+        return self._trimmed(latents, mask), targets
 
     def held_out(self) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
         yield from self._held_out(None)
@@ -194,7 +194,11 @@ class CloudClassification(Classification):
             if augment is not None:
                 shape, seed = self.autoencoder.image_shape, self.config.run.seed
                 latents, mask = augment_clouds(latents, mask, shape, augment, indices, seed)
-            yield trimmed(latents, mask), labels
+            yield self._trimmed(latents, mask), labels
+
+    def _trimmed(self, latents: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Clouds without the padding beyond the largest of them, if clouds are padded at all: a GPU is waited for."""
+        return (latents, mask) if self.cache.sizes is None else trimmed(latents, mask)
 
     def _on_device(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         latents = latents.to(self.device, non_blocking=True).float()
@@ -207,28 +211,25 @@ class CloudClassification(Classification):
 
 
 class SizeClassification(Classification):
-    """The sizes of images, without their content: those of a latent cache or, without an autoencoder, of the data set itself."""
+    """The sizes of images, without their content: those in a latent cache or, without an autoencoder, in the images' headers."""
 
     held_out_data: SignalData | LatentCache
 
     def __init__(self, config: ClassifierRun, config_path: str):
-        self.config = config
-        identity = {}
-        if config.autoencoder is None:  # sizes are read from the files' headers, and any shape will do
-            splits = [config.data.open(split, (1, 1), config.channels) for split in ("train", "held_out")]
-            self.data, self.held_out_data = splits
-            self.sizes, self.held_out_sizes = (data.sizes_of(range(len(data))).float() for data in splits)
-        else:
-            assert config.latents.folder is not None  # checked by ClassifierRun
+        self.config, autoencoder, shape = config, None, (1, 1)
+        if config.autoencoder is not None:
             autoencoder = load_autoencoder(config.autoencoder, config_path)
-            settings = cache_settings(autoencoder, config.latents)
-            caches = [LatentCache(config.latents.folder, settings, split=split) for split in ("train", "held_out")]
-            self.data, self.held_out_data = caches
-            self.sizes, self.held_out_sizes = (sizes_in(cache, autoencoder.image_shape) for cache in caches)
-            identity["autoencoder"] = autoencoder_hash(autoencoder)
-        for data in (self.data, self.held_out_data):
-            _check_labels(data)
-        self.identity = {**identity, "data": self.data.fingerprint()}
+            shape = autoencoder.image_shape
+        splits: list[SignalData | LatentCache] = []
+        for split in ("train", "held_out"):
+            if autoencoder is None:
+                splits.append(config.data.open(split, shape, config.channels))
+            else:
+                splits.append(open_split(config.data, config.latents, autoencoder, split))
+            _check_labels(splits[-1])
+        self.data, self.held_out_data = splits
+        self.sizes, self.held_out_sizes = (sizes_in(data, shape) for data in splits)
+        self.identity = {"data": self.data.fingerprint()}
 
     def build(self) -> SizeClassifier:
         classifier = build_of_sizes(self.config, len(self.data.class_names), self.sizes.shape[1])
@@ -250,11 +251,11 @@ class SizeClassification(Classification):
             yield (self.held_out_sizes[list(indices)].to(self.device),), labels
 
 
-def sizes_in(cache: LatentCache, image_shape: tuple[int, ...]) -> Float[Tensor, "images axes"]:
-    """The size of every signal of a cache; `image_shape` if all have that of the autoencoder."""
-    if cache.sizes is None:
-        return torch.tensor(image_shape).float().expand(len(cache), -1)
-    return cache.sizes.float()
+def sizes_in(data: SignalData | LatentCache, shape: tuple[int, ...]) -> Float[Tensor, "images axes"]:
+    """The size of every signal; `shape`, the autoencoder's, for a cache whose signals all have that."""
+    if isinstance(data, SignalData):
+        return data.sizes_of(range(len(data))).float()
+    return torch.tensor(shape).float().expand(len(data), -1) if data.sizes is None else data.sizes.float()
 
 
 def extent_of(sizes: Int[Tensor, "images axes"] | None, image_shape: tuple[int, ...]) -> float:

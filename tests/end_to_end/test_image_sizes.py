@@ -80,7 +80,7 @@ def test_clouds_of_different_sizes_are_classified_and_generated(photos, stage1, 
         *of_clouds(photos, stage1, tmp_path / "diffusion"), "--latents.shard_size", 8, "--run.batch", 4, "--run.steps", 2,
         "--run.report_every", 1, "--sampling.num_inference_steps", 2,
     )  # fmt: skip
-    assert lines(tmp_path / "diffusion")[-1]["held_out_loss"] > 0
+    assert any(row.get("held_out_loss", 0) > 0 for row in lines(tmp_path / "diffusion"))
 
 
 def test_a_batch_of_clouds_equals_clouds_one_at_a_time(photos, stage1, tmp_path):
@@ -130,8 +130,9 @@ def test_sizes_tell_the_class_where_they_differ(photos, stage1, tmp_path):
     models = [SizeClassifier.from_pretrained(tmp_path / name / "model") for name in ("data", "cache")]
     for name, weights in models[0].state_dict().items():
         torch.testing.assert_close(models[1].state_dict()[name], weights)
-    one_size = [*of_clouds(photos, stage1, tmp_path / "one", "--latents.shard_size", 8), "--data.native_size", "false"]
-    one_size[one_size.index("--latents.folder") + 1] = tmp_path / "latents"
+    one_size = of_clouds(photos, stage1, tmp_path / "one", "--latents.shard_size", 8)
+    for option, value in (("--data.native_size", "false"), ("--latents.folder", tmp_path / "latents")):
+        one_size[one_size.index(option) + 1] = value
     run("train/latents.py", "configs/digits/diffusion_arc.yaml", *one_size, "--data.in_memory", "false")
     run("train/classifier.py", *config, *one_size)
     model = SizeClassifier.from_pretrained(tmp_path / "one" / "model")
