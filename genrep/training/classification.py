@@ -12,6 +12,7 @@ from torch import Tensor
 from genrep.data.latents import LatentCache, autoencoder_hash
 from genrep.data.signals import SignalData, check_whole
 from genrep.errors import InputError
+from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.classifier import ImageClassifier
 from genrep.models.cloud_classifier import CloudClassifier
 from genrep.models.size_classifier import SizeClassifier
@@ -216,7 +217,9 @@ class SizeClassification(Classification):
     held_out_data: SignalData | LatentCache
 
     def __init__(self, config: ClassifierRun, config_path: str):
-        self.config, autoencoder, shape = config, None, (1, 1)
+        self.config = config
+        autoencoder: INRAutoencoder | None = None
+        shape: tuple[int, ...] = (1, 1)  # only headers are read, so any shape will do
         if config.autoencoder is not None:
             autoencoder = load_autoencoder(config.autoencoder, config_path)
             shape = autoencoder.image_shape

@@ -54,7 +54,8 @@ def stage1(photos, tmp_path_factory):
 
 def of_clouds(photos, stage1, folder, *more):
     return [
-        "--data.source", photos, *SPLIT, "--data.native_size", "true", "--autoencoder", stage1 / "arc",
+        "--data.source", photos, *SPLIT, "--data.native_size", "true", "--data.longest_side", "null",
+        "--autoencoder", stage1 / "arc",
         "--latents.folder", stage1 / "latents", "--run.folder", folder, *more,
     ]  # fmt: skip
 
