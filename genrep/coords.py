@@ -178,6 +178,16 @@ def pitch(size: Integer | Sequence[Integer], region: Region | None = None) -> tu
     return tuple((bounds[axis + len(shape)] - bounds[axis]) / shape[axis] for axis in range(len(shape)))
 
 
+def region_of(size: Integer | Sequence[Integer], image_size: Integer | Sequence[Integer]) -> tuple[float, ...]:
+    """The region of an image of `size` whose pixels are as large as those of an image of `image_size` that covers [-1, 1].
+
+    The image is centred at 0: with N pixels of `image_size` along an axis, n pixels cover [-n / N, n / N].
+    """
+    shape = image_shape(size)
+    extent = [length / unit for length, unit in zip(shape, grid_shape(image_size, len(shape)), strict=True)]
+    return (*(-half for half in extent), *extent)
+
+
 def jitter_gaussian(
     coords: Float[Tensor, "points axes"],
     size: Integer | Sequence[Integer],

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genrep.arguments import Integer, Number, as_floats, as_integer, as_rate
 from genrep.coords import draw_targets, grid_shape
+from genrep.encoders.fit import CloudFit
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 
@@ -98,6 +99,11 @@ def refinements(
     dtype = torch.promote_types(autoencoder.dtype, torch.float32)  # bf16 would round Adam's small steps away
     images = as_floats(images, "images", "[batch, channels, height, width]", dtype)
     steps, seed = as_integer(steps, "steps", low=0), as_integer(seed, "seed", low=0)
+    if isinstance(autoencoder.encoder, CloudFit) and tuple(images.shape[2:]) != autoencoder.image_shape:
+        raise InputError(
+            f"refinement needs images of the model's size, {' × '.join(map(str, autoencoder.image_shape))}; got "
+            f"{' × '.join(map(str, images.shape[2:]))}: crop or resize them"
+        )
     size = tuple(images.shape[2:]) if target_size is None else grid_shape(target_size, images.ndim - 2)
     num_pixels = math.prod(size)
     count = as_integer(min(NUM_COORDS, num_pixels) if num_coords is None else num_coords, "num_coords", 1, num_pixels)

@@ -80,6 +80,7 @@ def evaluate(sampling: Sampling, options: argparse.Namespace) -> None:
         check_classifier(classifier, options.classifier, shape, pipeline)
     # the reference: the same pixels that the encoder was trained on, at the size of the samples
     data = config.data.without_source()
+    data.check_one_size("sample/evaluate.py")
     sampling.refuse_resizing(pipeline, data)
     other_split = "train" if options.reference == "held_out" else "held_out"
     try:

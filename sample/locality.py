@@ -33,7 +33,7 @@ def show(options: argparse.Namespace) -> None:
     autoencoder = move(load_autoencoder(options.run), choose_device(options.device), options.dtype)
     data = open_for(autoencoder, run_data(options.run).light(), options.split)
     signal = data.signal
-    num_tokens = autoencoder.latent_shape[0]
+    num_tokens = autoencoder.spec.tokens_at_image_size  # those beyond are padding
     if options.tokens is None:
         if options.num_tokens > num_tokens:
             raise InputError(

@@ -16,7 +16,7 @@ from genrep.models.field import NeuralField
 from genrep.models.generator import CoordinateGenerator
 from genrep.pipelines import DiffusionSamplingSpec, GANSamplingSpec
 from genrep.specs import validate
-from genrep.training.classification import build_of_clouds, build_of_signals
+from genrep.training.classification import build_of_clouds, build_of_signals, build_of_sizes
 from genrep.training.config import override, read_config, split_overrides
 from genrep.training.folders import describe_autoencoder
 from genrep.training.recipe import RecipeSpec, arguments
@@ -160,7 +160,9 @@ def test_every_shipped_config_loads_and_builds(path, monkeypatch):
         elif isinstance(config, AutoencoderRun | CloudRun):
             model = INRAutoencoder(**config.autoencoder.model_dump())
         elif isinstance(config, ClassifierRun):
-            if config.autoencoder is None:
+            if config.classifier.type == "image_size":
+                model = build_of_sizes(config, 10, num_axes=2)
+            elif config.autoencoder is None:
                 model = build_of_signals(config, 10)
             else:
                 spec = describe_autoencoder(config.autoencoder, str(path.relative_to(PROJECT)))

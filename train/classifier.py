@@ -1,11 +1,13 @@
-"""Train a classifier of signals, for the metric fd_classifier of sample/evaluate.py, or of their latent clouds.
+"""Train a classifier of signals, for the metric fd_classifier of sample/evaluate.py, of their latent clouds, or of their sizes.
 
     python train/classifier.py configs/digits/classifier.yaml
     python sample/evaluate.py runs/digits/diffusion --metrics fd_classifier,agreement --classifier runs/digits/classifier
     python train/classifier.py configs/digits/classifier_arc.yaml --augment.mix true
+    python train/classifier.py configs/imagenette/classifier_size.yaml
 
 Inception's features, learned on ImageNet photographs, say little about digits, curves or clips; those of a classifier
 trained on the data say more. The third command trains a point transformer on anchored clouds (ARC) from a latent cache. The
+fourth trains on nothing but the images' height and width: as accurate as that is, the sizes give the classes away. The
 data set must have labels. The run folder receives config.yaml, metrics.jsonl (loss, held-out accuracy), checkpoints/ and, at
 the end, model/ and confusion.png. Re-running the command resumes from the latest checkpoint.
 """
@@ -91,12 +93,15 @@ def train(config: ClassifierRun, config_path: str, restart: bool = False) -> Non
 
 
 def dry_run(config: ClassifierRun, config_path: str) -> None:
-    from genrep.training.classification import build_of_clouds, build_of_signals
+    from genrep.training.classification import build_of_clouds, build_of_signals, build_of_sizes
     from genrep.training.describe import check_data, on_meta, print_parts
     from genrep.training.folders import describe_autoencoder
 
     print(f"run: {config.run.length} of {config.run.batch} signals")
-    if config.autoencoder is None:
+    if config.classifier.type == "image_size":
+        names = check_data(config.data, (1, 1), config.channels).class_names
+        print_parts("classifier", on_meta(lambda: build_of_sizes(config, len(names), num_axes=2)))
+    elif config.autoencoder is None:
         classes = check_data(config.data, config.image_shape, config.channels).class_names
         print_parts("classifier", on_meta(lambda: build_of_signals(config, len(classes))))
     else:

@@ -61,7 +61,10 @@ def train(config: CloudRun, restart: bool = False) -> None:
     # models
     torch.manual_seed(settings.seed)
     autoencoder = build(config, signal.spec.model_dump()).to(run.device)
-    images = data.read(evenly(len(data), settings.batch)).to(run.device)
+    indices = evenly(len(data), settings.batch)
+    images = data.read_training(indices, indices, settings.seed).to(
+        run.device
+    )  # cropped at random with data.crop random
     clouds = JointClouds(autoencoder.decoder, autoencoder.encoder, autoencoder.observed(signal.values(images)))
     forward = run.accelerator.prepare(clouds)
 
@@ -117,8 +120,10 @@ def dry_run(config: CloudRun) -> None:
     spec, encoder = config.autoencoder, config.autoencoder.encoder
     assert isinstance(encoder, CloudFitSpec)  # checked by CloudRun
     print_parts("autoencoder", on_meta(lambda: build(config, {"type": "image"})))
+    tokens = spec.tokens_at_image_size
+    more = f" of image_size; up to {spec.num_tokens} tokens for larger ones" if tokens < spec.num_tokens else ""
     print(
-        f"representation: {spec.num_tokens} tokens of {spec.latent_dim}, {spec.num_tokens * spec.latent_dim:,} numbers per signal"
+        f"representation: {tokens} tokens of {spec.latent_dim}, {tokens * spec.latent_dim:,} numbers per signal{more}"
     )
     print(
         f"run: {config.run.num_steps:,} steps of {config.run.batch} signals, 1 / {encoder.parts} of their pixels per step"

@@ -48,7 +48,14 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     from genrep.pipelines.diffusion import LatentDiffusionPipeline
     from genrep.randomness import normal_at, stream_generator, uniform_at
     from genrep.training.folders import load_autoencoder
-    from genrep.training.latents import check_decoded_points, decoded_points, encode_batch, open_latents, open_split
+    from genrep.training.latents import (
+        check_cached,
+        check_decoded_points,
+        decoded_points,
+        encode_batch,
+        open_latents,
+        open_split,
+    )
     from genrep.training.optimizer import learning_rate
     from genrep.training.order import SignalStream
     from genrep.training.previews import save_samples
@@ -78,6 +85,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     # the cache did not exist when the data were opened and does now: read the held-out latents from it as well
     if not two_terms and config.latents.folder is not None and isinstance(data, SignalData):
         held_out = open_split(config.data, config.latents, autoencoder, "held_out")
+    check_cached(held_out, config.latents.folder)
     stream = SignalStream(
         data,
         settings.seed,

@@ -62,6 +62,9 @@ class BaseDataSpec(Spec):
     def check_encoded_once(self) -> None:
         """ValueError for keys that have no effect when every signal is encoded only once, as in stage 2."""
 
+    def check_one_size(self, consumer: str) -> None:
+        """InputError if signals have sizes of their own, which `consumer`, named in the message, cannot work with."""
+
     def selection(self) -> dict[str, Any]:
         """The keys that select and decode the signals. Without the source, a cache is compared by them."""
         raise NotImplementedError
@@ -100,6 +103,10 @@ class ImageDataSpec(BaseDataSpec):
     """Column that holds the images."""
     label_column: str | None = "label"
     """Column that holds the class labels; null means unlabelled."""
+    native_size: bool = False
+    """Leave every image at its own size instead of resizing it to that of the model; only for latents of anchored clouds, and for classifier.type image_size."""
+    longest_side: PositiveInt | None = None
+    """With native_size: reduce images that are longer than this to it, keeping their proportions; null leaves all as they are."""
     source_size: PositiveInt | None = None
     """Also keep images at this larger size, so that stage 1 can train on random target sizes; null disables it."""
     flip: bool = False
@@ -123,6 +130,16 @@ class ImageDataSpec(BaseDataSpec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _native_alone(self) -> "ImageDataSpec":
+        if self.longest_side is not None and not self.native_size:
+            raise ValueError("longest_side has no effect without native_size: set native_size: true, or leave it out")
+        resizing = {"crop": self.crop == "random", "source_size": self.source_size, "in_memory": self.in_memory}
+        for key, value in resizing.items() if self.native_size else ():
+            if value:
+                raise ValueError(f"{key} has no effect on images of their own size (native_size): leave it out")
+        return self
+
     def unchecked(self) -> "ImageDataSpec":
         return self.model_copy(update={"on_bad_image": "stop"})
 
@@ -142,8 +159,16 @@ class ImageDataSpec(BaseDataSpec):
                 "data.crop random has no effect on latents, because each image is encoded once: leave it out"
             )
 
+    def check_one_size(self, consumer: str) -> None:
+        if self.native_size:
+            raise InputError(
+                f"data.native_size leaves images at different sizes, but {consumer} needs all of one size: leave native_size out"
+            )
+
     def selection(self) -> dict[str, Any]:
         chosen = {"train_split", "held_out_split", "held_out_fraction", "split_seed", "image_column", "label_column"}
+        if self.native_size:  # left out otherwise, as in the caches made before the keys existed
+            chosen |= {"native_size", "longest_side"}
         return self.model_dump(mode="json", include={*chosen, "on_bad_image", "background"})
 
     def largest_size(self, shape: tuple[int, ...]) -> tuple[int, ...]:

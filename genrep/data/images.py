@@ -1,4 +1,4 @@
-"""Images from any source that `datasets` reads, as uint8 pixels of one size, the same for training and metrics.
+"""Images from any source that `datasets` reads, as uint8 pixels, mostly of one size, the same for training and metrics.
 
 How pixels become values is in `genrep/signals/images.py`.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -25,6 +25,8 @@ from genrep.errors import InputError
 from genrep.randomness import uniform_at
 from genrep.signals import ImageSignalSpec
 
+ROWS = 256
+"""Rows fetched at a time to read the sizes of images."""
 FINGERPRINT_ROWS = 256
 """Images hashed for a fingerprint: enough to notice other images, few enough to read at every start."""
 SMALL_FILE = 8192
@@ -35,10 +37,11 @@ _DECODED: dict[Any, Tensor] = {}
 
 
 class ImageData(SignalData):
-    """One split of a data set: uint8 images `[C, H, W]` of one size, and their labels if there are any.
+    """One split of a data set: uint8 images `[C, H, W]`, and their labels if there are any.
 
     Images are resized until they just cover the target (bicubic, antialiased), then the centre is cropped. Training may
-    instead take random crops of the unresized image.
+    instead take random crops of the unresized image. With `data.native_size` images are neither resized nor cropped, except
+    that those longer than `data.longest_side` are reduced.
 
     Attributes (in addition to those of `SignalData`):
         skipped: names of the images left out because they cannot be decoded.
@@ -55,6 +58,7 @@ class ImageData(SignalData):
         self.shape: tuple[int, int] = (image_shape[0], image_shape[1])
         self.signal = ImageSignalSpec().build()
         self.flips, self.has_source = spec.flip, spec.source_size is not None
+        self.has_sizes = spec.native_size
         self.name = f"{spec.source} ({split})"
         self.source_shape = None
         if spec.source_size is not None:
@@ -103,13 +107,34 @@ class ImageData(SignalData):
         # one access for all rows, which costs `datasets` less than one for each
         rows = self.rows[[int(index) for index in indices]][self.spec.image_column]
         shape = self.source_shape if source and self.source_shape else self.shape
-        return torch.stack([self._decode(row, index, shape) for row, index in zip(rows, indices, strict=True)])
+        images = [self._decode(row, index, shape) for row, index in zip(rows, indices, strict=True)]
+        sizes = {tuple(image.shape[1:]) for image in images}
+        if len(sizes) > 1:
+            first, second = (f"{height} × {width}" for height, width in sorted(sizes)[:2])
+            raise InputError(
+                f"{self.name}: images of {first} and {second} pixels do not form a batch, which this needs: leave data.native_size "
+                "out, so that all are resized to one size"
+            )
+        return torch.stack(images)
 
     def original_sizes(self, indices: Sequence[int]) -> list[tuple[int, int]]:
-        """(height, width) of images by index, upright, before they are resized and cropped."""
-        rows = self.rows[[int(index) for index in indices]][self.spec.image_column]
-        originals = [self._open(row, index) for row, index in zip(rows, indices, strict=True)]
-        return [(original.height, original.width) for original in originals]
+        """(height, width) of images by index, upright, before they are resized and cropped. Their pixels are not decoded."""
+        sizes = []
+        for start in range(0, len(indices), ROWS):  # all rows at once would hold every encoded image in memory
+            part = indices[start : start + ROWS]
+            rows = self.rows[[int(index) for index in part]][self.spec.image_column]
+            for row, index in zip(rows, part, strict=True):
+                try:
+                    sizes.append(_upright_size(_encoded(row)))
+                except Exception as error:  # PIL raises many types for damaged files
+                    raise self._bad(row, index, error) from error
+        return sizes
+
+    def sizes_of(self, indices: Sequence[int]) -> Int[Tensor, "batch 2"]:
+        if not self.has_sizes:
+            return super().sizes_of(indices)
+        originals = self.original_sizes(indices)
+        return torch.tensor([limited(size, self.spec.longest_side) for size in originals]).view(-1, 2)
 
     def at_source_size(self, indices: Sequence[int]) -> tuple[list[int], Tensor | None]:
         if self.source_shape is None:
@@ -135,12 +160,18 @@ class ImageData(SignalData):
 
     def transform(self) -> dict[str, Any]:
         """How the pixels were processed, for manifests and reports."""
-        transform = {
+        transform: dict[str, Any] = {
             "image_shape": list(self.shape),
             "channels": self.channels,
             "resize": "short side, PIL bicubic",
             "crop": "centre",
         }
+        if self.has_sizes:
+            transform = {
+                "channels": self.channels,
+                "resize": "longest side, PIL bicubic" if self.spec.longest_side else "none",
+                "longest_side": self.spec.longest_side,
+            }
         # left out at its default, so that fingerprints and caches made before the key existed still match
         if self.spec.background != ImageDataSpec.model_fields["background"].default:
             transform["background"] = self.spec.background
@@ -165,7 +196,10 @@ class ImageData(SignalData):
         return digest.hexdigest()[:16]
 
     def _decode(self, row: Any, index: int, shape: tuple[int, int]) -> UInt8[Tensor, "channels height width"]:
-        return resize_and_crop(self._open(row, index), shape)
+        image = self._open(row, index)
+        if not self.has_sizes:
+            return resize_and_crop(image, shape)
+        return resize_and_crop(image, limited((image.height, image.width), self.spec.longest_side))
 
     def _open(self, row: Any, index: int) -> Any:
         try:
@@ -324,6 +358,12 @@ def resize_and_crop(image: Any, shape: tuple[int, int]) -> UInt8[Tensor, "channe
     return _tensor(image)
 
 
+def limited(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
+    """(height, width) of an image once its longer side is reduced to `longest_side`; None and smaller images keep their size."""
+    scale = 1.0 if longest_side is None else min(1.0, longest_side / max(size))
+    return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
+
+
 def crop_at(image: Any, shape: tuple[int, int], place: Sequence[float]) -> UInt8[Tensor, "channels height width"]:
     """The crop of `shape` at `place` in [0, 1)²; (0, 0) is the upper left. A smaller image is first resized to cover it."""
     from PIL import Image
@@ -343,6 +383,16 @@ def _tensor(image: Any) -> UInt8[Tensor, "channels height width"]:
     array = np.array(image)
     # channels first, as encoders and torch-fidelity take images
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+
+
+def _upright_size(encoded: bytes) -> tuple[int, int]:
+    """(height, width) of an encoded image as it is shown."""
+    from PIL import ExifTags, Image
+
+    with Image.open(io.BytesIO(encoded)) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # a tag of cameras: by a quarter
+        return (width, height) if turned else (height, width)
 
 
 def _encoded(row: Any) -> bytes:

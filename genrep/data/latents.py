@@ -6,6 +6,7 @@ A cache folder holds:
 - `latents-00000-of-00003.safetensors`: `latents` [n, views, R, D], `labels` [n] if there are any and, if sets differ in
   size, `mask` [n, views, R], with rows in the order of the data set; view 0 is the signal and, with `latents.flips`, view 1
   its mirror image; with several `latents.fits`, further fits of both follow in the same order;
+  if the signals differ in size, `sizes` [n, axes] (`data.native_size`);
 - `held_out-00000-of-00001.safetensors`: the same for the held-out split, with one view.
 
 With its autoencoder, a cache is all that stage 2 needs; the images may be elsewhere. Encoding on the fly, and the choice
@@ -30,11 +31,15 @@ from tqdm.auto import tqdm
 
 from genrep.data import BaseDataSpec, LatentsSpec
 from genrep.data.signals import SignalData
+from genrep.decoders.anchored import AnchoredDecoder
+from genrep.encoders.fit import CloudFit
 from genrep.errors import InputError
 from genrep.files import file_hash, remove, replacing, write_json
 from genrep.lock import LOCK, FolderLock
 from genrep.models.autoencoder import INRAutoencoder
 
+POINTS_AT_ONCE = 2**24
+"""Pixels of images of different sizes that are read and encoded at a time."""
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 STATISTICS = "statistics.safetensors"
@@ -86,6 +91,8 @@ def autoencoder_hash(autoencoder: INRAutoencoder) -> str:
     for key, defaults in (("signal", (None, {"type": "image"})), ("missing", (False,))):
         if public.get(key) in defaults:  # models of earlier versions lack the key, and must keep their hash
             public.pop(key, None)
+    if dict(public["encoder"]).get("share", 0) is None:  # likewise
+        public["encoder"] = {key: value for key, value in public["encoder"].items() if key != "share"}
     # the config counts as well, since two decoders can have the same weights and other bandwidths
     digest = hashlib.sha256(json.dumps(public, sort_keys=True, default=list).encode())
     for name, value in sorted(autoencoder.state_dict().items()):
@@ -154,15 +161,71 @@ def count_tokens(
     return Counter(mask.sum(-1).flatten().tolist())
 
 
+def groups_of_size(data: SignalData, indices: Sequence[int]) -> Iterator[list[int]]:
+    """Which of the `indices` to encode together, as positions in that list: signals of the same size, as many as fit memory."""
+    if not data.has_sizes:
+        yield list(range(len(indices)))
+        return
+    rows_of: dict[tuple[int, ...], list[int]] = {}
+    for row, size in enumerate(data.sizes_of(indices).tolist()):
+        rows_of.setdefault(tuple(size), []).append(row)
+    for size, rows in rows_of.items():
+        at_once = max(1, POINTS_AT_ONCE // math.prod(size))
+        for start in range(0, len(rows), at_once):
+            yield rows[start : start + at_once]
+
+
 @torch.no_grad()
+def encode_rows(
+    autoencoder: INRAutoencoder, data: SignalData, indices: Sequence[int], flips: bool, fits: int = 1
+) -> tuple[Float[Tensor, "batch views tokens latent"], Bool[Tensor, "batch views tokens"] | None, list[float]]:
+    """`encode_views` of signals by index, and if they are fitted, the PSNR of the first view of each."""
+    order: list[int] = []
+    parts, masks = [], []
+    decibels: list[float] = []
+    for rows in groups_of_size(data, indices):
+        kept = data.read([indices[row] for row in rows])
+        views, mask = encode_views(autoencoder, data, kept, flips, fits)
+        parts.append(views)
+        masks += [] if mask is None else [mask]
+        order += rows
+        # how good a fit is depends on its settings, so it is worth knowing before all signals are fitted
+        if isinstance(autoencoder.encoder, CloudFit):
+            decibels += _psnr(autoencoder, data, kept, views, mask)
+    back = torch.tensor(order).argsort()
+    return torch.cat(parts)[back], torch.cat(masks)[back] if masks else None, decibels
+
+
 def _psnr(
     autoencoder: INRAutoencoder, data: SignalData, kept: Tensor, views: Tensor, mask: Tensor | None
 ) -> list[float]:
     """PSNR of the render of each signal's first view."""
     # of one view: a render is cheap next to the hundreds of steps of a fit, whose last losses are of parts of the pixels
-    render = autoencoder.render(views[:, 0], mask=None if mask is None else mask[:, 0])
-    psnr: list[float] = data.signal.psnr(render, data.signal.values(kept.to(autoencoder.device))).tolist()
+    values = data.signal.values(kept.to(autoencoder.device))
+    size = values.shape[2:]
+    mask = None if mask is None else mask[:, 0]
+    render = autoencoder.render(views[:, 0], size=size, region=autoencoder.region_of(size), mask=mask)
+    psnr: list[float] = data.signal.psnr(render, values).tolist()
     return psnr
+
+
+def check_sizes(autoencoder: INRAutoencoder, data: SignalData) -> None:
+    """InputError if signals have sizes of their own that the autoencoder cannot encode."""
+    if not data.has_sizes:
+        return
+    encoder, decoder = autoencoder.encoder, autoencoder.decoder
+    if not (isinstance(encoder, CloudFit) and isinstance(decoder, AnchoredDecoder)):
+        raise InputError(
+            f"data.native_size needs an autoencoder that encodes images of any size (encoder fit), and this one takes "
+            f"{' × '.join(map(str, autoencoder.image_shape))}: leave native_size out"
+        )
+    sizes = data.sizes_of(range(len(data)))
+    areas = sizes.prod(dim=1)
+    for index in (int(areas.argmin()), int(areas.argmax())):
+        try:
+            encoder.num_anchors(sizes[index].tolist(), decoder)
+        except InputError as error:
+            raise InputError(f"{data.name}: {data.row_name(index)}: {error}") from None
 
 
 def write_cache(
@@ -199,6 +262,9 @@ def write_cache(
 
     if is_done():  # before locking, which writes: a shared cache may be read-only
         return
+    for signals in (data, held_out):
+        if signals is not None:
+            check_sizes(autoencoder, signals)  # all of them now, rather than one after hours of encoding
     with FolderLock(folder, "a latent cache") if rank == 0 else contextlib.nullcontext():
         barrier()  # from here on only these processes change the folder
         if is_done():
@@ -225,8 +291,6 @@ def write_cache(
                 write_json(unfinished, new_manifest)
         barrier()
 
-        is_fit = autoencoder.spec.encoder.type == "fit"
-
         def encode(images: SignalData, prefix: str, flips: bool, fits: int) -> list[str]:
             starts = range(0, len(images), spec.shard_size)
             # the number of shards is part of their names, so that shards of another size are not taken for these
@@ -242,11 +306,9 @@ def write_cache(
                     for first in range(start, stop, spec.batch):
                         indices = range(first, min(first + spec.batch, stop))
                         # batches never cross shards: the latents are the same to the bit however many processes encode
-                        kept = images.read(indices)
-                        views, mask = encode_views(autoencoder, images, kept, flips, fits)
-                        # how good a fit is depends on its settings, so it is worth knowing before all are fitted
-                        if is_fit and rank == 0:
-                            decibels += _psnr(autoencoder, images, kept, views, mask)
+                        views, mask, psnr = encode_rows(autoencoder, images, indices, flips, fits)
+                        decibels += psnr
+                        if decibels and rank == 0:
                             bar.set_postfix(psnr=f"{sum(decibels) / len(decibels):.2f} dB")
                         parts.append(views.to(getattr(torch, spec.dtype)).cpu())
                         masks += [] if mask is None else [mask.cpu()]
@@ -254,6 +316,8 @@ def write_cache(
                     tensors = {"latents": torch.cat(parts)}
                     if masks:
                         tensors["mask"] = torch.cat(masks)
+                    if images.has_sizes:
+                        tensors["sizes"] = images.sizes_of(range(start, stop)).int()
                     if images.labels is not None:
                         tensors["labels"] = images.labels[start:stop].clone()
                     _save_whole(tensors, folder / names[number])
@@ -268,7 +332,7 @@ def write_cache(
             if not adds_held_out:
                 statistics = LatentStatistics(autoencoder.latent_shape, autoencoder.position_dim)
                 for name in names:
-                    masks = _read_mask(folder / name)
+                    masks = _read_optional(folder / name, "mask")
                     for number, part in enumerate(_read_shard(folder / name, "latents").split(spec.batch)):
                         mask = None if masks is None else masks[number * spec.batch :][: len(part)].flatten(0, 1)
                         statistics.update(part.flatten(0, 1), mask)
@@ -312,6 +376,7 @@ class LatentCache:
         manifest: content of `manifest.json`.
         mean, std: statistics of the training split, see `LatentStatistics`.
         labels: `[N]` int64, or None.
+        sizes: `[N, axes]` int32, the size of every signal; None if all have the autoencoder's.
         class_names: names of the classes, empty without labels.
         fits: number of fits of every signal.
         flips: whether there are mirror images.
@@ -362,9 +427,9 @@ class LatentCache:
             torch.cat([_read_shard(shard, "labels") for shard in self._shards]) if self._of_split["labelled"] else None
         )
 
-        # labels and masks are small next to the latents, and read whole
-        masks = [_read_mask(shard) for shard in self._shards]
-        self._masks = None if any(mask is None for mask in masks) else torch.cat([m for m in masks if m is not None])
+        # labels, masks and sizes are small next to the latents, and read whole
+        self._masks = self._read_optional("mask")
+        self.sizes = self._read_optional("sizes")
 
     def __len__(self) -> int:
         return int(self._of_split["num_images"])
@@ -436,6 +501,11 @@ class LatentCache:
     def labels_of(self, indices: Sequence[int]) -> Int[Tensor, " batch"] | None:
         """Labels by image index, None without labels."""
         return None if self.labels is None else self.labels[torch.as_tensor(indices, dtype=torch.long)]
+
+    def _read_optional(self, name: str) -> Tensor | None:
+        """A tensor of all shards; None if they lack it."""
+        parts = [_read_optional(shard, name) for shard in self._shards]
+        return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
 
     def _open(self, number: int) -> Tensor:
         if number not in self._opened:
@@ -509,10 +579,10 @@ def _read_shard(path: Path, name: str) -> Tensor:
         return file.get_tensor(name)
 
 
-def _read_mask(path: Path) -> Tensor | None:
-    """The mask of a shard; None if its sets all have the same size."""
+def _read_optional(path: Path, name: str) -> Tensor | None:
+    """A tensor of a shard; None if the shard lacks it, as one whose sets all have the same size lacks the mask."""
     with _opened(path) as file:
-        return file.get_tensor("mask") if "mask" in file.keys() else None  # noqa: SIM118 a safetensors file is not a mapping
+        return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 a safetensors file is not a mapping
 
 
 def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:

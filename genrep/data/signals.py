@@ -58,6 +58,7 @@ class SignalData(Dataset):
         flips: whether training mirrors signals along the last axis at random.
         has_source: whether `read` can also give them at a larger size.
         may_miss: whether values may be missing.
+        has_sizes: whether every signal has a size of its own instead of `shape`; `read` then takes signals of one size.
     """
 
     spec: Any
@@ -70,6 +71,7 @@ class SignalData(Dataset):
     flips = False
     has_source = False
     may_miss = False
+    has_sizes = False
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -77,6 +79,10 @@ class SignalData(Dataset):
     def read(self, indices: Sequence[int], source: bool = False) -> Shaped[Tensor, "batch channels *shape"]:
         """Stored signals by index, with `source` at the larger size. InputError names one that cannot be read."""
         raise NotImplementedError
+
+    def sizes_of(self, indices: Sequence[int]) -> Int[Tensor, "batch axes"]:
+        """Sizes of signals by index, one length per axis."""
+        return torch.tensor(self.shape).expand(len(indices), -1)
 
     def at_source_size(self, indices: Sequence[int]) -> tuple[list[int], Tensor | None]:
         """(positions in `indices` of the signals whose originals are that large, those at the larger size or None)."""
@@ -118,6 +124,10 @@ class SignalData(Dataset):
         is_known = values.isfinite()
         return Points(coords, values.nan_to_num(), is_known.to(values.dtype))
 
+    def row_name(self, index: int) -> str:
+        """A signal's place in the source, for messages."""
+        return f"signal {index}"
+
     def labels_of(self, indices: Sequence[int]) -> Int[Tensor, " batch"] | None:
         """Labels by index, None without labels."""
         return None if self.labels is None else self.labels[torch.as_tensor(indices, dtype=torch.long)]
@@ -136,7 +146,8 @@ class SignalData(Dataset):
     def describe(self) -> str:
         """One line for people: number of signals, their size, number of classes."""
         classes = f", {len(self.class_names)} classes" if self.class_names else ", no labels"
-        return f"{self.name}: {len(self):,} of {' × '.join(map(str, (self.channels, *self.shape)))}{classes}"
+        size = "their own size" if self.has_sizes else " × ".join(map(str, (self.channels, *self.shape)))
+        return f"{self.name}: {len(self):,} of {size}{classes}"
 
 
 def evenly(count: int, number: int | None) -> list[int]:

@@ -100,6 +100,8 @@ class CloudFitSpec(Spec):
     """ARC: no network. Anchors are drawn on every image, and their features are fitted under the decoder."""
 
     type: Literal["fit"]
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Anchors of an image as a share of its pixels (0.05 in the paper), so that larger images get more; num_tokens is then the most that an image may have. Null gives every image num_tokens."""
     steps: PositiveInt = 500
     """Steps of Adam."""
     lr: PositiveFloat = 5e-3
@@ -138,12 +140,21 @@ class CloudFitSpec(Spec):
                 "encoder fit needs a decoder whose tokens have positions, and the tokens of this one have slots: use decoder anchored"
             )
         pixels = math.prod(image_size)
-        if num_tokens > pixels:
+        if self.share is not None and self.num_anchors(image_size, num_tokens) > num_tokens:
+            raise ValueError(
+                f"num_tokens must be at least {self.num_anchors(image_size, num_tokens)}, encoder.share {self.share} of the {pixels} "
+                f"pixels of image_size; got {num_tokens}: raise num_tokens, or lower encoder.share"
+            )
+        if self.share is None and num_tokens > pixels:
             raise ValueError(
                 f"num_tokens must be at most {pixels}, the pixels that anchors are drawn from; got {num_tokens}: lower num_tokens"
             )
         if self.parts > pixels:
             raise ValueError(f"encoder.parts must be at most {pixels}, the pixels of an image; got {self.parts}")
+
+    def num_anchors(self, shape: tuple[int, ...], num_tokens: int) -> int:
+        """Anchors of an image of `shape`: `share` of its pixels, rounded down, or else `num_tokens`."""
+        return num_tokens if self.share is None else max(1, int(self.share * math.prod(shape)))
 
     def build(
         self,
@@ -155,7 +166,7 @@ class CloudFitSpec(Spec):
     ) -> "nn.Module":
         from genrep.encoders.fit import CloudFit
 
-        return CloudFit(num_tokens, latent_dim, **self.model_dump(exclude={"type"}))
+        return CloudFit(num_tokens, latent_dim, image_size, **self.model_dump(exclude={"type"}))
 
 
 EncoderSpec = Annotated[CrossAttentionSpec | JointAttentionSpec | CloudFitSpec, Field(discriminator="type")]

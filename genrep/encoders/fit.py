@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from genrep.coords import grid_at, pitch
+from genrep.coords import grid_at, pitch, region_of
 from genrep.decoders.anchored import AnchoredDecoder
 from genrep.encoders.anchors import draw_anchors, gradient_norm
+from genrep.errors import InputError
 from genrep.interpolation import values_at
 from genrep.randomness import stream_generator
 
@@ -28,7 +29,7 @@ class Clouds(NamedTuple):
     """Anchors placed on a batch of images.
 
     Attributes:
-        positions: `[B, K, axes]`, in [-1, 1].
+        positions: `[B, K, axes]`, in the region that the images cover.
         features: `[B, K, z]`, their initial values.
         mask: `[B, K]`, True for anchors that are present; None if all are.
         order: `[B, P]`, the pixels of each image, shuffled; steps take them in this order.
@@ -48,9 +49,14 @@ class CloudFit(nn.Module):
     Everything random about an image (its anchors, its initial features, the order of its pixels) depends only on `seed`,
     the image's values and the number of the fit. So an image has one encoding per number, whatever batch it is in.
 
+    An image may have another size than the model's. Its pixels keep the size of the model's pixels, and it is centred at 0,
+    so it covers less or more than [-1, 1] (`genrep.coords.region_of`), and the decoder sees the offsets of its training.
+
     Args:
-        num_tokens: K, the number of anchors of an image.
+        num_tokens: K, the number of anchors of an image; with `share`, the size that its set is padded to.
         latent_dim: the number of axes plus the width of a feature.
+        image_shape: size of the images that cover [-1, 1], one length per axis.
+        share: anchors per pixel; None gives every image `num_tokens`.
         steps: steps of Adam.
         lr, betas: Adam's learning rate and averaging factors.
         schedule: `constant`; `cosine`, half a cosine down to 0; or `trapezoid`, constant for two thirds of the steps, then
@@ -71,7 +77,9 @@ class CloudFit(nn.Module):
         self,
         num_tokens: int,
         latent_dim: int,
+        image_shape: tuple[int, ...],
         *,
+        share: float | None = None,
         steps: int,
         lr: float,
         betas: Sequence[float],
@@ -87,6 +95,7 @@ class CloudFit(nn.Module):
     ):
         super().__init__()
         self.num_tokens, self.latent_dim = num_tokens, latent_dim
+        self.image_shape, self.share = tuple(image_shape), share
         self.steps, self.lr, self.schedule, self.parts = steps, lr, schedule, parts
         self.betas = (betas[0], betas[1])
         self.draws = draws if coords == "uniform" else 0
@@ -98,7 +107,8 @@ class CloudFit(nn.Module):
     ) -> tuple[Float[Tensor, "batch tokens latent"], Bool[Tensor, "batch tokens"] | None]:
         """Latents of images, and their mask or None. A channel after the decoder's channels says which values are present.
 
-        Fits of other numbers have other anchors, initial features and orders of the pixels.
+        Fits of other numbers have other anchors, initial features and orders of the pixels. InputError for images with too few
+        pixels, or with more anchors than `num_tokens`.
         """
         dtype = torch.promote_types(values.dtype, torch.float32)  # Adam's steps are too small for bf16
         latents, masks = [], []
@@ -108,7 +118,27 @@ class CloudFit(nn.Module):
                 features = fit(self, images.to(dtype), clouds, decoder)
             latents.append(torch.cat([clouds.positions.to(dtype), features], dim=-1).to(values.dtype))
             masks += [] if clouds.mask is None else [clouds.mask]
-        return torch.cat(latents), torch.cat(masks) if masks else None
+        sets, mask = torch.cat(latents), torch.cat(masks) if masks else None
+        if self.share is None:
+            return sets, mask
+        padding = self.num_tokens - sets.shape[1]
+        mask = torch.ones(sets.shape[:2], dtype=torch.bool, device=sets.device) if mask is None else mask
+        return F.pad(sets, (0, 0, 0, padding)), F.pad(mask, (0, padding), value=False)
+
+    def num_anchors(self, shape: Sequence[int], decoder: AnchoredDecoder) -> int:
+        """Anchors of an image of `shape`, at least the decoder's neighbours. InputError if an image of this size cannot be fitted."""
+        pixels, size = math.prod(shape), " × ".join(map(str, shape))
+        count = self.num_tokens if self.share is None else max(decoder.num_neighbours, int(self.share * pixels))
+        if pixels < max(count, self.parts):
+            raise InputError(
+                f"an image must have at least {max(count, self.parts)} pixels, for its anchors and for encoder.parts; got {size}"
+            )
+        if count > self.num_tokens:
+            raise InputError(
+                f"an image may have at most {self.num_tokens:,} anchors, num_tokens; got {size} pixels, of which encoder.share "
+                f"{self.share} is {count:,}: limit the images with data.longest_side, or raise num_tokens"
+            )
+        return count
 
     def split(self, values: Float[Tensor, "batch observed *shape"]) -> tuple[Tensor, ...]:
         """Groups of images to fit together, as many as a step can compute at a time, at least one."""
@@ -130,15 +160,16 @@ class CloudFit(nn.Module):
         # fit 0 is drawn without its number, as in earlier versions, so that their caches stay valid
         further_fit = (number,) if number else ()
         positions, features, masks, orders, all_shifts = [], [], [], [], []
-        pixel = torch.tensor(pitch(shape))
+        region, count = region_of(shape, self.image_shape), self.num_anchors(shape, decoder)
+        pixel = torch.tensor(pitch(shape, region))
         for image, norm in zip(values, norms.flatten(1), strict=True):
             digest = hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
             generator = stream_generator(self.seed, "cloud", int.from_bytes(digest[:8], "big"), *further_fit)
-            pixels = draw_anchors(norm, self.num_tokens, generator)
-            centres = grid_at(pixels, shape)
+            pixels = draw_anchors(norm, count, generator)
+            centres = grid_at(pixels, shape, region)
             shifts = torch.rand(centres.shape, generator=generator).sub_(0.5) * pixel
             positions.append(centres + shifts if self.jitter else centres)
-            uniform = torch.rand(self.num_tokens, self.latent_dim - len(shape), generator=generator)
+            uniform = torch.rand(count, self.latent_dim - len(shape), generator=generator)
             features.append((2 * uniform - 1) * self.start)
             orders.append(torch.randperm(len(norm), generator=generator))
             if self.draws:
@@ -192,26 +223,30 @@ def cut_into_parts(fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: A
 
     The pixels of a step are cut into several pieces if there are too many to compute at a time.
     """
-    shape, batch, count = values.shape[2:], len(values), decoder.num_neighbours
-    num_rows = batch * fitting.num_tokens * count
+    shape, count = values.shape[2:], decoder.num_neighbours
+    batch, num_anchors = clouds.positions.shape[:2]
+    num_rows = batch * num_anchors * count
+    region = region_of(shape, fitting.image_shape)
+    extent = torch.tensor(region[len(shape) :], device=values.device)
     nearest = decoder.nearest(clouds.positions, clouds.mask)
     may_miss = values.shape[1] > decoder.channels
     known = values[:, : decoder.channels]
     if may_miss:
         known = torch.where(values[:, decoder.channels :] > 0, known, torch.nan)
-    first = torch.arange(batch, device=values.device)[:, None, None] * fitting.num_tokens
+    first = torch.arange(batch, device=values.device)[:, None, None] * num_anchors
     steps = []
     for draw, of_step in itertools.product(range(fitting.draws or 1), clouds.order.tensor_split(fitting.parts, dim=1)):
         pieces = []
         for pixels in of_step.split(max(1, 16 * points_at_once(values.device) // batch), dim=1):
-            coords = grid_at(pixels.flatten(), shape).unflatten(0, pixels.shape)
+            coords = grid_at(pixels.flatten(), shape, region).unflatten(0, pixels.shape)
             if clouds.shifts is not None:
                 coords = coords + clouds.shifts[:, draw].gather(1, pixels[..., None].expand_as(coords))
             index = nearest(coords)
             anchors = clouds.positions.flatten(0, 1)[index + first]
             offsets = decoder.offsets(coords, anchors).flatten(2).to(values.dtype)
             rows = (index + first) * count + torch.arange(count, device=values.device)
-            targets = values_at(known, coords, "nearest" if clouds.shifts is None else "bicubic", may_miss)
+            within = coords / extent  # where they are in the image, which covers [-1, 1] of its own
+            targets = values_at(known, within, "nearest" if clouds.shifts is None else "bicubic", may_miss)
             weights = targets.isfinite().to(values.dtype) / (of_step.shape[1] * decoder.channels)
             parts = [part.flatten(0, 1) for part in (rows, offsets, targets.nan_to_num(), weights)]
             pieces.append(Part(num_rows, *parts))

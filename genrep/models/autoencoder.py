@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from genrep.arguments import Integer, as_floats, as_integer, check_finite, in_training
-from genrep.coords import Coords, Region, grid_shape
+from genrep.coords import Coords, Region, grid_shape, region_of
 from genrep.encoders.fit import CloudFit
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
@@ -61,7 +61,7 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         groups = spec.decoder.token_groups(channels, num_tokens)
         observed = channels + missing
         self.encoder = spec.encoder.build(self.image_shape, observed, num_tokens, latent_dim, groups)
-        self.decoder = spec.decoder.build(self.image_shape, channels, num_tokens, latent_dim)
+        self.decoder = spec.decoder.build(self.image_shape, channels, spec.tokens_at_image_size, latent_dim)
         assert self.decoder.position_dim == spec.decoder.position_dim, (
             "a decoder and its spec must agree on position_dim"
         )
@@ -101,7 +101,7 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
 
         The encoder may be a network or an optimisation; callers need not know which. An optimisation gives other latents of
         the same images for every number `fit` >= 0; `encode` gives those of 0. InputError for another number if the encoder
-        is a network.
+        is a network. Clouds can be fitted to images of any size, which then cover `region_of(size)`.
         """
         fit = as_integer(fit, "fit", 0)
         if fit and not isinstance(self.encoder, CloudFit):
@@ -135,6 +135,13 @@ class INRAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         # are.
         present = values.isfinite().all(dim=1, keepdim=True)
         return torch.cat([torch.where(present, values, 0), present.to(values.dtype)], dim=1)
+
+    def region_of(self, size: Integer | Sequence[Integer]) -> tuple[float, ...]:
+        """The region that an image of `size` covers if its pixels are as large as the model's, for `render`.
+
+        It is centred at 0, and is [-1, 1] for the model's own size. Anchored clouds are fitted to images of any size there.
+        """
+        return region_of(grid_shape(size, self.decoder.num_axes), self.image_shape)
 
     @apply_forward_hook
     def decode(

@@ -15,11 +15,8 @@ from genrep.models.specs import CloudClassifierSpec
 from genrep.nn.clouds import Cloud, farthest_points, gather, grid_cells, interleave, nearest, pool_cells
 from genrep.specs import from_arguments
 
-LOW, HIGH = -2.0, 2.0
-"""Range of the grid of absolute positions: the image [-1, 1], and a margin for clouds shifted by up to half the image."""
-
 CURVE_BITS = 16
-"""Bits per axis of a position along the curve. A step of it is 1/32,768 of the image, finer than any pixel."""
+"""Bits per axis of a position along the curve. With extent 2, a step of it is 1/32,768 of the image, finer than any pixel."""
 
 
 def _lowest(dtype: torch.dtype) -> float:
@@ -64,9 +61,11 @@ class PatchAttention(nn.Module):
     the differences of positions is added to the logits, and a depthwise convolution over the grid's cells encodes positions.
     """
 
-    def __init__(self, dim: int, num_axes: int, num_heads: int, patch: int, bits: int, turned: bool):
+    def __init__(
+        self, dim: int, num_axes: int, num_heads: int, patch: int, bits: int, turned: bool, extent: float = 2.0
+    ):
         super().__init__()
-        self.num_heads, self.patch, self.bits, self.turned = num_heads, patch, bits, turned
+        self.num_heads, self.patch, self.bits, self.turned, self.extent = num_heads, patch, bits, turned, extent
         convolution = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[num_axes]
         self.neighbourhood = convolution(dim, dim, 3, padding=1, groups=dim)
         self.norm = nn.LayerNorm(dim)
@@ -74,10 +73,12 @@ class PatchAttention(nn.Module):
         self.bias = nn.Sequential(nn.Linear(num_axes, 16), nn.GELU(), nn.Linear(16, num_heads))
 
     def forward(self, cloud: Cloud, spacing: float) -> Float[Tensor, "batch points dim"]:
-        cells = grid_cells(cloud.positions, 2**self.bits, LOW, HIGH)
+        cells = grid_cells(cloud.positions, 2**self.bits, -self.extent, self.extent)
         features = cloud.features + self._convolved(cloud, cells)
         # order along the curve, absent points last; in every second block the curve takes the axes in reverse order
-        fine = grid_cells(cloud.positions, 2**CURVE_BITS, LOW, HIGH)  # finer than the cells, so that no two points tie
+        fine = grid_cells(
+            cloud.positions, 2**CURVE_BITS, -self.extent, self.extent
+        )  # finer than the cells, so that no two points tie
         code = interleave(fine.flip(-1) if self.turned else fine, CURVE_BITS)
         order = code.masked_fill(~cloud.mask, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
         points = features.shape[1]
@@ -130,7 +131,8 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
     """Clouds to class logits. The input features are the tokens' features; positions are not among them (ARC, section 3.3).
 
     Args:
-        num_tokens: points of a full cloud; sets the unit of distances, 2 / num_tokens^(1 / axes).
+        num_tokens: points of the cloud of an image that covers [-1, 1], so that the unit of distances is that between
+            points, 2 / num_tokens^(1 / axes). Other clouds may have more or fewer.
         latent_dim: numbers in a token, the position included.
         position_dim: how many of them, at the start, are the position; 1 to 3.
         num_classes: number of classes.
@@ -143,6 +145,8 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
         patch: for `grid`: points that attend to each other.
         num_heads: for `grid`: attention heads.
         dropout: dropout before the last layer.
+        extent: for `grid`: its range, [-extent, extent] along every axis: the images, and a margin for shifted clouds. Points
+            outside are in the outermost cells.
 
     Raises:
         InputError: for an unknown key, a wrong type, or an impossible value.
@@ -162,6 +166,7 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
         patch: int = 32,
         num_heads: int = 8,
         dropout: float = 0.3,
+        extent: float = 2.0,
     ):
         super().__init__()
         self.spec = spec = from_arguments(CloudClassifierSpec, locals(), where="CloudClassifier")
@@ -183,12 +188,13 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
     def _attention(self, spec: CloudClassifierSpec, width: int, stage: int, turned: bool) -> nn.Module:
         if spec.attention == "neighbours":
             return NeighbourAttention(width, spec.position_dim, spec.neighbours)
-        return PatchAttention(width, spec.position_dim, spec.num_heads, spec.patch, self._bits(stage), turned)
+        bits = self._bits(stage)
+        return PatchAttention(width, spec.position_dim, spec.num_heads, spec.patch, bits, turned, spec.extent)
 
     def _bits(self, stage: int) -> int:
         """Bits of a cell's index along an axis: at first about one point per cell; cells twice as wide in every further stage."""
         per_axis = self.spec.num_tokens ** (1 / self.spec.position_dim)
-        return max(1, math.ceil(math.log2(per_axis * (HIGH - LOW) / 2)) - stage)
+        return max(1, math.ceil(math.log2(per_axis * self.spec.extent)) - stage)
 
     def set_statistics(self, mean: Float[Tensor, " features"], std: Float[Tensor, " features"]) -> None:
         """Set the mean and standard deviation that features are standardised with; they are saved with the weights."""
@@ -220,7 +226,8 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
         cloud = cloud._replace(features=self.joins[stage - 1](cloud.features))
         if self.spec.attention == "grid":
             bits = self._bits(stage)
-            return pool_cells(cloud, grid_cells(cloud.positions, 2**bits, LOW, HIGH), 2**bits)
+            cells = grid_cells(cloud.positions, 2**bits, -self.spec.extent, self.spec.extent)
+            return pool_cells(cloud, cells, 2**bits)
         indices, mask = farthest_points(cloud, (cloud.mask.sum(1) + 1) // 2)
         positions = gather(cloud.positions, indices)
         neighbours, present = nearest(positions, cloud, self.spec.neighbours)

@@ -48,6 +48,13 @@ class AutoencoderSpec(Spec):
         """One length per axis: (height, width) for images."""
         return grid_of(self.image_size)
 
+    @property
+    def tokens_at_image_size(self) -> int:
+        """Tokens of a signal of `image_size`: `num_tokens`, or fewer where larger signals have more (encoder.share)."""
+        if isinstance(self.encoder, CloudFitSpec):
+            return self.encoder.num_anchors(self.image_shape, self.num_tokens)
+        return self.num_tokens
+
 
 class DenoiserArchitecture(Spec):
     """The arguments of `LatentDenoiser` that a run chooses; the others follow from the latents and the data."""
@@ -227,6 +234,22 @@ class ClassifierSpec(ClassifierArchitecture):
     """What the values mean; null is images."""
 
 
+class SizeClassifierArchitecture(Spec):
+    """The MLP of a classifier of sizes."""
+
+    widths: list[PositiveInt] = Field(default=[64, 64, 64])
+    """Widths of the hidden layers."""
+
+
+class SizeClassifierSpec(SizeClassifierArchitecture):
+    """All arguments of `SizeClassifier`."""
+
+    num_axes: PositiveInt
+    """Numbers in a size, one per axis."""
+    num_classes: PositiveInt
+    """Number of classes."""
+
+
 class CloudClassifierArchitecture(Spec):
     """The point transformer of a classifier of clouds."""
 
@@ -261,7 +284,9 @@ class CloudClassifierSpec(CloudClassifierArchitecture):
     """All arguments of `CloudClassifier`."""
 
     num_tokens: PositiveInt
-    """Points of a full cloud."""
+    """Points of the cloud of an image that covers [-1, 1]."""
+    extent: PositiveFloat = 2.0
+    """Largest absolute coordinate of the grid of attention grid."""
     latent_dim: PositiveInt
     """Numbers in a token, the position included."""
     position_dim: Annotated[int, Field(ge=1, le=3)]

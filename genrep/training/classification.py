@@ -1,4 +1,4 @@
-"""What a classifier trains on: signals, or the clouds of a latent cache. Both have the interface of `Classification`."""
+"""What a classifier trains on: signals, the clouds of a latent cache, or sizes. All have the interface of `Classification`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +12,10 @@ from torch import Tensor
 from genrep.data.latents import LatentCache, autoencoder_hash
 from genrep.data.signals import SignalData, check_whole
 from genrep.errors import InputError
+from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.classifier import ImageClassifier
 from genrep.models.cloud_classifier import CloudClassifier
+from genrep.models.size_classifier import SizeClassifier
 from genrep.models.specs import AutoencoderSpec
 from genrep.randomness import uniform_at
 from genrep.training.augment import cut_out, shifted
@@ -25,10 +27,12 @@ from genrep.training.run import Run
 from genrep.training.specs import ClassifierRun, CloudAugmentSpec
 
 Inputs = tuple[Tensor, ...]
-"""Arguments of a classifier: signals, or clouds and their mask."""
+"""Arguments of a classifier: signals, clouds and their mask, or sizes."""
 Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 """Labels, or the probability of every class."""
 EVALUATION_BATCH = 512
+EVALUATION_TOKENS = 2**18
+"""Tokens of clouds that are evaluated at a time, fewer than `EVALUATION_BATCH` clouds if they are large."""
 
 
 class Classification(ABC):
@@ -43,7 +47,7 @@ class Classification(ABC):
     identity: Mapping[str, str]
 
     @abstractmethod
-    def build(self) -> ImageClassifier | CloudClassifier:
+    def build(self) -> ImageClassifier | CloudClassifier | SizeClassifier:
         """The classifier of the run."""
 
     @abstractmethod
@@ -126,7 +130,8 @@ class CloudClassification(Classification):
         self.identity = {"data": self.data.fingerprint(), "autoencoder": autoencoder_hash(self.autoencoder)}
 
     def build(self) -> CloudClassifier:
-        classifier = build_of_clouds(self.config, len(self.data.class_names), self.autoencoder.spec)
+        extent = extent_of(self.cache.sizes, self.autoencoder.image_shape)
+        classifier = build_of_clouds(self.config, len(self.data.class_names), self.autoencoder.spec, extent)
         self._set_statistics(classifier)
         return classifier
 
@@ -168,7 +173,7 @@ class CloudClassification(Classification):
             latents, mask = mix(latents, mask, partners, partner_mask, share, draws)
             targets = self._shares(targets) * share[:, None] + self._shares(following.labels) * (1 - share[:, None])
         latents, mask = augment_clouds(latents, mask, self.autoencoder.image_shape, config.augment, positions, seed)
-        return (latents, mask), targets
+        return self._trimmed(latents, mask), targets
 
     def held_out(self) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
         yield from self._held_out(None)
@@ -182,14 +187,19 @@ class CloudClassification(Classification):
 
     def _held_out(self, augment: CloudAugmentSpec | None) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
         cache = self.held_out_cache
-        for indices in _batches(len(cache)):
+        batch = max(1, EVALUATION_TOKENS // self.autoencoder.latent_shape[0])
+        for indices in _batches(len(cache), min(batch, EVALUATION_BATCH)):
             labels = cache.labels_of(indices)
             assert labels is not None
             latents, mask = self._on_device(cache.stored(indices), cache.masks(indices))
             if augment is not None:
                 shape, seed = self.autoencoder.image_shape, self.config.run.seed
                 latents, mask = augment_clouds(latents, mask, shape, augment, indices, seed)
-            yield (latents, mask), labels
+            yield self._trimmed(latents, mask), labels
+
+    def _trimmed(self, latents: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Clouds without the padding beyond the largest of them, if clouds are padded at all: a GPU is waited for."""
+        return (latents, mask) if self.cache.sizes is None else trimmed(latents, mask)
 
     def _on_device(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         latents = latents.to(self.device, non_blocking=True).float()
@@ -199,6 +209,70 @@ class CloudClassification(Classification):
 
     def _shares(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels.to(self.device), len(self.data.class_names)).float()
+
+
+class SizeClassification(Classification):
+    """The sizes of images, without their content: those in a latent cache or, without an autoencoder, in the images' headers."""
+
+    held_out_data: SignalData | LatentCache
+
+    def __init__(self, config: ClassifierRun, config_path: str):
+        self.config = config
+        autoencoder: INRAutoencoder | None = None
+        shape: tuple[int, ...] = (1, 1)  # only headers are read, so any shape will do
+        if config.autoencoder is not None:
+            autoencoder = load_autoencoder(config.autoencoder, config_path)
+            shape = autoencoder.image_shape
+        splits: list[SignalData | LatentCache] = []
+        for split in ("train", "held_out"):
+            if autoencoder is None:
+                splits.append(config.data.open(split, shape, config.channels))
+            else:
+                splits.append(open_split(config.data, config.latents, autoencoder, split))
+            _check_labels(splits[-1])
+        self.data, self.held_out_data = splits
+        self.sizes, self.held_out_sizes = (sizes_in(data, shape) for data in splits)
+        self.identity = {"data": self.data.fingerprint()}
+
+    def build(self) -> SizeClassifier:
+        classifier = build_of_sizes(self.config, len(self.data.class_names), self.sizes.shape[1])
+        classifier.set_statistics(self.sizes)
+        return classifier
+
+    def open(self, run: Run) -> SignalStream:
+        self.device = run.device
+        return SignalStream(self.data, self.config.run.seed, flips=False, wants_signals=False)
+
+    def examples(self, batch: TrainingBatch) -> tuple[Inputs, Targets]:
+        assert batch.labels is not None
+        return (self.sizes[batch.indices].to(self.device),), batch.labels.to(self.device)
+
+    def held_out(self) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
+        for indices in _batches(len(self.held_out_data)):
+            labels = self.held_out_data.labels_of(indices)
+            assert labels is not None
+            yield (self.held_out_sizes[list(indices)].to(self.device),), labels
+
+
+def sizes_in(data: SignalData | LatentCache, shape: tuple[int, ...]) -> Float[Tensor, "images axes"]:
+    """The size of every signal; `shape`, the autoencoder's, for a cache whose signals all have that."""
+    if isinstance(data, SignalData):
+        return data.sizes_of(range(len(data))).float()
+    return torch.tensor(shape).float().expand(len(data), -1) if data.sizes is None else data.sizes.float()
+
+
+def extent_of(sizes: Int[Tensor, "images axes"] | None, image_shape: tuple[int, ...]) -> float:
+    """Range of the grid that clouds are classified on: the largest image, and a margin of half the autoencoder's size."""
+    largest = 1.0 if sizes is None else float((sizes / torch.tensor(image_shape)).max())
+    return max(1.0, largest) + 1.0
+
+
+def trimmed(latents: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A batch of clouds without the columns that no cloud uses, such as the padding beyond the largest of them."""
+    # last, because the random numbers of augmentation are drawn for all columns, so that they do not depend on the batch
+    used = mask.any(dim=0).nonzero()
+    length = int(used[-1]) + 1 if len(used) else 1
+    return latents[:, :length], mask[:, :length]
 
 
 @torch.no_grad()
@@ -223,21 +297,31 @@ def build_of_signals(config: ClassifierRun, num_classes: int, signal: dict[str, 
     return ImageClassifier(config.image_size, config.channels, num_classes, **architecture, signal=signal)
 
 
-def build_of_clouds(config: ClassifierRun, num_classes: int, autoencoder: AutoencoderSpec) -> CloudClassifier:
-    """The point transformer of a run, for the clouds of an autoencoder."""
+def build_of_clouds(
+    config: ClassifierRun, num_classes: int, autoencoder: AutoencoderSpec, extent: float = 2.0
+) -> CloudClassifier:
+    """The point transformer of a run, for the clouds of an autoencoder, which lie in [-extent, extent]."""
     return CloudClassifier(
-        autoencoder.num_tokens,
+        autoencoder.tokens_at_image_size,
         autoencoder.latent_dim,
         autoencoder.decoder.position_dim,
         num_classes,
+        extent=extent,
         **config.classifier.model_dump(exclude={"type"}),
     )
 
 
+def build_of_sizes(config: ClassifierRun, num_classes: int, num_axes: int) -> SizeClassifier:
+    """The classifier of sizes of a run."""
+    return SizeClassifier(num_axes, num_classes, **config.classifier.model_dump(exclude={"type"}))
+
+
 def open_classification(config: ClassifierRun, config_path: str) -> Classification:
-    """Signals or clouds, depending on `classifier.type`. InputError if the data has no labels or cannot be opened."""
+    """Signals, clouds or sizes, depending on `classifier.type`. InputError if the data has no labels or cannot be opened."""
     if config.classifier.type == "point_transformer":
         return CloudClassification(config, config_path)
+    if config.classifier.type == "image_size":
+        return SizeClassification(config, config_path)
     return SignalClassification(config)
 
 
@@ -248,6 +332,6 @@ def _check_labels(data: SignalData | LatentCache) -> None:
         )
 
 
-def _batches(count: int) -> Iterator[range]:
-    for start in range(0, count, EVALUATION_BATCH):
-        yield range(start, min(start + EVALUATION_BATCH, count))
+def _batches(count: int, batch: int = EVALUATION_BATCH) -> Iterator[range]:
+    for start in range(0, count, batch):
+        yield range(start, min(start + batch, count))

@@ -72,12 +72,14 @@ def run_data(folder: Path | str, instead: str = "") -> BaseDataSpec:
         instead: what the user may give otherwise, appended to the error.
 
     Raises:
-        InputError: not a run folder.
+        InputError: not a run folder, or signals of different sizes (`data.native_size`).
     """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise InputError(f"{folder}: no config.yaml there to name the data set; give a run folder{instead}")
-    return validate(_WithData, {"data": read_config(path).get("data", {})}, where=str(path)).data
+    data = validate(_WithData, {"data": read_config(path).get("data", {})}, where=str(path)).data
+    data.check_one_size("this script")
+    return data
 
 
 class _WithData(Spec):

@@ -87,6 +87,15 @@ def open_for(autoencoder: INRAutoencoder, data: BaseDataSpec, split: str) -> Sig
     return signals
 
 
+def check_cached(data: SignalData | LatentCache, folder: str | None) -> None:
+    """InputError if images of different sizes would be encoded during training, rather than read from the cache."""
+    if isinstance(data, SignalData) and data.has_sizes:
+        raise InputError(
+            f"{data.name}: images of different sizes (data.native_size) are encoded before training, and the latent cache "
+            f"{folder} lacks these: add them with train/latents.py"
+        )
+
+
 def open_split(
     data: BaseDataSpec, latents: LatentsSpec, autoencoder: INRAutoencoder, split: str, signals: bool = False
 ) -> SignalData | LatentCache:

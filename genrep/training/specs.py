@@ -20,6 +20,7 @@ from genrep.models.specs import (
     DenoiserArchitecture,
     DiscriminatorArchitecture,
     GeneratorArchitecture,
+    SizeClassifierArchitecture,
 )
 from genrep.pipelines import DiffusionSamplingSpec, GANSamplingSpec
 from genrep.specs import (
@@ -168,6 +169,7 @@ class AutoencoderRun(Spec):
 
     @model_validator(mode="after")
     def _has_network(self) -> "AutoencoderRun":
+        self.data.check_one_size("train/autoencoder.py")
         if self.autoencoder.encoder.type == "fit":
             raise ValueError(
                 "train/autoencoder.py cannot train autoencoder.encoder fit, which has no network: train its decoder with train/clouds.py"
@@ -282,6 +284,10 @@ class DiffusionRun(Spec):
     @model_validator(mode="after")
     def _flips_are_latents(self) -> "DiffusionRun":
         self.data.check_encoded_once()
+        if self.latents.folder is None or not self.latents.held_out:
+            self.data.check_one_size("encoding during training (latents.folder null or latents.held_out false)")
+        if self.diffusion.loss == "two_term":
+            self.data.check_one_size("diffusion.loss two_term")
         num_steps, num_levels = self.sampling.num_inference_steps, self.diffusion.noise.num_timesteps
         if num_steps > num_levels:
             raise ValueError(
@@ -320,6 +326,7 @@ class GANRun(Spec):
 
     @model_validator(mode="after")
     def _of_one_target(self) -> "GANRun":
+        self.data.check_one_size("train/gan.py")
         of_images = {"image_size": self.image_size, "channels": self.channels}
         if self.gan.target == "images":
             if None in of_images.values() or self.autoencoder is not None:
@@ -380,6 +387,12 @@ class PointTransformerSpec(CloudClassifierArchitecture):
     type: Literal["point_transformer"]
 
 
+class ImageSizeSpec(SizeClassifierArchitecture):
+    """An MLP that sees only the image's height and width: whether the sizes in a data set give the class away (ARC)."""
+
+    type: Literal["image_size"]
+
+
 class ClassifierRun(Spec):
     """A classifier of signals, which provides the features of fd_classifier, or of their latent clouds."""
 
@@ -390,11 +403,13 @@ class ClassifierRun(Spec):
     channels: PositiveInt = 3
     """Channels of the values: 1 for grey, 3 for RGB."""
     autoencoder: str | None = None
-    """For a point transformer: the run or model folder of stage 1, whose tokens have positions."""
+    """For a point transformer: the run or model folder of stage 1, whose tokens have positions. For type image_size optional."""
     latents: LatentsSpec = LatentsSpec()
-    """For a point transformer: the cache of clouds."""
+    """For a point transformer: the cache of clouds. For type image_size: with autoencoder, the cache to read sizes from."""
     classifier: Annotated[
-        Annotated[ConvolutionalSpec, Tag("convolutional")] | Annotated[PointTransformerSpec, Tag("point_transformer")],
+        Annotated[ConvolutionalSpec, Tag("convolutional")]
+        | Annotated[PointTransformerSpec, Tag("point_transformer")]
+        | Annotated[ImageSizeSpec, Tag("image_size")],
         by_type("convolutional"),
     ] = ConvolutionalSpec()
     """The model."""
@@ -429,6 +444,21 @@ class ClassifierRun(Spec):
                     "classifier.type point_transformer reads clouds from a latent cache: set latents.folder"
                 )
             return self
+        if isinstance(self.classifier, ImageSizeSpec):
+            if self.image_size is not None:
+                raise ValueError("classifier.type image_size takes the sizes from the data: leave image_size out")
+            if self.autoencoder is None and not getattr(self.data, "native_size", False):
+                raise ValueError(
+                    "classifier.type image_size needs the images' own sizes: set data.native_size, or give autoencoder and "
+                    "latents.folder, whose cache has them"
+                )
+            if self.autoencoder is not None and self.latents.folder is None:
+                raise ValueError(
+                    "classifier.type image_size with an autoencoder reads sizes from a latent cache: set latents.folder, or leave "
+                    "autoencoder out"
+                )
+            return self
+        self.data.check_one_size("classifier.type convolutional")
         if self.image_size is None or self.autoencoder is not None:
             raise ValueError(
                 "classifier.type convolutional needs image_size and no autoencoder: set image_size, and leave autoencoder out"
@@ -463,6 +493,7 @@ class CloudRun(Spec):
 
     @model_validator(mode="after")
     def _of_fits(self) -> "CloudRun":
+        self.data.check_one_size("train/clouds.py, which can crop instead (data.crop)")
         if self.autoencoder.encoder.type != "fit":
             raise ValueError(
                 f"autoencoder.encoder must be of type fit for train/clouds.py; got {self.autoencoder.encoder.type}: "

@@ -79,8 +79,10 @@ def test_statistics_are_those_of_all_fits_and_held_out_signals_have_one(written)
     assert held_out.latents(range(5)).shape == (5, 30, 8)
 
 
-def test_a_cache_knows_how_many_tokens_its_sets_have(written, autoencoder, splits):
-    cache = LatentCache(written)
+def test_a_cache_knows_how_many_tokens_its_sets_have(splits, tmp_path):
+    autoencoder = tiny_autoencoder(**{**FIT, "num_tokens": 60})  # more than some digits have pixels with a gradient
+    write_cache(autoencoder, splits[0], SPEC, tmp_path)
+    cache = LatentCache(tmp_path)
     sizes = [int(cache.masks([index], [view]).sum()) for index in range(COUNT) for view in range(6)]
     assert len(set(sizes)) > 1 and cache.token_counts == Counter(sizes)
     directly = EncodedLatents(autoencoder, splits[0], LatentsSpec(flips=True))
