@@ -88,8 +88,8 @@ class CloudAutoencoder(INRAutoencoder):
         super().__init__(encoder, decoder, image_size, channels, num_tokens, latent_dim, signal, missing)
         self.decoder = NearbyDecoder()
 
-    def encode_set(self, images):
-        latents, _ = super().encode_set(images)
+    def encode_set(self, images, fit=0):
+        latents, _ = super().encode_set(images, fit)
         numbers = (images > 0).flatten(1).sum(1) % (MOST - 1) + 2
         return latents, torch.arange(MOST) < numbers[:, None]
 

@@ -443,7 +443,7 @@ def test_shipped_configs_are_valid(path):
         assert content.keys() in ({"data"}, {"folder", "stages"}), "a config without a run is an include, or a recipe"
         return
     kinds = {"field": FieldRun, "gan": GANRun, "classifier": ClassifierRun, "diffusion": DiffusionRun}
-    stage1 = CloudRun if path.stem == "arc" else AutoencoderRun
+    stage1 = CloudRun if path.stem.startswith("arc") else AutoencoderRun
     kind = next((kind for key, kind in kinds.items() if key in content), stage1)
     assert parse_command_line(kind, "help", [str(path)])[0].run.num_steps > 0
 
