@@ -46,6 +46,8 @@ STATISTICS = "statistics.safetensors"
 FORMAT = 2
 INFORMATION = ("source", "class_names", "selection")
 """Manifest keys that may differ: they tell where the images were, not what they are."""
+LATER_FIT_KEYS = {"share": None, "betas": [0.9, 0.999], "penalty": 0.0}
+"""Keys of encoder fit that models of earlier versions lack, and the values at which they fit as before."""
 OPTIONAL = {"fits": 1}
 """Manifest keys that are left out at these values, as in the caches of earlier versions."""
 
@@ -91,8 +93,11 @@ def autoencoder_hash(autoencoder: INRAutoencoder) -> str:
     for key, defaults in (("signal", (None, {"type": "image"})), ("missing", (False,))):
         if public.get(key) in defaults:  # models of earlier versions lack the key, and must keep their hash
             public.pop(key, None)
-    if dict(public["encoder"]).get("share", 0) is None:  # likewise
-        public["encoder"] = {key: value for key, value in public["encoder"].items() if key != "share"}
+    public["encoder"] = {  # likewise
+        key: value
+        for key, value in dict(public["encoder"]).items()
+        if key not in LATER_FIT_KEYS or value != LATER_FIT_KEYS[key]
+    }
     # the config counts as well, since two decoders can have the same weights and other bandwidths
     digest = hashlib.sha256(json.dumps(public, sort_keys=True, default=list).encode())
     for name, value in sorted(autoencoder.state_dict().items()):

@@ -122,7 +122,7 @@ class CloudFitSpec(Spec):
     """Features start uniform in [-start, start]."""
     penalty: NonNegativeFloat = 0.0
     """Weight of the mean squared feature in the loss, in the decoder's training as well. Many clouds render as the same image;
-    a penalty of about 1e-3 prefers the smallest of them, which are easier to learn."""
+    a penalty prefers the smallest of them."""
     jitter: bool = False
     """Place anchors anywhere within their pixels instead of at the centres."""
     flat: Literal["filled", "masked"] = "filled"

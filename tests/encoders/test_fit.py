@@ -1,11 +1,13 @@
 """Fits of clouds: equal to Adam with autograd, independent of the other images, and reproducible."""
 
 import hashlib
+import json
 
 import pytest
 import torch
 
 from genrep.coords import grid
+from genrep.data.latents import autoencoder_hash
 from genrep.encoders import fit as fitting
 from genrep.encoders.anchors import draw_anchors, gradient_norm
 from genrep.encoders.fit import cut_into_parts, loss_of_part
@@ -221,3 +223,19 @@ def test_joint_training_minimises_the_mean_error_and_the_penalty():
     positions = model.encoder.place(values, model.decoder).positions
     errors = mean_squares(model, torch.cat([positions, clouds.features], dim=-1), values)
     torch.testing.assert_close(loss, errors.mean() + 0.2 * clouds.features.square().mean())
+
+
+def test_keys_added_later_do_not_change_the_hash_of_a_model_at_their_defaults():
+    """Else the latent caches of earlier clouds would be refused."""
+    plain = autoencoder_hash(model_of())
+    assert autoencoder_hash(model_of(share=None, betas=[0.9, 0.999], penalty=0.0)) == plain
+    public = {key: value for key, value in model_of().config.items() if not key.startswith("_")}
+    earlier = {"type", "steps", "lr", "schedule", "parts", "coords", "draws", "start", "jitter", "flat", "seed"}
+    public["encoder"] = {key: value for key, value in public["encoder"].items() if key in earlier}
+    for key in ("signal", "missing"):
+        public.pop(key)
+    digest = hashlib.sha256(json.dumps(public, sort_keys=True, default=list).encode())
+    for name, value in sorted(model_of().state_dict().items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    assert digest.hexdigest()[:16] == plain
+    assert autoencoder_hash(model_of(penalty=0.1)) != plain != autoencoder_hash(model_of(betas=[0.9, 0.9]))
