@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from genrep.fields.base import Field, last
-from genrep.nn.sines import AngleLinear, Places, places_of, siren_bound
+from genrep.nn.sines import AngleLinear, Places, full_precision, places_of, siren_bound
 
 MASKS: dict[str, Callable[[Tensor], Tensor]] = {
     "sin_squared": lambda angles: angles.sin().square(),
@@ -103,18 +103,24 @@ class SconeField(Field):
 
     def _angles(self, number: int, inputs: Tensor) -> Float[Tensor, "points width"]:
         """The masks' arguments in layer `number`, counted from 0."""
-        weight, bias = self._folded(number)
+        layer = self._mask_layer(number)
+        weight, bias = self._scaled(number)
         with torch.autocast(inputs.device.type, enabled=False):
-            return F.linear(inputs.to(weight.dtype), weight, bias)
+            return F.linear(inputs.to(weight.dtype), layer.omega * weight, layer.omega * bias)
 
-    def _folded(self, number: int) -> tuple[Tensor, Tensor]:
-        """s ω₀ W and s ω₀ b of the masks of layer `number`."""
+    def _mask_layer(self, number: int) -> AngleLinear:
         layer = self.masks[number]
         assert isinstance(layer, AngleLinear)
-        weight, bias = layer.folded()
+        return layer
+
+    def _scaled(self, number: int) -> tuple[Tensor, Tensor]:
+        """s W and s b of the masks of layer `number`, in float32 or better."""
+        layer = self._mask_layer(number)
+        dtype = full_precision(layer.weight.dtype)
+        weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
         if self.input_scales is None:
             return weight, bias
-        scale = self.input_scales[number].to(weight.dtype)
+        scale = self.input_scales[number].to(dtype)
         return scale * weight, scale * bias
 
     def _collage(self, places: Places) -> Float[Tensor, "width points"]:
@@ -122,14 +128,19 @@ class SconeField(Field):
         collage = None
         for number, basis in enumerate(self.bases):
             assert isinstance(basis, AngleLinear)
-            collage = Collage.apply(collage, *self._folded(number), *basis.folded(), places, self.mask)
+            dtype = full_precision(basis.weight.dtype)
+            basis_weights = basis.weight.to(dtype), basis.bias.to(dtype)
+            omegas = self._mask_layer(number).omega, basis.omega
+            collage = Collage.apply(collage, *self._scaled(number), *basis_weights, omegas, places, self.mask)
         assert collage is not None
         return collage
 
 
 class Collage(torch.autograd.Function):
-    """One layer's M ∘ g = σ(a) sin p, `[width, points]`, where a = W z + b and p = B x + c; z None means x.
+    """One layer's M ∘ g = σ(a) sin p, `[width, points]`, where a = ω₀ (W z + b) and p = ω (B x + c).
 
+    z None means x; `omegas` are ω₀ and ω, which are multiplied into the weights here, where that records nothing for the
+    backward pass: small chunks spend a tenth of a step on it otherwise.
     It computes σ and σ' together, and the sine and cosine of p together, and saves only σ'(a) sin p and σ(a) cos p;
     times the gradient of the result, these are the gradients of a and p. That takes two thirds of the passes over the
     activations that separate sines, activation and product take. It has only first derivatives by the weights; where
@@ -144,9 +155,12 @@ class Collage(torch.autograd.Function):
         bias: Tensor,
         basis_weight: Tensor,
         basis_bias: Tensor,
+        omegas: tuple[float, float],
         places: Places,
         mask: str,
     ) -> Tensor:
+        mask_omega, basis_omega = omegas
+        weight, bias = mask_omega * weight, mask_omega * bias
         if inputs is None and mask == "sin_squared":  # sin² a = (1 - cos 2a) / 2, and a is linear in x
             slope, masks = places.sines(2 * weight, 2 * bias)
             masks, factor = masks.mul_(-0.5).add_(0.5), 1.0
@@ -154,9 +168,9 @@ class Collage(torch.autograd.Function):
             mask_and_slope, factor = MASKS_AND_SLOPES[mask]
             angles = places.linear(weight, bias) if inputs is None else torch.addmm(bias[:, None], weight, inputs)
             masks, slope = mask_and_slope(angles)
-        sine, cosine = places.sines(basis_weight, basis_bias)
+        sine, cosine = places.sines(basis_omega * basis_weight, basis_omega * basis_bias)
         ctx.save_for_backward(inputs, weight, slope.mul_(sine), cosine.mul_(masks))
-        ctx.places, ctx.factor = places, factor
+        ctx.places, ctx.omegas, ctx.factor = places, omegas, factor
         return masks.mul_(sine)
 
     @staticmethod
@@ -164,13 +178,16 @@ class Collage(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, by_angle, by_phase = ctx.saved_tensors
         by_angle, by_phase = by_angle * gradient, by_phase * gradient
-        basis_gradients = ctx.places.gradients(by_phase)
+        mask_omega, basis_omega = ctx.omegas
+        by_basis_weight, by_basis_bias = ctx.places.gradients(by_phase)
         if inputs is None:
             by_inputs, (by_weight, by_bias) = None, ctx.places.gradients(by_angle)
         else:
             by_inputs = torch.mm(ctx.factor * weight.T, by_angle)
             by_weight, by_bias = torch.mm(by_angle, inputs.T), by_angle.sum(1)
-        return by_inputs, ctx.factor * by_weight, ctx.factor * by_bias, *basis_gradients, None, None
+        by_masks = mask_omega * ctx.factor * by_weight, mask_omega * ctx.factor * by_bias
+        by_basis = basis_omega * by_basis_weight, basis_omega * by_basis_bias
+        return by_inputs, *by_masks, *by_basis, None, None, None
 
 
 def _sin_squared(angles: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,10 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -40,12 +42,11 @@ class WireField(Field):
         with torch.autocast(prepared.device.type, enabled=False):
             weight, bias = self.first.weight.to(dtype), self.first.bias.to(dtype)
             real = coordinate_product(prepared.to(dtype), weight, bias)
-            hidden = _wavelets(real, None, self.omega, self.scale)
+            hidden = Wavelets.apply(F.pad(real, (0, real.shape[1])), self.omega, self.scale)
         yield "layer 1", hidden
         for number, layer in enumerate(self.hidden, start=2):
             with torch.autocast(prepared.device.type, enabled=False):
-                real, imaginary = layer(hidden).chunk(2, dim=-1)
-                hidden = _wavelets(real, imaginary, self.omega, self.scale)
+                hidden = Wavelets.apply(layer(hidden), self.omega, self.scale)
             yield f"layer {number}", hidden
 
     def values(self, prepared: Float[Tensor, "points axes"]) -> Float[Tensor, "points channels"]:
@@ -53,12 +54,35 @@ class WireField(Field):
         return self.to_values.real_part(hidden.to(self.to_values.weight.dtype))
 
 
-def _wavelets(
-    real: Tensor, imaginary: Tensor | None, omega: float, scale: float
-) -> Float[Tensor, "points twice_width"]:
-    """ψ of complex numbers, or of real ones if `imaginary` is None."""
-    exponent = -(scale**2) * real.square()
-    if imaginary is not None:
-        exponent = exponent - imaginary * (omega + scale**2 * imaginary)
-    envelope, angle = exponent.exp(), omega * real
-    return torch.cat([envelope * angle.cos(), envelope * angle.sin()], dim=-1)
+class Wavelets(torch.autograd.Function):
+    """ψ of complex numbers u = a + ib, given and returned as `[real parts, imaginary parts]`.
+
+    With ψ = p + iq and the gradients g and h of the loss by p and q, those by a and b are
+
+        ω₀(hp - gq) - 2s₀²a(gp + hq)   and   -(ω₀ + 2s₀²b)(gp + hq),
+
+    which need no sine, cosine or exponential, and of the forward pass only u and ψ, which the next layer keeps anyway.
+    Separate operations keep six more arrays, and a CPU spends twice as long on them. Derivatives of any order exist.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Float[Tensor, "points twice_width"], omega: float, scale: float) -> Tensor:
+        real, imaginary = inputs.chunk(2, dim=-1)
+        exponent = real.square().addcmul_(imaginary, imaginary).mul_(-(scale**2)).add_(imaginary, alpha=-omega)
+        envelope, angle = exponent.exp_(), omega * real
+        wavelets = torch.cat([angle.cos().mul_(envelope), angle.sin_().mul_(envelope)], dim=-1)
+        ctx.save_for_backward(inputs, wavelets)
+        ctx.omega, ctx.scale = omega, scale
+        return wavelets
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, wavelets = ctx.saved_tensors
+        (real, imaginary), (p, q) = inputs.chunk(2, dim=-1), wavelets.chunk(2, dim=-1)
+        g, h = gradients.chunk(2, dim=-1)
+        radial = (g * p).addcmul_(h, q)
+        tangential = (h * p).addcmul_(g, q, value=-1)
+        slope = -2 * ctx.scale**2 * radial
+        by_real = (real * slope).add_(tangential, alpha=ctx.omega)
+        by_imaginary = (imaginary * slope).add_(radial, alpha=-ctx.omega)
+        return torch.cat([by_real, by_imaginary], dim=-1), None, None

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from genrep.coords import grid
 from genrep.errors import InputError
 from genrep.fields.scone import MASKS, MASKS_AND_SLOPES, random_mask
+from genrep.fields.wire import Wavelets
 from genrep.models.field import NeuralField
 from genrep.nn.sines import GridPlaces, places_of
 from genrep.training.config import read_config
@@ -245,6 +246,12 @@ def test_wire_equals_its_complex_equation():
         return (z @ weight.T + bias).real
 
     compare(field, plain, coords_of("random"))
+
+
+def test_wavelets_have_first_and_second_derivatives():
+    inputs = (torch.randn(5, 6, dtype=torch.float64) / 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda values: Wavelets.apply(values, 5.0, 2.0), inputs)
+    assert torch.autograd.gradgradcheck(lambda values: Wavelets.apply(values, 5.0, 2.0), inputs)
 
 
 def test_gabor_equals_the_multiplicative_filter_network():
