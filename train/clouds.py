@@ -65,7 +65,13 @@ def train(config: CloudRun, restart: bool = False) -> None:
     images = data.read_training(indices, indices, settings.seed).to(
         run.device
     )  # cropped at random with data.crop random
-    clouds = JointClouds(autoencoder.decoder, autoencoder.encoder, autoencoder.observed(signal.values(images)))
+    clouds = JointClouds(
+        autoencoder.decoder,
+        autoencoder.encoder,
+        autoencoder.observed(signal.values(images)),
+        latent_noise=config.latent_noise,
+        seed=settings.seed,
+    )
     forward = run.accelerator.prepare(clouds)
 
     # optimizer
@@ -88,8 +94,9 @@ def train(config: CloudRun, restart: bool = False) -> None:
 
     # loop
     for step in run.steps():
+        noise = clouds.noise(step)
         for rows, part in clouds.parts(step):
-            run.backward(forward(rows, part))
+            run.backward(forward(rows, part, noise))
         if clouds.penalty:
             run.backward(clouds.regulariser())
         rate = learning_rate(config.optimizer, step, run.num_steps)

@@ -484,6 +484,8 @@ class CloudRun(Spec):
     """Signals to train on."""
     autoencoder: AutoencoderSpec
     """The model; its encoder must be of type fit."""
+    latent_noise: NonNegativeFloat = 0.0
+    """Noise added to the features in training, relative to a channel's standard deviation over all clouds; each image's level is drawn as |N(0, this²)|. The fits under the trained decoder have none."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer, for the decoder and the clouds."""
     ema: EMASpec | None = None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 
 import pytest
 import torch
@@ -223,6 +224,29 @@ def test_joint_training_minimises_the_mean_error_and_the_penalty():
     positions = model.encoder.place(values, model.decoder).positions
     errors = mean_squares(model, torch.cat([positions, clouds.features], dim=-1), values)
     torch.testing.assert_close(loss, errors.mean() + 0.2 * clouds.features.square().mean())
+
+
+def test_latent_noise_of_joint_training_is_relative_and_depends_on_the_step_alone():
+    model, values = model_of(parts=1), images(3)
+    clouds = JointClouds(model.decoder, model.encoder, values, latent_noise=0.5, seed=3)
+    with torch.no_grad():
+        clouds.features.normal_().mul_(torch.arange(1.0, 1 + clouds.features.shape[2]))
+    noise = clouds.noise(7)
+    torch.testing.assert_close(clouds.noise(7), noise, rtol=0, atol=0)
+    deviation = clouds.features.detach().std(dim=(0, 1))
+    relative = torch.cat([clouds.noise(step) / deviation for step in range(2000)]).flatten(1)
+    # a level per image: E|N(0, 0.5²)|² = 0.25, and a normal of a half-normal standard deviation has kurtosis 9
+    assert float(relative.square().mean()) == pytest.approx(0.25, rel=0.05)
+    assert float(relative.pow(4).mean()) == pytest.approx(9 * 0.25**2, rel=0.1)
+    levels = relative.std(dim=1)
+    assert float(levels.mean()) == pytest.approx(0.5 * math.sqrt(2 / math.pi), rel=0.05)
+    # what the decoder sees is the noisy features
+    moved = JointClouds(model.decoder, model.encoder, values)
+    with torch.no_grad():
+        moved.features.copy_(clouds.features + noise)
+    (rows, part), *_ = clouds.parts(7)
+    torch.testing.assert_close(clouds(rows, part, noise), moved(rows, part))
+    assert JointClouds(model.decoder, model.encoder, values).noise(7) is None
 
 
 def test_keys_added_later_do_not_change_the_hash_of_a_model_at_their_defaults():
