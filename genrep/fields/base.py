@@ -11,11 +11,12 @@ from torch import Tensor, nn
 class Field(nn.Module):
     """A subclass implements `prepare`, `hidden_layers` and `values`; the rest of the project calls the module.
 
+    Values have gradients by the coordinates, except those of Levels-of-Experts, whose tiles are piecewise constant.
     Where the same coordinates are used many times, call `prepare` once and pass its result to the module.
     """
 
     def prepare(self, coords: Float[Tensor, "points axes"]) -> Any:
-        """Everything that depends on the coordinates alone, such as encodings or a point order; without gradients."""
+        """Everything that depends on the coordinates alone, such as encodings or a point order."""
         return coords
 
     def hidden_layers(self, prepared: Any) -> Iterator[tuple[str, Tensor]]:

@@ -53,7 +53,6 @@ class FourierField(Field):
             layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
         self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], channels))
 
-    @torch.no_grad()
     def prepare(self, coords: Float[Tensor, "*points axes"]) -> Prepared:
         dtype = full_precision(self.frequencies.dtype)
         with torch.autocast(coords.device.type, enabled=False):

@@ -86,8 +86,7 @@ class LevelsOfExpertsField(Field):
     def _prepare(self, coords: Tensor, depth: int) -> Prepared:
         """`prepare` for the first `depth` layers only."""
         order = PointOrder(coords, self.tilings[:depth])
-        with torch.no_grad():
-            inputs = self.encoding(order.coords) if self.encoding else torch.ones_like(coords[:, :1])
+        inputs = self.encoding(order.coords) if self.encoding else torch.ones_like(coords[:, :1])
         return Prepared(order, inputs[:, None])
 
     def _hidden(self, prepared: Prepared) -> Float[Tensor, "points 1 width"]:

@@ -50,8 +50,7 @@ class PositionalMLPField(Field):
             nn.init.zeros_(layer.bias)
 
     def prepare(self, coords: Float[Tensor, "points axes"]) -> Prepared:
-        with torch.no_grad():
-            return Prepared(coords, self.encoding(coords))
+        return Prepared(coords, self.encoding(coords))
 
     def hidden_layers(self, prepared: Prepared) -> Iterator[tuple[str, Tensor]]:
         hidden = prepared.encoding.to(self.to_values.weight.dtype)

@@ -179,12 +179,13 @@ class Collage(torch.autograd.Function):
         inputs, weight, by_angle, by_phase = ctx.saved_tensors
         by_angle, by_phase = by_angle * gradient, by_phase * gradient
         mask_omega, basis_omega = ctx.omegas
-        by_basis_weight, by_basis_bias = ctx.places.gradients(by_phase)
-        if inputs is None:
-            by_inputs, (by_weight, by_bias) = None, ctx.places.gradients(by_angle)
-        else:
-            by_inputs = torch.mm(ctx.factor * weight.T, by_angle)
-            by_weight, by_bias = torch.mm(by_angle, inputs.T), by_angle.sum(1)
+        with torch.autocast(gradient.device.type, enabled=False):
+            by_basis_weight, by_basis_bias = ctx.places.gradients(by_phase)
+            if inputs is None:
+                by_inputs, (by_weight, by_bias) = None, ctx.places.gradients(by_angle)
+            else:
+                by_inputs = torch.mm(ctx.factor * weight.T, by_angle)
+                by_weight, by_bias = torch.mm(by_angle, inputs.T), by_angle.sum(1)
         by_masks = mask_omega * ctx.factor * by_weight, mask_omega * ctx.factor * by_bias
         by_basis = basis_omega * by_basis_weight, basis_omega * by_basis_bias
         return by_inputs, *by_masks, *by_basis, None, None, None

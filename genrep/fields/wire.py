@@ -62,27 +62,32 @@ class Wavelets(torch.autograd.Function):
         ω₀(hp - gq) - 2s₀²a(gp + hq)   and   -(ω₀ + 2s₀²b)(gp + hq),
 
     which need no sine, cosine or exponential, and of the forward pass only u and ψ, which the next layer keeps anyway.
-    Separate operations keep six more arrays, and a CPU spends twice as long on them. Derivatives of any order exist.
+    Separate operations keep six more arrays, and a CPU spends twice as long on them. Derivatives of any order exist in
+    reverse mode, also those of `torch.func`.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, inputs: Float[Tensor, "points twice_width"], omega: float, scale: float) -> Tensor:
+    def forward(inputs: Float[Tensor, "points twice_width"], omega: float, scale: float) -> Tensor:
         real, imaginary = inputs.chunk(2, dim=-1)
         exponent = real.square().addcmul_(imaginary, imaginary).mul_(-(scale**2)).add_(imaginary, alpha=-omega)
         envelope, angle = exponent.exp_(), omega * real
-        wavelets = torch.cat([angle.cos().mul_(envelope), angle.sin_().mul_(envelope)], dim=-1)
-        ctx.save_for_backward(inputs, wavelets)
-        ctx.omega, ctx.scale = omega, scale
-        return wavelets
+        return torch.cat([angle.cos().mul_(envelope), angle.sin_().mul_(envelope)], dim=-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+        values, ctx.omega, ctx.scale = inputs
+        ctx.save_for_backward(values, output)
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
         inputs, wavelets = ctx.saved_tensors
         (real, imaginary), (p, q) = inputs.chunk(2, dim=-1), wavelets.chunk(2, dim=-1)
         g, h = gradients.chunk(2, dim=-1)
-        radial = (g * p).addcmul_(h, q)
-        tangential = (h * p).addcmul_(g, q, value=-1)
+        radial = (g * p).addcmul(h, q)  # not in place: under vmap, g may be one for all points
+        tangential = (h * p).addcmul(g, q, value=-1)
         slope = -2 * ctx.scale**2 * radial
-        by_real = (real * slope).add_(tangential, alpha=ctx.omega)
-        by_imaginary = (imaginary * slope).add_(radial, alpha=-ctx.omega)
+        by_real = (real * slope).add(tangential, alpha=ctx.omega)
+        by_imaginary = (imaginary * slope).add(radial, alpha=-ctx.omega)
         return torch.cat([by_real, by_imaginary], dim=-1), None, None

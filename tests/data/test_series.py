@@ -53,14 +53,22 @@ def test_files_that_are_not_wav_are_refused(tmp_path):
         opened(write_wav(tmp_path / "none.wav", np.zeros((0, 1), dtype=int), 2))
     floats = bytearray(whole)
     floats[20] = 3  # the format's number: IEEE floats
-    for content in (None, b"", b"no sound", whole[:30], bytes(floats)):
+    extensible = bytearray(whole)
+    extensible[20:22] = b"\xff\xff"  # a format that no version of Python reads
+    wide = bytearray(whole)
+    wide[34] = 64  # bits per sample
+    for content in (None, b"", b"no sound", whole[:30], bytes(floats), bytes(extensible), bytes(wide)):
         (tmp_path / "bad.wav").unlink(missing_ok=True)
         if content is not None:
             (tmp_path / "bad.wav").write_bytes(content)
         with pytest.raises(
-            InputError, match=r"cannot be read as a WAV file of 8, 16, 24 or 32-bit integers \(PCM\): \S"
+            InputError,
+            match=r"cannot be read as a WAV file of 8, 16, 24 or 32-bit integers: \S.*\. Save it as plain PCM",
         ):
             opened(tmp_path / "bad.wav")
+    np.save(tmp_path / "a.npy", np.arange(4.0))
+    with pytest.raises(InputError, match=r"value_range must be \[low, high\] with low < high; got \[1.0, -1.0\]"):
+        opened(tmp_path / "a.npy", value_range=[1.0, -1.0])
     (tmp_path / "cut.wav").write_bytes(whole[:-20])
     with pytest.raises(InputError, match=r"is cut off: it has 180 of 200 bytes"):
         opened(tmp_path / "cut.wav")

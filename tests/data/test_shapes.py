@@ -186,6 +186,11 @@ def test_files_that_are_not_shapes_are_refused(tmp_path, sphere):
     (tmp_path / "flat.off").write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n")
     (tmp_path / "nan.off").write_text("OFF\n3 1 0\n0 0 0\n1 0 0\nnan 1 0\n3 0 1 2\n")
     (tmp_path / "point.off").write_text("OFF\n3 1 0\n1 1 1\n1 1 1\n1 1 1\n3 0 1 2\n")
+    (tmp_path / "huge.off").write_text("OFF\n3 1 0\n0 0 0\n1e200 0 0\n0 1e200 0\n3 0 1 2\n")
+    (tmp_path / "face.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+        "element face 1\nproperty list uchar int vertex_indices\nend_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1 9\n"
+    )
     (tmp_path / "a.txt").write_text("")
     cloud(tmp_path / "bare.ply", ball)
     cloud(tmp_path / "zero.ply", ball, 0 * ball)
@@ -198,6 +203,8 @@ def test_files_that_are_not_shapes_are_refused(tmp_path, sphere):
         ("flat.off", "its faces must have an area; got 1 without any"),
         ("nan.off", "coordinates must be finite; got NaN or infinite ones"),
         ("point.off", "must have an extent; all of its points coincide"),
+        ("huge.off", r"its extent must be between 1e-30 and 1e\+30; got 1e\+200"),
+        ("face.ply", "is damaged: a face refers to vertex 9, and there are 3, counted from 0"),
         ("bare.ply", r"must have faces, or a normal \(nx, ny, nz\) for each point; got 42 points without either"),
         ("zero.ply", "normals must be finite and longer than 0, one for each point"),
     ):

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from genrep.data.single import PictureSourceSpec
+from genrep.data.single import PictureSourceSpec, SinesSourceSpec
 from genrep.data.single.grids import GridSignal
 from genrep.data.single.pictures import open_pictures
+from genrep.data.single.series import open_sines
 from genrep.errors import InputError
 from genrep.signals import ImageSignalSpec
 
@@ -102,6 +103,9 @@ def test_invalid_signals_are_refused(tmp_path):
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:3000])
     with pytest.raises(InputError, match="cannot be read|damaged"):
         opened(tmp_path / "cut.png")
+    (tmp_path / "noise.npy").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be read as a picture .*; for .npy files set signal.type to array"):
+        opened(tmp_path / "noise.npy")
     (tmp_path / "frames").mkdir()
     for name, size in (("a.png", 4), ("b.png", 5)):
         Image.fromarray(picture(size, size)).save(tmp_path / "frames" / name)
@@ -110,6 +114,46 @@ def test_invalid_signals_are_refused(tmp_path):
     ):
         opened(tmp_path / "frames")
     assert opened(tmp_path / "frames", size=4).shape == (3, 2, 4, 4)
+
+
+def test_sizes_beyond_the_memory_are_refused_before_anything_is_read():
+    with pytest.raises(InputError, match="a picture of signal.size would take .* GiB, but cpu has .* GiB: lower sig"):
+        opened("camera", size=3_000_000)
+    with pytest.raises(InputError, match="a series of signal.length would take .* GiB: lower signal.length"):
+        open_sines(SinesSourceSpec(type="sines", frequencies=[3.0], length=10**11))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("suffix", ["gif", "tiff", "png", "webp"])
+def test_damaged_pictures_end_in_one_message(tmp_path, suffix):
+    """Pillow's readers raise errors of many types: wherever a byte is wrong, there is a message or a picture."""
+    path, random = tmp_path / f"a.{suffix}", np.random.default_rng(0)
+    Image.fromarray(picture(16, 16)).save(path)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(200):
+        content = bytearray(whole[: random.integers(8, len(whole) + 1)])
+        for place in random.integers(0, min(len(content), 64), 3):
+            content[place] = random.integers(256)
+        path.write_bytes(content)
+        try:
+            opened(path)
+        except InputError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 50
+
+
+def test_photos_are_turned_upright(tmp_path):
+    """The tag Orientation, 6: the camera was held a quarter turn counterclockwise."""
+    stored = picture(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "frames").mkdir()
+    for name in ("a.png", "frames/a.png", "frames/b.png"):
+        Image.fromarray(stored).save(tmp_path / name, exif=exif)
+    upright = torch.from_numpy(np.rot90(stored, -1).copy()).permute(2, 0, 1)
+    assert torch.equal(opened(tmp_path / "a.png"), upright)
+    assert torch.equal(opened(tmp_path / "frames")[:, 1], upright)
 
 
 def test_frames_are_chosen_by_start_stride_and_number(tmp_path):

@@ -1,5 +1,6 @@
 """Video files as single signals: reading them back, choosing frames, and the messages about invalid files."""
 
+import struct
 from fractions import Fraction
 
 import av
@@ -52,6 +53,27 @@ def write_sound(path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def test_phone_videos_are_turned_upright(tmp_path):
+    """The track's matrix, in the header that MP4 calls tkhd, says to show the frames a quarter turn clockwise."""
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
+        pixels = np.zeros((32, 64, 3), dtype=np.uint8)
+        pixels[:, 32:] = 255
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    clockwise = [0, 1, 0, -1, 0, 0, 32, 0, 1]  # fixed-point numbers, the last of each row with 30 bits of fraction
+    fixed = [number << (30 if place % 3 == 2 else 16) for place, number in enumerate(clockwise)]
+    data[matrix : matrix + 36] = struct.pack(">9i", *fixed)
+    path.write_bytes(data)
+    upright = open_pictures(PictureSourceSpec(source=str(path))).values
+    assert upright.shape == (3, 64, 32)
+    assert float(upright[:, :24].mean()) < -0.9 and float(upright[:, 40:].mean()) > 0.9
 
 
 @pytest.fixture

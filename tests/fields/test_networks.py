@@ -328,6 +328,47 @@ def test_scone_has_derivatives_by_its_coordinates_of_any_order():
     assert field.masks[0].weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", [*SMALL, "positional_mlp"])
+def test_fields_have_gradients_by_their_coordinates(name):
+    field = make({**SMALL, **OTHERS}[name], channels=1, dtype=torch.float64)
+    # the encoding of positional_mlp is float32
+    step, tolerance = (1e-3, 0.03) if name == "positional_mlp" else (1e-6, 1e-5)
+    coords = coords_of("random").requires_grad_()
+    (slopes,) = torch.autograd.grad(field(coords).sum(), coords)
+    for axis in range(2):
+        shift = torch.zeros(2, dtype=torch.float64)
+        shift[axis] = step
+        with torch.no_grad():
+            slope = (field(coords + shift) - field(coords - shift))[:, 0] / (2 * step)
+        assert float((slopes[:, axis] - slope).abs().median()) < tolerance * float(slope.abs().max())
+
+
+@pytest.mark.parametrize("name", ["siren", "fourier", "gabor", "wire"])
+def test_derivatives_of_torch_func_equal_autograds(name):
+    field, coords = make(SMALL[name], channels=1, dtype=torch.float64), coords_of("random")[:5]
+    weights = dict(field.named_parameters())
+
+    def loss(weights):
+        return torch.func.functional_call(field, weights, (coords,)).square().sum()
+
+    by_weights = torch.func.grad(loss)(weights)
+    expected = torch.autograd.grad(loss(weights), list(weights.values()))
+    for gradient, reference in zip(by_weights.values(), expected, strict=True):
+        torch.testing.assert_close(gradient, reference)
+    jacobians = torch.func.vmap(torch.func.jacrev(lambda point: field(point[None])[0, 0]))(coords)
+    points = coords.clone().requires_grad_()
+    torch.testing.assert_close(jacobians, torch.autograd.grad(field(points).sum(), points)[0])
+
+
+@pytest.mark.parametrize("name", [*SMALL, *OTHERS])
+def test_no_points_have_no_values_and_zero_gradients(name):
+    field = make({**SMALL, **OTHERS}[name])
+    values = field(torch.zeros(0, 2))
+    assert values.shape == (0, 3)
+    values.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in field.parameters())
+
+
 def test_consecutive_points_of_a_grid_are_recognised():
     assert isinstance(places_of(grid((16, 16))[5:205]), GridPlaces)
     assert isinstance(places_of(grid((4, 8, 16))), GridPlaces)

@@ -93,6 +93,12 @@ class ArraySourceSpec(BaseSourceSpec):
     axes: list[str] = Field(default_factory=list)
     """Names of the axes, for pictures."""
 
+    @model_validator(mode="after")
+    def _rising(self) -> "ArraySourceSpec":
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range must be [low, high] with low < high; got {self.value_range}")
+        return self
+
     def open(self) -> "SingleSignal":
         from genrep.data.single.arrays import open_array
 

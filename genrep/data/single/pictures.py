@@ -1,6 +1,7 @@
 """A single image or video to fit a field to: a file, a folder of frames, or a built-in picture."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from genrep.data.single import PictureSourceSpec
 from genrep.data.single.grids import GridSignal
 from genrep.data.single.siemens import siemens_star
 from genrep.data.single.videos import VIDEO_SUFFIXES, video_frames
+from genrep.devices import check_memory
 from genrep.errors import InputError
 from genrep.signals import ImageSignalSpec
 from genrep.specs import grid_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+BYTES_PER_VALUE = 5
+"""Memory for a value: its byte, and the float that networks are compared with."""
 SIEMENS_SIZE = 256
 """Default side of the star in pixels, as in SCONE."""
 
@@ -30,6 +34,9 @@ def open_pictures(spec: PictureSourceSpec) -> GridSignal:
     Raises:
         InputError: the source is missing, holds no pictures, too few or damaged ones, or its frames differ in size.
     """
+    if spec.size is not None:
+        count = 3 * math.prod(grid_of(spec.size)) * (spec.num_frames or 1)
+        check_memory(BYTES_PER_VALUE * count, torch.device("cpu"), "a picture of signal.size", "lower signal.size")
     pixels = [_pixels(frame, spec, number) for number, frame in enumerate(_chosen_frames(spec))]
     if not pixels or len(pixels) < (spec.num_frames or 0):
         raise InputError(
@@ -65,7 +72,7 @@ def _chosen_frames(spec: PictureSourceSpec) -> Iterator[Any]:
 
 def _pictures(place: Path) -> Iterator[Any]:
     """The pictures in a folder, or in a file that may be animated."""
-    from PIL import Image, ImageSequence
+    from PIL import Image, ImageOps, ImageSequence
 
     files = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES) if place.is_dir() else [place]
     if not files:
@@ -74,12 +81,14 @@ def _pictures(place: Path) -> Iterator[Any]:
         if len(files) > 1:
             yield from map(_loaded, files)
         else:
-            yield from (frame.copy() for frame in ImageSequence.Iterator(Image.open(files[0])))
-    except OSError as error:
+            yield from (ImageOps.exif_transpose(frame) for frame in ImageSequence.Iterator(Image.open(files[0])))
+    except Exception as error:  # Pillow's readers raise errors of many types on damaged files
         kinds = {".npy": "array", ".wav": "array", ".obj": "shape", ".ply": "shape", ".stl": "shape", ".off": "shape"}
         kind = kinds.get(place.suffix.lower())
         advice = f"; for {place.suffix} files set signal.type to {kind}" if kind else ""
-        raise InputError(f"signal.source {place}: cannot be read as a picture ({error}){advice}") from error
+        raise InputError(
+            f"signal.source {place}: cannot be read as a picture ({str(error) or type(error).__name__}){advice}"
+        ) from error
 
 
 def _camera(spec: PictureSourceSpec) -> Any:
@@ -102,10 +111,10 @@ BUILT_IN: dict[str, Callable[[PictureSourceSpec], Any]] = {"camera": _camera, "s
 
 def _loaded(file: Path) -> Any:
     """A picture in memory with its file closed, since a folder may hold more frames than a process may open files."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     with Image.open(file) as picture:
-        return picture.copy()
+        return ImageOps.exif_transpose(picture)  # cameras store rotation as a tag
 
 
 def _pixels(frame: Any, spec: PictureSourceSpec, number: int) -> UInt8[Tensor, "channels height width"]:

@@ -11,12 +11,15 @@ from genrep.coords import grid
 from genrep.data.single import SinesSourceSpec
 from genrep.data.single.base import Renders
 from genrep.data.single.grids import GridSignal
+from genrep.devices import check_memory
 from genrep.plots import draw_fit
 from genrep.signals import ArraySignalSpec
 from genrep.signals.arrays import ArraySignal
 
 MAX_SAMPLES = 128
 """Largest number of samples in a picture; they are taken from the middle of the signal."""
+BYTES_PER_SAMPLE = 20
+"""Memory for a sample of `sines`: float64 while it is computed, float32 after."""
 FINER = 9
 """Points per sample of the curves in a picture; odd, so that the samples are among the points."""
 
@@ -98,6 +101,9 @@ def open_sines(spec: SinesSourceSpec) -> SinesSignal:
     frequencies = np.array(spec.frequencies)
     amplitudes = np.ones(len(frequencies)) if spec.amplitudes is None else np.array(spec.amplitudes)
     sines = Sines(frequencies, amplitudes, 2 * np.pi * generator.random(len(frequencies)))
+    check_memory(
+        BYTES_PER_SAMPLE * spec.length, torch.device("cpu"), "a series of signal.length", "lower signal.length"
+    )
     samples = sines.at(grid((spec.length,))[:, 0])
     samples = samples + spec.noise * torch.from_numpy(generator.standard_normal(samples.shape)).float()
     high = float(amplitudes.sum())

@@ -12,6 +12,10 @@ from genrep.signals.meshes import Mesh
 SHAPE_SUFFIXES = (".obj", ".ply", ".stl", ".off")
 
 
+LEAST_EXTENT = 1e-30
+"""Shapes smaller than this, or larger than its inverse, are refused."""
+
+
 class Surface(NamedTuple):
     """A shape as it is in its file, axes (x, y, z).
 
@@ -45,9 +49,20 @@ def read_surface(source: str, num_points: int) -> Surface:
         raise InputError(f"signal.source {path}: must have points; got none")
     if not np.isfinite(vertices).all():
         raise InputError(f"signal.source {path}: coordinates must be finite; got NaN or infinite ones")
-    if not np.ptp(vertices, axis=0).max() > 0:
+    extent = np.ptp(vertices, axis=0).max()
+    if not extent > 0:
         raise InputError(f"signal.source {path}: must have an extent; all of its points coincide")
-    if len(getattr(loaded, "faces", ())):
+    if not LEAST_EXTENT < extent < 1 / LEAST_EXTENT:  # areas and squared distances would leave float64
+        raise InputError(
+            f"signal.source {path}: its extent must be between {LEAST_EXTENT:g} and {1 / LEAST_EXTENT:g}; got {extent:g}"
+        )
+    faces = np.asarray(getattr(loaded, "faces", ()))
+    if faces.size and not 0 <= faces.min() <= faces.max() < len(vertices):
+        raise InputError(
+            f"signal.source {path}: is damaged: a face refers to vertex {faces.max() if faces.min() >= 0 else faces.min()}, "
+            f"and there are {len(vertices)}, counted from 0"
+        )
+    if len(faces):
         return _of_mesh(path, loaded, num_points)
     normals = _normals_of_cloud(path, loaded, len(vertices))
     return Surface(vertices, normals, None, False)

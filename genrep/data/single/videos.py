@@ -33,7 +33,9 @@ def video_frames(path: Path, start: int, stop: int | None, stride: int) -> Itera
                     if num_decoded in wanted:
                         if frame.is_corrupt:
                             raise _damaged(path, num_decoded, "the next one is incomplete")
-                        yield frame.to_image()
+                        # phones store how the video is to be turned, counterclockwise
+                        picture = frame.to_image()
+                        yield picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
                     if num_decoded == wanted[-1]:
                         return
                     num_decoded += 1

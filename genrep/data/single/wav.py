@@ -18,10 +18,14 @@ def read_wav(path: Path) -> Float[np.ndarray, "channels samples"]:
     try:
         with wave.open(str(path)) as file:
             channels, width, expected = file.getnchannels(), file.getsampwidth(), file.getnframes()
+            if width > 4:
+                raise wave.Error(f"its samples have {8 * width} bits")
             data = file.readframes(expected)
     except (wave.Error, OSError, EOFError) as error:
+        # 65534 is the extensible format, which Python reads from 3.12 on
         raise InputError(
-            f"signal.source {path}: cannot be read as a WAV file of 8, 16, 24 or 32-bit integers (PCM): {str(error) or 'it ends early'}"
+            f"signal.source {path}: cannot be read as a WAV file of 8, 16, 24 or 32-bit integers: "
+            f"{str(error) or 'it ends early'}. Save it as plain PCM (for unknown format 65534: ffmpeg -c:a pcm_s16le)"
         ) from error
     if len(data) < expected * channels * width:
         raise InputError(f"signal.source {path}: is cut off: it has {len(data)} of {expected * channels * width} bytes")
