@@ -22,6 +22,7 @@ from genrep.coords import grid
 from genrep.data import ImageDataSpec
 from genrep.data.signals import evenly
 from genrep.metrics.reconstruction import psnr
+from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.options import positive
 from genrep.specs import validate
@@ -33,6 +34,11 @@ from genrep.training.specs import CloudRun
 def plain_fit(autoencoder: INRAutoencoder, image: torch.Tensor) -> torch.Tensor:
     """The cloud of one image, `[1, C, *shape]`, from the encoder's anchors and initial features."""
     encoder: Any = autoencoder.encoder
+    if encoder.draws or encoder.schedule != "constant" or encoder.betas != (0.9, 0.999) or encoder.penalty:
+        raise InputError(
+            "--run must have encoder.coords grid, schedule constant, betas [0.9, 0.999] and penalty 0, which the plain fit has: "
+            "give a run of configs/cifar10/arc.yaml, and other recipes with --recipe"
+        )
     decoder: Any = autoencoder.decoder
     clouds = encoder.place(image, decoder)
     coords, targets = grid(image.shape[2:]), image.flatten(2).transpose(1, 2)

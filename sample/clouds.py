@@ -3,7 +3,7 @@
     python sample/clouds.py runs/cifar10/arc --num-images 6
 
 Every row shows one image: the image and its render, then renders with the anchors moved by a quarter of the image, rotated,
-mirrored, and pulled together; with half of the anchors hidden at random; with the left half of the image joined to the right
+mirrored, and scaled by 0.6; with half of the anchors hidden at random; with the left half of the image joined to the right
 half of the next one; and with both images stacked. Neighbours are searched again for every render. The report gives the PSNR of
 the renders, and of the moved renders relative to the renders shifted by the same number of whole pixels, where they overlap:
 the decoder sees only offsets, so the two are equal up to rounding.
@@ -47,18 +47,27 @@ def show(options: argparse.Namespace) -> None:
     next_latents, next_mask = latents.roll(-1, 0), None if mask is None else mask.roll(-1, 0)
     present = torch.ones_like(latents[..., 0], dtype=torch.bool) if mask is None else mask
     generator = stream_generator(options.seed, "hidden")
-    hidden = torch.rand(latents.shape[:2], generator=generator).argsort(dim=1) < latents.shape[1] // 2
+    draws = torch.rand(latents.shape[:2], generator=generator).to(present.device).masked_fill(~present, 2)
+    counts, needed = present.sum(1), autoencoder.decoder.num_neighbours
+    kept = draws.argsort(dim=1).argsort(dim=1) < torch.maximum((counts + 1) // 2, counts.clamp(max=needed))[:, None]
     steps = [max(1, length // 4) for length in shape]
     shifted = moved(latents, [2 * step / length for step, length in zip(steps, shape, strict=True)])
     left = present & within(latents, (-9, -9, 9, 0))  # ±9: no limit, every anchor is nearer
     right = present.roll(-1, 0) & ~within(next_latents, (-9, -9, 9, 0))
+    joined = left.sum(1) + right.sum(1)
+    if bool((joined < needed).any()):
+        image = int((joined < needed).nonzero()[0])
+        raise InputError(
+            f"joining two halves needs at least {needed} anchors; image {image} has {int(left[image].sum())} in its left half, and "
+            f"the next one has {int(right[image].sum())} in its right half: choose other images with --num-images or --split"
+        )
     clouds = {
         "render": (latents, mask),
         "moved": (shifted, mask),
-        "turned": (turned(latents, 30, shape), mask),
+        "rotated": (turned(latents, 30, shape), mask),
         "mirrored": (scaled(latents, (1, -1)), mask),
-        "drawn together": (scaled(latents, (0.6, 0.6)), mask),
-        "hidden": (latents, present & ~hidden.to(present.device)),
+        "scaled": (scaled(latents, (0.6, 0.6)), mask),
+        "hidden": (latents, kept & present),
         "mixed": stacked([(latents, left), (next_latents, right)]),
         "stacked": stacked([(latents, mask), (next_latents, next_mask)]),
     }

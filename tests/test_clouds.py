@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from genrep.clouds import moved, scaled, stacked, turned, within
 from genrep.errors import InputError
@@ -51,6 +53,29 @@ def test_the_script_renders_edited_clouds(tmp_path):
     run("sample/clouds.py", cloud_run(tmp_path, autoencoder), "--num-images", 3, "--out", tmp_path / "clouds.png")
     report = json.loads((tmp_path / "clouds.json").read_text())
     assert len(report["columns"]) == 9 and report["psnr_moved"] > 60 > report["psnr"]
+
+
+def test_hiding_and_joining_leave_enough_anchors(tmp_path, capsys):
+    """Images with an edge at one side only: with `masked`, all of their anchors are there."""
+    torch.manual_seed(0)
+    encoder = {"type": "fit", "steps": 2, "flat": "masked"}
+    autoencoder = INRAutoencoder(encoder, {"type": "anchored"}, 8, 1, 12, 6)
+    for index in range(3):
+        pixels = np.zeros((8, 8), dtype=np.uint8)
+        pixels[:, 7] = 255
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+    folder = cloud_run(tmp_path, autoencoder)
+    (folder / "config.yaml").write_text(
+        f"data:\n  source: {tmp_path / 'images'}\n  held_out_split: train\n", encoding="utf-8"
+    )
+    run("sample/clouds.py", folder, "--num-images", 3, "--split", "train", "--out", tmp_path / "clouds.png")
+    flipped = np.zeros((8, 8), dtype=np.uint8)
+    flipped[:, 0] = 255
+    Image.fromarray(flipped).save(tmp_path / "images" / "2.png")
+    run("sample/clouds.py", folder, "--num-images", 3, "--split", "train", "--out", tmp_path / "clouds.png", expect=2)
+    message = capsys.readouterr().err
+    assert "joining two halves needs at least 4 anchors; image 1 has 0 in its left half, and the next one has" in message
 
 
 def test_tokens_without_positions_are_refused(tmp_path, capsys):

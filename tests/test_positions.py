@@ -204,7 +204,29 @@ def test_a_normalizer_of_channels_takes_any_number_of_tokens():
         normalizer.standardize(latents[..., :4])
 
 
+def test_a_normalizer_can_give_positions_another_scale():
+    latents, _ = sets_and_mask()
+    mean, std = latents.mean((0, 1))[None], latents.std((0, 1), correction=0)[None]
+    normalizer = LatentNormalizer.from_statistics(mean, std, POSITION_DIM, position_scale=3.0)
+    standardized = normalizer.standardize(latents)
+    expected = torch.tensor([3.0] * POSITION_DIM + [1.0] * (WIDTH - POSITION_DIM))
+    torch.testing.assert_close(standardized.std((0, 1), correction=0), expected)
+    torch.testing.assert_close(normalizer.restore(standardized), latents)
+
+
 # denoiser
+
+
+def test_embeddings_of_positions_are_relative_to_their_scale():
+    """Positions of three times the scale have the same embedding: their range is the same part of the encoding's period."""
+    plain, scaled = cloud_denoiser(), cloud_denoiser(position_scale=3.0)
+    noisy, _ = sets_and_mask()
+    larger = noisy.clone()
+    larger[..., :POSITION_DIM] *= 3
+    of_scaled = scaled._embedded(larger) - scaled.embed(larger)
+    torch.testing.assert_close(of_scaled, plain._embedded(noisy) - plain.embed(noisy), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="position_scale is for tokens with positions, and these have slots; got 3.0"):
+        LatentDenoiser(4, 8, position_scale=3.0)
 
 
 @pytest.mark.parametrize("conditioning", ["adaln", "token"])

@@ -98,7 +98,9 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     # models
     torch.manual_seed(settings.seed)  # the initial weights depend on the seed alone
     denoiser = build(config, autoencoder.spec, len(class_names)).to(run.device)
-    normalizer = LatentNormalizer.from_statistics(latent_data.mean, latent_data.std).to(run.device)
+    normalizer = LatentNormalizer.from_statistics(
+        latent_data.mean, latent_data.std, autoencoder.position_dim, config.denoiser.position_scale
+    ).to(run.device)
     forward = run.prepare(denoiser)
     objective = DenoisingObjective(config.diffusion, levels, normalizer, len(class_names), autoencoder.decode)
     pipeline: Any = LatentDiffusionPipeline(

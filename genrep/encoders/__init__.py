@@ -153,8 +153,9 @@ class CloudFitSpec(Spec):
             raise ValueError(f"encoder.parts must be at most {pixels}, the pixels of an image; got {self.parts}")
 
     def num_anchors(self, shape: tuple[int, ...], num_tokens: int) -> int:
-        """Anchors of an image of `shape`: `share` of its pixels, rounded down, or else `num_tokens`."""
-        return num_tokens if self.share is None else max(1, int(self.share * math.prod(shape)))
+        """Anchors of an image of `shape`: `share` of its pixels, rounded down, or else `num_tokens`. A fit draws at least as many
+        as the decoder has neighbours."""
+        return num_tokens if self.share is None else int(self.share * math.prod(shape))
 
     def build(
         self,

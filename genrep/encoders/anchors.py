@@ -1,7 +1,7 @@
 """Where the latents of a cloud are anchored: pixels of an image drawn by the norm of its gradient (ARC, section 3.2.1)."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -19,6 +19,14 @@ def gradient_norm(values: Float[Tensor, "batch channels *shape"]) -> Float[Tenso
             slope = _filtered(slope, 2 + along, taps)
         total += slope.square().sum(dim=1)
     return total.sqrt()
+
+
+def beside_missing(present: Float[Tensor, "batch *shape"]) -> Bool[Tensor, "batch *shape"]:
+    """Pixels that are missing, or whose gradient would use one that is: those within a pixel of one along every axis."""
+    missing = 1 - present
+    for dim in range(1, missing.ndim):
+        missing = _filtered(missing, dim, (1.0, 1.0, 1.0))
+    return missing > 0
 
 
 def _filtered(values: Tensor, dim: int, taps: tuple[float, float, float]) -> Tensor:

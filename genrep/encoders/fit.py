@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from genrep.coords import grid_at, pitch, region_of
 from genrep.decoders.anchored import AnchoredDecoder
-from genrep.encoders.anchors import draw_anchors, gradient_norm
+from genrep.encoders.anchors import beside_missing, draw_anchors, gradient_norm
 from genrep.errors import InputError
 from genrep.interpolation import values_at
 from genrep.randomness import stream_generator
@@ -155,8 +155,8 @@ class CloudFit(nn.Module):
         shape, device = values.shape[2:], values.device
         values = values.detach().float().cpu()
         norms = gradient_norm(values[:, : decoder.channels])
-        if values.shape[1] > decoder.channels:  # no anchors where values are missing
-            norms = norms * values[:, decoder.channels]
+        if values.shape[1] > decoder.channels:  # missing values are 0 here, and their edges are no edges of the image
+            norms = norms.masked_fill(beside_missing(values[:, decoder.channels]), 0)
         # fit 0 is drawn without its number, as in earlier versions, so that their caches stay valid
         further_fit = (number,) if number else ()
         positions, features, masks, orders, all_shifts = [], [], [], [], []

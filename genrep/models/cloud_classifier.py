@@ -10,13 +10,18 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import CloudClassifierSpec
-from genrep.nn.clouds import Cloud, farthest_points, gather, grid_cells, interleave, nearest, pool_cells
+from genrep.nn.clouds import Cloud, farthest_points, gather, grid_cells, interleave, lexicographic_order, nearest, pool_cells
 from genrep.specs import from_arguments
 
 CURVE_BITS = 16
 """Bits per axis of a position along the curve. With extent 2, a step of it is 1/32,768 of the image, finer than any pixel."""
+
+
+MOST_POINTS = 4096
+"""Points of the largest cloud for `neighbours`, whose memory grows with the square of their number."""
 
 
 def _lowest(dtype: torch.dtype) -> float:
@@ -43,7 +48,7 @@ class NeighbourAttention(nn.Module):
 
     def forward(self, cloud: Cloud, spacing: float) -> Float[Tensor, "batch points dim"]:
         features = self.norm(cloud.features)
-        indices, present = nearest(cloud.positions, cloud, self.neighbours)
+        indices, present = nearest(cloud.positions, cloud, self.neighbours, spacing)
         offsets = (cloud.positions[:, :, None] - gather(cloud.positions, indices)) / spacing
         offsets = offsets.masked_fill(~present[..., None], 0)
         encoded = self.position(offsets)
@@ -149,7 +154,8 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
             outside are in the outermost cells.
 
     Raises:
-        InputError: for an unknown key, a wrong type, or an impossible value.
+        InputError: for an unknown key, a wrong type, or an impossible value; in a forward pass of `neighbours`, for clouds of
+            more than 4,096 points.
     """
 
     @register_to_config
@@ -211,26 +217,34 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
         positions = positions.masked_fill(~mask[..., None], 0)
         embedded = self.embed((features - self.feature_mean) / self.feature_std)
         cloud = Cloud(positions, embedded.masked_fill(~mask[..., None], 0), mask)
+        if self.spec.attention == "neighbours":
+            if latents.shape[1] > MOST_POINTS:
+                raise InputError(
+                    f"attention neighbours compares all pairs of points, up to {MOST_POINTS:,} points; got clouds of "
+                    f"{latents.shape[1]:,}: use attention grid"
+                )
+            order = lexicographic_order(cloud)
+            cloud = Cloud(gather(positions, order), gather(cloud.features, order), mask.gather(1, order))
         spacing = 2 / self.spec.num_tokens ** (1 / axes)
         for stage, blocks in enumerate(self.stages):
             if stage:
                 spacing *= 2 ** (1 / axes) if self.spec.attention == "neighbours" else 2
-                cloud = self._joined(cloud, stage)
+                cloud = self._joined(cloud, stage, spacing)
             for block in blocks.children():
                 cloud = block(cloud, spacing)
         weights = cloud.mask.to(latents.dtype)[..., None]
         return self.norm((cloud.features * weights).sum(1) / weights.sum(1).clamp(min=1))
 
-    def _joined(self, cloud: Cloud, stage: int) -> Cloud:
+    def _joined(self, cloud: Cloud, stage: int, spacing: float) -> Cloud:
         """The points of the next stage: half of them, spread out, with their neighbours' maximum; or one per cell."""
         cloud = cloud._replace(features=self.joins[stage - 1](cloud.features))
         if self.spec.attention == "grid":
             bits = self._bits(stage)
             cells = grid_cells(cloud.positions, 2**bits, -self.spec.extent, self.spec.extent)
             return pool_cells(cloud, cells, 2**bits)
-        indices, mask = farthest_points(cloud, (cloud.mask.sum(1) + 1) // 2)
+        indices, mask = farthest_points(cloud, (cloud.mask.sum(1) + 1) // 2, spacing)
         positions = gather(cloud.positions, indices)
-        neighbours, present = nearest(positions, cloud, self.spec.neighbours)
+        neighbours, present = nearest(positions, cloud, self.spec.neighbours, spacing)
         pooled = gather(cloud.features, neighbours).masked_fill(~present[..., None], -torch.inf).amax(2)
         return Cloud(positions, pooled.masked_fill(~mask[..., None], 0), mask)
 

@@ -69,6 +69,7 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         mlp: "gelu" or "swiglu".
         norm: "layer" or "rms".
         qk_norm: RMS-normalise queries and keys.
+        position_scale: standard deviation of the positions of clean latents, if `position_dim` is not 0.
         position_dim: leading channels of a token that are its position; 0 is tokens with slots.
 
     Raises:
@@ -92,6 +93,7 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         mlp: str = "gelu",
         norm: str = "layer",
         qk_norm: bool = False,
+        position_scale: float = 1.0,
         position_dim: int = 0,
     ):
         super().__init__()
@@ -127,9 +129,9 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         position_dim = self.spec.position_dim
         if not position_dim:
             return self.embed(noisy_latents) + self.slots
-        # Standardised positions with noise reach about ±4, which is mapped to the encoding's [-1, 1]. In the model's dtype
-        # only after the encoding, which computes in float32.
-        features = self.encode_position(noisy_latents[..., :position_dim] / 4)
+        # Positions with noise reach about four standard deviations, which are mapped to the encoding's [-1, 1]. In the
+        # model's dtype only after the encoding, which computes in float32.
+        features = self.encode_position(noisy_latents[..., :position_dim] / (4 * max(1.0, self.spec.position_scale)))
         return self.embed(noisy_latents) + self.embed_position(features.to(noisy_latents.dtype))
 
     def forward(

@@ -12,7 +12,7 @@ from genrep.models.loading import StrictLoading
 
 
 class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
-    """Standardised latents, with mean 0 and standard deviation 1, for the generator. Nothing is trained.
+    """Standardised latents, with mean 0 and standard deviation 1 (positions may have another), for the generator. Nothing is trained.
 
     Statistics are per token and channel, `[R, D]` (locality-aware, A.3). Tokens with positions have no order, so theirs
     are per channel, `[1, D]`.
@@ -34,9 +34,16 @@ class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
 
     @classmethod
     def from_statistics(
-        cls, mean: Float[Tensor, "rows latent"], std: Float[Tensor, "rows latent"]
+        cls,
+        mean: Float[Tensor, "rows latent"],
+        std: Float[Tensor, "rows latent"],
+        position_dim: int = 0,
+        position_scale: float = 1.0,
     ) -> "LatentNormalizer":
-        """A normalizer with these statistics. InputError if they are not finite."""
+        """A normalizer with these statistics. InputError if they are not finite.
+
+        The first `position_dim` channels get the standard deviation `position_scale` instead of 1.
+        """
         check_finite(mean, "the mean of the latents")
         check_finite(std, "the standard deviation of the latents")
         normalizer = cls(*mean.shape)
@@ -44,6 +51,7 @@ class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
         # A channel that never varies gets 1e-6 of the largest standard deviation, so that nothing is divided by zero; `tiny`
         # is for latents that are all constant.
         normalizer.std.copy_(std.clamp_min(1e-6 * float(std.max()) + torch.finfo(torch.float32).tiny))
+        normalizer.std[:, :position_dim] /= position_scale
         return normalizer
 
     def standardize(self, latents: Float[Tensor, "batch tokens latent"]) -> Float[Tensor, "batch tokens latent"]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from genrep.decoders import DecoderSpec
+from genrep.decoders import AnchoredSpec, DecoderSpec
 from genrep.encoders import CloudFitSpec, EncoderSpec
 from genrep.fields import FieldSpec
 from genrep.signals import SignalSpec
@@ -52,7 +52,8 @@ class AutoencoderSpec(Spec):
     def tokens_at_image_size(self) -> int:
         """Tokens of a signal of `image_size`: `num_tokens`, or fewer where larger signals have more (encoder.share)."""
         if isinstance(self.encoder, CloudFitSpec):
-            return self.encoder.num_anchors(self.image_shape, self.num_tokens)
+            assert isinstance(self.decoder, AnchoredSpec)  # checked by the encoder's spec
+            return max(self.decoder.num_neighbours, self.encoder.num_anchors(self.image_shape, self.num_tokens))
         return self.num_tokens
 
 
@@ -77,6 +78,8 @@ class DenoiserArchitecture(Spec):
     """Kind of normalisation."""
     qk_norm: bool = False
     """RMS-normalise queries and keys."""
+    position_scale: PositiveFloat = 1.0
+    """Standard deviation of the positions of standardised sets, whose features have 1. Above 1, sampling decides positions before features, and the loss weighs them by its square."""
 
 
 class DenoiserSpec(DenoiserArchitecture):
@@ -90,6 +93,14 @@ class DenoiserSpec(DenoiserArchitecture):
     """Number of classes; 0 is unconditional."""
     position_dim: NonNegativeInt = 0
     """Leading channels of a token that are its position; 0 is tokens with slots."""
+
+    @model_validator(mode="after")
+    def _has_positions(self) -> "DenoiserSpec":
+        if self.position_scale != 1 and not self.position_dim:
+            raise ValueError(
+                f"position_scale is for tokens with positions, and these have slots; got {self.position_scale}: leave it out"
+            )
+        return self
 
 
 class FieldModelSpec(Spec):

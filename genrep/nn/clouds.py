@@ -1,7 +1,8 @@
 """Batched point clouds with masks: gathering points, finding neighbours, thinning and pooling, ordering along a curve.
 
 A batch of clouds is `positions [B, N, axes]`, `features [B, N, D]` and `mask [B, N]`, True where a point is present. The order
-of the points has no meaning, so everything here depends on the positions alone.
+of the points has no meaning, so everything here depends on the positions alone. Where distances tie, as they often do among
+pixels, the first point in `lexicographic_order` counts.
 """
 
 from typing import NamedTuple
@@ -12,6 +13,13 @@ from torch import Tensor
 
 FAR = 1e6
 """Coordinate or squared distance given to absent points in searches; larger than that of any present one."""
+
+FAR_STEPS = 2**40
+"""The same in steps."""
+
+
+STEPS = 2048
+"""Squared distances are compared in steps of 1 / 2048 of the squared unit: smaller differences may be rounding."""
 
 
 class Cloud(NamedTuple):
@@ -29,40 +37,54 @@ def gather(values: Float[Tensor, "batch points dim"], indices: Int[Tensor, "batc
     return rows.unflatten(1, indices.shape[1:])
 
 
+def lexicographic_order(cloud: Cloud) -> Int[Tensor, "batch points"]:
+    """Indices that sort each cloud by its positions, the first axis first; absent points come last. Shifts do not change it."""
+    positions = cloud.positions.masked_fill(~cloud.mask[..., None], torch.inf)
+    order = torch.arange(positions.shape[1], device=positions.device).expand(positions.shape[:2])
+    for axis in reversed(range(positions.shape[2])):  # stable sorts from the last axis to the first
+        order = order.gather(1, positions[..., axis].gather(1, order).argsort(dim=1, stable=True))
+    return order
+
+
 def nearest(
-    queries: Float[Tensor, "batch queries axes"], cloud: Cloud, count: int
+    queries: Float[Tensor, "batch queries axes"], cloud: Cloud, count: int, unit: float
 ) -> tuple[Int[Tensor, "batch queries count"], Bool[Tensor, "batch queries count"]]:
     """Indices of the points of a cloud nearest to each query, nearest first, and which of them are present.
 
-    All pairs are compared, so memory grows with queries × points; suitable for clouds of up to a few thousand points.
+    `unit` is a typical distance between points. Of points at the same distance, the first comes first. All pairs are compared, so memory grows with queries × points; suitable for clouds of up to a few thousand points.
     """
     positions = cloud.positions.masked_fill(~cloud.mask[..., None], FAR)
     count = min(count, positions.shape[1])
     # a² - 2ab + b², which cdist uses for more than 25 points, rounds away the small distances that decide the order
     distances = torch.cdist(queries, positions, compute_mode="donot_use_mm_for_euclid_dist")
-    indices = distances.topk(count, dim=-1, largest=False).indices
+    steps = (distances.square() * (STEPS / unit**2)).round().clamp_max(FAR_STEPS).long()
+    points = positions.shape[1]
+    keys = steps * points + torch.arange(points, device=steps.device)
+    indices = keys.topk(count, dim=-1, largest=False).values % points
     present = cloud.mask.gather(1, indices.flatten(1)).unflatten(1, indices.shape[1:])
     return indices, present
 
 
 def farthest_points(
-    cloud: Cloud, count: Int[Tensor, " batch"]
+    cloud: Cloud, count: Int[Tensor, " batch"], unit: float
 ) -> tuple[Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
     """Indices of `count[b]` points of each cloud, chosen greedily farthest from those before; and which are present.
 
-    The first point is the one nearest to the cloud's centre, so the choice depends neither on shifts nor on the points' order.
+    The first point is the one nearest to the cloud's centre, so the choice does not depend on shifts. `unit` is a typical
+    distance between points; of points equally far, the first is chosen.
     """
     positions, mask = cloud.positions, cloud.mask
     weights = mask.to(positions.dtype)[..., None]
     centre = (positions * weights).sum(1) / weights.sum(1).clamp(min=1)
-    distances = (positions - centre[:, None]).square().sum(-1).masked_fill(~mask, FAR)
+    scale = STEPS / unit**2
+    distances = ((positions - centre[:, None]).square().sum(-1) * scale).round().masked_fill(~mask, torch.inf)
     current = distances.argmin(dim=1)
-    remaining = torch.full_like(distances, FAR).masked_fill(~mask, -1)  # so absent points are never the farthest
+    remaining = torch.full_like(distances, torch.inf).masked_fill(~mask, -1)  # so absent points are never the farthest
     chosen = []
     for _ in range(int(count.max())):
         chosen.append(current)
         latest = positions.gather(1, current[:, None, None].expand(-1, 1, positions.shape[-1]))
-        remaining = torch.minimum(remaining, (positions - latest).square().sum(-1))
+        remaining = torch.minimum(remaining, ((positions - latest).square().sum(-1) * scale).round())
         current = remaining.argmax(dim=1)
     indices = torch.stack(chosen, dim=1)
     return indices, torch.arange(indices.shape[1], device=indices.device) < count[:, None]

@@ -177,6 +177,16 @@ def test_missing_values_have_no_weight_and_no_anchors():
     assert (rendered[:, :, 3:] - targets).square().mean() < 0.9 * targets.square().mean()
 
 
+def test_edges_of_holes_attract_no_anchors():
+    model = model_of(missing=True)
+    values = torch.full((1, 2, *SHAPE), 0.8)
+    values += 0.01 * images(1)  # weak gradients everywhere
+    values[:, :, 2:5, 3:6] = torch.nan
+    positions = model.encoder.place(model.observed(values), model.decoder).positions[0]
+    rows, columns = (((positions[:, axis] + 1) * SHAPE[axis] / 2 - 0.5).round().long() for axis in range(2))
+    assert len(rows) and not bool(((rows >= 1) & (rows <= 5) & (columns >= 2) & (columns <= 6)).any())
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_a_fit_does_not_depend_on_the_grad_mode(mode):
     model, values = model_of(), images(2)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from genrep.coords import grid
 from genrep.errors import InputError
 from genrep.models.cloud_classifier import CloudClassifier, NeighbourAttention, PatchAttention
 from genrep.nn.clouds import Cloud
@@ -50,6 +51,30 @@ def test_a_shift_of_the_cloud_changes_only_attention_grid():
     torch.testing.assert_close(invariant(shifted), invariant(latents), rtol=1e-4, atol=1e-5)
     on_grid = tiny("grid")
     assert (on_grid(shifted) - on_grid(latents)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("side", [32, 28, 224])
+def test_clouds_at_pixel_centres_are_invariant_too(side):
+    """Among pixels, many points are equally far; which of them are neighbours must depend on neither order nor rounding."""
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.rand(3, side * side, generator=generator).topk(51, dim=1).indices
+    pixels[2] = torch.arange(51) + side  # a whole block of pixels
+    positions = grid(side)[pixels]
+    latents = torch.cat([positions, torch.randn(3, 51, 4, generator=generator)], dim=-1)
+    model = tiny("neighbours", num_tokens=51)
+    expected = model(latents)
+    order = torch.randperm(51, generator=generator)
+    torch.testing.assert_close(model(latents[:, order]), expected, rtol=1e-4, atol=1e-5)
+    for pixels_down, pixels_right in ((1, -2), (3, 5)):
+        shifted = latents.clone()
+        shifted[..., :2] += torch.tensor([pixels_down, pixels_right]) * (2 / side)
+        torch.testing.assert_close(model(shifted), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_clouds_too_large_for_all_pairs_are_refused():
+    model = tiny("neighbours")
+    with pytest.raises(InputError, match="up to 4,096 points; got clouds of 4,097: use attention grid"):
+        model(torch.zeros(1, 4097, 6))
 
 
 def test_positions_are_not_input_features():

@@ -18,7 +18,7 @@ def clouds(sizes=(7, 4), seed=0, axes=2, dim=3):
 def test_nearest_equals_a_sort_of_all_distances():
     cloud = clouds()
     queries = torch.rand(2, 5, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    indices, present = nearest(queries, cloud, 5)
+    indices, present = nearest(queries, cloud, 5, 0.1)
     for b, size in enumerate((7, 4)):
         for q in range(5):
             distances = (cloud.positions[b, :size] - queries[b, q]).norm(dim=-1)
@@ -29,13 +29,13 @@ def test_nearest_equals_a_sort_of_all_distances():
 
 def test_nearest_returns_all_points_if_there_are_fewer_than_count():
     cloud = clouds((3, 3))
-    indices, present = nearest(cloud.positions, cloud, 10)
+    indices, present = nearest(cloud.positions, cloud, 10, 0.1)
     assert indices.shape == (2, 3, 3) and bool(present.all())
 
 
 def test_farthest_points_equal_the_greedy_definition():
     cloud = clouds((7, 4))
-    indices, mask = farthest_points(cloud, torch.tensor([4, 2]))
+    indices, mask = farthest_points(cloud, torch.tensor([4, 2]), 0.1)
     assert mask.tolist() == [[True] * 4, [True, True, False, False]]
     for b, (size, count) in enumerate(((7, 4), (4, 2))):
         points = cloud.positions[b, :size]
