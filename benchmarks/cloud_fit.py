@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from genrep.coords import grid
 from genrep.data import ImageDataSpec
 from genrep.data.signals import evenly
-from genrep.metrics.reconstruction import psnr
 from genrep.errors import InputError
+from genrep.metrics.reconstruction import psnr
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.options import positive
 from genrep.specs import validate

@@ -75,7 +75,9 @@ def test_hiding_and_joining_leave_enough_anchors(tmp_path, capsys):
     Image.fromarray(flipped).save(tmp_path / "images" / "2.png")
     run("sample/clouds.py", folder, "--num-images", 3, "--split", "train", "--out", tmp_path / "clouds.png", expect=2)
     message = capsys.readouterr().err
-    assert "joining two halves needs at least 4 anchors; image 1 has 0 in its left half, and the next one has" in message
+    assert (
+        "joining two halves needs at least 4 anchors; image 1 has 0 in its left half, and the next one has" in message
+    )
 
 
 def test_tokens_without_positions_are_refused(tmp_path, capsys):

@@ -455,6 +455,10 @@ def test_invalid_numbers_of_tokens_are_refused(pipeline):
             pipeline(num_images=2, num_tokens=number)
     with pytest.raises(InputError, match="num_tokens must be one number, or one for each of the 2 samples; got 3"):
         pipeline(num_images=2, num_tokens=[2, 3, 4])
+    with pytest.raises(
+        InputError, match='num_tokens "data" needs the sizes of the training data.* saved without: give a n'
+    ):
+        pipeline(num_images=2, num_tokens="data")
 
 
 def slots_pipeline(**parts):

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import CloudClassifierSpec
-from genrep.nn.clouds import Cloud, farthest_points, gather, grid_cells, interleave, lexicographic_order, nearest, pool_cells
+from genrep.nn.clouds import (
+    Cloud,
+    farthest_points,
+    gather,
+    grid_cells,
+    interleave,
+    lexicographic_order,
+    nearest,
+    pool_cells,
+)
 from genrep.specs import from_arguments
 
 CURVE_BITS = 16

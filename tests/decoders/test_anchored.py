@@ -73,8 +73,8 @@ def test_the_papers_decoder_has_19_043_parameters(monkeypatch, capsys):
     decoder = AnchoredSpec(type="anchored").build((32, 32), 3, 51, 34)
     assert num_parameters(decoder) == 136 * 136 + 136 + 136 * 3 + 3 == 19_043
     monkeypatch.chdir(PROJECT)
-    run("train/clouds.py", "configs/digits/arc.yaml", "--dry-run")
-    assert "decoder: " in capsys.readouterr().out
+    run("train/clouds.py", "configs/cifar10/arc.yaml", "--data.source", "nowhere", "--dry-run", expect=2)
+    assert "decoder: 19,043 parameters" in capsys.readouterr().out
 
 
 def test_gradients_reach_positions_features_and_weights():

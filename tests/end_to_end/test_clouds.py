@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from genrep.data.latents import LatentCache
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
+from genrep.models.normalizer import LatentNormalizer
 from genrep.refine import refine
 from genrep.specs import validate
 from genrep.training.config import read_config
@@ -50,7 +51,7 @@ def test_training_lowers_the_loss_and_reports_psnr(clouds):
 
 def test_a_resumed_run_equals_a_straight_one(tmp_path):
     for name, steps in (("straight", 6), ("resumed", 3), ("resumed", 6)):
-        constant = ["--optimizer.schedule", "constant", "--run.steps", steps]
+        constant = ["--optimizer.schedule", "constant", "--latent_noise", 0.3, "--run.steps", steps]
         run("train/clouds.py", *SMALL, *constant, "--run.folder", tmp_path / name)
     straight, resumed = (
         load_file(tmp_path / name / "checkpoints" / "step-00000006" / "model.safetensors")
@@ -64,7 +65,9 @@ def test_clouds_are_cached_and_generated(clouds, tmp_path):
     run("train/latents.py", *arguments)
     cache = LatentCache(tmp_path / "latents")
     assert cache.manifest["latent_shape"] == [24, 10] and cache.mean.shape == (1, 10) and cache.masks([0]) is None
-    run("train/diffusion.py", *arguments, "--run.steps", 2)
+    run("train/diffusion.py", *arguments, "--run.steps", 2, "--denoiser.position_scale", 3)
+    normalizer = LatentNormalizer.from_pretrained(tmp_path / "diffusion" / "pipeline" / "normalizer")
+    torch.testing.assert_close(cache.std / normalizer.std, torch.tensor([[3.0] * 2 + [1.0] * 8]))
     run("sample/generate.py", tmp_path / "diffusion", "--classes", "0-2", "--per-class", 2, "--size", 24,
         "--out", tmp_path / "grid.png")  # fmt: skip
     assert (tmp_path / "grid.png").exists()
