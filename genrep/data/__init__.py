@@ -113,6 +113,8 @@ class ImageDataSpec(BaseDataSpec):
     """Mirror training images left to right at random."""
     crop: Literal["centre", "random"] = "centre"
     """Training images: centre resizes them to cover the size and crops the centre, as for held-out ones; random crops anywhere without resizing."""
+    margin: NonNegativeInt = 0
+    """Black pixels added on every side of an image, which is resized to what they leave; see displaced_by of classifiers."""
     background: Grey = 255
     """Grey level behind transparent images: 0 black, 255 white."""
     on_bad_image: Literal["stop", "skip"] = "stop"
@@ -128,6 +130,18 @@ class ImageDataSpec(BaseDataSpec):
             raise ValueError(
                 "crop random cuts from the unresized image, but source_size asks for a resized one: give only one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _margin_alone(self) -> "ImageDataSpec":
+        others = {
+            "crop random": self.crop == "random",
+            "source_size": self.source_size is not None,
+            "native_size": self.native_size,
+        }
+        for key, value in others.items() if self.margin else ():
+            if value:
+                raise ValueError(f"margin is for images that are resized to image_size, and {key} is not: leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -169,6 +183,8 @@ class ImageDataSpec(BaseDataSpec):
         chosen = {"train_split", "held_out_split", "held_out_fraction", "split_seed", "image_column", "label_column"}
         if self.native_size:  # left out otherwise, as in the caches made before the keys existed
             chosen |= {"native_size", "longest_side"}
+        if self.margin:
+            chosen.add("margin")
         return self.model_dump(mode="json", include={*chosen, "on_bad_image", "background"})
 
     def largest_size(self, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -39,7 +40,7 @@ _DECODED: dict[Any, Tensor] = {}
 class ImageData(SignalData):
     """One split of a data set: uint8 images `[C, H, W]`, and their labels if there are any.
 
-    Images are resized until they just cover the target (bicubic, antialiased), then the centre is cropped. Training may
+    Images are resized until they just cover the target (bicubic, antialiased), then the centre is cropped, and `data.margin` black pixels are added. Training may
     instead take random crops of the unresized image. With `data.native_size` images are neither resized nor cropped, except
     that those longer than `data.longest_side` are reduced.
 
@@ -60,6 +61,10 @@ class ImageData(SignalData):
         self.flips, self.has_source = spec.flip, spec.source_size is not None
         self.has_sizes = spec.native_size
         self.name = f"{spec.source} ({split})"
+        if 2 * spec.margin >= min(image_shape):
+            raise InputError(
+                f"data.margin must leave something of the {min(image_shape)} pixels of the image size; got {spec.margin} on every side"
+            )
         self.source_shape = None
         if spec.source_size is not None:
             if spec.source_size < max(image_shape):
@@ -173,6 +178,8 @@ class ImageData(SignalData):
                 "longest_side": self.spec.longest_side,
             }
         # left out at its default, so that fingerprints and caches made before the key existed still match
+        if self.spec.margin:
+            transform["margin"] = self.spec.margin
         if self.spec.background != ImageDataSpec.model_fields["background"].default:
             transform["background"] = self.spec.background
         return transform
@@ -198,7 +205,9 @@ class ImageData(SignalData):
     def _decode(self, row: Any, index: int, shape: tuple[int, int]) -> UInt8[Tensor, "channels height width"]:
         image = self._open(row, index)
         if not self.has_sizes:
-            return resize_and_crop(image, shape)
+            margin = self.spec.margin
+            inner = (shape[0] - 2 * margin, shape[1] - 2 * margin)
+            return F.pad(resize_and_crop(image, inner), (margin, margin, margin, margin))
         return resize_and_crop(image, limited((image.height, image.width), self.spec.longest_side))
 
     def _open(self, row: Any, index: int) -> Any:
@@ -235,7 +244,8 @@ class ImageData(SignalData):
     def _decode_all(self) -> UInt8[Tensor, "images channels height width"]:
         """Pixels of the whole split. A process that opens it again, as the stages of a recipe do, gets the same tensor."""
         # datasets' fingerprint is of the source's files, with their times, and of the rows chosen
-        key = (self.rows._fingerprint, self.spec.image_column, self.shape, self.channels, self.spec.background)
+        spec = self.spec
+        key = (self.rows._fingerprint, spec.image_column, self.shape, spec.margin, self.channels, spec.background)
         if key in _DECODED:
             return _DECODED[key]
         pixels = torch.empty(len(self), self.channels, *self.shape, dtype=torch.uint8)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from genrep.data.latents import LatentCache, autoencoder_hash
 from genrep.data.signals import SignalData, check_whole
@@ -21,7 +22,7 @@ from genrep.randomness import uniform_at
 from genrep.training.augment import cut_out, shifted
 from genrep.training.cloud_augment import augment_clouds, mix
 from genrep.training.folders import load_autoencoder
-from genrep.training.latents import open_latents, open_split
+from genrep.training.latents import open_for, open_latents, open_split
 from genrep.training.order import SignalStream, TrainingBatch
 from genrep.training.run import Run
 from genrep.training.specs import ClassifierRun, CloudAugmentSpec
@@ -144,6 +145,7 @@ class CloudClassification(Classification):
         self.cache = self.latents.cache
         self.held_out_cache = LatentCache(self.cache.folder, split="held_out")  # now, not at the first evaluation
         _check_labels(self.held_out_cache)
+        self.displaced = self._fit_displaced() if config.displaced_by else None
         self.stream = SignalStream(
             self.data, config.run.seed, self.latents.flips, wants_signals=False, cache=self.cache
         )
@@ -183,7 +185,22 @@ class CloudClassification(Classification):
         if self.config.shifted_by:  # how much accuracy depends on the cloud's position (ARC, table 8)
             shifted_clouds = self._held_out(CloudAugmentSpec(shift=self.config.shifted_by))
             metrics["accuracy_shifted"] = share_equal(*predictions(classifier, shifted_clouds))
+        if self.displaced is not None:  # how much, if it is the image that moves (ARC, table 7)
+            metrics["accuracy_displaced"] = share_equal(*predictions(classifier, iter(self.displaced)))
         return metrics
+
+    def _fit_displaced(self) -> list[tuple[Inputs, Int[Tensor, " batch"]]]:
+        """Clouds of held-out images, each displaced at random and then encoded, in batches, with labels."""
+        config, batches = self.config, []
+        images = open_for(self.autoencoder, config.data.light(), "held_out")
+        for indices in tqdm(list(_batches(len(images), config.latents.batch)), desc="fitting displaced images"):
+            values = images.signal.values(images.read(indices).to(self.device))
+            draws = uniform_at(indices, (values.ndim - 2,), config.run.seed, "displaced")
+            latents, mask = self.autoencoder.encode_set(shifted(values, config.displaced_by, draws))
+            labels = images.labels_of(indices)
+            assert labels is not None
+            batches.append((self._on_device(latents, mask), labels))
+        return batches
 
     def _held_out(self, augment: CloudAugmentSpec | None) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:
         cache = self.held_out_cache

@@ -419,6 +419,8 @@ class ClassifierRun(Spec):
     """For a point transformer: standardise features per channel, all with one mean and standard deviation, or not at all."""
     shifted_by: NonNegativeFloat = 0.0
     """For a point transformer: also measure accuracy on held-out clouds shifted by up to this many pixels; 0 disables it."""
+    displaced_by: NonNegativeInt = 0
+    """For a point transformer: also measure accuracy on clouds of held-out images that were displaced by up to this many pixels before they were fitted, repeating their border (see data.margin); 0 disables it."""
     shift: NonNegativeInt = 1
     """For a convolutional classifier: largest random shift of training images, in pixels."""
     cutout: NonNegativeInt = 0
@@ -443,6 +445,8 @@ class ClassifierRun(Spec):
                 raise ValueError(
                     "classifier.type point_transformer reads clouds from a latent cache: set latents.folder"
                 )
+            if self.displaced_by:
+                self.data.check_one_size("displaced_by")
             return self
         if isinstance(self.classifier, ImageSizeSpec):
             if self.image_size is not None:

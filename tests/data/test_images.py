@@ -17,6 +17,7 @@ from genrep.data import ImageDataSpec
 from genrep.data.images import resize_and_crop
 from genrep.data.signals import evenly
 from genrep.errors import InputError
+from genrep.specs import validate
 from tests.data.pictures import everything, opened, plain, random_image
 
 
@@ -267,6 +268,22 @@ def test_an_opaque_alpha_channel_changes_nothing(tmp_path, mode):
     assert "background" not in data.transform()
     encoded, transform = (folders[1] / "a.png").read_bytes(), json.dumps([1, data.transform()]).encode()
     assert data.fingerprint() == hashlib.sha256(transform + encoded).hexdigest()[:16]
+
+
+def test_a_margin_is_black_and_is_in_the_fingerprint():
+    plain = opened("digits", "held_out", shape=(8, 8))
+    for in_memory in (False, True):
+        framed = opened("digits", "held_out", shape=(14, 14), margin=3, in_memory=in_memory)
+        assert torch.equal(framed.read([0, 5])[:, :, 3:-3, 3:-3], plain.read([0, 5]))
+        assert int(framed.read([0, 5]).sum()) == int(plain.read([0, 5]).sum())
+    assert framed.transform()["margin"] == 3 and "margin" not in plain.transform()
+    assert framed.spec.selection()["margin"] == 3 and "margin" not in plain.spec.selection()
+    assert framed.fingerprint() != opened("digits", "held_out", shape=(14, 14)).fingerprint()
+    with pytest.raises(InputError, match="data.margin must leave something of the 8 pixels of the image size; got 4 on e"):
+        opened("digits", shape=(8, 8), margin=4)
+    for key, value in (("crop", "random"), ("source_size", 32), ("native_size", True)):
+        with pytest.raises(InputError, match=f"margin is for images that are resized to image_size, and {key}"):
+            validate(ImageDataSpec, {"margin": 1, key: value}, where="test")
 
 
 def test_transparency_and_its_background_are_in_the_fingerprint(tmp_path):

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from genrep.data.latents import LatentCache
 from genrep.errors import InputError
 from genrep.models.cloud_classifier import CloudClassifier
+from genrep.randomness import uniform_at
 from genrep.specs import validate
 from genrep.training.classification import CloudClassification
 from genrep.training.config import read_config
@@ -130,6 +131,33 @@ def test_a_cache_without_held_out_clouds_is_refused_before_training(stage1, tmp_
     arguments = options(stage1, tmp_path / "run", "--latents.held_out", "false", "--run.steps", 1)
     run("train/classifier.py", *arguments, "--latents.folder", tmp_path / "latents", expect=2)
     assert "the cache has no held-out latents" in capsys.readouterr().err
+
+
+def test_displaced_images_are_fitted_anew(stage1, tmp_path):
+    classification, _ = opened(stage1, tmp_path, displaced_by=2)
+    data = classification.config.data.open("held_out", (8, 8), 1)
+    (latents, mask), labels = classification.displaced[0]
+    assert sum(len(labels) for _, labels in classification.displaced) == len(data) == 359
+    assert torch.equal(labels, data.labels_of(range(len(labels)))) and bool(mask.all())
+    draws = uniform_at(range(len(labels)), (2,), classification.config.run.seed, "displaced")
+    moves = (draws * 5).long() - 2
+    assert set(moves.flatten().tolist()) == {-2, -1, 0, 1, 2}
+    values = data.signal.values(data.read([0, 1, 2]))
+    rows, columns = (torch.arange(8)[None] + moves[:3, axis, None] for axis in range(2))
+    moved = torch.stack(
+        [
+            image[:, row.clamp(0, 7)][:, :, column.clamp(0, 7)]
+            for image, row, column in zip(values, rows, columns, strict=True)
+        ]
+    )
+    torch.testing.assert_close(classification.autoencoder.encode(moved), latents[:3], rtol=1e-3, atol=1e-3)
+
+    class First(torch.nn.Module):
+        def forward(self, latents, mask):
+            return torch.nn.functional.one_hot(torch.zeros(len(latents), dtype=torch.long), 10).float()
+
+    metrics = classification.measure(First())
+    assert metrics["accuracy_displaced"] == metrics["accuracy"] == pytest.approx(0.1, abs=0.05)
 
 
 def test_evaluation_records_no_graph_and_rotation_needs_two_axes(stage1, tmp_path):
