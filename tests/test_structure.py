@@ -169,7 +169,13 @@ def test_every_shipped_config_loads_and_builds(path, monkeypatch):
                 model = build_of_clouds(config, 10, spec)
         else:
             spec = describe_autoencoder(config.autoencoder, str(path.relative_to(PROJECT)))
-            model = LatentDenoiser(spec.num_tokens, spec.latent_dim, 10, **config.denoiser.model_dump())
+            model = LatentDenoiser(
+                spec.num_tokens,
+                spec.latent_dim,
+                10,
+                position_dim=spec.decoder.position_dim,
+                **config.denoiser.model_dump(),
+            )
     assert all(parameter.is_meta for parameter in model.parameters())
 
 

@@ -141,7 +141,9 @@ class ImageDataSpec(BaseDataSpec):
         }
         for key, value in others.items() if self.margin else ():
             if value:
-                raise ValueError(f"margin is for images that are resized to image_size, and {key} is not: leave one of them out")
+                raise ValueError(
+                    f"margin is for images that are resized to image_size, and {key} is not: leave one of them out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -279,7 +279,9 @@ def test_a_margin_is_black_and_is_in_the_fingerprint():
     assert framed.transform()["margin"] == 3 and "margin" not in plain.transform()
     assert framed.spec.selection()["margin"] == 3 and "margin" not in plain.spec.selection()
     assert framed.fingerprint() != opened("digits", "held_out", shape=(14, 14)).fingerprint()
-    with pytest.raises(InputError, match="data.margin must leave something of the 8 pixels of the image size; got 4 on e"):
+    with pytest.raises(
+        InputError, match="data.margin must leave something of the 8 pixels of the image size; got 4 on e"
+    ):
         opened("digits", shape=(8, 8), margin=4)
     for key, value in (("crop", "random"), ("source_size", 32), ("native_size", True)):
         with pytest.raises(InputError, match=f"margin is for images that are resized to image_size, and {key}"):

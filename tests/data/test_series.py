@@ -57,10 +57,10 @@ def test_files_that_are_not_wav_are_refused(tmp_path):
     extensible[20:22] = b"\xff\xff"  # a format that no version of Python reads
     wide = bytearray(whole)
     wide[34] = 64  # bits per sample
-    for content in (None, b"", b"no sound", whole[:30], bytes(floats), bytes(extensible), bytes(wide)):
-        (tmp_path / "bad.wav").unlink(missing_ok=True)
-        if content is not None:
-            (tmp_path / "bad.wav").write_bytes(content)
+    with pytest.raises(InputError, match="none.wav' does not exist: give a WAV file"):
+        opened(tmp_path / "nowhere" / "none.wav")
+    for content in (b"", b"no sound", whole[:30], bytes(floats), bytes(extensible), bytes(wide)):
+        (tmp_path / "bad.wav").write_bytes(content)
         with pytest.raises(
             InputError,
             match=r"cannot be read as a WAV file of 8, 16, 24 or 32-bit integers: \S.*\. Save it as plain PCM",

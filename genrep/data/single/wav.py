@@ -15,6 +15,8 @@ def read_wav(path: Path) -> Float[np.ndarray, "channels samples"]:
     Raises:
         InputError: the file is missing, not a WAV file, damaged, empty, or in another format, such as floats.
     """
+    if not path.is_file():
+        raise InputError(f"signal.source {str(path)!r} does not exist: give a WAV file")
     try:
         with wave.open(str(path)) as file:
             channels, width, expected = file.getnchannels(), file.getsampwidth(), file.getnframes()
