@@ -74,7 +74,7 @@ def test_the_papers_decoder_has_19_043_parameters(monkeypatch, capsys):
     assert num_parameters(decoder) == 136 * 136 + 136 + 136 * 3 + 3 == 19_043
     monkeypatch.chdir(PROJECT)
     run("train/clouds.py", "configs/cifar10/arc.yaml", "--data.source", "nowhere", "--dry-run", expect=2)
-    assert "decoder: 19,043 parameters" in capsys.readouterr().out
+    assert "decoder: 19,043\n" in capsys.readouterr().out
 
 
 def test_gradients_reach_positions_features_and_weights():
