@@ -142,7 +142,7 @@ class ImageDataSpec(BaseDataSpec):
         for key, value in others.items() if self.margin else ():
             if value:
                 raise ValueError(
-                    f"margin is for images that are resized to image_size, and {key} is not: leave one of them out"
+                    f"margin is for images that are resized to image_size alone, not with {key}: leave one of them out"
                 )
         return self
 
@@ -198,6 +198,7 @@ class ImageDataSpec(BaseDataSpec):
     def with_source(self, size: tuple[int, ...], shape: tuple[int, ...]) -> "ImageDataSpec":
         # images of other proportions would be cropped differently, so they cannot serve as a reference
         larger = max(size) > max(shape) and size[0] * shape[1] == size[1] * shape[0]
+        larger = larger and not self.margin  # the margin is in pixels of `shape`
         return self.model_copy(update={"source_size": max(size) if larger else None})
 
     def open(self, split: str, shape: tuple[int, ...], channels: int) -> "SignalData":

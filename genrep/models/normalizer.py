@@ -12,10 +12,10 @@ from genrep.models.loading import StrictLoading
 
 
 class LatentNormalizer(StrictLoading, ModelMixin, ConfigMixin):
-    """Standardised latents, with mean 0 and standard deviation 1 (positions may have another), for the generator. Nothing is trained.
+    """Standardised latents, with mean 0 and standard deviation 1, for the generator. Nothing is trained.
 
     Statistics are per token and channel, `[R, D]` (locality-aware, A.3). Tokens with positions have no order, so theirs
-    are per channel, `[1, D]`.
+    are per channel, `[1, D]`, and positions may have another standard deviation.
 
     Args:
         num_tokens: R, or 1 for statistics shared by all tokens.

@@ -278,13 +278,14 @@ def test_a_margin_is_black_and_is_in_the_fingerprint():
         assert int(framed.read([0, 5]).sum()) == int(plain.read([0, 5]).sum())
     assert framed.transform()["margin"] == 3 and "margin" not in plain.transform()
     assert framed.spec.selection()["margin"] == 3 and "margin" not in plain.spec.selection()
+    assert framed.spec.with_source((28, 28), (14, 14)).source_size is None  # the margin would be half as wide there
     assert framed.fingerprint() != opened("digits", "held_out", shape=(14, 14)).fingerprint()
     with pytest.raises(
         InputError, match="data.margin must leave something of the 8 pixels of the image size; got 4 on e"
     ):
         opened("digits", shape=(8, 8), margin=4)
     for key, value in (("crop", "random"), ("source_size", 32), ("native_size", True)):
-        with pytest.raises(InputError, match=f"margin is for images that are resized to image_size, and {key}"):
+        with pytest.raises(InputError, match=f"margin is for images that are resized to image_size alone, not with {key}"):
             validate(ImageDataSpec, {"margin": 1, key: value}, where="test")
 
 

@@ -35,7 +35,7 @@ def open_pictures(spec: PictureSourceSpec) -> GridSignal:
         InputError: the source is missing, holds no pictures, too few or damaged ones, or its frames differ in size.
     """
     if spec.size is not None:
-        count = 3 * math.prod(grid_of(spec.size)) * (spec.num_frames or 1)
+        count = (spec.channels or 1) * math.prod(grid_of(spec.size)) * (spec.num_frames or 1)
         check_memory(BYTES_PER_VALUE * count, torch.device("cpu"), "a picture of signal.size", "lower signal.size")
     pixels = [_pixels(frame, spec, number) for number, frame in enumerate(_chosen_frames(spec))]
     if not pixels or len(pixels) < (spec.num_frames or 0):
