@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from genrep.fields.base import Field, last
-from genrep.nn.sines import AngleLinear, Places, full_precision, places_of, siren_bound
+from genrep.nn.sines import AngleLinear, Places, places_of, siren_bound
 
 MASKS: dict[str, Callable[[Tensor], Tensor]] = {
     "sin_squared": lambda angles: angles.sin().square(),
@@ -115,12 +115,10 @@ class SconeField(Field):
 
     def _scaled(self, number: int) -> tuple[Tensor, Tensor]:
         """s W and s b of the masks of layer `number`, in float32 or better."""
-        layer = self._mask_layer(number)
-        dtype = full_precision(layer.weight.dtype)
-        weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
+        weight, bias = self._mask_layer(number).precise()
         if self.input_scales is None:
             return weight, bias
-        scale = self.input_scales[number].to(dtype)
+        scale = self.input_scales[number].to(weight.dtype)
         return scale * weight, scale * bias
 
     def _collage(self, places: Places) -> Float[Tensor, "width points"]:
@@ -128,10 +126,8 @@ class SconeField(Field):
         collage = None
         for number, basis in enumerate(self.bases):
             assert isinstance(basis, AngleLinear)
-            dtype = full_precision(basis.weight.dtype)
-            basis_weights = basis.weight.to(dtype), basis.bias.to(dtype)
             omegas = self._mask_layer(number).omega, basis.omega
-            collage = Collage.apply(collage, *self._scaled(number), *basis_weights, omegas, places, self.mask)
+            collage = Collage.apply(collage, *self._scaled(number), *basis.precise(), omegas, places, self.mask)
         assert collage is not None
         return collage
 
@@ -140,7 +136,7 @@ class Collage(torch.autograd.Function):
     """One layer's M ∘ g = σ(a) sin p, `[width, points]`, where a = ω₀ (W z + b) and p = ω (B x + c).
 
     z None means x; `omegas` are ω₀ and ω, which are multiplied into the weights here, where that records nothing for the
-    backward pass: small chunks spend a tenth of a step on it otherwise.
+    backward pass.
     It computes σ and σ' together, and the sine and cosine of p together, and saves only σ'(a) sin p and σ(a) cos p;
     times the gradient of the result, these are the gradients of a and p. That takes two thirds of the passes over the
     activations that separate sines, activation and product take. It has only first derivatives by the weights; where

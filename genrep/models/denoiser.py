@@ -69,8 +69,8 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         mlp: "gelu" or "swiglu".
         norm: "layer" or "rms".
         qk_norm: RMS-normalise queries and keys.
-        position_scale: standard deviation of the positions of clean latents, if `position_dim` is not 0.
         position_dim: leading channels of a token that are its position; 0 is tokens with slots.
+        position_scale: standard deviation of the positions of clean latents, if `position_dim` is not 0.
 
     Raises:
         InputError: an invalid argument.
@@ -93,8 +93,8 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         mlp: str = "gelu",
         norm: str = "layer",
         qk_norm: bool = False,
-        position_scale: float = 1.0,
         position_dim: int = 0,
+        position_scale: float = 1.0,
     ):
         super().__init__()
         self.spec = spec = from_arguments(DenoiserSpec, locals(), where=type(self).__name__)

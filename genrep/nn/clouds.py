@@ -1,8 +1,8 @@
 """Batched point clouds with masks: gathering points, finding neighbours, thinning and pooling, ordering along a curve.
 
 A batch of clouds is `positions [B, N, axes]`, `features [B, N, D]` and `mask [B, N]`, True where a point is present. The order
-of the points has no meaning, so everything here depends on the positions alone. Where distances tie, as they often do among
-pixels, the first point in `lexicographic_order` counts.
+of the points has no meaning, so everything here depends on the positions alone. Distances often tie among pixels; of such points
+the first counts, so clouds are sorted by `lexicographic_order` beforehand.
 """
 
 from typing import NamedTuple
@@ -14,13 +14,11 @@ from torch import Tensor
 FAR = 1e6
 """Coordinate or squared distance given to absent points in searches; larger than that of any present one."""
 
-FAR_STEPS = 2**40
-"""The same in steps."""
-
-
 STEPS = 2048
 """Squared distances are compared in steps of 1 / 2048 of the squared unit: smaller differences may be rounding."""
 
+FAR_STEPS = 2**40
+"""Squared distance, in these steps, of absent points in searches."""
 
 class Cloud(NamedTuple):
     """A batch of point clouds."""
@@ -51,12 +49,14 @@ def nearest(
 ) -> tuple[Int[Tensor, "batch queries count"], Bool[Tensor, "batch queries count"]]:
     """Indices of the points of a cloud nearest to each query, nearest first, and which of them are present.
 
-    `unit` is a typical distance between points. Of points at the same distance, the first comes first. All pairs are compared, so memory grows with queries × points; suitable for clouds of up to a few thousand points.
+    `unit` is a typical distance between points. Of points at the same distance, the first comes first. All pairs are compared,
+    so memory grows with queries × points; suitable for clouds of up to a few thousand points.
     """
-    positions = cloud.positions.masked_fill(~cloud.mask[..., None], FAR)
+    # float32 also with half-precision positions, whose squares would overflow or tie
+    positions = cloud.positions.float().masked_fill(~cloud.mask[..., None], FAR)
     count = min(count, positions.shape[1])
     # a² - 2ab + b², which cdist uses for more than 25 points, rounds away the small distances that decide the order
-    distances = torch.cdist(queries, positions, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = torch.cdist(queries.float(), positions, compute_mode="donot_use_mm_for_euclid_dist")
     steps = (distances.square() * (STEPS / unit**2)).round().clamp_max(FAR_STEPS).long()
     points = positions.shape[1]
     keys = steps * points + torch.arange(points, device=steps.device)
@@ -73,7 +73,7 @@ def farthest_points(
     The first point is the one nearest to the cloud's centre, so the choice does not depend on shifts. `unit` is a typical
     distance between points; of points equally far, the first is chosen.
     """
-    positions, mask = cloud.positions, cloud.mask
+    positions, mask = cloud.positions.float(), cloud.mask
     weights = mask.to(positions.dtype)[..., None]
     centre = (positions * weights).sum(1) / weights.sum(1).clamp(min=1)
     scale = STEPS / unit**2

@@ -46,16 +46,16 @@ class AngleLinear(nn.Linear):
         super().__init__(inputs, outputs)
         self.omega = float(omega)
 
-    def folded(self) -> tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"]]:
-        """ωW and ωb in float32 or better."""
+    def precise(self) -> tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"]]:
+        """W and b in float32 or better."""
         dtype = full_precision(self.weight.dtype)
-        return self.omega * self.weight.to(dtype), self.omega * self.bias.to(dtype)
+        return self.weight.to(dtype), self.bias.to(dtype)
 
     def forward(self, input: Float[Tensor, "*points inputs"]) -> Float[Tensor, "*points outputs"]:
-        weight, bias = self.folded()
+        weight, bias = self.precise()
         with torch.autocast(input.device.type, enabled=False):
             product = coordinate_product if self.in_features <= MOST_AXES else F.linear
-            return product(input.to(weight.dtype), weight, bias)
+            return product(input.to(weight.dtype), self.omega * weight, self.omega * bias)
 
 
 def siren_bound(inputs: int, omega: float, first: bool) -> float:

@@ -71,6 +71,18 @@ def test_clouds_at_pixel_centres_are_invariant_too(side):
         torch.testing.assert_close(model(shifted), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_near(kind, dtype):
+    model, latents = tiny(kind), clouds()
+    mask = torch.ones(3, 12, dtype=torch.bool)
+    mask[1, 9:] = False
+    expected = model(latents.to(dtype).float(), mask)
+    half = model.to(dtype)(latents.to(dtype), mask)
+    assert half.dtype == dtype
+    torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1)
+
+
 def test_clouds_too_large_for_all_pairs_are_refused():
     model = tiny("neighbours")
     with pytest.raises(InputError, match="up to 4,096 points; got clouds of 4,097: use attention grid"):
