@@ -23,6 +23,7 @@ from genrep.nn.clouds import (
     nearest,
     pool_cells,
 )
+from genrep.nn.sines import full_precision
 from genrep.specs import from_arguments
 
 CURVE_BITS = 16
@@ -59,7 +60,7 @@ class NeighbourAttention(nn.Module):
         features = self.norm(cloud.features)
         indices, present = nearest(cloud.positions, cloud, self.neighbours, spacing)
         offsets = (cloud.positions[:, :, None] - gather(cloud.positions, indices)) / spacing
-        offsets = offsets.masked_fill(~present[..., None], 0)
+        offsets = offsets.masked_fill(~present[..., None], 0).to(features.dtype)
         encoded = self.position(offsets)
         logits = self.weight(self.query(features)[:, :, None] - gather(self.key(features), indices) + encoded)
         # -inf would make NaN of a cloud without points
@@ -106,7 +107,7 @@ class PatchAttention(nn.Module):
             for part in self.to_qkv(self.norm(ordered)).chunk(3, dim=-1)
         )
         offsets = (positions[:, :, :, None] - positions[:, :, None]) / spacing
-        bias = self.bias(offsets).movedim(-1, 2).to(query.dtype)
+        bias = self.bias(offsets.to(query.dtype)).movedim(-1, 2)
         bias = bias.masked_fill(~present[:, :, None, None], _lowest(query.dtype))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         attended = self.out(attended.transpose(2, 3).flatten(3)).flatten(1, 2)[:, :points]
@@ -221,7 +222,8 @@ class CloudClassifier(StrictLoading, ModelMixin, ConfigMixin):
     ) -> Float[Tensor, "batch features"]:
         """Clouds => features: the normalised mean over the last stage's points."""
         axes = self.spec.position_dim
-        positions, features = latents[..., :axes], latents[..., axes:]
+        # positions in float32 also in a half-precision model: their squared distances would be rounded, or overflow
+        positions, features = latents[..., :axes].to(full_precision(latents.dtype)), latents[..., axes:]
         mask = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device) if mask is None else mask
         positions = positions.masked_fill(~mask[..., None], 0)
         embedded = self.embed((features - self.feature_mean) / self.feature_std)

@@ -20,6 +20,7 @@ STEPS = 2048
 FAR_STEPS = 2**40
 """Squared distance, in these steps, of absent points in searches."""
 
+
 class Cloud(NamedTuple):
     """A batch of point clouds."""
 
@@ -52,11 +53,10 @@ def nearest(
     `unit` is a typical distance between points. Of points at the same distance, the first comes first. All pairs are compared,
     so memory grows with queries × points; suitable for clouds of up to a few thousand points.
     """
-    # float32 also with half-precision positions, whose squares would overflow or tie
-    positions = cloud.positions.float().masked_fill(~cloud.mask[..., None], FAR)
+    positions = cloud.positions.masked_fill(~cloud.mask[..., None], FAR)
     count = min(count, positions.shape[1])
     # a² - 2ab + b², which cdist uses for more than 25 points, rounds away the small distances that decide the order
-    distances = torch.cdist(queries.float(), positions, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = torch.cdist(queries, positions, compute_mode="donot_use_mm_for_euclid_dist")
     steps = (distances.square() * (STEPS / unit**2)).round().clamp_max(FAR_STEPS).long()
     points = positions.shape[1]
     keys = steps * points + torch.arange(points, device=steps.device)
@@ -73,7 +73,7 @@ def farthest_points(
     The first point is the one nearest to the cloud's centre, so the choice does not depend on shifts. `unit` is a typical
     distance between points; of points equally far, the first is chosen.
     """
-    positions, mask = cloud.positions.float(), cloud.mask
+    positions, mask = cloud.positions, cloud.mask
     weights = mask.to(positions.dtype)[..., None]
     centre = (positions * weights).sum(1) / weights.sum(1).clamp(min=1)
     scale = STEPS / unit**2

@@ -285,7 +285,9 @@ def test_a_margin_is_black_and_is_in_the_fingerprint():
     ):
         opened("digits", shape=(8, 8), margin=4)
     for key, value in (("crop", "random"), ("source_size", 32), ("native_size", True)):
-        with pytest.raises(InputError, match=f"margin is for images that are resized to image_size alone, not with {key}"):
+        with pytest.raises(
+            InputError, match=f"margin is for images that are resized to image_size alone, not with {key}"
+        ):
             validate(ImageDataSpec, {"margin": 1, key: value}, where="test")
 
 
