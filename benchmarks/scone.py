@@ -1,14 +1,14 @@
-"""The time of a training step of SCONE relative to that of a SIREN of the same width, measured in the same run.
+"""The time of a training step of SCONE and of WIRE relative to that of a SIREN of the same width, measured in the same run.
 
     python benchmarks/scone.py
     python benchmarks/scone.py --widths 250 --chunks 1024,2048 --runs 5
     MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 python benchmarks/scone.py    # see docs/train.md
 
 Networks have four hidden layers. A step is the forward pass, the loss and the backward pass on all points of a square
-grid, in chunks of points as in train/field.py. `plain` is SCONE as its equations are written, with sine, activation and
-product in separate passes. Networks and chunk sizes are timed in turn, after a first round that is not counted; times
-are medians, given for the fastest chunk size, with those of all chunk sizes in parentheses. Values and gradients of
-both forms of SCONE are compared first.
+grid, in chunks of points as in train/field.py. `plain` networks are computed as their equations are written: SCONE with sine,
+activation and product in separate passes, WIRE with separate real operations that autograd differentiates. Networks and chunk
+sizes are timed in turn, after a first round that is not counted; times are medians, given for the fastest chunk size, with
+those of all chunk sizes in parentheses. Values and gradients of both forms of SCONE and of WIRE are compared first.
 """
 
 import argparse
@@ -29,14 +29,28 @@ from genrep.models.field import NeuralField
 from genrep.options import positive, positives
 from genrep.training.config import run_script
 
+KINDS = ("siren", "scone", "wire")
+
 
 def make(spec: dict[str, Any], side: int, device: torch.device) -> Field:
     torch.manual_seed(0)
     return NeuralField(spec, (side, side), channels=3).field.to(device)
 
 
-def plain_values(field: Any, prepared: Any) -> Tensor:
+def plain_scone(field: Any, prepared: Any) -> Tensor:
     return field.to_values(last(field.hidden_layers(prepared)))
+
+
+def plain_wire(field: Any, coords: Tensor) -> Tensor:
+    def wavelets(real: Tensor, imaginary: Tensor) -> Tensor:
+        envelope = (-field.omega * imaginary - field.scale**2 * (real.square() + imaginary.square())).exp()
+        return torch.cat([envelope * (field.omega * real).cos(), envelope * (field.omega * real).sin()], dim=-1)
+
+    real = field.first(coords)
+    imaginary = torch.zeros_like(real)
+    for layer in field.hidden:
+        real, imaginary = layer(wavelets(real, imaginary)).chunk(2, dim=-1)
+    return field.to_values.real_part(wavelets(real, imaginary))
 
 
 def step(values: Callable[[Any], Tensor], parts: list[tuple[Any, Tensor]]) -> None:
@@ -62,8 +76,14 @@ def seconds(way: Callable[[], None], field: Field, device: torch.device) -> floa
 
 
 def measure(width: int, options: argparse.Namespace) -> None:
-    siren = make({"type": "siren", "widths": [width] * 4}, options.side, options.device)
-    scone = make({"type": "scone", "widths": [width] * 4}, options.side, options.device)
+    siren, scone, wire = (make({"type": kind, "widths": [width] * 4}, options.side, options.device) for kind in KINDS)
+    ways: dict[str, tuple[Field, Callable[[Any], Tensor]]] = {
+        "siren": (siren, siren.values),
+        "scone": (scone, scone.values),
+        "plain scone": (scone, functools.partial(plain_scone, scone)),
+        "wire": (wire, wire.values),
+        "plain wire": (wire, functools.partial(plain_wire, wire)),
+    }
     coords = grid(options.side, device=options.device)
     targets = torch.rand(len(coords), 3, device=options.device) * 2 - 1
 
@@ -72,40 +92,43 @@ def measure(width: int, options: argparse.Namespace) -> None:
         return [(field.prepare(chunk_coords), chunk_targets) for chunk_coords, chunk_targets in pairs]
 
     # compare
-    plain = functools.partial(plain_values, scone)
-    parts = parts_of(scone, options.chunks[0])[:2]
-    with torch.no_grad():
-        largest = plain(parts[0][0]).abs().max()
-    difference = (scone.values(parts[0][0]) - plain(parts[0][0])).abs().max() / largest
-    pairs = zip(gradients(scone, scone.values, parts), gradients(scone, plain, parts), strict=True)
-    differences = [(fast - expected).abs().max() / expected.abs().max() for fast, expected in pairs]
-    print(
-        f"4 × {width}: largest relative difference of values {float(difference.detach()):.0e}, of gradients {float(max(differences)):.0e}"
-    )
+    for name in ("scone", "wire"):
+        field, plain = ways[name][0], ways[f"plain {name}"][1]
+        parts = parts_of(field, options.chunks[0])[:2]
+        with torch.no_grad():
+            expected_values = plain(parts[0][0])
+        # with gradients: without them, SCONE is computed as written
+        difference = float(
+            (field.values(parts[0][0]).detach() - expected_values).abs().max() / expected_values.abs().max()
+        )
+        pairs = zip(gradients(field, field.values, parts), gradients(field, plain, parts), strict=True)
+        differences = [float((fast - expected).abs().max() / expected.abs().max()) for fast, expected in pairs]
+        print(
+            f"4 × {width}, {name}: largest relative difference of values {difference:.0e}, of gradients {max(differences):.0e}"
+        )
 
     # measure
-    ways: dict[tuple[str, int], tuple[Callable[[], None], Field]] = {}
-    for chunk in options.chunks:
-        scone_parts = parts_of(scone, chunk)
-        ways["siren", chunk] = functools.partial(step, siren.values, parts_of(siren, chunk)), siren
-        ways["scone", chunk] = functools.partial(step, scone.values, scone_parts), scone
-        ways["plain", chunk] = functools.partial(step, plain, scone_parts), scone
-    times: dict[tuple[str, int], list[float]] = {key: [] for key in ways}
+    steps = {
+        (name, chunk): functools.partial(step, values, parts_of(field, chunk))
+        for chunk in options.chunks
+        for name, (field, values) in ways.items()
+    }
+    times: dict[tuple[str, int], list[float]] = {key: [] for key in steps}
     for number in range(options.runs + 1):
-        for key, (way, field) in ways.items():
-            elapsed = seconds(way, field, options.device)
+        for key, way in steps.items():
+            elapsed = seconds(way, ways[key[0]][0], options.device)
             if number:
                 times[key].append(elapsed)
 
     # report
     medians = {key: statistics.median(values) for key, values in times.items()}
-    best = {name: min(options.chunks, key=lambda chunk: medians[name, chunk]) for name in ("siren", "scone", "plain")}
+    best = {name: min(options.chunks, key=lambda chunk: medians[name, chunk]) for name in ways}
     for name, chunk in best.items():
         pairs_of_runs = zip(times[name, chunk], times["siren", best["siren"]], strict=True)
         ratio = statistics.median(elapsed / siren_elapsed for elapsed, siren_elapsed in pairs_of_runs)
         all_chunks = ", ".join(f"{size}: {medians[name, size] * 1e3:.0f}" for size in options.chunks)
         print(
-            f"  {name:6} {medians[name, chunk] * 1e3:8.1f} ms in chunks of {chunk:6}   {ratio:5.2f} × siren   ({all_chunks})"
+            f"  {name:11} {medians[name, chunk] * 1e3:8.1f} ms in chunks of {chunk:6}   {ratio:5.2f} × siren   ({all_chunks})"
         )
 
 

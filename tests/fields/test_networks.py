@@ -1,6 +1,8 @@
 """SIREN, Fourier, Gabor, WIRE and SCONE: parameters, initial statistics, and each network against its equations."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -358,6 +360,28 @@ def test_derivatives_of_torch_func_equal_autograds(name):
     jacobians = torch.func.vmap(torch.func.jacrev(lambda point: field(point[None])[0, 0]))(coords)
     points = coords.clone().requires_grad_()
     torch.testing.assert_close(jacobians, torch.autograd.grad(field(points).sum(), points)[0])
+
+
+COMPILED = """
+import torch
+from genrep.coords import grid
+from genrep.models.field import NeuralField
+for spec in ({"type": "wire", "widths": [8, 9]}, {"type": "scone", "widths": [8, 9], "omegas": [9.0, 5.0]}):
+    torch.manual_seed(0)
+    field, results = NeuralField(spec, (16, 16), 3).field, []
+    for values in (field.values, torch.compile(field.values, backend="aot_eager", fullgraph=True)):
+        predicted = values(field.prepare(grid(16)))
+        results.append([predicted, *torch.autograd.grad(predicted.square().mean(), list(field.parameters()))])
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-5)
+print("equal")
+"""
+
+
+def test_compiled_fields_equal_plain_ones():
+    """WIRE and SCONE have backward passes of their own. In a process without type checks, which no compiler can trace."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, cwd=PROJECT)
+    assert done.stdout.strip() == "equal", done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", [*SMALL, *OTHERS])
