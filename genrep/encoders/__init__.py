@@ -96,6 +96,11 @@ class JointAttentionSpec(BaseEncoderSpec):
         return JointAttentionEncoder(image_size, channels, num_tokens, latent_dim, token_groups, **options)
 
 
+def num_anchors(pixels: int, num_tokens: int, share: float | None, num_neighbours: int = 1) -> int:
+    """Anchors of an image: `num_tokens`; or `share` of its pixels, rounded down, but at least a coordinate's neighbours."""
+    return num_tokens if share is None else max(num_neighbours, int(share * pixels))
+
+
 class CloudFitSpec(Spec):
     """ARC: no network. Anchors are drawn on every image, and their features are fitted under the decoder."""
 
@@ -140,9 +145,10 @@ class CloudFitSpec(Spec):
                 "encoder fit needs a decoder whose tokens have positions, and the tokens of this one have slots: use decoder anchored"
             )
         pixels = math.prod(image_size)
-        if self.share is not None and self.num_anchors(image_size, num_tokens) > num_tokens:
+        anchors = num_anchors(pixels, num_tokens, self.share)
+        if anchors > num_tokens:
             raise ValueError(
-                f"num_tokens must be at least {self.num_anchors(image_size, num_tokens)}, encoder.share {self.share} of the {pixels} "
+                f"num_tokens must be at least {anchors}, encoder.share {self.share} of the {pixels} "
                 f"pixels of image_size; got {num_tokens}: raise num_tokens, or lower encoder.share"
             )
         if self.share is None and num_tokens > pixels:
@@ -151,11 +157,6 @@ class CloudFitSpec(Spec):
             )
         if self.parts > pixels:
             raise ValueError(f"encoder.parts must be at most {pixels}, the pixels of an image; got {self.parts}")
-
-    def num_anchors(self, shape: tuple[int, ...], num_tokens: int) -> int:
-        """Anchors of an image of `shape`: `share` of its pixels, rounded down, or else `num_tokens`. A fit draws at least as many
-        as the decoder has neighbours."""
-        return num_tokens if self.share is None else int(self.share * math.prod(shape))
 
     def build(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from genrep.coords import grid_at, pitch, region_of
 from genrep.decoders.anchored import AnchoredDecoder
+from genrep.encoders import num_anchors
 from genrep.encoders.anchors import beside_missing, draw_anchors, gradient_norm
 from genrep.errors import InputError
 from genrep.interpolation import values_at
@@ -128,7 +129,7 @@ class CloudFit(nn.Module):
     def num_anchors(self, shape: Sequence[int], decoder: AnchoredDecoder) -> int:
         """Anchors of an image of `shape`, at least the decoder's neighbours. InputError if an image of this size cannot be fitted."""
         pixels, size = math.prod(shape), " × ".join(map(str, shape))
-        count = self.num_tokens if self.share is None else max(decoder.num_neighbours, int(self.share * pixels))
+        count = num_anchors(pixels, self.num_tokens, self.share, decoder.num_neighbours)
         if pixels < max(count, self.parts):
             raise InputError(
                 f"an image must have at least {max(count, self.parts)} pixels, for its anchors and for encoder.parts; got {size}"

@@ -3,12 +3,13 @@
 The settings of a run are in `genrep/training/specs.py`, the base class of specs in `genrep/specs.py`.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from genrep.decoders import AnchoredSpec, DecoderSpec
-from genrep.encoders import CloudFitSpec, EncoderSpec
+from genrep.encoders import CloudFitSpec, EncoderSpec, num_anchors
 from genrep.fields import FieldSpec
 from genrep.signals import SignalSpec
 from genrep.specs import Fraction, Frequencies, GridSize, NonNegativeInt, PositiveFloat, PositiveInt, Spec, grid_of
@@ -53,7 +54,8 @@ class AutoencoderSpec(Spec):
         """Tokens of a signal of `image_size`: `num_tokens`, or fewer where larger signals have more (encoder.share)."""
         if isinstance(self.encoder, CloudFitSpec):
             assert isinstance(self.decoder, AnchoredSpec)  # checked by the encoder's spec
-            return max(self.decoder.num_neighbours, self.encoder.num_anchors(self.image_shape, self.num_tokens))
+            pixels, neighbours = math.prod(self.image_shape), self.decoder.num_neighbours
+            return num_anchors(pixels, self.num_tokens, self.encoder.share, neighbours)
         return self.num_tokens
 
 

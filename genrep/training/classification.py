@@ -191,7 +191,8 @@ class CloudClassification(Classification):
 
     def _fit_displaced(self) -> list[tuple[Inputs, Int[Tensor, " batch"]]]:
         """Clouds of held-out images, each displaced at random and then encoded, in batches, with labels."""
-        config, batches = self.config, []
+        config = self.config
+        batches: list[tuple[Inputs, Tensor]] = []
         images = open_for(self.autoencoder, config.data.light(), "held_out")
         for indices in tqdm(list(_batches(len(images), config.latents.batch)), desc="fitting displaced images"):
             values = images.signal.values(images.read(indices).to(self.device))
