@@ -202,7 +202,8 @@ class Part:
     """Pixels of some images that are computed at a time: what depends neither on the features nor on the decoder's weights.
 
     Attributes:
-        rows: `[N, n]`, rows of the table of products (`first_layer`), one for each neighbour of a pixel.
+        anchors: `[A]`, the anchors of the batch that are neighbours of these pixels.
+        rows: `[N, n]`, rows of the table of their products (`first_layer`), one for each neighbour of a pixel.
         pixels, starts: the inverse of `rows`: the pixels that use row 0, then those that use row 1, and so on; and the index
             in `pixels` at which each row begins.
         offsets: `[N, n * axes + 1]`, the offsets of a pixel's neighbours, then a 1 for the bias.
@@ -211,22 +212,25 @@ class Part:
             each other.
     """
 
-    def __init__(self, num_rows: int, rows: Tensor, offsets: Tensor, targets: Tensor, weights: Tensor):
-        self.rows = rows.int()
+    def __init__(self, neighbours: Tensor, offsets: Tensor, targets: Tensor, weights: Tensor):
+        count = neighbours.shape[1]
+        self.anchors, index = neighbours.unique(return_inverse=True)
+        rows = index * count + torch.arange(count, device=index.device)
         used, order = rows.flatten().sort()
-        self.pixels = order.div(rows.shape[1], rounding_mode="floor").int()
-        self.starts = torch.searchsorted(used, torch.arange(num_rows, device=rows.device)).int()
+        self.rows = rows.int()
+        self.pixels = order.div(count, rounding_mode="floor").int()
+        self.starts = torch.searchsorted(used, torch.arange(len(self.anchors) * count, device=index.device)).int()
         self.offsets, self.targets, self.weights = F.pad(offsets, (0, 1), value=1.0), targets, weights
 
 
 def cut_into_parts(fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: AnchoredDecoder) -> list[list[Part]]:
     """The pixels of each step; steps cycle through this list.
 
-    The pixels of a step are cut into several pieces if there are too many to compute at a time.
+    The pixels of a step are cut into several pieces if there are too many to compute at a time. A piece is a strip of each
+    image, which few of the anchors are near to.
     """
-    shape, count = values.shape[2:], decoder.num_neighbours
+    shape = values.shape[2:]
     batch, num_anchors = clouds.positions.shape[:2]
-    num_rows = batch * num_anchors * count
     region = region_of(shape, fitting.image_shape)
     extent = torch.tensor(region[len(shape) :], device=values.device)
     nearest = decoder.nearest(clouds.positions, clouds.mask)
@@ -238,19 +242,18 @@ def cut_into_parts(fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: A
     steps = []
     for draw, of_step in itertools.product(range(fitting.draws or 1), clouds.order.tensor_split(fitting.parts, dim=1)):
         pieces = []
-        for pixels in of_step.split(max(1, 16 * points_at_once(values.device) // batch), dim=1):
+        for pixels in of_step.sort(dim=1).values.split(max(1, 16 * points_at_once(values.device) // batch), dim=1):
             coords = grid_at(pixels.flatten(), shape, region).unflatten(0, pixels.shape)
             if clouds.shifts is not None:
                 coords = coords + clouds.shifts[:, draw].gather(1, pixels[..., None].expand_as(coords))
             index = nearest(coords)
             anchors = clouds.positions.flatten(0, 1)[index + first]
             offsets = decoder.offsets(coords, anchors).flatten(2).to(values.dtype)
-            rows = (index + first) * count + torch.arange(count, device=values.device)
             within = coords / extent  # where they are in the image, which covers [-1, 1] of its own
             targets = values_at(known, within, "nearest" if clouds.shifts is None else "bicubic", may_miss)
             weights = targets.isfinite().to(values.dtype) / (of_step.shape[1] * decoder.channels)
-            parts = [part.flatten(0, 1) for part in (rows, offsets, targets.nan_to_num(), weights)]
-            pieces.append(Part(num_rows, *parts))
+            parts = (index + first, offsets, targets.nan_to_num(), weights)
+            pieces.append(Part(*(part.flatten(0, 1) for part in parts)))
         steps.append(pieces)
     return steps
 
@@ -288,7 +291,8 @@ def loss_of_part(
 ) -> Float[Tensor, ""]:
     """Weighted squared errors at the pixels of a part; over all parts of a step, the sum of the images' mean squared errors."""
     to_table, of_offsets = first_layer(decoder, features.shape[2])
-    table = (features.flatten(0, 1) @ to_table).view(-1, len(of_offsets.T))  # [B * K * n, hidden]
+    near = features.flatten(0, 1).index_select(0, part.anchors)
+    table = (near @ to_table).view(-1, len(of_offsets.T))  # [A * n, hidden]
     values = decoder.mlp[1:](torch.addmm(_SumOfRows.apply(table, part), part.offsets, of_offsets))
     return ((values - part.targets).square() * part.weights).sum()
 
@@ -304,9 +308,9 @@ def fit(
     features = clouds.features.to(values.dtype).flatten(0, 1).clone()  # [B * K, z]
     optimizer = torch.optim.Adam([features], lr=fitting.lr, betas=fitting.betas, fused=True)
     for step in range(fitting.steps):
-        table = (features @ to_table).view(-1, of_offsets.shape[1])  # [B * K * n, hidden]
         gradient = (2 * fitting.penalty / clouds.features[0].numel()) * features
         for part in steps[step % len(steps)]:
+            table = (features.index_select(0, part.anchors) @ to_table).view(-1, of_offsets.shape[1])  # [A * n, hidden]
             hidden = [F.embedding_bag(part.rows, table, mode="sum").addmm_(part.offsets, of_offsets)]
             for layer in later_layers:
                 hidden.append(layer(hidden[-1].clamp_(min=0)))
@@ -315,7 +319,7 @@ def fit(
                 slope = slope @ layer.weight
                 slope.mul_(hidden.pop().sign_())  # ReLU's derivative: 1 where the activation is positive
             of_table = F.embedding_bag(part.pixels, slope, part.starts, mode="sum")
-            gradient.addmm_(of_table.view(len(features), -1), to_table.T)
+            gradient.index_add_(0, part.anchors, of_table.view(len(part.anchors), -1) @ to_table.T)
         features.grad = gradient
         for group in optimizer.param_groups:
             group["lr"] = fitting.rate(step)

@@ -182,9 +182,12 @@ class CloudClassification(Classification):
 
     def measure(self, classifier: Any) -> dict[str, float]:
         metrics = super().measure(classifier)
-        if self.config.shifted_by:  # how much accuracy depends on the cloud's position (ARC, table 8)
-            shifted_clouds = self._held_out(CloudAugmentSpec(shift=self.config.shifted_by))
-            metrics["accuracy_shifted"] = share_equal(*predictions(classifier, shifted_clouds))
+        for name, augment in (  # how much accuracy depends on the cloud's position, and on those of its points in it
+            ("shifted", CloudAugmentSpec(shift=self.config.shifted_by)),  # ARC, table 8
+            ("pushed", CloudAugmentSpec(push=self.config.pushed_by)),  # ARC, table 6
+        ):
+            if augment != CloudAugmentSpec():
+                metrics[f"accuracy_{name}"] = share_equal(*predictions(classifier, self._held_out(augment)))
         if self.displaced is not None:  # how much, if it is the image that moves (ARC, table 7)
             metrics["accuracy_displaced"] = share_equal(*predictions(classifier, iter(self.displaced)))
         return metrics

@@ -419,6 +419,8 @@ class ClassifierRun(Spec):
     """For a point transformer: standardise features per channel, all with one mean and standard deviation, or not at all."""
     shifted_by: NonNegativeFloat = 0.0
     """For a point transformer: also measure accuracy on held-out clouds shifted by up to this many pixels; 0 disables it."""
+    pushed_by: NonNegativeFloat = 0.0
+    """For a point transformer: also measure accuracy on held-out clouds whose points are each shifted by up to this many pixels along each axis; 0 disables it."""
     displaced_by: NonNegativeInt = 0
     """For a point transformer: also measure accuracy on clouds of held-out images that were displaced by up to this many pixels before they were fitted, repeating their border (see data.margin); 0 disables it."""
     shift: NonNegativeInt = 1

@@ -87,12 +87,18 @@ def test_a_fit_equals_adam_on_the_error_of_the_decoder(depth, options):
     torch.testing.assert_close(model.encode(values), torch.cat(expected), atol=1e-3, rtol=1e-3)
 
 
-def test_loss_and_gradient_of_a_part_equal_autograd_of_the_plain_loss():
-    model, values = model_of(depth=3, parts=1, steps=1), images(3)
+@pytest.mark.parametrize(("points_at_once", "pieces"), [(100, 1), (16, 5)])
+def test_loss_and_gradient_of_parts_equal_autograd_of_the_plain_loss(points_at_once, pieces, monkeypatch):
+    shape = (40, 10)
+    model, values = model_of(depth=3, parts=1, steps=1, shape=shape, num_tokens=40), images(3, shape=shape)
+    monkeypatch.setattr(fitting, "points_at_once", lambda device: points_at_once)
     clouds = model.encoder.place(values, model.decoder)
-    ((part,),) = cut_into_parts(model.encoder, values, clouds, model.decoder)
+    (parts,) = cut_into_parts(model.encoder, values, clouds, model.decoder)
+    assert len(parts) == pieces and sum(len(part.targets) for part in parts) == 3 * 400
+    if pieces > 1:  # strips of the images, with few of the anchors near them
+        assert all(len(part.anchors) < 0.6 * 3 * 40 for part in parts)
     features = clouds.features.clone().requires_grad_(True)
-    loss = loss_of_part(model.decoder, features, part)
+    loss = sum(loss_of_part(model.decoder, features, part) for part in parts)
     latents = torch.cat([clouds.positions, features], dim=-1)
     plain_loss = mean_squares(model, latents, values).sum()
     torch.testing.assert_close(loss, plain_loss)

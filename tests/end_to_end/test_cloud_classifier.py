@@ -160,6 +160,26 @@ def test_displaced_images_are_fitted_anew(stage1, tmp_path):
     assert metrics["accuracy_displaced"] == metrics["accuracy"] == pytest.approx(0.1, abs=0.05)
 
 
+def test_held_out_clouds_are_shifted_as_a_whole_and_pushed_point_by_point(stage1, tmp_path):
+    classification, _ = opened(stage1, tmp_path, shifted_by=2.0, pushed_by=3.0)
+    seen = []
+
+    class Watching(torch.nn.Module):
+        def forward(self, latents, mask):
+            seen.append(latents)
+            return torch.nn.functional.one_hot(torch.zeros(len(latents), dtype=torch.long), 10).float()
+
+    metrics = classification.measure(Watching())
+    assert metrics["accuracy"] == metrics["accuracy_shifted"] == metrics["accuracy_pushed"] == pytest.approx(0.1, abs=0.05)
+    intact, moved, pushed = torch.cat(seen).chunk(3)
+    assert len(intact) == 359 and torch.equal(intact[..., 2:], moved[..., 2:]) and torch.equal(intact[..., 2:], pushed[..., 2:])
+    shift, push = (positions[..., :2] - intact[..., :2] for positions in (moved, pushed))
+    shift, push = shift * 8 / 2, push * 8 / 2  # pixels
+    torch.testing.assert_close(shift, shift[:, :1].expand_as(shift), rtol=0, atol=1e-4)
+    assert 1.9 < float(shift.abs().max()) <= 2.0001 and 2.9 < float(push.abs().max()) <= 3.0001
+    assert abs(float(push.mean())) < 0.1 and float(push.std(1).mean()) == pytest.approx(3 / 3**0.5, rel=0.05)  # uniform
+
+
 def test_evaluation_records_no_graph_and_rotation_needs_two_axes(stage1, tmp_path):
     classification, _ = opened(stage1, tmp_path, shifted_by=2.0)
     grad_enabled = []
