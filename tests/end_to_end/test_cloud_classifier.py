@@ -170,9 +170,15 @@ def test_held_out_clouds_are_shifted_as_a_whole_and_pushed_point_by_point(stage1
             return torch.nn.functional.one_hot(torch.zeros(len(latents), dtype=torch.long), 10).float()
 
     metrics = classification.measure(Watching())
-    assert metrics["accuracy"] == metrics["accuracy_shifted"] == metrics["accuracy_pushed"] == pytest.approx(0.1, abs=0.05)
+    assert (
+        metrics["accuracy"] == metrics["accuracy_shifted"] == metrics["accuracy_pushed"] == pytest.approx(0.1, abs=0.05)
+    )
     intact, moved, pushed = torch.cat(seen).chunk(3)
-    assert len(intact) == 359 and torch.equal(intact[..., 2:], moved[..., 2:]) and torch.equal(intact[..., 2:], pushed[..., 2:])
+    assert (
+        len(intact) == 359
+        and torch.equal(intact[..., 2:], moved[..., 2:])
+        and torch.equal(intact[..., 2:], pushed[..., 2:])
+    )
     shift, push = (positions[..., :2] - intact[..., :2] for positions in (moved, pushed))
     shift, push = shift * 8 / 2, push * 8 / 2  # pixels
     torch.testing.assert_close(shift, shift[:, :1].expand_as(shift), rtol=0, atol=1e-4)

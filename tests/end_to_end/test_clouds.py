@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from genrep.data.latents import LatentCache
@@ -186,3 +187,16 @@ def test_all_ways_of_the_benchmark_have_the_same_psnr(capsys):
     output = capsys.readouterr().out
     decibels = set(re.findall(r"([\d.]+) dB", output))
     assert output.count("images/s") == 3 and len(decibels) == 1
+
+
+def test_the_benchmark_of_a_large_image_fits_and_renders_it(clouds, tmp_path, capsys):
+    gradient = torch.arange(40, dtype=torch.uint8).mul(6).expand(30, 40)
+    Image.fromarray(gradient.numpy()).save(tmp_path / "gradient.png")
+    run("benchmarks/large_cloud.py", "--run", clouds, "--image", tmp_path / "gradient.png", "--steps", 100)
+    output = capsys.readouterr().out
+    assert "30 × 40 pixels, 0.0 megapixels, 60 anchors" in output
+    assert float(re.search(r"100 steps: PSNR ([\d.]+) dB", output)[1]) > 15, output
+    run("benchmarks/large_cloud.py", "--megapixels", 0.01, "--no-fit")
+    assert "498 anchors" in capsys.readouterr().out
+    run("benchmarks/large_cloud.py", "--image", tmp_path / "missing.png", expect=2)
+    assert "missing.png' does not exist" in capsys.readouterr().err
