@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from genrep.data.latents import FORMAT, MANIFEST, STATISTICS, LatentCache
+from genrep.data.latents import LatentCache
+from genrep.data.shards import FORMAT, MANIFEST, STATISTICS
 from genrep.files import file_hash, write_json
 from genrep.options import non_negatives, positive, positive_number
 from genrep.randomness import BLOCK_NUMBERS, stream_generator

@@ -49,7 +49,9 @@ def show(options: argparse.Namespace) -> None:
     generator = stream_generator(options.seed, "hidden")
     draws = torch.rand(latents.shape[:2], generator=generator).to(present.device).masked_fill(~present, 2)
     counts, needed = present.sum(1), autoencoder.decoder.num_neighbours
-    remaining = draws.argsort(dim=1).argsort(dim=1) < torch.maximum((counts + 1) // 2, counts.clamp(max=needed))[:, None]
+    remaining = (
+        draws.argsort(dim=1).argsort(dim=1) < torch.maximum((counts + 1) // 2, counts.clamp(max=needed))[:, None]
+    )
     steps = [max(1, length // 4) for length in shape]
     shifted = moved(latents, [2 * step / length for step, length in zip(steps, shape, strict=True)])
     left = present & within(latents, (-9, -9, 9, 0))  # ±9: no limit, every anchor is nearer

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from genrep.coords import grid
 from genrep.data import ArrayDataSpec, LatentsSpec
-from genrep.data.latents import LatentCache, LatentStatistics, cache_manifest, write_cache
+from genrep.data.encoding import cache_manifest, write_cache
+from genrep.data.latents import LatentCache, LatentStatistics
 from genrep.decoders import BaseDecoderSpec
 from genrep.decoders.base import Decoder
 from genrep.diffusion import DiffusionSpec, NoiseSpec

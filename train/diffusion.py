@@ -38,7 +38,8 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
 
     import torch
 
-    from genrep.data.latents import LatentCache, autoencoder_hash
+    from genrep.data.encoding import autoencoder_hash
+    from genrep.data.latents import LatentCache
     from genrep.data.signals import SignalData, check_whole
     from genrep.diffusion.noise_levels import NoiseLevels
     from genrep.diffusion.objective import DenoisingObjective

@@ -18,7 +18,8 @@ from genrep.training.specs import DiffusionRun
 def encode(config: DiffusionRun, config_path: str, restart: bool = False) -> None:
     from pathlib import Path
 
-    from genrep.data.latents import LatentCache, delete_cache, has_cache, write_cache
+    from genrep.data.encoding import write_cache
+    from genrep.data.latents import LatentCache, delete_cache, has_cache
     from genrep.errors import InputError
     from genrep.training.accelerator import make_accelerator
     from genrep.training.folders import load_autoencoder

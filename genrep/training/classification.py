@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from genrep.data.latents import LatentCache, autoencoder_hash
+from genrep.data.encoding import autoencoder_hash
+from genrep.data.latents import LatentCache
 from genrep.data.signals import SignalData, check_whole
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder

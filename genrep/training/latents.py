@@ -12,16 +12,8 @@ from torch import Tensor
 
 from genrep.coords import grid, random_subset
 from genrep.data import BaseDataSpec, LatentsSpec
-from genrep.data.latents import (
-    LatentCache,
-    LatentStatistics,
-    cache_manifest,
-    cache_settings,
-    count_tokens,
-    encode_views,
-    has_cache,
-    write_cache,
-)
+from genrep.data.encoding import cache_manifest, cache_settings, count_tokens, encode_views, write_cache
+from genrep.data.latents import LatentCache, LatentStatistics, has_cache
 from genrep.data.signals import Points, SignalData, check_signal, evenly
 from genrep.data.sources import MissingSource
 from genrep.diffusion import DiffusionSpec

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genrep.coords import grid
-from genrep.data.latents import LatentCache, autoencoder_hash
+from genrep.data.encoding import autoencoder_hash
+from genrep.data.latents import LatentCache
 from genrep.data.signals import SignalData, check_whole
 from genrep.errors import InputError
 from genrep.models.normalizer import LatentNormalizer

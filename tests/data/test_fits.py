@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from genrep.data import ImageDataSpec, LatentsSpec
+from genrep.data.encoding import cache_settings, encode_views, write_cache
 from genrep.data.images import ImageData
-from genrep.data.latents import LatentCache, cache_settings, encode_views, write_cache
+from genrep.data.latents import LatentCache
 from genrep.errors import InputError
 from genrep.metrics.reconstruction import reconstruction_psnr
 from genrep.specs import validate

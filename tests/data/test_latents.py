@@ -12,17 +12,9 @@ import pytest
 import torch
 
 from genrep.data import ImageDataSpec, LatentsSpec
+from genrep.data.encoding import autoencoder_hash, cache_manifest, encode_views, write_cache
 from genrep.data.images import ImageData
-from genrep.data.latents import (
-    LatentCache,
-    LatentStatistics,
-    autoencoder_hash,
-    cache_manifest,
-    delete_cache,
-    encode_views,
-    has_cache,
-    write_cache,
-)
+from genrep.data.latents import LatentCache, LatentStatistics, delete_cache, has_cache
 from genrep.data.sources import MissingSource
 from genrep.errors import InputError
 from genrep.lock import FolderLock

@@ -7,8 +7,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from genrep.data import ImageDataSpec, LatentsSpec
+from genrep.data.encoding import autoencoder_hash, check_sizes, encode_rows, write_cache
 from genrep.data.images import limited
-from genrep.data.latents import LatentCache, autoencoder_hash, check_sizes, encode_rows, write_cache
+from genrep.data.latents import LatentCache
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.specs import validate
@@ -104,7 +105,7 @@ def test_a_cache_equals_fits_one_at_a_time(folder, cached):
 
 
 def test_few_pixels_at_once_change_nothing(folder, cached, monkeypatch):
-    monkeypatch.setattr("genrep.data.latents.POINTS_AT_ONCE", 1)
+    monkeypatch.setattr("genrep.data.encoding.POINTS_AT_ONCE", 1)
     views, _, _ = encode_rows(model_of(), native(folder), range(8), flips=False)
     torch.testing.assert_close(views[:, 0], LatentCache(cached).latents(range(8)), atol=1e-5, rtol=1e-4)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from genrep.coords import grid
-from genrep.data.latents import autoencoder_hash
+from genrep.data.encoding import autoencoder_hash
 from genrep.encoders import fit as fitting
 from genrep.encoders.anchors import draw_anchors, gradient_norm
 from genrep.encoders.fit import cut_into_parts, loss_of_part
