@@ -143,7 +143,7 @@ class WireSpec(Spec):
     omega: PositiveFloat = 10.0
     """ω₀ of the wavelets exp(iω₀u) exp(-|s₀u|²) in all layers, their frequency."""
     scale: PositiveFloat = 10.0
-    """s₀ of the wavelets; a larger value makes them narrower."""
+    """s₀ of the wavelets; a larger value makes them narrower. They reach exp(ω₀² / 4s₀²), so with s₀ below about ω₀ / 2 activations explode."""
 
     def build(self, num_axes: int, channels: int) -> "FieldNetwork":
         from genrep.fields.wire import WireField

@@ -145,6 +145,28 @@ def test_gabor_filters_start_as_published():
         assert float(part.linear.bias.abs().max()) <= math.pi
 
 
+def test_wavelets_reach_what_their_omega_and_scale_say():
+    """|ψ(a + ib)| = exp(-ω₀b - s₀²(a² + b²)) is largest at a = 0, b = -ω₀ / 2s₀²."""
+    for omega, scale in ((10.0, 10.0), (2.0, 4.0), (10.0, 4.0)):
+        a, b = torch.meshgrid(torch.linspace(-1, 1, 201), torch.linspace(-1, 1, 2001), indexing="ij")
+        real, imaginary = Wavelets.apply(torch.stack([a, b], dim=-1).view(-1, 2), omega, scale).unbind(dim=1)
+        assert float(torch.hypot(real, imaginary).max()) == pytest.approx(math.exp(omega**2 / (4 * scale**2)), rel=1e-3)
+
+
+def test_seven_layers_of_wire_start_smooth_enough_to_learn_a_shape():
+    """How far apart activations of points at a distance of 0.02 are: √2 standard deviations if they are uncorrelated."""
+    ours = read_config(PROJECT / "configs/shapes/wire.yaml")["field"]
+    generator = torch.Generator().manual_seed(0)
+    points, steps = torch.rand(256, 3, generator=generator) * 2 - 1, torch.randn(256, 3, generator=generator)
+    neighbours = points + 0.02 * F.normalize(steps, dim=1)
+    distances = {}
+    for name, spec in (("ours", ours), ("published", {**ours, "omega": 10, "scale": 10})):
+        network = make(spec, (64, 64, 64))
+        last, of_neighbours = (network.activations(places)["layer 7"] for places in (points, neighbours))
+        distances[name] = float((last - of_neighbours).std() / last.std(0).mean())
+    assert distances["ours"] < 0.7 and distances["published"] == pytest.approx(2**0.5, rel=0.1), distances
+
+
 def test_wire_and_scone_have_the_stated_initial_scale():
     wire = make({"type": "wire"}, (64, 64))
     bound = 1 / 254**0.5
