@@ -96,8 +96,13 @@ def test_the_networks_of_levels_of_experts_have_table_2s_counts(name, count):
 
 
 def test_siemens_networks_have_four_hidden_layers_of_64():
-    for name in ("scone", "siren", "gabor", "wire"):
+    for name in ("scone", "siren", "gabor"):
         assert list(configured(f"siemens/{name}.yaml", 2).config["field"]["widths"]) == [64] * 4
+    # WIRE's code divides widths by √2, which makes 254 complex units of table 1's 360
+    assert list(configured("siemens/wire.yaml", 2).config["field"]["widths"]) == [int(64 / 2**0.5)] * 4
+    assert (
+        num_real_numbers(configured("siemens/wire.yaml", 2)) == 3 * 45 + 3 * 2 * 46 * 45 + 2 * 46
+    )  # of SCONE's 13,505
 
 
 # initial statistics
