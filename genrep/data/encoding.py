@@ -238,12 +238,13 @@ def write_cache(
             if not adds_held_out:
                 write_json(folder / UNFINISHED, new_manifest)
         barrier()
-        # held-out signals are measured, never mirrored: one view is enough
-        names = [] if adds_held_out else _encode_shards(autoencoder, data, spec, folder, "latents", process)
-        one_view = spec.model_copy(update={"flips": False, "fits": 1})
-        held_out_names = (
-            [] if held_out is None else _encode_shards(autoencoder, held_out, one_view, folder, "held_out", process)
-        )
+        names, held_out_names = [], []
+        if not adds_held_out:
+            names = _encode_shards(autoencoder, data, spec, folder, "latents", process)
+        if held_out is not None:
+            # held-out signals are measured, never mirrored: one view is enough
+            one_view = spec.model_copy(update={"flips": False, "fits": 1})
+            held_out_names = _encode_shards(autoencoder, held_out, one_view, folder, "held_out", process)
         barrier()
         if rank == 0:
             if not adds_held_out:

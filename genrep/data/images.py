@@ -41,8 +41,8 @@ class ImageData(SignalData):
     """One split of a data set: uint8 images `[C, H, W]`, and their labels if there are any.
 
     Images are resized until they just cover the target (bicubic, antialiased), then the centre is cropped, and
-    `data.margin` black pixels are added. Training may instead take random crops of the unresized image. With `data.native_size` images are neither resized nor cropped, except
-    that those longer than `data.longest_side` are reduced.
+    `data.margin` black pixels are added. Training may instead take random crops of the unresized image. With
+    `data.native_size` images are neither resized nor cropped, except that those longer than `data.longest_side` are reduced.
 
     Attributes (in addition to those of `SignalData`):
         skipped: names of the images left out because they cannot be decoded.

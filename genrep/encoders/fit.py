@@ -230,7 +230,7 @@ def cut_into_parts(fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: A
     image, which few of the anchors are near to.
     """
     shape = values.shape[2:]
-    batch, num_anchors = clouds.positions.shape[:2]
+    batch, anchors_per_image = clouds.positions.shape[:2]
     region = region_of(shape, fitting.image_shape)
     extent = torch.tensor(region[len(shape) :], device=values.device)
     nearest = decoder.nearest(clouds.positions, clouds.mask)
@@ -238,7 +238,7 @@ def cut_into_parts(fitting: CloudFit, values: Tensor, clouds: Clouds, decoder: A
     known = values[:, : decoder.channels]
     if may_miss:
         known = torch.where(values[:, decoder.channels :] > 0, known, torch.nan)
-    first = torch.arange(batch, device=values.device)[:, None, None] * num_anchors
+    first = torch.arange(batch, device=values.device)[:, None, None] * anchors_per_image
     steps = []
     for draw, of_step in itertools.product(range(fitting.draws or 1), clouds.order.tensor_split(fitting.parts, dim=1)):
         pieces = []

@@ -62,8 +62,7 @@ class Wavelets(torch.autograd.Function):
         ω₀(hp - gq) - 2s₀²a(gp + hq)   and   -(ω₀ + 2s₀²b)(gp + hq),
 
     which need no sine, cosine or exponential, and of the forward pass only u and ψ, which the next layer keeps anyway.
-    Derivatives of any order exist in
-    reverse mode, also those of `torch.func`.
+    Derivatives of any order exist in reverse mode, also those of `torch.func`.
     """
 
     generate_vmap_rule = True
