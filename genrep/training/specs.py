@@ -437,6 +437,16 @@ class ClassifierRun(Spec):
     """The run."""
 
     @model_validator(mode="after")
+    def _has_no_keys_of_others(self) -> "ClassifierRun":
+        of_clouds = ("augment", "normalize", "shifted_by", "pushed_by", "displaced_by")
+        for name in () if isinstance(self.classifier, PointTransformerSpec) else of_clouds:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} is for classifier.type point_transformer, and has no effect on {self.classifier.type}: leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _inputs(self) -> "ClassifierRun":
         if isinstance(self.classifier, PointTransformerSpec):
             if self.autoencoder is None or self.image_size is not None:

@@ -118,6 +118,17 @@ def test_mistakes_in_configs_are_refused(stage1, tmp_path, capsys):
     ):
         run("train/classifier.py", *options(stage1, tmp_path / "no"), *changes, expect=2)
         assert message in capsys.readouterr().err
+    for key, value in (
+        ("pushed_by", 2),
+        ("shifted_by", 2),
+        ("displaced_by", 1),
+        ("normalize", "none"),
+        ("augment.flip", "true"),
+    ):
+        run("train/classifier.py", "configs/digits/classifier.yaml", f"--{key}", value, expect=2)
+        name = key.partition(".")[0]
+        message = f"{name} is for classifier.type point_transformer, and has no effect on convolutional: leave it out"
+        assert message in capsys.readouterr().err
     run("train/classifier.py", "configs/digits/classifier.yaml", "--autoencoder", stage1 / "arc", expect=2)
     assert "classifier.type convolutional needs image_size and no autoencoder" in capsys.readouterr().err
     run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 1, "--run.folder", tmp_path / "slots")
