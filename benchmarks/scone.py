@@ -7,8 +7,8 @@
 Networks have four hidden layers. A step is the forward pass, the loss and the backward pass on all points of a square
 grid, in chunks of points as in train/field.py. `plain` networks are computed as their equations are written: SCONE with sine,
 activation and product in separate passes, WIRE with separate real operations that autograd differentiates. Networks and chunk
-sizes are timed in turn, after a first round that is not counted; times are medians, given for the fastest chunk size, with
-those of all chunk sizes in parentheses. Values and gradients of both forms of SCONE and of WIRE are compared first.
+sizes are timed in turn, each after a step of its own that is not counted; times are medians, given for the fastest chunk size,
+with those of all chunk sizes in parentheses. Values and gradients of both forms of SCONE and of WIRE are compared first.
 """
 
 import argparse
@@ -66,6 +66,7 @@ def gradients(field: Field, values: Callable[[Any], Tensor], parts: list[tuple[A
 
 def seconds(way: Callable[[], None], field: Field, device: torch.device) -> float:
     field.zero_grad()
+    way()  # in training, a step follows one of the same network, not one that left other arrays in the cache
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -114,11 +115,9 @@ def measure(width: int, options: argparse.Namespace) -> None:
         for name, (field, values) in ways.items()
     }
     times: dict[tuple[str, int], list[float]] = {key: [] for key in steps}
-    for number in range(options.runs + 1):
+    for _ in range(options.runs):
         for key, way in steps.items():
-            elapsed = seconds(way, ways[key[0]][0], options.device)
-            if number:
-                times[key].append(elapsed)
+            times[key].append(seconds(way, ways[key[0]][0], options.device))
 
     # report
     medians = {key: statistics.median(values) for key, values in times.items()}

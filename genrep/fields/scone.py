@@ -1,6 +1,7 @@
 """SCONE: Fourier bases collaged by learned spatial masks (Li et al., Learning Spatially Collaged Fourier Bases, 2024)."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -126,8 +127,12 @@ class SconeField(Field):
         collage = None
         for number, basis in enumerate(self.bases):
             assert isinstance(basis, AngleLinear)
+            weights = *self._scaled(number), *basis.precise()
             omegas = self._mask_layer(number).omega, basis.omega
-            collage = Collage.apply(collage, *self._scaled(number), *basis.precise(), omegas, places, self.mask)
+            if number == 0 and self.mask in SINE_MASKS:
+                collage = SineCollage.apply(*weights, omegas, places, self.mask)
+            else:
+                collage = Collage.apply(collage, *weights, omegas, places, self.mask)
         assert collage is not None
         return collage
 
@@ -137,10 +142,10 @@ class Collage(torch.autograd.Function):
 
     z None means x; `omegas` are ω₀ and ω, which are multiplied into the weights here, where that records nothing for the
     backward pass.
-    It computes σ and σ' together, and the sine and cosine of p together, and saves only σ'(a) sin p and σ(a) cos p;
-    times the gradient of the result, these are the gradients of a and p. That takes two thirds of the passes over the
-    activations that separate sines, activation and product take. It has only first derivatives by the weights; where
-    coordinates require gradients, `values` uses `hidden_layers` instead, which has all derivatives.
+    It computes σ and σ' together, and saves only σ'(a) sin p, which times the gradient of the result is the gradient of
+    a, and the slopes of σ(a) sin p by p. That takes two thirds of the passes over the activations that separate sines,
+    activation and product take. It has only first derivatives by the weights; where coordinates require gradients,
+    `values` uses `hidden_layers` instead, which has all derivatives.
     """
 
     @staticmethod
@@ -156,41 +161,81 @@ class Collage(torch.autograd.Function):
         mask: str,
     ) -> Tensor:
         mask_omega, basis_omega = omegas
-        weight, bias = mask_omega * weight, mask_omega * bias
-        if inputs is None and mask == "sin_squared":  # sin² a = (1 - cos 2a) / 2, and a is linear in x
-            slope, masks = places.sines(2 * weight, 2 * bias)
-            masks, factor = masks.mul_(-0.5).add_(0.5), 1.0
+        mask_and_slope, factor = MASKS_AND_SLOPES[mask]
+        if inputs is None:
+            angles = places.linear(mask_omega * weight, mask_omega * bias)
         else:
-            mask_and_slope, factor = MASKS_AND_SLOPES[mask]
-            angles = places.linear(weight, bias) if inputs is None else torch.addmm(bias[:, None], weight, inputs)
-            masks, slope = mask_and_slope(angles)
-        sine, cosine = places.sines(basis_omega * basis_weight, basis_omega * basis_bias)
-        ctx.save_for_backward(inputs, weight, slope.mul_(sine), cosine.mul_(masks))
-        ctx.places, ctx.omegas, ctx.factor = places, omegas, factor
-        return masks.mul_(sine)
+            angles = torch.addmm(bias[:, None], weight, inputs, beta=mask_omega, alpha=mask_omega)
+        masks, slope = mask_and_slope(angles)
+        sine, slopes = places.sine(basis_omega * basis_weight, basis_omega * basis_bias)
+        ctx.save_for_backward(inputs, weight, slope.mul_(sine), *places.weighted(slopes, masks))
+        ctx.places, ctx.mask_scale, ctx.basis_omega = places, mask_omega * factor, basis_omega
+        return sine.mul_(masks)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, weight, by_angle, by_phase = ctx.saved_tensors
-        by_angle, by_phase = by_angle * gradient, by_phase * gradient
-        mask_omega, basis_omega = ctx.omegas
+        (inputs, weight, by_angle), slopes = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        by_angle = by_angle * gradient
         with torch.autocast(gradient.device.type, enabled=False):
-            by_basis_weight, by_basis_bias = ctx.places.gradients(by_phase)
+            by_basis = ctx.places.sine_gradients(gradient, slopes)
             if inputs is None:
-                by_inputs, (by_weight, by_bias) = None, ctx.places.gradients(by_angle)
+                by_inputs, by_mask = None, ctx.places.gradients(by_angle)
             else:
-                by_inputs = torch.mm(ctx.factor * weight.T, by_angle)
-                by_weight, by_bias = torch.mm(by_angle, inputs.T), by_angle.sum(1)
-        by_masks = mask_omega * ctx.factor * by_weight, mask_omega * ctx.factor * by_bias
-        by_basis = basis_omega * by_basis_weight, basis_omega * by_basis_bias
-        return by_inputs, *by_masks, *by_basis, None, None, None
+                by_inputs = torch.mm(ctx.mask_scale * weight.T, by_angle)
+                by_mask = torch.mm(by_angle, inputs.T), by_angle.sum(1)
+        return by_inputs, *_times(ctx.mask_scale, by_mask), *_times(ctx.basis_omega, by_basis), None, None, None
+
+
+class SineCollage(torch.autograd.Function):
+    """`Collage` of the first layer with a mask that is itself a sine of a linear function of x: see `SINE_MASKS`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        bias: Tensor,
+        basis_weight: Tensor,
+        basis_bias: Tensor,
+        omegas: tuple[float, float],
+        places: Places,
+        mask: str,
+    ) -> Tensor:
+        mask_omega, basis_omega = omegas
+        frequency, phase = SINE_MASKS[mask]
+        mask_omega = frequency * mask_omega
+        masks, mask_slopes = places.sine(mask_omega * weight, mask_omega * bias + phase)
+        masks.mul_(0.5).add_(0.5)
+        sine, slopes = places.sine(basis_omega * basis_weight, basis_omega * basis_bias)
+        ctx.save_for_backward(*places.weighted(mask_slopes, sine), *places.weighted(slopes, masks))
+        ctx.places, ctx.scales = places, (0.5 * mask_omega, basis_omega)
+        return masks * sine
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        saved, (mask_scale, basis_omega) = ctx.saved_tensors, ctx.scales
+        mask_slopes, slopes = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        with torch.autocast(gradient.device.type, enabled=False):
+            by_mask = ctx.places.sine_gradients(gradient, mask_slopes)
+            by_basis = ctx.places.sine_gradients(gradient, slopes)
+        return *_times(mask_scale, by_mask), *_times(basis_omega, by_basis), None, None, None
+
+
+def _times(scale: float, gradients: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    by_weight, by_bias = gradients
+    return scale * by_weight, scale * by_bias
+
+
+SINE_MASKS = {"sin_squared": (2.0, -math.pi / 2), "sin": (1.0, 0.0), "cos": (1.0, math.pi / 2)}
+"""f and φ of the masks that are sines, σ(a) = (1 + sin(f a + φ)) / 2."""
 
 
 def _sin_squared(angles: Tensor) -> tuple[Tensor, Tensor]:
     """sin² a = t² / (1 + t²) and sin a cos a = t / (1 + t²) with t = tan a, which costs less than two sines."""
     tangent = angles.tan_()
-    product = torch.addcmul(tangent.new_ones(()), tangent, tangent).reciprocal_().mul_(tangent)
+    product = torch.addcmul(tangent.new_ones(()), tangent, tangent)
+    torch.div(tangent, product, out=product)
     return tangent.mul_(product), product
 
 

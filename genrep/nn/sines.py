@@ -86,13 +86,6 @@ class Places:
             return coordinate_product(self.coords.to(weight.dtype), weight, bias).T.contiguous()
         return torch.mm(torch.cat([weight, bias[:, None]], dim=1), self.rows.to(weight.dtype))
 
-    def sines(
-        self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
-    ) -> tuple[Float[Tensor, "width points"], Float[Tensor, "width points"]]:
-        """Sine and cosine of W x + b at every point; the caller may overwrite both."""
-        angles = self.linear(weight, bias)
-        return angles.sin(), angles.cos_()
-
     def gradients(
         self, by_angle: Float[Tensor, "width points"]
     ) -> tuple[Float[Tensor, "width axes"], Float[Tensor, " width"]]:
@@ -101,45 +94,104 @@ class Places:
         gradients = torch.mm(self.rows.to(by_angle.dtype), by_angle.T)  # [axes + 1, width]
         return gradients[:-1].T, gradients[-1]
 
+    def sines(
+        self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
+    ) -> tuple[Float[Tensor, "width points"], Float[Tensor, "width points"]]:
+        """Sine and cosine of W x + b at every point; the caller may overwrite both."""
+        angles = self.linear(weight, bias)
+        return angles.sin(), angles.cos_()
+
+    def sine(
+        self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
+    ) -> tuple[Float[Tensor, "width points"], tuple[Tensor, ...]]:
+        """sin(W x + b) at every point, which the caller may overwrite, and its slopes: what `weighted` takes."""
+        sine, cosine = self.sines(weight, bias)
+        return sine, (cosine,)
+
+    def weighted(self, slopes: tuple[Tensor, ...], factor: Float[Tensor, "width points"]) -> tuple[Tensor, ...]:
+        """The slopes of factor * sin(W x + b) from those of sin(W x + b), which are overwritten."""
+        (cosine,) = slopes
+        return (cosine.mul_(factor),)
+
+    def sine_gradients(
+        self, gradient: Float[Tensor, "width points"], slopes: tuple[Tensor, ...]
+    ) -> tuple[Float[Tensor, "width axes"], Float[Tensor, " width"]]:
+        """Gradients of W and b from that of factor * sin(W x + b), whose slopes `weighted` returned."""
+        (cosine,) = slopes
+        return self.gradients(cosine * gradient)
+
 
 class GridPlaces(Places):
-    """Consecutive points of a grid in row-major order, where sines are computed from those of each axis.
+    """Consecutive points of a grid in row-major order, where sines are computed from those of rows and columns.
 
     With sin(α + β) = sin α cos β + cos α sin β, and cos likewise, 16 rows of 256 points take 272 sines per function
-    instead of 4,096, plus two products and a sum per point. `places_of` recognises such points.
+    instead of 4,096, plus a product and a sum per point. Gradients need no cosine of a point: that of b, Σ γ cos(α + β),
+    is Σ_rows [cos α (Σ_columns γ cos β) - sin α (Σ_columns γ sin β)]. `places_of` recognises such points.
 
     Args:
         coords: the points.
-        axes: the coordinates that occur along each axis, ascending; their grid contains the points, and may be larger.
-        start: index of the first point in that grid.
+        columns: the coordinates along the last axis, those of a whole row.
+        start: how many points the first row lacks at its beginning.
     """
 
-    def __init__(self, coords: Float[Tensor, "points axes"], axes: list[Float[Tensor, "_"]], start: int):
+    def __init__(self, coords: Float[Tensor, "points axes"], columns: Float[Tensor, " columns"], start: int):
         super().__init__(coords)
-        self.start, self.lengths = start, [len(axis) for axis in axes]
-        self.axes = torch.cat(axes)
+        self.start, self.stop = start, start + len(coords)
+        self.shape = num_rows, num_columns = -(-self.stop // len(columns)), len(columns)
+        self.columns = torch.stack([torch.ones_like(columns), columns])  # [2, columns]
+        self.row_coords = coords[_row_heads(start, num_columns, num_rows), :-1]
 
     def sines(
         self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
     ) -> tuple[Float[Tensor, "width points"], Float[Tensor, "width points"]]:
-        axes = self.axes.to(weight.dtype).split(self.lengths)
-        angles = [torch.outer(column, axis) for column, axis in zip(weight.T, axes, strict=True)]
-        angles[0] += bias[:, None]
-        table = torch.cat(angles, dim=1)
-        (sine, *sines), (cosine, *cosines) = (part.split(self.lengths, dim=1) for part in (table.sin(), table.cos()))
-        for axis_sine, axis_cosine in zip(sines, cosines, strict=True):
-            sine, cosine, axis_sine, axis_cosine = (
-                sine[..., None],
-                cosine[..., None],
-                axis_sine[:, None],
-                axis_cosine[:, None],
-            )
-            sine, cosine = (
-                (sine * axis_cosine).addcmul_(cosine, axis_sine).flatten(1),
-                (cosine * axis_cosine).addcmul_(sine, axis_sine, value=-1).flatten(1),
-            )
-        stop = self.start + len(self.coords)
-        return sine[:, self.start : stop], cosine[:, self.start : stop]
+        rows, row_slopes, columns = self._row_and_column_sines(weight, bias)
+        return self._points(rows, columns), self._points(row_slopes, columns)
+
+    def sine(
+        self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
+    ) -> tuple[Float[Tensor, "width points"], tuple[Tensor, ...]]:
+        rows, row_slopes, columns = self._row_and_column_sines(weight, bias)
+        return self._points(rows, columns), (row_slopes, columns)
+
+    def weighted(self, slopes: tuple[Tensor, ...], factor: Float[Tensor, "width points"]) -> tuple[Tensor, ...]:
+        return *slopes, factor
+
+    def sine_gradients(
+        self, gradient: Float[Tensor, "width points"], slopes: tuple[Tensor, ...]
+    ) -> tuple[Float[Tensor, "width axes"], Float[Tensor, " width"]]:
+        row_slopes, columns, factor = slopes
+        weighted, (num_rows, num_columns) = factor * gradient, self.shape
+        after = num_rows * num_columns - self.stop
+        if self.start or after:
+            weighted = F.pad(weighted, (self.start, after))
+        # Σ over columns, with weights of 1 for the gradients of α and x for that of β = W x
+        table = (self.columns.to(columns.dtype)[:, None] * columns[:, None]).flatten(1, 2)
+        sums = torch.bmm(table, weighted.unflatten(1, self.shape).transpose(1, 2))  # [width, 4, rows]
+        by_row, by_column = (sums.unflatten(1, (2, 2)) * row_slopes[:, None]).sum(2).unbind(1)
+        by_weight = torch.cat([by_row @ self.row_coords.to(by_row.dtype), by_column.sum(1, keepdim=True)], dim=1)
+        return by_weight, by_row.sum(1)
+
+    def _row_and_column_sines(
+        self, weight: Tensor, bias: Tensor
+    ) -> tuple[Float[Tensor, "width 2 rows"], Float[Tensor, "width 2 rows"], Float[Tensor, "width 2 columns"]]:
+        """(sin α, cos α) of the rows, its derivative (cos α, -sin α), and (cos β, sin β) of the columns.
+
+        The products with the columns' are sin(α + β) and cos(α + β).
+        """
+        rows = torch.addmm(bias[:, None], weight[:, :-1], self.row_coords.to(weight.dtype).T)
+        columns = torch.outer(weight[:, -1], self.columns[1].to(weight.dtype))
+        sine, cosine = rows.sin(), rows.cos()
+        return (
+            torch.stack([sine, cosine], dim=1),
+            torch.stack([cosine, -sine], dim=1),
+            torch.stack([columns.cos(), columns.sin()], dim=1),
+        )
+
+    def _points(
+        self, rows: Float[Tensor, "width 2 rows"], columns: Float[Tensor, "width 2 columns"]
+    ) -> Float[Tensor, "width points"]:
+        (first, second), (first_column, second_column) = rows[..., None].unbind(1), columns[:, :, None].unbind(1)
+        return (first * first_column).addcmul_(second, second_column).flatten(1)[:, self.start : self.stop]
 
 
 def places_of(coords: Float[Tensor, "points axes"]) -> Places:
@@ -149,15 +201,20 @@ def places_of(coords: Float[Tensor, "points axes"]) -> Places:
     """
     if coords.device.type != "cpu" or not _may_be_run(coords):
         return Places(coords)
-    axes, number = [], torch.zeros(len(coords), dtype=torch.long)
-    for column in coords.T:
-        values, index = column.unique(return_inverse=True)
-        axes.append(values)
-        number = number * len(values) + index
-    start = int(number[0])
-    fills_its_grid = math.prod(map(len, axes)) <= 2 * len(coords)
-    in_a_row = torch.equal(number, torch.arange(start, start + len(coords)))
-    return GridPlaces(coords, axes, start) if fills_its_grid and in_a_row else Places(coords)
+    columns = coords[:, -1].unique()
+    start = int(torch.searchsorted(columns, coords[0, -1]))
+    number = torch.arange(start, start + len(coords))
+    row, column = number // len(columns), number % len(columns)
+    num_rows = int(row[-1]) + 1
+    if num_rows * len(columns) > 2 * len(coords) or not torch.equal(coords[:, -1], columns[column]):
+        return Places(coords)
+    row_coords = coords[_row_heads(start, len(columns), num_rows), :-1]
+    return GridPlaces(coords, columns, start) if torch.equal(coords[:, :-1], row_coords[row]) else Places(coords)
+
+
+def _row_heads(start: int, length: int, num_rows: int) -> Tensor:
+    """The index of the first point of every row."""
+    return (torch.arange(num_rows) * length - start).clamp_(min=0)
 
 
 def _may_be_run(coords: Tensor) -> bool:

@@ -443,6 +443,33 @@ def test_sines_on_a_grid_equal_torchs(shape):
     torch.testing.assert_close(cosine, angles.cos())
 
 
+@pytest.mark.parametrize("points", ["grid", "part of a grid", "uneven rows", "video", "line", "scattered"])
+def test_gradients_of_weighted_sines_equal_autograds(points):
+    coords = {
+        "grid": grid((8, 16)),
+        "part of a grid": grid((8, 16))[5:120],
+        "uneven rows": torch.cat([torch.rand(8, 1).repeat_interleave(16, 0), grid((8, 16))[:, 1:]], dim=1),
+        "video": grid((4, 6, 16))[20:300],
+        "line": grid((200,)),
+        "scattered": torch.rand(100, 2),
+    }[points].double()
+    places = places_of(coords)
+    assert isinstance(places, GridPlaces) == (points != "scattered")
+    weight, bias = (
+        (torch.randn(5, coords.shape[1]).double() * 20).requires_grad_(),
+        torch.rand(5).double().requires_grad_(),
+    )
+    factor, gradient = torch.randn(2, 5, len(coords)).double()
+    expected = factor * torch.sin((coords @ weight.T + bias).T)
+    expected_gradients = torch.autograd.grad(expected, [weight, bias], gradient)
+    sine, slopes = places.sine(weight.detach(), bias.detach())
+    torch.testing.assert_close(factor * sine, expected.detach())
+    for fast, written_out in zip(
+        places.sine_gradients(gradient, places.weighted(slopes, factor)), expected_gradients, strict=True
+    ):
+        torch.testing.assert_close(fast, written_out)
+
+
 def test_random_masks_are_fair_independent_and_fixed():
     coords = grid(64)
     mask = random_mask(coords, 50, 64, [0, 1])
