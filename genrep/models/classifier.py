@@ -55,6 +55,7 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         stages: number of resolutions.
         depth: residual blocks per resolution.
         norm: "group" or "batch".
+        stem_stride: stride of the first convolution, whose kernel has 2 stride + 1 values along every axis.
         dropout: dropout rate before the last layer.
         signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None means images.
 
@@ -74,13 +75,15 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         signal: Mapping[str, Any] | Any | None = None,
         depth: int = 1,
         norm: str = "group",
+        stem_stride: int = 1,
     ):
         super().__init__()
         spec = from_arguments(ClassifierSpec, locals(), where=type(self).__name__)
         self.signal = (spec.signal or ImageSignalSpec()).build()
         self.image_shape = grid_of(spec.image_size)
         num_axes = len(self.image_shape)
-        self.stem = convolution_of(num_axes)(channels, width, 3, padding=1)
+        kernel = 2 * stem_stride + 1
+        self.stem = convolution_of(num_axes)(channels, width, kernel, stride=stem_stride, padding=stem_stride)
         layers: list[nn.Module] = []
         for stage in range(stages):
             if stage:

@@ -224,6 +224,8 @@ class ClassifierArchitecture(Spec):
 
     width: Annotated[int, Field(gt=0, multiple_of=8)] = 64
     """Channels of the first stage, a multiple of 8; they double with every halving of the image."""
+    stem_stride: PositiveInt = 1
+    """Stride of the first convolution: with 2, all stages are at half the resolution, and images cost a quarter of the time."""
     stages: PositiveInt = 2
     """Number of resolutions, each half the previous one."""
     depth: PositiveInt = 1
@@ -245,6 +247,16 @@ class ClassifierSpec(ClassifierArchitecture):
     """Number of classes."""
     signal: SignalSpec | None = None
     """What the values mean; null is images."""
+
+    @model_validator(mode="after")
+    def _has_stages(self) -> "ClassifierSpec":
+        shortest = min(grid_of(self.image_size))
+        if -(-shortest // self.stem_stride) < 2 ** (self.stages - 1):
+            raise ValueError(
+                f"image_size must be at least {self.stem_stride * (2 ** (self.stages - 1) - 1) + 1} along every axis for "
+                f"stem_stride {self.stem_stride} and {self.stages} stages, which halve it; got {self.image_size}"
+            )
+        return self
 
 
 class SizeClassifierArchitecture(Spec):

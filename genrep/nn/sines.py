@@ -94,19 +94,12 @@ class Places:
         gradients = torch.mm(self.rows.to(by_angle.dtype), by_angle.T)  # [axes + 1, width]
         return gradients[:-1].T, gradients[-1]
 
-    def sines(
-        self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
-    ) -> tuple[Float[Tensor, "width points"], Float[Tensor, "width points"]]:
-        """Sine and cosine of W x + b at every point; the caller may overwrite both."""
-        angles = self.linear(weight, bias)
-        return angles.sin(), angles.cos_()
-
     def sine(
         self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
     ) -> tuple[Float[Tensor, "width points"], tuple[Tensor, ...]]:
         """sin(W x + b) at every point, which the caller may overwrite, and its slopes: what `weighted` takes."""
-        sine, cosine = self.sines(weight, bias)
-        return sine, (cosine,)
+        angles = self.linear(weight, bias)
+        return angles.sin(), (angles.cos_(),)
 
     def weighted(self, slopes: tuple[Tensor, ...], factor: Float[Tensor, "width points"]) -> tuple[Tensor, ...]:
         """The slopes of factor * sin(W x + b) from those of sin(W x + b), which are overwritten."""
@@ -124,9 +117,9 @@ class Places:
 class GridPlaces(Places):
     """Consecutive points of a grid in row-major order, where sines are computed from those of rows and columns.
 
-    With sin(α + β) = sin α cos β + cos α sin β, and cos likewise, 16 rows of 256 points take 272 sines per function
-    instead of 4,096, plus a product and a sum per point. Gradients need no cosine of a point: that of b, Σ γ cos(α + β),
-    is Σ_rows [cos α (Σ_columns γ cos β) - sin α (Σ_columns γ sin β)]. `places_of` recognises such points.
+    With sin(α + β) = sin α cos β + cos α sin β, 16 rows of 256 points take 272 sines and cosines instead of 4,096 sines,
+    plus a product and a sum per point. Gradients need no cosine of a point: that of b, Σ γ cos(α + β), is
+    Σ_rows [cos α (Σ_columns γ cos β) - sin α (Σ_columns γ sin β)]. `places_of` recognises such points.
 
     Args:
         coords: the points.
@@ -141,17 +134,16 @@ class GridPlaces(Places):
         self.columns = torch.stack([torch.ones_like(columns), columns])  # [2, columns]
         self.row_coords = coords[_row_heads(start, num_columns, num_rows), :-1]
 
-    def sines(
-        self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
-    ) -> tuple[Float[Tensor, "width points"], Float[Tensor, "width points"]]:
-        rows, row_slopes, columns = self._row_and_column_sines(weight, bias)
-        return self._points(rows, columns), self._points(row_slopes, columns)
-
     def sine(
         self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
     ) -> tuple[Float[Tensor, "width points"], tuple[Tensor, ...]]:
-        rows, row_slopes, columns = self._row_and_column_sines(weight, bias)
-        return self._points(rows, columns), (row_slopes, columns)
+        rows = coordinate_product(self.row_coords.to(weight.dtype), weight[:, :-1], bias).T  # α
+        columns = torch.outer(weight[:, -1], self.columns[1].to(weight.dtype))  # β
+        row_sine, row_cosine, column_sine, column_cosine = rows.sin(), rows.cos(), columns.sin(), columns.cos()
+        sines = (row_sine[:, :, None] * column_cosine[:, None]).addcmul_(row_cosine[:, :, None], column_sine[:, None])
+        row_slopes = torch.stack([row_cosine, -row_sine], dim=1)  # by α, of the factors of the columns' cosine and sine
+        slopes = row_slopes, torch.stack([column_cosine, column_sine], dim=1)
+        return sines.flatten(1)[:, self.start : self.stop], slopes
 
     def weighted(self, slopes: tuple[Tensor, ...], factor: Float[Tensor, "width points"]) -> tuple[Tensor, ...]:
         return *slopes, factor
@@ -160,8 +152,7 @@ class GridPlaces(Places):
         self, gradient: Float[Tensor, "width points"], slopes: tuple[Tensor, ...]
     ) -> tuple[Float[Tensor, "width axes"], Float[Tensor, " width"]]:
         row_slopes, columns, factor = slopes
-        weighted, (num_rows, num_columns) = factor * gradient, self.shape
-        after = num_rows * num_columns - self.stop
+        weighted, after = factor * gradient, math.prod(self.shape) - self.stop
         if self.start or after:
             weighted = F.pad(weighted, (self.start, after))
         # Σ over columns, with weights of 1 for the gradients of α and x for that of β = W x
@@ -171,35 +162,13 @@ class GridPlaces(Places):
         by_weight = torch.cat([by_row @ self.row_coords.to(by_row.dtype), by_column.sum(1, keepdim=True)], dim=1)
         return by_weight, by_row.sum(1)
 
-    def _row_and_column_sines(
-        self, weight: Tensor, bias: Tensor
-    ) -> tuple[Float[Tensor, "width 2 rows"], Float[Tensor, "width 2 rows"], Float[Tensor, "width 2 columns"]]:
-        """(sin α, cos α) of the rows, its derivative (cos α, -sin α), and (cos β, sin β) of the columns.
-
-        The products with the columns' are sin(α + β) and cos(α + β).
-        """
-        rows = torch.addmm(bias[:, None], weight[:, :-1], self.row_coords.to(weight.dtype).T)
-        columns = torch.outer(weight[:, -1], self.columns[1].to(weight.dtype))
-        sine, cosine = rows.sin(), rows.cos()
-        return (
-            torch.stack([sine, cosine], dim=1),
-            torch.stack([cosine, -sine], dim=1),
-            torch.stack([columns.cos(), columns.sin()], dim=1),
-        )
-
-    def _points(
-        self, rows: Float[Tensor, "width 2 rows"], columns: Float[Tensor, "width 2 columns"]
-    ) -> Float[Tensor, "width points"]:
-        (first, second), (first_column, second_column) = rows[..., None].unbind(1), columns[:, :, None].unbind(1)
-        return (first * first_column).addcmul_(second, second_column).flatten(1)[:, self.start : self.stop]
-
 
 def places_of(coords: Float[Tensor, "points axes"]) -> Places:
     """`GridPlaces` if the points are consecutive ones of a grid, in row-major order, on a CPU; `Places` otherwise.
 
-    On a GPU, computing sines costs nothing compared with writing them to memory.
+    On a GPU, computing sines costs nothing compared with writing them to memory. On a line, no points share a column.
     """
-    if coords.device.type != "cpu" or not _may_be_run(coords):
+    if coords.device.type != "cpu" or coords.shape[1] == 1 or not _may_be_run(coords):
         return Places(coords)
     columns = coords[:, -1].unique()
     start = int(torch.searchsorted(columns, coords[0, -1]))

@@ -423,24 +423,9 @@ def test_no_points_have_no_values_and_zero_gradients(name):
 def test_consecutive_points_of_a_grid_are_recognised():
     assert isinstance(places_of(grid((16, 16))[5:205]), GridPlaces)
     assert isinstance(places_of(grid((4, 8, 16))), GridPlaces)
-    assert isinstance(places_of(grid((300,))), GridPlaces)
     backwards = grid((16, 16)).flip(0)
-    for coords in (torch.rand(100, 2), backwards, grid((16, 16))[torch.randperm(256)], grid(3)):
+    for coords in (torch.rand(100, 2), backwards, grid((16, 16))[torch.randperm(256)], grid(3), grid((300,))):
         assert not isinstance(places_of(coords), GridPlaces)
-
-
-@pytest.mark.parametrize("shape", [(300,), (16, 16), (4, 8, 16)])
-def test_sines_on_a_grid_equal_torchs(shape):
-    places, weight, bias = (
-        places_of(grid(shape)[3:250].double()),
-        torch.randn(5, len(shape)).double(),
-        torch.rand(5).double(),
-    )
-    assert isinstance(places, GridPlaces)
-    angles = (places.coords @ (90 * weight).T + bias).T
-    sine, cosine = places.sines(90 * weight, bias)
-    torch.testing.assert_close(sine, angles.sin())
-    torch.testing.assert_close(cosine, angles.cos())
 
 
 @pytest.mark.parametrize("points", ["grid", "part of a grid", "uneven rows", "video", "line", "scattered"])
@@ -454,7 +439,7 @@ def test_gradients_of_weighted_sines_equal_autograds(points):
         "scattered": torch.rand(100, 2),
     }[points].double()
     places = places_of(coords)
-    assert isinstance(places, GridPlaces) == (points != "scattered")
+    assert isinstance(places, GridPlaces) == (points not in ("line", "scattered"))
     weight, bias = (
         (torch.randn(5, coords.shape[1]).double() * 20).requires_grad_(),
         torch.rand(5).double().requires_grad_(),

@@ -26,6 +26,21 @@ def test_batch_norm_is_that_of_the_signals_number_of_axes(size, kind):
     assert model.eval()(torch.zeros(2, 1, *shape)).shape == (2, 3)
 
 
+def test_the_stems_stride_divides_the_resolution_of_all_stages():
+    model = ImageClassifier(32, 3, 10, width=8, stages=3, stem_stride=2)
+    assert model.stem(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 16, 16)
+    assert model.stem.weight.shape == (8, 3, 5, 5)
+    assert model.blocks(model.stem(torch.zeros(1, 3, 32, 32))).shape == (1, 32, 4, 4)
+
+
+@pytest.mark.parametrize(("stride", "stages", "smallest"), [(1, 3, 4), (2, 3, 7), (4, 2, 5)])
+def test_images_too_small_for_the_stages_are_refused(stride, stages, smallest):
+    options = {"channels": 1, "num_classes": 3, "width": 8, "stages": stages, "stem_stride": stride}
+    assert ImageClassifier(smallest, **options).eval()(torch.zeros(2, 1, smallest, smallest)).shape == (2, 3)
+    with pytest.raises(InputError, match=f"at least {smallest} along every axis"):
+        ImageClassifier(smallest - 1, **options)
+
+
 def test_an_unknown_norm_is_refused():
     with pytest.raises(InputError, match="norm"):
         ImageClassifier(8, 1, 10, norm="layer")
@@ -35,6 +50,6 @@ def test_a_classifier_saved_before_depth_and_norm_loads(tmp_path):
     model, images = ImageClassifier(8, 1, 10, width=8).eval(), torch.randn(2, 1, 8, 8)
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["depth"], config["norm"]
+    del config["depth"], config["norm"], config["stem_stride"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert torch.equal(ImageClassifier.from_pretrained(tmp_path).eval()(images), model(images))
