@@ -140,12 +140,12 @@ class SconeField(Field):
 class Collage(torch.autograd.Function):
     """One layer's M ∘ g = σ(a) sin p, `[width, points]`, where a = ω₀ (W z + b) and p = ω (B x + c).
 
-    z None means x; `omegas` are ω₀ and ω, which are multiplied into the weights here, where that records nothing for the
-    backward pass.
-    It computes σ and σ' together, and saves only σ'(a) sin p, which times the gradient of the result is the gradient of
-    a, and the slopes of σ(a) sin p by p. That takes two thirds of the passes over the activations that separate sines,
-    activation and product take. It has only first derivatives by the weights; where coordinates require gradients,
-    `values` uses `hidden_layers` instead, which has all derivatives.
+    z None means x; `omegas` are ω₀ and ω, which are multiplied in here, where that records nothing for the backward pass.
+    It computes σ and σ' together. Of its own results it saves σ'(a) sin p, which times the gradient of the result is the
+    gradient of a, and what `Places.weighted` returns for the gradients of B and c. That takes two thirds of the passes
+    over the activations that separate sines, activation and product take, and fewer on a grid. It has only first
+    derivatives by the weights; where coordinates require gradients, `values` uses `hidden_layers` instead, which has all
+    derivatives.
     """
 
     @staticmethod

@@ -68,7 +68,7 @@ def siren_bound(inputs: int, omega: float, first: bool) -> float:
 
 
 class Places:
-    """Points at which to compute sines and cosines of linear functions of the coordinates.
+    """Points at which to compute sines of linear functions of the coordinates, and the gradients of their weights.
 
     Activations here are `[width, points]`: a channel's points are then contiguous, and multiplying them by one number
     per channel is fast. In `[points, width]` the same products take ten times as long on a CPU.
@@ -102,7 +102,10 @@ class Places:
         return angles.sin(), (angles.cos_(),)
 
     def weighted(self, slopes: tuple[Tensor, ...], factor: Float[Tensor, "width points"]) -> tuple[Tensor, ...]:
-        """The slopes of factor * sin(W x + b) from those of sin(W x + b), which are overwritten."""
+        """The slopes of factor * sin(W x + b) from those of sin(W x + b), which may be overwritten.
+
+        They may hold `factor` itself, which the caller must not overwrite afterwards.
+        """
         (cosine,) = slopes
         return (cosine.mul_(factor),)
 
@@ -117,32 +120,39 @@ class Places:
 class GridPlaces(Places):
     """Consecutive points of a grid in row-major order, where sines are computed from those of rows and columns.
 
-    With sin(α + β) = sin α cos β + cos α sin β, 16 rows of 256 points take 272 sines and cosines instead of 4,096 sines,
-    plus a product and a sum per point. Gradients need no cosine of a point: that of b, Σ γ cos(α + β), is
+    With sin(α + β) = sin α cos β + cos α sin β, 16 rows of 256 points take 272 sines and 272 cosines instead of 4,096
+    sines, plus two products and a sum per point. Gradients need no cosine of a point: that of b, Σ γ cos(α + β), is
     Σ_rows [cos α (Σ_columns γ cos β) - sin α (Σ_columns γ sin β)]. `places_of` recognises such points.
 
     Args:
         coords: the points.
-        columns: the coordinates along the last axis, those of a whole row.
+        row_coords: the coordinates of every row, which are all axes but the last.
+        column_coords: the coordinates along the last axis, those of a whole row.
         start: how many points the first row lacks at its beginning.
     """
 
-    def __init__(self, coords: Float[Tensor, "points axes"], columns: Float[Tensor, " columns"], start: int):
+    def __init__(
+        self,
+        coords: Float[Tensor, "points axes"],
+        row_coords: Float[Tensor, "rows _"],
+        column_coords: Float[Tensor, " columns"],
+        start: int,
+    ):
         super().__init__(coords)
+        self.row_coords, self.column_coords = row_coords, column_coords
+        self.shape = len(row_coords), len(column_coords)
         self.start, self.stop = start, start + len(coords)
-        self.shape = num_rows, num_columns = -(-self.stop // len(columns)), len(columns)
-        self.columns = torch.stack([torch.ones_like(columns), columns])  # [2, columns]
-        self.row_coords = coords[_row_heads(start, num_columns, num_rows), :-1]
 
     def sine(
         self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
     ) -> tuple[Float[Tensor, "width points"], tuple[Tensor, ...]]:
-        rows = coordinate_product(self.row_coords.to(weight.dtype), weight[:, :-1], bias).T  # α
-        columns = torch.outer(weight[:, -1], self.columns[1].to(weight.dtype))  # β
-        row_sine, row_cosine, column_sine, column_cosine = rows.sin(), rows.cos(), columns.sin(), columns.cos()
-        sines = (row_sine[:, :, None] * column_cosine[:, None]).addcmul_(row_cosine[:, :, None], column_sine[:, None])
-        row_slopes = torch.stack([row_cosine, -row_sine], dim=1)  # by α, of the factors of the columns' cosine and sine
-        slopes = row_slopes, torch.stack([column_cosine, column_sine], dim=1)
+        row_angles = coordinate_product(self.row_coords.to(weight.dtype), weight[:, :-1], bias).T  # α
+        column_angles = torch.outer(weight[:, -1], self.column_coords.to(weight.dtype))  # β
+        row_sine, row_cosine = row_angles.sin(), row_angles.cos()
+        sine, cosine = column_angles.sin(), column_angles.cos()
+        sines = (row_sine[:, :, None] * cosine[:, None]).addcmul_(row_cosine[:, :, None], sine[:, None])
+        # cos(α + β) is the sum of the products of these
+        slopes = torch.stack([row_cosine, -row_sine], dim=1), torch.stack([cosine, sine], dim=1)
         return sines.flatten(1)[:, self.start : self.stop], slopes
 
     def weighted(self, slopes: tuple[Tensor, ...], factor: Float[Tensor, "width points"]) -> tuple[Tensor, ...]:
@@ -151,12 +161,12 @@ class GridPlaces(Places):
     def sine_gradients(
         self, gradient: Float[Tensor, "width points"], slopes: tuple[Tensor, ...]
     ) -> tuple[Float[Tensor, "width axes"], Float[Tensor, " width"]]:
-        row_slopes, columns, factor = slopes
+        row_slopes, column_slopes, factor = slopes
         weighted, after = factor * gradient, math.prod(self.shape) - self.stop
         if self.start or after:
             weighted = F.pad(weighted, (self.start, after))
-        # Σ over columns, with weights of 1 for the gradients of α and x for that of β = W x
-        table = (self.columns.to(columns.dtype)[:, None] * columns[:, None]).flatten(1, 2)
+        # sums over columns, with weights of 1 for the gradients of α and x for that of β = W x
+        table = torch.cat([column_slopes, column_slopes * self.column_coords.to(column_slopes.dtype)], dim=1)
         sums = torch.bmm(table, weighted.unflatten(1, self.shape).transpose(1, 2))  # [width, 4, rows]
         by_row, by_column = (sums.unflatten(1, (2, 2)) * row_slopes[:, None]).sum(2).unbind(1)
         by_weight = torch.cat([by_row @ self.row_coords.to(by_row.dtype), by_column.sum(1, keepdim=True)], dim=1)
@@ -170,20 +180,18 @@ def places_of(coords: Float[Tensor, "points axes"]) -> Places:
     """
     if coords.device.type != "cpu" or coords.shape[1] == 1 or not _may_be_run(coords):
         return Places(coords)
-    columns = coords[:, -1].unique()
-    start = int(torch.searchsorted(columns, coords[0, -1]))
+    column_coords = coords[:, -1].unique()
+    length = len(column_coords)
+    start = int(torch.searchsorted(column_coords, coords[0, -1]))
     number = torch.arange(start, start + len(coords))
-    row, column = number // len(columns), number % len(columns)
+    row, column = number // length, number % length
     num_rows = int(row[-1]) + 1
-    if num_rows * len(columns) > 2 * len(coords) or not torch.equal(coords[:, -1], columns[column]):
+    if num_rows * length > 2 * len(coords) or not torch.equal(coords[:, -1], column_coords[column]):
         return Places(coords)
-    row_coords = coords[_row_heads(start, len(columns), num_rows), :-1]
-    return GridPlaces(coords, columns, start) if torch.equal(coords[:, :-1], row_coords[row]) else Places(coords)
-
-
-def _row_heads(start: int, length: int, num_rows: int) -> Tensor:
-    """The index of the first point of every row."""
-    return (torch.arange(num_rows) * length - start).clamp_(min=0)
+    first_of_row = (torch.arange(num_rows) * length - start).clamp_(min=0)
+    row_coords = coords[first_of_row, :-1]
+    is_grid = torch.equal(coords[:, :-1], row_coords[row])
+    return GridPlaces(coords, row_coords, column_coords, start) if is_grid else Places(coords)
 
 
 def _may_be_run(coords: Tensor) -> bool:

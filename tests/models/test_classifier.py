@@ -46,7 +46,7 @@ def test_an_unknown_norm_is_refused():
         ImageClassifier(8, 1, 10, norm="layer")
 
 
-def test_a_classifier_saved_before_depth_and_norm_loads(tmp_path):
+def test_a_classifier_saved_before_depth_norm_and_stem_stride_loads(tmp_path):
     model, images = ImageClassifier(8, 1, 10, width=8).eval(), torch.randn(2, 1, 8, 8)
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
