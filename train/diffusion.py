@@ -47,7 +47,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     from genrep.files import replacing
     from genrep.models.normalizer import LatentNormalizer
     from genrep.pipelines.diffusion import LatentDiffusionPipeline
-    from genrep.randomness import normal_at, stream_generator, uniform_at
+    from genrep.randomness import normal_at, stream_generator, stream_seed, uniform_at
     from genrep.training.folders import load_autoencoder
     from genrep.training.latents import (
         check_cached,
@@ -168,6 +168,8 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     denoiser.train()
     for step, parts in run.training_steps(stream, config.data.num_workers):
         for batch in parts:
+            # routing draws from the global generator: seeded from the position, a resumed run routes the same tokens
+            torch.manual_seed(stream_seed(settings.seed, "routing", batch.positions[0]))
             with run.accelerator.accumulate(forward):
                 sets, noise = latent_data.sets(batch), batch.noise["training noise"]
                 loss = denoising_loss(forward, sets, batch.signals, batch.labels, batch.positions, noise, "training")

@@ -69,6 +69,8 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         mlp: "gelu" or "swiglu".
         norm: "layer" or "rms".
         qk_norm: RMS-normalise queries and keys.
+        routed: share of the tokens that skip all blocks but the first and the last, chosen at random in every training step
+            (TREAD, Krause et al. 2025). Outside of training no token skips any.
         position_dim: leading channels of a token that are its position; 0 is tokens with slots.
         position_scale: standard deviation of the positions of clean latents, if `position_dim` is not 0.
 
@@ -95,6 +97,7 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         qk_norm: bool = False,
         position_dim: int = 0,
         position_scale: float = 1.0,
+        routed: float = 0.0,
     ):
         super().__init__()
         self.spec = spec = from_arguments(DenoiserSpec, locals(), where=type(self).__name__)
@@ -194,15 +197,40 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
             num_tokens, tokens = tokens.shape[1], torch.cat([tokens, extra], dim=1)
             if mask is not None:
                 mask = F.pad(mask, (0, extra.shape[1]), value=True)  # they are always present
-            for block in self.blocks:
-                tokens = block(tokens, time, mask)
+            tokens = self._through_blocks(tokens, time, mask, num_extra=extra.shape[1])
             return self.head(self.norm(tokens[:, :num_tokens]))
 
         condition = F.silu(time if label is None else time + label)  # DiT's: one vector for all blocks
-        for block in self.blocks:
-            tokens = block(tokens, condition, mask)
+        tokens = self._through_blocks(tokens, condition, mask)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
         return self.head(self.norm(tokens) * (1 + scale) + shift)
+
+    def _through_blocks(
+        self,
+        tokens: Float[Tensor, "batch tokens dim"],
+        condition: Float[Tensor, "batch dim"],
+        mask: Bool[Tensor, "batch tokens"] | None,
+        num_extra: int = 0,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """All blocks; in training, `routed` of the tokens skip those in the middle, but none of the `num_extra` at the end."""
+        if not (self.training and self.spec.routed):
+            for block in self.blocks:
+                tokens = block(tokens, condition, mask)
+            return tokens
+        first, *middle, last = self.blocks
+        tokens = first(tokens, condition, mask)
+        order = torch.rand(tokens.shape[:2], device=tokens.device)
+        order[:, tokens.shape[1] - num_extra :] = -1
+        if mask is not None:
+            order = order.masked_fill(~mask, 2)  # absent tokens skip first
+        num_tokens = tokens.shape[1] - num_extra
+        num_routed = min(round(self.spec.routed * num_tokens), num_tokens - 1)
+        index = order.argsort(dim=1)[:, : tokens.shape[1] - num_routed]
+        where = index[..., None].expand(-1, -1, tokens.shape[2])
+        part, part_mask = tokens.gather(1, where), None if mask is None else mask.gather(1, index)
+        for block in middle:
+            part = block(part, condition, part_mask)
+        return last(tokens.scatter(1, where, part), condition, mask)
 
 
 def _norm(spec: DenoiserSpec, affine: bool) -> nn.Module:

@@ -80,6 +80,8 @@ class DenoiserArchitecture(Spec):
     """Kind of normalisation."""
     qk_norm: bool = False
     """RMS-normalise queries and keys."""
+    routed: Fraction = 0.0
+    """Share of the tokens that skip all blocks but the first and the last in a training step, which is then cheaper (TREAD)."""
     position_scale: PositiveFloat = 1.0
     """Standard deviation of the positions of standardised sets, whose features have 1. Above 1, sampling decides positions before features, and the loss weighs them by its square."""
 
@@ -97,7 +99,11 @@ class DenoiserSpec(DenoiserArchitecture):
     """Leading channels of a token that are its position; 0 is tokens with slots."""
 
     @model_validator(mode="after")
-    def _has_positions(self) -> "DenoiserSpec":
+    def _fits(self) -> "DenoiserSpec":
+        if self.routed and self.depth < 3:
+            raise ValueError(
+                f"routed needs a depth of at least 3, for blocks to skip; got routed {self.routed} and depth {self.depth}"
+            )
         if self.position_scale != 1 and not self.position_dim:
             raise ValueError(
                 f"position_scale is for tokens with positions, and these have slots; got {self.position_scale}: leave it out"

@@ -104,6 +104,61 @@ def test_swiglu_equals_its_formula():
     torch.testing.assert_close(mlp(x), mlp.down(gate * torch.sigmoid(gate) * value))
 
 
+@pytest.mark.parametrize("conditioning", ["adaln", "token"])
+def test_routed_tokens_skip_the_blocks_in_the_middle_of_a_training_step(conditioning):
+    """Each set by itself, written out: the first block, the middle for half of the tokens, the last block."""
+    denoiser = woken(conditioning=conditioning, depth=4, routed=0.5).train()
+    seen, first, middle = {}, denoiser.blocks[0], denoiser.blocks[1]
+    first.register_forward_hook(lambda _, inputs, output: seen.update(first=output))
+    middle.register_forward_hook(lambda _, inputs, output: seen.update(entered=inputs[0], condition=inputs[1]))
+    noisy, timesteps = torch.randn(3, 4, 8), torch.tensor([10, 500, 900])
+    predicted = denoiser(noisy, timesteps)
+    num_extra = 2 if conditioning == "token" else 0
+    assert seen["entered"].shape == (3, 2 + num_extra, 16)
+    expected = []
+    for tokens, entered, condition in zip(seen["first"], seen["entered"], seen["condition"], strict=True):
+        kept = [int((tokens == token).all(dim=1).nonzero()) for token in entered]
+        assert sorted(kept)[2:] == list(range(4, 4 + num_extra)), "the extra tokens never skip"
+        part = entered[None]
+        for block in denoiser.blocks[1:-1]:
+            part = block(part, condition[None])
+        tokens = tokens.clone()
+        tokens[kept] = part[0]
+        tokens = denoiser.blocks[-1](tokens[None], condition[None])[:, :4]
+        if denoiser.modulation is None:
+            expected.append(denoiser.head(denoiser.norm(tokens)))
+        else:
+            shift, scale = denoiser.modulation(condition)[None, None].chunk(2, dim=-1)
+            expected.append(denoiser.head(denoiser.norm(tokens) * (1 + scale) + shift))
+    torch.testing.assert_close(predicted, torch.cat(expected))
+    torch.manual_seed(1)
+    again = denoiser(noisy, timesteps)
+    assert not torch.allclose(again, predicted), "other tokens skip in another step"
+
+
+def test_no_token_skips_blocks_outside_of_training():
+    routed, plain = LatentDenoiser(**{**SMALL, "depth": 3, "routed": 0.5}), LatentDenoiser(**{**SMALL, "depth": 3})
+    routed.load_state_dict(plain.state_dict())
+    noisy = torch.randn(2, 4, 8)
+    assert torch.equal(routed.eval()(noisy, 10.0), plain.eval()(noisy, 10.0))
+
+
+def test_absent_tokens_skip_first_and_one_token_stays():
+    options = {**SMALL, "depth": 3, "position_dim": 2, "routed": 0.9}
+    denoiser, mask = LatentDenoiser(**options).train(), torch.zeros(2, 4, dtype=torch.bool)
+    mask[0, 2], mask[1, 1:] = True, True
+    masks = []
+    denoiser.blocks[1].register_forward_hook(lambda _, inputs, output: masks.append(inputs[2]))
+    for _ in range(20):
+        denoiser(torch.randn(2, 4, 8), 10.0, mask=mask)
+    assert all(part.shape == (2, 1) and part.all() for part in masks)
+
+
+def test_routing_needs_blocks_to_skip():
+    with pytest.raises(InputError, match="routed needs a depth of at least 3"):
+        LatentDenoiser(**{**SMALL, "depth": 2, "routed": 0.5})
+
+
 @pytest.mark.parametrize("options", VARIANTS)
 def test_save_and_load_are_equal(tmp_path, options):
     denoiser, noisy, timesteps = woken(**options), torch.randn(2, 4, 8), torch.tensor([3, 400])
