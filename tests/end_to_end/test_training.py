@@ -59,9 +59,10 @@ def test_resumed_stage_1_equals_a_straight_run_bit_for_bit(tmp_path, monkeypatch
     assert len(lines(tmp_path / "straight")) == 7  # six reports and an evaluation
 
 
-def test_resumed_stage_2_equals_a_straight_run_bit_for_bit(stage1, tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", [(), ("--denoiser.depth", 3, "--denoiser.routed", 0.5)])
+def test_resumed_stage_2_equals_a_straight_run_bit_for_bit(stage1, tmp_path, monkeypatch, options):
     def arguments(folder):
-        return [*diffusion(stage1, folder), "--run.steps", 6, "--run.save_every", 3]
+        return [*diffusion(stage1, folder), *options, "--run.steps", 6, "--run.save_every", 3]
 
     run("train/diffusion.py", *arguments(tmp_path / "straight"))
     with monkeypatch.context() as patch:
