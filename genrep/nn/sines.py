@@ -146,7 +146,7 @@ class GridPlaces(Places):
     def sine(
         self, weight: Float[Tensor, "width axes"], bias: Float[Tensor, " width"]
     ) -> tuple[Float[Tensor, "width points"], tuple[Tensor, ...]]:
-        row_angles = coordinate_product(self.row_coords.to(weight.dtype), weight[:, :-1], bias).T  # α
+        row_angles = coordinate_product(self.row_coords.to(weight.dtype), weight[:, :-1], bias).T.contiguous()  # α
         column_angles = torch.outer(weight[:, -1], self.column_coords.to(weight.dtype))  # β
         row_sine, row_cosine = row_angles.sin(), row_angles.cos()
         sine, cosine = column_angles.sin(), column_angles.cos()
