@@ -231,7 +231,7 @@ class ClassifierArchitecture(Spec):
     width: Annotated[int, Field(gt=0, multiple_of=8)] = 64
     """Channels of the first stage, a multiple of 8; they double with every halving of the image."""
     stem_stride: PositiveInt = 1
-    """Stride of the first convolution: with 2, all stages are at half the resolution, and images cost a quarter of the time."""
+    """Stride of the first convolution: with 2, all stages work at half the resolution, with a quarter of the operations."""
     stages: PositiveInt = 2
     """Number of resolutions, each half the previous one."""
     depth: PositiveInt = 1
