@@ -21,10 +21,10 @@ class NoiseSpec(Spec):
     """Last beta of the linear schedule (DDPM)."""
     shift: PositiveFloat | Literal["auto"] = 1.0
     """Lower log-SNR by 2 ln(shift), in training and sampling; 1 disables it, auto is sqrt(tokens * dim / 4096)."""
-    weighting: Literal["plain", "min_snr"] = "plain"
-    """Weight of the x0 loss at a noise level: 1, or min(SNR, gamma) (min-SNR)."""
+    weighting: Literal["plain", "min_snr", "velocity"] = "plain"
+    """Weight of the x0 loss at a noise level: 1, min(SNR, gamma) (min-SNR), or min(SNR + 1, gamma) (that of a velocity loss)."""
     gamma: PositiveFloat = 5.0
-    """The gamma of min-SNR."""
+    """Largest weight for min_snr and velocity."""
     density: Literal["uniform", "normal"] = "uniform"
     """How timesteps are drawn: uniformly, or so that log-SNR is normally distributed."""
     density_mean: FiniteFloat = 0.0

@@ -67,10 +67,13 @@ class NoiseLevels:
         return scale * latents + deviation * noise
 
     def weight(self, timesteps: Tensor) -> Float[Tensor, " batch"]:
-        """Weight of the x0 loss: 1, or min(SNR, γ) (min-SNR); on the CPU, like `timesteps`."""
-        # For an ε target min-SNR's weight is min(SNR, γ) / SNR; an x0 loss is an ε loss divided by SNR.
+        """Weight of the x0 loss: 1, min(SNR, γ) or min(SNR + 1, γ); on the CPU, like `timesteps`."""
+        # For an ε target min-SNR's weight is min(SNR, γ) / SNR; an x0 loss is an ε loss divided by SNR, and a loss of the
+        # velocity sqrt(ᾱ) ε - sqrt(1 - ᾱ) x_0 divided by SNR + 1.
         snr = self.log_snr[timesteps].exp().float()
-        return snr.clamp_max(self.spec.gamma) if self.spec.weighting == "min_snr" else torch.ones_like(snr)
+        if self.spec.weighting == "plain":
+            return torch.ones_like(snr)
+        return (snr + 1 if self.spec.weighting == "velocity" else snr).clamp_max(self.spec.gamma)
 
     def _density_cumulative(self) -> Tensor:
         """The cumulative probability of the timesteps, [T]."""

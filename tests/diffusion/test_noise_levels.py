@@ -44,7 +44,22 @@ def test_min_snr_weights():
     timesteps = torch.tensor([0, 100, 400, 999])
     torch.testing.assert_close(levels.weight(timesteps), snr[timesteps].clamp_max(5).float())
     assert levels.weight(torch.tensor([0])) == 5
-    assert (NoiseLevels(NoiseSpec(), (4, 8)).weight(timesteps) == 1).all()
+    assert (NoiseLevels(NoiseSpec(gamma=0.5), (4, 8)).weight(timesteps) == 1).all(), "gamma is not for plain"
+
+
+def test_velocity_weights_turn_the_x0_loss_into_that_of_the_velocity():
+    """v = sqrt(ᾱ) ε - sqrt(1 - ᾱ) x0 (Salimans and Ho 2022), of the x0 and ε that give the same noisy latents."""
+    levels = NoiseLevels(NoiseSpec(weighting="velocity", gamma=5.0), (4, 8))
+    latents, noise, guess = torch.randn(3, 3, 4, 8, dtype=torch.float64)
+    timesteps = torch.tensor([300, 600, 999])
+    signal = levels.alphas_cumprod[timesteps][:, None, None]
+    noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+    guessed_noise = (noisy - signal.sqrt() * guess) / (1 - signal).sqrt()
+    error = signal.sqrt() * (noise - guessed_noise) - (1 - signal).sqrt() * (latents - guess)
+    weighted = levels.weight(timesteps).double() * (latents - guess).square().mean((1, 2))
+    torch.testing.assert_close(weighted, error.square().mean((1, 2)), rtol=1e-6, atol=0)
+    assert levels.weight(torch.tensor([0])) == 5, "less than SNR + 1 where there is hardly any noise"
+    assert float(levels.weight(torch.tensor([999]))) == pytest.approx(1, abs=1e-3), "where min-SNR's is 0"
 
 
 def test_uniform_density_visits_every_level_equally():

@@ -31,7 +31,7 @@ def objective(normalizer, num_classes=0, decode=None, **spec):
     return DenoisingObjective(spec, NoiseLevels(spec.noise, (TOKENS, DIM)), normalizer, num_classes, decode)
 
 
-@pytest.mark.parametrize("weighting", ["plain", "min_snr"])
+@pytest.mark.parametrize("weighting", ["plain", "min_snr", "velocity"])
 def test_the_loss_is_the_weighted_error_at_the_drawn_level(parts, weighting):
     """Mean over the batch of w(t) |x̂ - x|² / (R D), x standardised, x̂ seen through √ᾱ x + √(1 - ᾱ) ε."""
     normalizer, latents, noise, draws = parts
@@ -50,7 +50,7 @@ def test_the_loss_is_the_weighted_error_at_the_drawn_level(parts, weighting):
     kept = signal[timesteps][:, None, None].float()
     noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
     snr = kept[:, 0, 0] / (1 - kept[:, 0, 0])
-    weight = snr.clamp_max(noise_spec.gamma) if weighting == "min_snr" else torch.ones(BATCH)
+    weight = {"plain": torch.ones(BATCH), "min_snr": snr.clamp_max(5), "velocity": (snr + 1).clamp_max(5)}[weighting]
     expected = (weight * (0.3 * noisy - clean).square().mean((1, 2))).mean()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(seen[0][0], noisy)
