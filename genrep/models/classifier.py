@@ -57,6 +57,7 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         norm: "group" or "batch".
         stem_stride: stride of the first convolution, whose kernel has 2 stride + 1 values along every axis.
         dropout: dropout rate before the last layer.
+        mirrored: in evaluation, average the features of a signal and of its mirror image along the last axis.
         signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None means images.
 
     Raises:
@@ -76,11 +77,13 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         depth: int = 1,
         norm: str = "group",
         stem_stride: int = 1,
+        mirrored: bool = False,
     ):
         super().__init__()
         spec = from_arguments(ClassifierSpec, locals(), where=type(self).__name__)
         self.signal = (spec.signal or ImageSignalSpec()).build()
         self.image_shape = grid_of(spec.image_size)
+        self.mirrored = mirrored
         num_axes = len(self.image_shape)
         kernel = 2 * stem_stride + 1
         self.stem = convolution_of(num_axes)(channels, width, kernel, stride=stem_stride, padding=stem_stride)
@@ -99,6 +102,12 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
 
     def features(self, images: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch features"]:
         """Images in [-1, 1] => features."""
+        if self.mirrored and not self.training:
+            return (self._features(images) + self._features(images.flip(-1))) / 2
+        return self._features(images)
+
+    def _features(self, images: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch features"]:
+        """The features of images as they are."""
         return F.silu(self.norm(self.blocks(self.stem(images)))).flatten(2).mean(-1)
 
     def forward(self, images: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch classes"]:

@@ -240,6 +240,8 @@ class ClassifierArchitecture(Spec):
     """Normalisation: of each signal by itself, or of the batch, which is faster and a little better from 64 signals on."""
     dropout: Fraction = 0.1
     """Dropout before the last layer."""
+    mirrored: bool = False
+    """In evaluation, average the features of a signal and of its mirror image, at twice the operations; only where mirroring keeps the class."""
 
 
 class ClassifierSpec(ClassifierArchitecture):

@@ -41,15 +41,27 @@ def test_images_too_small_for_the_stages_are_refused(stride, stages, smallest):
         ImageClassifier(smallest - 1, **options)
 
 
+def test_a_mirrored_classifier_averages_over_a_signal_and_its_mirror_image():
+    plain, images = ImageClassifier(8, 1, 10, width=8, dropout=0.0).eval(), torch.randn(2, 1, 8, 8)
+    mirrored = ImageClassifier(8, 1, 10, width=8, dropout=0.0, mirrored=True)
+    mirrored.load_state_dict(plain.state_dict())
+    assert torch.equal(mirrored.train()(images), plain(images)), "training sees what it is given"
+    mirrored.eval()
+    both = torch.stack([plain(images), plain(torch.flip(images, [3]))]).mean(0)
+    torch.testing.assert_close(mirrored(images), both)
+    torch.testing.assert_close(mirrored(images), mirrored(torch.flip(images, [3])))
+    assert not torch.allclose(mirrored(images), plain(images), atol=1e-3)
+
+
 def test_an_unknown_norm_is_refused():
     with pytest.raises(InputError, match="norm"):
         ImageClassifier(8, 1, 10, norm="layer")
 
 
-def test_a_classifier_saved_before_depth_norm_and_stem_stride_loads(tmp_path):
+def test_a_classifier_saved_before_its_later_options_loads(tmp_path):
     model, images = ImageClassifier(8, 1, 10, width=8).eval(), torch.randn(2, 1, 8, 8)
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["depth"], config["norm"], config["stem_stride"]
+    del config["depth"], config["norm"], config["stem_stride"], config["mirrored"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert torch.equal(ImageClassifier.from_pretrained(tmp_path).eval()(images), model(images))
