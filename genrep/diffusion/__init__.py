@@ -22,9 +22,9 @@ class NoiseSpec(Spec):
     shift: PositiveFloat | Literal["auto"] = 1.0
     """Lower log-SNR by 2 ln(shift), in training and sampling; 1 disables it, auto is sqrt(tokens * dim / 4096)."""
     weighting: Literal["plain", "min_snr", "velocity"] = "plain"
-    """Weight of the x0 loss at a noise level: 1, min(SNR, gamma) (min-SNR), or min(SNR + 1, gamma) (that of a velocity loss)."""
+    """Weight of the x0 loss: 1, min(SNR, gamma) (min-SNR), or min(SNR + 1, gamma) (a velocity loss, capped)."""
     gamma: PositiveFloat = 5.0
-    """Largest weight for min_snr and velocity."""
+    """Largest weight for min_snr and velocity; above 1 for velocity, whose weight is otherwise the same everywhere."""
     density: Literal["uniform", "normal"] = "uniform"
     """How timesteps are drawn: uniformly, or so that log-SNR is normally distributed."""
     density_mean: FiniteFloat = 0.0
@@ -36,6 +36,14 @@ class NoiseSpec(Spec):
     def _rising(self) -> "NoiseSpec":
         if self.beta_start >= self.beta_end:
             raise ValueError(f"beta_start must be below beta_end; got {self.beta_start} and {self.beta_end}")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_differ(self) -> "NoiseSpec":
+        if self.weighting == "velocity" and self.gamma <= 1:
+            raise ValueError(
+                f"gamma must be above 1 for weighting velocity, which is at least 1 everywhere; got {self.gamma}"
+            )
         return self
 
 

@@ -178,9 +178,8 @@ class Collage(torch.autograd.Function):
         (inputs, weight, angle_slope), slopes = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
         with torch.autocast(gradient.device.type, enabled=False):
             by_basis = ctx.places.sine_gradients(gradient, slopes)
-            by_angle = (
-                angle_slope * gradient
-            )  # after the line above, in whose memory it then lies: that is in the cache
+            # After the line above, in whose memory it then lies: that is in the cache.
+            by_angle = angle_slope * gradient
             if inputs is None:
                 by_inputs, by_mask = None, ctx.places.gradients(by_angle)
             else:

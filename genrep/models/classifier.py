@@ -57,11 +57,12 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         norm: "group" or "batch".
         stem_stride: stride of the first convolution, whose kernel has 2 stride + 1 values along every axis.
         dropout: dropout rate before the last layer.
-        mirrored: in evaluation, average the features of a signal and of its mirror image along the last axis.
+        mirrored: in evaluation, average the features of an image and of its mirror image.
         signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None means images.
 
     Raises:
-        InputError: an unknown key, a wrong type, an impossible value, or signals of more than three axes.
+        InputError: an unknown key, a wrong type, an impossible value, signals of more than three axes, or other signals
+            than images with `mirrored`.
     """
 
     @register_to_config

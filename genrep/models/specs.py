@@ -231,7 +231,7 @@ class ClassifierArchitecture(Spec):
     width: Annotated[int, Field(gt=0, multiple_of=8)] = 64
     """Channels of the first stage, a multiple of 8; they double with every halving of the image."""
     stem_stride: PositiveInt = 1
-    """Stride of the first convolution: with 2, all stages work at half the resolution, with a quarter of the operations."""
+    """Stride of the first convolution: with 2, all stages have half the resolution and a quarter of the operations."""
     stages: PositiveInt = 2
     """Number of resolutions, each half the previous one."""
     depth: PositiveInt = 1
@@ -241,7 +241,7 @@ class ClassifierArchitecture(Spec):
     dropout: Fraction = 0.1
     """Dropout before the last layer."""
     mirrored: bool = False
-    """In evaluation, average the features of a signal and of its mirror image, at twice the operations; only where mirroring keeps the class."""
+    """In evaluation, average the features of an image and of its mirror image, at twice the operations."""
 
 
 class ClassifierSpec(ClassifierArchitecture):
@@ -255,6 +255,12 @@ class ClassifierSpec(ClassifierArchitecture):
     """Number of classes."""
     signal: SignalSpec | None = None
     """What the values mean; null is images."""
+
+    @model_validator(mode="after")
+    def _only_images_are_mirrored(self) -> "ClassifierSpec":
+        if self.mirrored and self.signal is not None and self.signal.type != "images":
+            raise ValueError(f"mirrored is for images; got signals of type {self.signal.type}: set it to false")
+        return self
 
     @model_validator(mode="after")
     def _has_stages(self) -> "ClassifierSpec":

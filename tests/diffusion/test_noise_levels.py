@@ -62,6 +62,11 @@ def test_velocity_weights_turn_the_x0_loss_into_that_of_the_velocity():
     assert float(levels.weight(torch.tensor([999]))) == pytest.approx(1, abs=1e-3), "where min-SNR's is 0"
 
 
+def test_a_velocity_weight_that_is_the_same_everywhere_is_refused():
+    with pytest.raises(InputError, match="gamma must be above 1 for weighting velocity.*got 1.0"):
+        validate(NoiseSpec, {"weighting": "velocity", "gamma": 1.0}, where="test")
+
+
 def test_uniform_density_visits_every_level_equally():
     levels = NoiseLevels(NoiseSpec(num_timesteps=10), (4, 8))
     assert torch.equal(levels.timesteps((torch.arange(100) + 0.5) / 100), torch.arange(100) // 10)

@@ -53,6 +53,11 @@ def test_a_mirrored_classifier_averages_over_a_signal_and_its_mirror_image():
     assert not torch.allclose(mirrored(images), plain(images), atol=1e-3)
 
 
+def test_only_images_are_mirrored():
+    with pytest.raises(InputError, match="mirrored is for images; got signals of type arrays: set it to false"):
+        ImageClassifier(8, 1, 10, width=8, mirrored=True, signal={"type": "arrays"})
+
+
 def test_an_unknown_norm_is_refused():
     with pytest.raises(InputError, match="norm"):
         ImageClassifier(8, 1, 10, norm="layer")
