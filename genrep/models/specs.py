@@ -258,7 +258,7 @@ class ClassifierSpec(ClassifierArchitecture):
 
     @model_validator(mode="after")
     def _only_images_are_mirrored(self) -> "ClassifierSpec":
-        if self.mirrored and self.signal is not None and self.signal.type != "images":
+        if self.mirrored and self.signal is not None and self.signal.type != "image":
             raise ValueError(f"mirrored is for images; got signals of type {self.signal.type}: set it to false")
         return self
 

@@ -54,8 +54,8 @@ def test_a_mirrored_classifier_averages_over_a_signal_and_its_mirror_image():
 
 
 def test_only_images_are_mirrored():
-    with pytest.raises(InputError, match="mirrored is for images; got signals of type arrays: set it to false"):
-        ImageClassifier(8, 1, 10, width=8, mirrored=True, signal={"type": "arrays"})
+    with pytest.raises(InputError, match="mirrored is for images; got signals of type array: set it to false"):
+        ImageClassifier(8, 1, 10, width=8, mirrored=True, signal={"type": "array"})
 
 
 def test_an_unknown_norm_is_refused():
