@@ -137,10 +137,11 @@ def test_routed_tokens_skip_the_blocks_in_the_middle_of_a_training_step(conditio
 
 
 def test_no_token_skips_blocks_outside_of_training():
-    routed, plain = LatentDenoiser(**{**SMALL, "depth": 3, "routed": 0.5}), LatentDenoiser(**{**SMALL, "depth": 3})
+    routed, plain = woken(depth=3, routed=0.5), woken(depth=3)
     routed.load_state_dict(plain.state_dict())
     noisy = torch.randn(2, 4, 8)
     assert torch.equal(routed.eval()(noisy, 10.0), plain.eval()(noisy, 10.0))
+    assert not torch.equal(routed.train()(noisy, 10.0), plain(noisy, 10.0)), "in training they do"
 
 
 def test_absent_tokens_skip_first_and_one_token_stays():
