@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import ClassifierSpec
-from genrep.nn.convolution import average_pool_of, batch_norm_of, convolution_of
+from genrep.nn.convolution import average_pool_of, batch_norm_of, convolution_function_of, convolution_of, max_pool_of
 from genrep.signals import ImageSignalSpec
 from genrep.specs import from_arguments, grid_of
 
@@ -31,6 +33,59 @@ class ResidualBlock(nn.Module):
     def forward(self, maps: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch out *shape"]:
         hidden = self.conv1(F.silu(self.norm1(maps)))
         return self.skip(maps) + self.conv2(F.silu(self.norm2(hidden)))
+
+
+class PooledBlock(nn.Module):
+    """Halves the resolution between two convolutions of kernel size 3, each followed by a norm and GELU (Jordan, 2024)."""
+
+    def __init__(self, channels: int, out_channels: int, num_axes: int, norm: str = "group"):
+        super().__init__()
+        convolution = convolution_of(num_axes)
+        self.pool = max_pool_of(num_axes)
+        # the norm would take a bias away again
+        self.conv1 = convolution(channels, out_channels, 3, padding=1, bias=False)
+        self.norm1 = _norm(norm, out_channels, num_axes)
+        self.conv2 = convolution(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = _norm(norm, out_channels, num_axes)
+        for kernels in (self.conv1.weight, self.conv2.weight):
+            nn.init.dirac_(kernels.data[: kernels.shape[1]])  # the first channels out are those in
+
+    def forward(self, maps: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch out *halved"]:
+        hidden = F.gelu(self.norm1(self.pool(self.conv1(maps), 2)))
+        return F.gelu(self.norm2(self.conv2(hidden)))
+
+
+class WhitenedPatches(nn.Module):
+    """The principal components of patches of two points per axis, scaled to unit variance, and their negatives; then GELU.
+
+    They are measured once and not trained (Jordan, 2024). Maps are one point shorter than the signal along every axis.
+    """
+
+    VARIANCE = 5e-4
+    """Added to the variances, so that components that hardly vary are not amplified."""
+
+    def __init__(self, channels: int, num_axes: int):
+        super().__init__()
+        self.num_axes = num_axes
+        self.num_components = channels * 2**num_axes
+        self.kernels: Tensor
+        self.register_buffer("kernels", torch.zeros(2 * self.num_components, channels, *[2] * num_axes))
+
+    @torch.no_grad()
+    def measure(self, signals: Float[Tensor, "batch channels *shape"]) -> None:
+        """Take the components of the patches of these signals, those of the largest variance first."""
+        patches = signals
+        for axis in range(self.num_axes):
+            patches = patches.unfold(axis + 2, 2, 1)
+        patches = patches.movedim(1, self.num_axes + 1).reshape(-1, self.num_components).double()
+        variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))  # ascending
+        scaled = components / (variances + self.VARIANCE).sqrt()
+        kernels = scaled.T.flip(0).view(-1, *self.kernels.shape[1:])
+        self.kernels.copy_(torch.cat([kernels, -kernels]))
+
+    def forward(self, signals: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch components *shorter"]:
+        convolve = convolution_function_of(self.num_axes)
+        return F.gelu(convolve(signals, self.kernels))
 
 
 class Halve(nn.Module):
@@ -53,11 +108,13 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         num_classes: number of classes.
         width: channels of the first stage, a multiple of 8; they double with every halving of the image.
         stages: number of resolutions.
-        depth: residual blocks per resolution.
+        depth: blocks per resolution, 1 with `blocks` "pooled".
         norm: "group" or "batch".
         stem_stride: stride of the first convolution, whose kernel has 2 stride + 1 values along every axis.
         dropout: dropout rate before the last layer.
         mirrored: in evaluation, average the features of an image and of its mirror image.
+        blocks: "residual", or "pooled" for `PooledBlock`, which train faster on a CPU (docs/natural_images.md).
+        whitened: replace the first convolution by `WhitenedPatches`; call `measure_patches` before training.
         signal: `{"type": ..., ...}`, one of `genrep.signals`: what the values mean; None means images.
 
     Raises:
@@ -79,27 +136,48 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         norm: str = "group",
         stem_stride: int = 1,
         mirrored: bool = False,
+        blocks: str = "residual",
+        whitened: bool = False,
     ):
         super().__init__()
         spec = from_arguments(ClassifierSpec, locals(), where=type(self).__name__)
         self.signal = (spec.signal or ImageSignalSpec()).build()
         self.image_shape = grid_of(spec.image_size)
-        self.mirrored = mirrored
+        self.mirrored, self.whitened = mirrored, whitened
         num_axes = len(self.image_shape)
-        kernel = 2 * stem_stride + 1
-        self.stem = convolution_of(num_axes)(channels, width, kernel, stride=stem_stride, padding=stem_stride)
+        self.stem: nn.Module
+        if whitened:
+            self.stem = WhitenedPatches(channels, num_axes)
+            channels_in = len(self.stem.kernels)
+        else:
+            kernel = 2 * stem_stride + 1
+            self.stem = convolution_of(num_axes)(channels, width, kernel, stride=stem_stride, padding=stem_stride)
+            channels_in = width
         layers: list[nn.Module] = []
         for stage in range(stages):
-            if stage:
-                layers.append(Halve(num_axes))
-            channels_in, channels_out = width * 2 ** max(0, stage - 1), width * 2**stage
-            layers.append(ResidualBlock(channels_in, channels_out, num_axes, norm))
-            layers += [ResidualBlock(channels_out, channels_out, num_axes, norm) for _ in range(depth - 1)]
+            channels_out = width * 2**stage
+            if blocks == "pooled":
+                layers.append(PooledBlock(channels_in, channels_out, num_axes, norm))
+            else:
+                if stage:
+                    layers.append(Halve(num_axes))
+                for block in range(depth):
+                    layers.append(ResidualBlock(channels_out if block else channels_in, channels_out, num_axes, norm))
+            channels_in = channels_out
         self.blocks = nn.Sequential(*layers)
-        self.num_features = width * 2 ** (stages - 1)
-        self.norm = _norm(norm, self.num_features, num_axes)
+        self.num_features = channels_in
+        # a pooled block ends with both
+        self.norm = None if blocks == "pooled" else _norm(norm, self.num_features, num_axes)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.num_features, num_classes)
+
+    def measure_patches(self, images: Float[Tensor, "batch channels *shape"]) -> None:
+        """Determine the first layer from these images, in [-1, 1]. InputError without `whitened`."""
+        if not isinstance(self.stem, WhitenedPatches):
+            raise InputError(
+                "measure_patches is for classifiers with whitened: true, and this one learns its first layer"
+            )
+        self.stem.measure(images)
 
     def features(self, images: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch features"]:
         """Images in [-1, 1] => features."""
@@ -109,7 +187,10 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
 
     def _features(self, images: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch features"]:
         """The features of images as they are."""
-        return F.silu(self.norm(self.blocks(self.stem(images)))).flatten(2).mean(-1)
+        maps = self.blocks(self.stem(images))
+        if self.norm is not None:
+            maps = F.silu(self.norm(maps))
+        return maps.flatten(2).mean(-1)
 
     def forward(self, images: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch classes"]:
         return self.head(self.dropout(self.features(images)))

@@ -235,13 +235,27 @@ class ClassifierArchitecture(Spec):
     stages: PositiveInt = 2
     """Number of resolutions, each half the previous one."""
     depth: PositiveInt = 1
-    """Residual blocks at each resolution."""
+    """Blocks at each resolution, 1 with blocks pooled."""
     norm: Literal["group", "batch"] = "group"
     """Normalisation: of each signal by itself, or of the batch, which is faster and a little better from 64 signals on."""
     dropout: Fraction = 0.1
     """Dropout before the last layer."""
     mirrored: bool = False
     """In evaluation, average the features of an image and of its mirror image, at twice the operations."""
+    blocks: Literal["residual", "pooled"] = "residual"
+    """Residual blocks, or two convolutions with a max pool in between, which train faster (Jordan, 2024)."""
+    whitened: bool = False
+    """A first layer that is not trained: the whitened principal components of patches of two points per axis (Jordan, 2024)."""
+
+    @model_validator(mode="after")
+    def _has_no_options_of_others(self) -> "ClassifierArchitecture":
+        if self.blocks == "pooled" and self.depth != 1:
+            raise ValueError(
+                f"depth must be 1 with blocks pooled, which have two convolutions per stage; got {self.depth}"
+            )
+        if self.whitened and self.stem_stride != 1:
+            raise ValueError(f"stem_stride must be 1 with whitened, whose first layer has none; got {self.stem_stride}")
+        return self
 
 
 class ClassifierSpec(ClassifierArchitecture):
@@ -264,11 +278,13 @@ class ClassifierSpec(ClassifierArchitecture):
 
     @model_validator(mode="after")
     def _has_stages(self) -> "ClassifierSpec":
-        shortest = min(grid_of(self.image_size))
-        if -(-shortest // self.stem_stride) < 2 ** (self.stages - 1):
+        # pooled blocks all halve, the first of the residual stages does not; whitened patches cost a point
+        needed = 2 ** (self.stages if self.blocks == "pooled" else self.stages - 1)
+        smallest = self.stem_stride * (needed - 1) + 1 + self.whitened
+        if min(grid_of(self.image_size)) < smallest:
             raise ValueError(
-                f"image_size must be at least {self.stem_stride * (2 ** (self.stages - 1) - 1) + 1} along every axis for "
-                f"stem_stride {self.stem_stride} and {self.stages} stages, which halve it; got {self.image_size}"
+                f"image_size must be at least {smallest} along every axis for {self.stages} stages, which halve it (blocks "
+                f"{self.blocks}, stem_stride {self.stem_stride}, whitened {str(self.whitened).lower()}); got {self.image_size}"
             )
         return self
 

@@ -33,6 +33,8 @@ Inputs = tuple[Tensor, ...]
 Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 """Labels, or the probability of every class."""
 EVALUATION_BATCH = 512
+WHITENING_SIGNALS = 5000
+"""Training signals that the patches of a classifier with `whitened` are measured on."""
 EVALUATION_TOKENS = 2**18
 """Tokens of clouds that are evaluated at a time, fewer than `EVALUATION_BATCH` clouds if they are large."""
 
@@ -85,7 +87,11 @@ class SignalClassification(Classification):
         self.identity = {"data": self.data.fingerprint()}
 
     def build(self) -> ImageClassifier:
-        return build_of_signals(self.config, len(self.data.class_names), self.data.signal.spec.model_dump())
+        classifier = build_of_signals(self.config, len(self.data.class_names), self.data.signal.spec.model_dump())
+        if classifier.whitened:
+            first = range(min(len(self.data), WHITENING_SIGNALS))
+            classifier.measure_patches(self.data.signal.values(self.data.read(first)))
+        return classifier
 
     def open(self, run: Run) -> SignalStream:
         self.device = run.device
@@ -99,8 +105,8 @@ class SignalClassification(Classification):
         if self.config.cutout:
             draws = uniform_at(batch.positions, (len(self.shape),), self.config.run.seed, "cutout")
             signals = cut_out(signals, self.config.cutout, draws)
-        if self.device.type == "cuda" and len(self.shape) == 2:
-            signals = signals.to(memory_format=torch.channels_last)  # the layout of the fast convolutions on GPUs
+        if len(self.shape) == 2:
+            signals = signals.to(memory_format=torch.channels_last)  # the layout of the fast convolutions
         return (signals,), batch.labels.to(self.device, non_blocking=True)
 
     def held_out(self) -> Iterator[tuple[Inputs, Int[Tensor, " batch"]]]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from genrep.training.muon import matrices_of
 from genrep.training.specs import EMASpec, OptimizerSpec
 
 
@@ -45,7 +46,7 @@ def training_memory(
         with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             result = loss(model)
         weights = sum(parameter.numel() for parameter in model.parameters())
-        matrices = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+        matrices = sum(weight.numel() for weight in matrices_of(model))
         del result
     averages = 2 * weights - (matrices if optimizer.type == "muon" else 0)
     state = 4 * (2 * weights + averages + (weights if ema is not None else 0))

@@ -1,28 +1,27 @@
 """Optimizers from a spec, and the learning rate as a function of the global step."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genrep.errors import InputError
-from genrep.training.muon import Muon
+from genrep.training.muon import Muon, matrices_of
 from genrep.training.specs import OptimizerSpec
 
 
 class Optimizer:
-    """AdamW, or Muon for the weights of linear layers and AdamW for the rest, behind one `step` and one state.
+    """AdamW, or Muon for the weights of linear layers and convolutions and AdamW for the rest, behind one `step` and one state.
 
-    Muon orthogonalises the momentum of a matrix. It gets the weights of all linear layers, including input embeddings and
+    Muon orthogonalises the momentum of a matrix. It gets the weights of all such layers, including input embeddings and
     output heads. Its updates are scaled to the size of AdamW's (`match_rms_adamw`), so one learning rate serves both.
     """
 
     def __init__(self, model: nn.Module, spec: OptimizerSpec):
         self.spec = spec
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        matrices = list(_matrices(model)) if spec.type == "muon" else []
+        matrices = list(matrices_of(model)) if spec.type == "muon" else []
         # by identity: `in` would compare the values of tensors
         matrix_ids = {id(parameter) for parameter in matrices}
         rest = [parameter for parameter in self.parameters if id(parameter) not in matrix_ids]
@@ -76,10 +75,3 @@ def learning_rate(spec: OptimizerSpec, step: int, num_steps: int) -> float:
         return spec.lr if step < num_steps / 2 else spec.min_lr
     progress = (step - spec.warmup_steps) / max(1, num_steps - spec.warmup_steps)
     return spec.min_lr + (spec.lr - spec.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def _matrices(model: nn.Module) -> Iterator[Tensor]:
-    for module in model.modules():
-        # a weight that is not a leaf is computed from others, as under spectral norm: those are what is trained
-        if isinstance(module, nn.Linear) and module.weight.requires_grad and module.weight.is_leaf:
-            yield module.weight

@@ -42,7 +42,7 @@ class OptimizerSpec(Spec):
     """The optimizer, and its learning rate as a function of the step."""
 
     type: Literal["adamw", "muon"] = "adamw"
-    """AdamW (Adam if weight_decay is 0), or Muon for the weights of linear layers and AdamW for the rest."""
+    """AdamW (Adam if weight_decay is 0), or Muon for the weights of linear layers and convolutions and AdamW for the rest."""
     lr: PositiveFloat = 1e-4
     """Learning rate; Muon's updates are scaled to the size of AdamW's, so a value suits both."""
     betas: list[Fraction] = Field(default=[0.9, 0.999], min_length=2, max_length=2)

@@ -11,6 +11,8 @@ import genrep.training.run
 from genrep import INRAutoencoder, LatentDiffusionPipeline
 from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
+from genrep.models.classifier import ImageClassifier
+from genrep.render import from_uint8
 from tests.scripts import AUTOENCODER, PROJECT, diffusion, launch, lines, run
 
 
@@ -143,6 +145,28 @@ def test_encoding_on_the_fly_works_without_a_cache(stage1, tmp_path):
     )  # fmt: skip
     assert not (tmp_path / "latents").exists()
     assert (tmp_path / "diffusion" / "pipeline" / "model_index.json").exists()
+
+
+def test_a_classifier_on_whitened_patches_measures_them_and_resumes_bit_for_bit(tmp_path, monkeypatch):
+    def arguments(folder):
+        return [
+            "configs/digits/classifier.yaml", "--classifier.blocks", "pooled", "--classifier.whitened", "true",
+            "--classifier.norm", "batch", "--classifier.width", 8, "--optimizer.type", "muon", "--ema", "null",
+            "--run.steps", 6, "--run.save_every", 3, "--run.folder", folder,
+        ]  # fmt: skip
+
+    run("train/classifier.py", *arguments(tmp_path / "straight"))
+    with monkeypatch.context() as patch:
+        die_after_first_save(patch)
+        with pytest.raises(Killed):
+            run("train/classifier.py", *arguments(tmp_path / "resumed"))
+    run("train/classifier.py", *arguments(tmp_path / "resumed"))
+    assert_same_weights(tmp_path / "straight" / "model", tmp_path / "resumed" / "model")
+    trained = ImageClassifier.from_pretrained(tmp_path / "straight" / "model")
+    data = ImageDataSpec(held_out_fraction=0.2).open("train", (8, 8), 1)  # fewer than are measured at most
+    fresh = ImageClassifier(8, 1, 10, width=8, stages=2, norm="batch", blocks="pooled", whitened=True)
+    fresh.measure_patches(from_uint8(data.read(range(len(data)))))
+    assert torch.equal(trained.stem.kernels, fresh.stem.kernels) and bool(fresh.stem.kernels.any())
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion", "classifier"])

@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from genrep.errors import InputError
-from genrep.models.classifier import ImageClassifier
+from genrep.models.classifier import ImageClassifier, PooledBlock, WhitenedPatches
 from genrep.training.describe import num_parameters
 
 
@@ -58,6 +59,113 @@ def test_only_images_are_mirrored():
         ImageClassifier(8, 1, 10, width=8, mirrored=True, signal={"type": "array"})
 
 
+# pooled blocks on whitened patches (Jordan, 2024)
+
+POOLED = {"norm": "batch", "blocks": "pooled", "whitened": True, "dropout": 0.0}
+
+
+def test_pooled_blocks_have_a_known_size():
+    """24 components; per stage two convolutions without biases and two batch norms; the head."""
+    model = ImageClassifier(32, 3, 10, width=64, stages=3, **POOLED)
+    widths = [(24, 64), (64, 128), (128, 256)]
+    assert num_parameters(model) == sum(9 * (a * b + b * b) + 4 * b for a, b in widths) + 10 * (256 + 1)
+
+
+def test_a_pooled_classifier_equals_its_formula():
+    torch.manual_seed(0)
+    model, images = ImageClassifier(9, 1, 3, width=8, stages=2, **POOLED), torch.randn(6, 1, 9, 9)
+    model.measure_patches(images)
+    model.train()(images)  # batch norms get statistics
+    maps = F.gelu(F.conv2d(images, model.eval().stem.kernels))
+    assert maps.shape == (6, 8, 8, 8)
+    for block in model.blocks:
+        for number, (conv, norm) in enumerate(((block.conv1, block.norm1), (block.conv2, block.norm2))):
+            maps = F.conv2d(maps, conv.weight, padding=1)
+            if number == 0:
+                maps = F.max_pool2d(maps, 2)
+            mean, std = norm.running_mean, (norm.running_var + norm.eps).sqrt()
+            maps = (maps - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+            maps = F.gelu(maps * norm.weight.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1))
+    assert maps.shape == (6, 16, 2, 2)
+    torch.testing.assert_close(model(images), maps.mean((2, 3)) @ model.head.weight.T + model.head.bias)
+
+
+@pytest.mark.parametrize("shape", [(40,), (12, 14), (6, 7, 8)])
+def test_whitened_patches_are_uncorrelated_and_of_unit_variance(shape):
+    """Over the signals they were measured on, up to the constant that is added to the variances."""
+    torch.manual_seed(0)
+    signals = torch.randn(200, 2, *shape).cumsum(2) / 3  # neighbours are correlated
+    stem = WhitenedPatches(2, len(shape))
+    stem.measure(signals)
+    count = 2 * 2 ** len(shape)
+    assert torch.equal(stem.kernels[count:], -stem.kernels[:count])
+    functions = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+    maps = functions[len(shape)](signals, stem.kernels[:count])
+    torch.testing.assert_close(stem(signals)[:, :count], F.gelu(maps))
+    components = maps.movedim(1, 0).flatten(1).double()
+    covariance = components @ components.T / components.shape[1]
+    torch.testing.assert_close(covariance, torch.eye(count, dtype=torch.float64), atol=1e-2, rtol=0)
+    norms = stem.kernels[:count].flatten(1).norm(dim=1)  # the most variable component is scaled up the least
+    assert bool((norms.diff() >= 0).all())
+
+
+def test_a_component_that_never_varies_is_not_amplified():
+    stem = WhitenedPatches(1, 2)
+    stem.measure(torch.randn(50, 1, 1, 9).expand(-1, -1, 9, -1))  # equal rows: two of four components are 0
+    norms = stem.kernels[:4].flatten(1).norm(dim=1)
+    assert norms[2:].tolist() == pytest.approx([WhitenedPatches.VARIANCE**-0.5] * 2, rel=1e-3)
+
+
+def test_pooled_convolutions_start_as_the_identity():
+    block = PooledBlock(4, 6, 2, "batch")
+    maps = torch.randn(1, 4, 8, 8)
+    torch.testing.assert_close(block.conv1(maps)[:, :4], maps)
+    wide = torch.randn(1, 6, 8, 8)
+    torch.testing.assert_close(block.conv2(wide), wide)
+
+
+@pytest.mark.parametrize(("options", "smallest"), [({"whitened": True}, 9), ({}, 8)])
+def test_images_too_small_for_pooled_blocks_are_refused(options, smallest):
+    options = {"channels": 1, "num_classes": 3, "width": 8, "stages": 3, "blocks": "pooled"} | options
+    assert ImageClassifier(smallest, **options).eval()(torch.zeros(2, 1, smallest, smallest)).shape == (2, 3)
+    with pytest.raises(InputError, match=f"at least {smallest} along every axis for 3 stages"):
+        ImageClassifier(smallest - 1, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"blocks": "pooled", "depth": 2},
+            "depth must be 1 with blocks pooled, which have two convolutions per stage; got 2",
+        ),
+        (
+            {"whitened": True, "stem_stride": 2},
+            "stem_stride must be 1 with whitened, whose first layer has none; got 2",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        ImageClassifier(32, 3, 10, width=8, **options)
+
+
+def test_a_trained_first_layer_measures_no_patches():
+    with pytest.raises(InputError, match="measure_patches is for classifiers with whitened: true"):
+        ImageClassifier(8, 1, 10, width=8).measure_patches(torch.zeros(4, 1, 8, 8))
+
+
+def test_a_whitened_classifier_is_saved_with_its_patches(tmp_path):
+    model, images = ImageClassifier(9, 1, 3, width=8, stages=2, **POOLED), torch.randn(6, 1, 9, 9)
+    model.measure_patches(images)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(ImageClassifier.from_pretrained(tmp_path).eval()(images), model.eval()(images))
+    assert float(model(images).detach().std()) > 0
+
+
+# inputs and earlier versions
+
+
 def test_an_unknown_norm_is_refused():
     with pytest.raises(InputError, match="norm"):
         ImageClassifier(8, 1, 10, norm="layer")
@@ -67,6 +175,7 @@ def test_a_classifier_saved_before_its_later_options_loads(tmp_path):
     model, images = ImageClassifier(8, 1, 10, width=8).eval(), torch.randn(2, 1, 8, 8)
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["depth"], config["norm"], config["stem_stride"], config["mirrored"]
+    for later in ("depth", "norm", "stem_stride", "mirrored", "blocks", "whitened"):
+        del config[later]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert torch.equal(ImageClassifier.from_pretrained(tmp_path).eval()(images), model(images))

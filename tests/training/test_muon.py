@@ -1,4 +1,4 @@
-"""Muon on a CPU: the published iteration, torch's state, no bfloat16."""
+"""Muon on a CPU: the published iteration, torch's state, no bfloat16, convolutions as matrices."""
 
 import math
 
@@ -85,3 +85,26 @@ def test_weights_of_one_shape_move_together_as_they_move_alone():
         torch.equal(one.state[a]["momentum_buffer"], other.state[b]["momentum_buffer"])
         for a, b in zip(together, alone, strict=True)
     )
+
+
+@pytest.mark.parametrize("shape", [(6, 2, 3, 3), (40, 2, 3, 3), (8, 5, 3), (4, 2, 2, 2, 2)])
+def test_a_convolution_moves_as_the_matrix_of_its_kernels(shape):
+    """Output channels by input channels times points of the kernel; (40, 2, 3, 3) is taller than wide."""
+    (kernels,), gradients = weights(shape), weights(shape, seed=7)[0].detach()
+    matrix = torch.nn.Parameter(kernels.detach().flatten(1).clone())
+    kernels.grad, matrix.grad = gradients, gradients.flatten(1)
+    for weight in (kernels, matrix):
+        Muon([weight], lr=0.1, weight_decay=0.1).step()
+    torch.testing.assert_close(kernels.flatten(1), matrix)
+    assert kernels.shape == shape
+
+
+def test_convolutions_of_one_shape_move_together_as_they_move_alone():
+    together, alone = weights(*[(6, 2, 3, 3)] * 2), weights(*[(6, 2, 3, 3)] * 2)
+    for number, gradient in enumerate(weights(*[(6, 2, 3, 3)] * 2, seed=5)):
+        together[number].grad, alone[number].grad = gradient.detach().clone(), gradient.detach().clone()
+    one, other = Muon(together, lr=0.1, weight_decay=0.1), Muon(alone, lr=0.1, weight_decay=0.1)
+    with torch.no_grad():
+        one._move(together, one.param_groups[0])
+    other.step()
+    torch.testing.assert_close(together, alone)

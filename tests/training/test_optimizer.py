@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from genrep.errors import InputError
+from genrep.models.classifier import ImageClassifier
 from genrep.training.checkpoint import load_checkpoint, save_checkpoint
 from genrep.training.ema import WeightAverage
+from genrep.training.muon import Muon
 from genrep.training.optimizer import Optimizer, learning_rate
 from genrep.training.specs import EMASpec, OptimizerSpec
 from genrep.training.state import TrainingState
@@ -48,15 +50,24 @@ def names_of(model: nn.Module, parameters) -> set[str]:
     return {names[id(parameter)] for parameter in parameters}
 
 
-@pytest.mark.parametrize("make", [tiny_denoiser, lambda: tiny_autoencoder().requires_grad_(True)])
-def test_muon_gets_the_weights_of_linear_layers_and_adamw_the_rest(make):
+@pytest.mark.parametrize(
+    "make",
+    [
+        tiny_denoiser,
+        lambda: tiny_autoencoder().requires_grad_(True),
+        lambda: ImageClassifier(8, 3, 10, width=8),
+        lambda: ImageClassifier((4, 8, 8), 1, 4, width=8, signal={"type": "video"}),
+    ],
+)
+def test_muon_gets_the_weights_of_linear_layers_and_convolutions_and_adamw_the_rest(make):
     model = make()
     muon, adamw = Optimizer(model, OptimizerSpec(type="muon")).parts
-    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
-    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert isinstance(muon, Muon) and isinstance(adamw, torch.optim.AdamW)
+    layers = (nn.Linear, nn.Conv2d, nn.Conv3d)
+    matrices = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, layers)}
     groups = [[parameter for group in part.param_groups for parameter in group["params"]] for part in (muon, adamw)]
-    assert names_of(model, groups[0]) == linear and len(groups[0]) == len(linear) > 5
-    assert names_of(model, groups[1]) == {name for name, _ in model.named_parameters()} - linear
+    assert names_of(model, groups[0]) == matrices and len(groups[0]) == len(matrices) > 5
+    assert names_of(model, groups[1]) == {name for name, _ in model.named_parameters()} - matrices
 
 
 def test_adamw_gets_all_trainable_parameters():
