@@ -47,6 +47,9 @@ class PooledBlock(nn.Module):
         self.norm1 = _norm(norm, out_channels, num_axes)
         self.conv2 = convolution(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm2 = _norm(norm, out_channels, num_axes)
+        for layer in (self.norm1, self.norm2):
+            # weight decay as strong as it is used with Muon would shrink the gains until GELU is linear
+            layer.weight.requires_grad_(False)
         for kernels in (self.conv1.weight, self.conv2.weight):
             nn.init.dirac_(kernels.data[: kernels.shape[1]])  # the first channels out are those in
 

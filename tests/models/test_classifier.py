@@ -65,10 +65,12 @@ POOLED = {"norm": "batch", "blocks": "pooled", "whitened": True, "dropout": 0.0}
 
 
 def test_pooled_blocks_have_a_known_size():
-    """24 components; per stage two convolutions without biases and two batch norms; the head."""
+    """24 components; per stage two convolutions without biases and the biases of two norms, whose gains stay 1; the head."""
     model = ImageClassifier(32, 3, 10, width=64, stages=3, **POOLED)
     widths = [(24, 64), (64, 128), (128, 256)]
-    assert num_parameters(model) == sum(9 * (a * b + b * b) + 4 * b for a, b in widths) + 10 * (256 + 1)
+    trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    assert sum(trained) == sum(9 * (a * b + b * b) + 2 * b for a, b in widths) + 10 * (256 + 1)
+    assert all(bool((block.norm1.weight == 1).all()) for block in model.blocks)
 
 
 def test_a_pooled_classifier_equals_its_formula():
