@@ -243,18 +243,13 @@ class ClassifierArchitecture(Spec):
     mirrored: bool = False
     """In evaluation, average the features of an image and of its mirror image, at twice the operations."""
     blocks: Literal["residual", "pooled"] = "residual"
-    """Residual blocks, or two convolutions with a max pool in between, which train faster (Jordan, 2024)."""
-    whitened: bool = False
-    """A first layer that is not trained: the whitened principal components of patches of two points per axis (Jordan, 2024)."""
+    """Residual blocks; or pairs of convolutions with a max pool in between, on whitened patches that are not trained, which train faster (Jordan, 2024)."""
 
     @model_validator(mode="after")
-    def _has_no_options_of_others(self) -> "ClassifierArchitecture":
-        if self.blocks == "pooled" and self.depth != 1:
-            raise ValueError(
-                f"depth must be 1 with blocks pooled, which have two convolutions per stage; got {self.depth}"
-            )
-        if self.whitened and self.stem_stride != 1:
-            raise ValueError(f"stem_stride must be 1 with whitened, whose first layer has none; got {self.stem_stride}")
+    def _pooled_blocks_have_one_form(self) -> "ClassifierArchitecture":
+        for name in ("depth", "stem_stride") if self.blocks == "pooled" else ():
+            if getattr(self, name) != 1:
+                raise ValueError(f"{name} must be 1 with blocks pooled; got {getattr(self, name)}")
         return self
 
 
@@ -278,13 +273,14 @@ class ClassifierSpec(ClassifierArchitecture):
 
     @model_validator(mode="after")
     def _has_stages(self) -> "ClassifierSpec":
-        # pooled blocks all halve, the first of the residual stages does not; whitened patches cost a point
-        needed = 2 ** (self.stages if self.blocks == "pooled" else self.stages - 1)
-        smallest = self.stem_stride * (needed - 1) + 1 + self.whitened
+        if self.blocks == "pooled":
+            smallest = 2**self.stages + 1  # all stages halve, and whitened patches cost a point
+        else:
+            smallest = self.stem_stride * (2 ** (self.stages - 1) - 1) + 1
         if min(grid_of(self.image_size)) < smallest:
             raise ValueError(
-                f"image_size must be at least {smallest} along every axis for {self.stages} stages, which halve it (blocks "
-                f"{self.blocks}, stem_stride {self.stem_stride}, whitened {str(self.whitened).lower()}); got {self.image_size}"
+                f"image_size must be at least {smallest} along every axis for {self.stages} stages of {self.blocks} blocks, "
+                f"which halve it, and stem_stride {self.stem_stride}; got {self.image_size}"
             )
         return self
 

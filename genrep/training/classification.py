@@ -15,7 +15,7 @@ from genrep.data.latents import LatentCache
 from genrep.data.signals import SignalData, check_whole
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
-from genrep.models.classifier import ImageClassifier
+from genrep.models.classifier import ImageClassifier, WhitenedPatches
 from genrep.models.cloud_classifier import CloudClassifier
 from genrep.models.size_classifier import SizeClassifier
 from genrep.models.specs import AutoencoderSpec
@@ -34,7 +34,7 @@ Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 """Labels, or the probability of every class."""
 EVALUATION_BATCH = 512
 WHITENING_SIGNALS = 5000
-"""Training signals that the patches of a classifier with `whitened` are measured on."""
+"""Training signals that the patches of a classifier with pooled blocks are measured on."""
 EVALUATION_TOKENS = 2**18
 """Tokens of clouds that are evaluated at a time, fewer than `EVALUATION_BATCH` clouds if they are large."""
 
@@ -88,7 +88,7 @@ class SignalClassification(Classification):
 
     def build(self) -> ImageClassifier:
         classifier = build_of_signals(self.config, len(self.data.class_names), self.data.signal.spec.model_dump())
-        if classifier.whitened:
+        if isinstance(classifier.stem, WhitenedPatches):
             first = range(min(len(self.data), WHITENING_SIGNALS))
             classifier.measure_patches(self.data.signal.values(self.data.read(first)))
         return classifier

@@ -150,7 +150,7 @@ def test_encoding_on_the_fly_works_without_a_cache(stage1, tmp_path):
 def test_a_classifier_on_whitened_patches_measures_them_and_resumes_bit_for_bit(tmp_path, monkeypatch):
     def arguments(folder):
         return [
-            "configs/digits/classifier.yaml", "--classifier.blocks", "pooled", "--classifier.whitened", "true",
+            "configs/digits/classifier.yaml", "--classifier.blocks", "pooled",
             "--classifier.norm", "batch", "--classifier.width", 8, "--optimizer.type", "muon", "--ema", "null",
             "--run.steps", 6, "--run.save_every", 3, "--run.folder", folder,
         ]  # fmt: skip
@@ -164,7 +164,7 @@ def test_a_classifier_on_whitened_patches_measures_them_and_resumes_bit_for_bit(
     assert_same_weights(tmp_path / "straight" / "model", tmp_path / "resumed" / "model")
     trained = ImageClassifier.from_pretrained(tmp_path / "straight" / "model")
     data = ImageDataSpec(held_out_fraction=0.2).open("train", (8, 8), 1)  # fewer than are measured at most
-    fresh = ImageClassifier(8, 1, 10, width=8, stages=2, norm="batch", blocks="pooled", whitened=True)
+    fresh = ImageClassifier(8, 1, 10, width=8, stages=2, norm="batch", blocks="pooled")
     fresh.measure_patches(from_uint8(data.read(range(len(data)))))
     assert torch.equal(trained.stem.kernels, fresh.stem.kernels) and bool(fresh.stem.kernels.any())
 
