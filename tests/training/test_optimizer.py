@@ -56,7 +56,7 @@ def names_of(model: nn.Module, parameters) -> set[str]:
         tiny_denoiser,
         lambda: tiny_autoencoder().requires_grad_(True),
         lambda: ImageClassifier(8, 3, 10, width=8),
-        lambda: ImageClassifier((4, 8, 8), 1, 4, width=8, signal={"type": "video"}),
+        lambda: ImageClassifier((4, 8, 8), 1, 4, width=8, signal={"type": "array"}),
     ],
 )
 def test_muon_gets_the_weights_of_linear_layers_and_convolutions_and_adamw_the_rest(make):
