@@ -1,6 +1,6 @@
 """A small convolutional classifier: the feature network behind `fd_classifier`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from genrep.errors import InputError
 from genrep.models.loading import StrictLoading
 from genrep.models.specs import ClassifierSpec
-from genrep.nn.convolution import average_pool_of, batch_norm_of, convolution_function_of, convolution_of, max_pool_of
+from genrep.nn.convolution import average_pool_of, batch_norm_of, convolution_of, max_pool_of
 from genrep.signals import ImageSignalSpec
 from genrep.specs import from_arguments, grid_of
 
@@ -48,7 +48,7 @@ class PooledBlock(nn.Module):
         self.conv2 = convolution(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm2 = _norm(norm, out_channels, num_axes)
         for layer in (self.norm1, self.norm2):
-            # weight decay as strong as it is used with Muon would shrink the gains until GELU is linear
+            # a weight decay as strong as Muon's would shrink the gains until GELU is nearly linear
             layer.weight.requires_grad_(False)
         for kernels in (self.conv1.weight, self.conv2.weight):
             nn.init.dirac_(kernels.data[: kernels.shape[1]])  # the first channels out are those in
@@ -61,7 +61,8 @@ class PooledBlock(nn.Module):
 class WhitenedPatches(nn.Module):
     """The principal components of patches of two points per axis, scaled to unit variance, and their negatives; then GELU.
 
-    They are measured once and not trained (Jordan, 2024). Maps are one point shorter than the signal along every axis.
+    They are measured once and not trained (Jordan, 2024); before that they are those of white noise, the points of the patch
+    themselves. Maps are one point shorter than the signal along every axis.
     """
 
     VARIANCE = 5e-4
@@ -71,24 +72,30 @@ class WhitenedPatches(nn.Module):
         super().__init__()
         self.num_axes = num_axes
         self.num_components = channels * 2**num_axes
-        self.kernels: Tensor
-        self.register_buffer("kernels", torch.zeros(2 * self.num_components, channels, *[2] * num_axes))
+        self.convolution = convolution_of(num_axes)(channels, 2 * self.num_components, 2, bias=False)
+        self.convolution.requires_grad_(False)
+        self._set(torch.eye(self.num_components))
 
     @torch.no_grad()
-    def measure(self, signals: Float[Tensor, "batch channels *shape"]) -> None:
+    def measure(self, batches: Iterable[Float[Tensor, "_ channels *shape"]]) -> None:
         """Take the components of the patches of these signals, those of the largest variance first."""
-        patches = signals
-        for axis in range(self.num_axes):
-            patches = patches.unfold(axis + 2, 2, 1)
-        patches = patches.movedim(1, self.num_axes + 1).reshape(-1, self.num_components).double()
-        variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))  # ascending
-        scaled = components / (variances + self.VARIANCE).sqrt()
-        kernels = scaled.T.flip(0).view(-1, *self.kernels.shape[1:])
-        self.kernels.copy_(torch.cat([kernels, -kernels]))
+        second_moments, count = torch.zeros(self.num_components, self.num_components, dtype=torch.float64), 0
+        for signals in batches:
+            patches = signals
+            for axis in range(self.num_axes):
+                patches = patches.unfold(axis + 2, 2, 1)
+            patches = patches.movedim(1, self.num_axes + 1).reshape(-1, self.num_components).double()
+            second_moments += patches.T @ patches
+            count += len(patches)
+        variances, components = torch.linalg.eigh(second_moments / count)  # ascending
+        self._set((components / (variances + self.VARIANCE).sqrt()).T.flip(0))
+
+    def _set(self, components: Float[Tensor, "components points"]) -> None:
+        kernels = torch.cat([components, -components]).view_as(self.convolution.weight)
+        self.convolution.weight.data.copy_(kernels)
 
     def forward(self, signals: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch components *shorter"]:
-        convolve = convolution_function_of(self.num_axes)
-        return F.gelu(convolve(signals, self.kernels))
+        return F.gelu(self.convolution(signals))
 
 
 class Halve(nn.Module):
@@ -150,7 +157,7 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         self.stem: nn.Module
         if blocks == "pooled":
             self.stem = WhitenedPatches(channels, num_axes)
-            channels_in = len(self.stem.kernels)
+            channels_in = 2 * self.stem.num_components
         else:
             kernel = 2 * stem_stride + 1
             self.stem = convolution_of(num_axes)(channels, width, kernel, stride=stem_stride, padding=stem_stride)
@@ -173,11 +180,11 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.num_features, num_classes)
 
-    def measure_patches(self, images: Float[Tensor, "batch channels *shape"]) -> None:
-        """Determine the first layer of pooled blocks from these images, in [-1, 1]. InputError with residual blocks."""
+    def measure_patches(self, batches: Iterable[Float[Tensor, "_ channels *shape"]]) -> None:
+        """Determine the first layer of pooled blocks from batches of images in [-1, 1]. InputError with residual blocks."""
         if not isinstance(self.stem, WhitenedPatches):
             raise InputError("measure_patches is for classifiers with blocks pooled; this one learns its first layer")
-        self.stem.measure(images)
+        self.stem.measure(batches)
 
     def features(self, images: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch features"]:
         """Images in [-1, 1] => features."""

@@ -9,7 +9,6 @@ from genrep.errors import InputError
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-CONVOLUTION_FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 AVERAGE_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
@@ -36,12 +35,6 @@ def max_pool_of(num_axes: int) -> Any:
     """The function that pools to the largest of neighbours, for `num_axes` axes. InputError beyond three."""
     _check(num_axes)
     return MAX_POOLS[num_axes]
-
-
-def convolution_function_of(num_axes: int) -> Any:
-    """The convolution with given kernels for `num_axes` axes. InputError beyond three."""
-    _check(num_axes)
-    return CONVOLUTION_FUNCTIONS[num_axes]
 
 
 def _check(num_axes: int) -> None:

@@ -33,10 +33,12 @@ Inputs = tuple[Tensor, ...]
 Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 """Labels, or the probability of every class."""
 EVALUATION_BATCH = 512
-WHITENING_SIGNALS = 5000
-"""Training signals that the patches of a classifier with pooled blocks are measured on."""
 EVALUATION_TOKENS = 2**18
 """Tokens of clouds that are evaluated at a time, fewer than `EVALUATION_BATCH` clouds if they are large."""
+WHITENING_SIGNALS = 5000
+"""Training signals that the patches of a classifier with pooled blocks are measured on."""
+WHITENING_BATCH = 64
+"""How many of them are read at a time."""
 
 
 class Classification(ABC):
@@ -89,8 +91,8 @@ class SignalClassification(Classification):
     def build(self) -> ImageClassifier:
         classifier = build_of_signals(self.config, len(self.data.class_names), self.data.signal.spec.model_dump())
         if isinstance(classifier.stem, WhitenedPatches):
-            first = range(min(len(self.data), WHITENING_SIGNALS))
-            classifier.measure_patches(self.data.signal.values(self.data.read(first)))
+            batches = _batches(min(len(self.data), WHITENING_SIGNALS), WHITENING_BATCH)
+            classifier.measure_patches(self.data.signal.values(self.data.read(batch)) for batch in batches)
         return classifier
 
     def open(self, run: Run) -> SignalStream:

@@ -15,8 +15,13 @@ MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def matrices_of(model: nn.Module) -> Iterator[Tensor]:
     """The weights that Muon can train."""
     for module in model.modules():
+        if not isinstance(module, MATRICES) or not module.weight.requires_grad:
+            continue
         # a weight that is not a leaf is computed from others, as under spectral norm: those are what is trained
-        if isinstance(module, MATRICES) and module.weight.requires_grad and module.weight.is_leaf:
+        is_computed = not module.weight.is_leaf
+        # the kernels of a depthwise convolution are a vector per channel, which no other channel mixes with
+        is_grouped = not isinstance(module, nn.Linear) and module.groups > 1
+        if not is_computed and not is_grouped:
             yield module.weight
 
 

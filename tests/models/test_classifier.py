@@ -76,9 +76,9 @@ def test_pooled_blocks_have_a_known_size():
 def test_a_pooled_classifier_equals_its_formula():
     torch.manual_seed(0)
     model, images = ImageClassifier(9, 1, 3, width=8, stages=2, **POOLED), torch.randn(6, 1, 9, 9)
-    model.measure_patches(images)
+    model.measure_patches([images])
     model.train()(images)  # batch norms get statistics
-    maps = F.gelu(F.conv2d(images, model.eval().stem.kernels))
+    maps = F.gelu(F.conv2d(images, model.eval().stem.convolution.weight))
     assert maps.shape == (6, 8, 8, 8)
     for block in model.blocks:
         for number, (conv, norm) in enumerate(((block.conv1, block.norm1), (block.conv2, block.norm2))):
@@ -98,24 +98,30 @@ def test_whitened_patches_are_uncorrelated_and_of_unit_variance(shape):
     torch.manual_seed(0)
     signals = torch.randn(200, 2, *shape).cumsum(2) / 3  # neighbours are correlated
     stem = WhitenedPatches(2, len(shape))
-    stem.measure(signals)
+    stem.measure(signals.split(70))
     count = 2 * 2 ** len(shape)
-    assert torch.equal(stem.kernels[count:], -stem.kernels[:count])
+    assert torch.equal(stem.convolution.weight[count:], -stem.convolution.weight[:count])
     functions = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-    maps = functions[len(shape)](signals, stem.kernels[:count])
+    maps = functions[len(shape)](signals, stem.convolution.weight[:count])
     torch.testing.assert_close(stem(signals)[:, :count], F.gelu(maps))
     components = maps.movedim(1, 0).flatten(1).double()
     covariance = components @ components.T / components.shape[1]
     torch.testing.assert_close(covariance, torch.eye(count, dtype=torch.float64), atol=1e-2, rtol=0)
-    norms = stem.kernels[:count].flatten(1).norm(dim=1)  # the most variable component is scaled up the least
+    norms = stem.convolution.weight[:count].flatten(1).norm(dim=1)  # the most variable component is scaled up the least
     assert bool((norms.diff() >= 0).all())
 
 
 def test_a_component_that_never_varies_is_not_amplified():
     stem = WhitenedPatches(1, 2)
-    stem.measure(torch.randn(50, 1, 1, 9).expand(-1, -1, 9, -1))  # equal rows: two of four components are 0
-    norms = stem.kernels[:4].flatten(1).norm(dim=1)
+    stem.measure([torch.randn(50, 1, 1, 9).expand(-1, -1, 9, -1)])  # equal rows: two of four components are 0
+    norms = stem.convolution.weight[:4].flatten(1).norm(dim=1)
     assert norms[2:].tolist() == pytest.approx([WhitenedPatches.VARIANCE**-0.5] * 2, rel=1e-3)
+
+
+def test_patches_that_were_not_measured_are_passed_on_as_they_are():
+    stem, signals = WhitenedPatches(1, 2), torch.randn(2, 1, 3, 3)
+    points = signals.unfold(2, 2, 1).unfold(3, 2, 1).flatten(4).movedim(4, 1).squeeze(2)  # [2, 4 points, 2, 2]
+    torch.testing.assert_close(stem(signals), F.gelu(torch.cat([points, -points], dim=1)))
 
 
 def test_pooled_convolutions_start_as_the_identity():
@@ -141,12 +147,12 @@ def test_options_that_pooled_blocks_do_not_have_are_refused(name):
 
 def test_a_trained_first_layer_measures_no_patches():
     with pytest.raises(InputError, match="measure_patches is for classifiers with blocks pooled"):
-        ImageClassifier(8, 1, 10, width=8).measure_patches(torch.zeros(4, 1, 8, 8))
+        ImageClassifier(8, 1, 10, width=8).measure_patches([torch.zeros(4, 1, 8, 8)])
 
 
 def test_a_classifier_is_saved_with_its_patches(tmp_path):
     model, images = ImageClassifier(9, 1, 3, width=8, stages=2, **POOLED), torch.randn(6, 1, 9, 9)
-    model.measure_patches(images)
+    model.measure_patches([images])
     model.save_pretrained(tmp_path)
     assert torch.equal(ImageClassifier.from_pretrained(tmp_path).eval()(images), model.eval()(images))
     assert float(model(images).detach().std()) > 0

@@ -70,9 +70,10 @@ def test_an_update_has_the_size_of_adamws():
     assert rms == pytest.approx(0.1 * 0.2 * math.sqrt(64) * math.sqrt(32 / (32 * 64)), rel=0.25)
 
 
-def test_weights_of_one_shape_move_together_as_they_move_alone():
-    """What a GPU does with the blocks of a transformer, in the CPU's number type."""
-    shapes = [(6, 10)] * 3
+@pytest.mark.parametrize("shape", [(6, 10), (6, 2, 3, 3)])
+def test_weights_of_one_shape_move_together_as_they_move_alone(shape):
+    """What a GPU does with the blocks of a network, in the CPU's number type."""
+    shapes = [shape] * 3
     together, alone = weights(*shapes), weights(*shapes)
     for number, gradient in enumerate(weights(*shapes, seed=5)):
         together[number].grad, alone[number].grad = gradient.detach().clone(), gradient.detach().clone()
@@ -97,14 +98,3 @@ def test_a_convolution_moves_as_the_matrix_of_its_kernels(shape):
         Muon([weight], lr=0.1, weight_decay=0.1).step()
     torch.testing.assert_close(kernels.flatten(1), matrix)
     assert kernels.shape == shape
-
-
-def test_convolutions_of_one_shape_move_together_as_they_move_alone():
-    together, alone = weights(*[(6, 2, 3, 3)] * 2), weights(*[(6, 2, 3, 3)] * 2)
-    for number, gradient in enumerate(weights(*[(6, 2, 3, 3)] * 2, seed=5)):
-        together[number].grad, alone[number].grad = gradient.detach().clone(), gradient.detach().clone()
-    one, other = Muon(together, lr=0.1, weight_decay=0.1), Muon(alone, lr=0.1, weight_decay=0.1)
-    with torch.no_grad():
-        one._move(together, one.param_groups[0])
-    other.step()
-    torch.testing.assert_close(together, alone)

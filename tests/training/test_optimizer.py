@@ -70,6 +70,14 @@ def test_muon_gets_the_weights_of_linear_layers_and_convolutions_and_adamw_the_r
     assert names_of(model, groups[1]) == {name for name, _ in model.named_parameters()} - matrices
 
 
+def test_adamw_gets_depthwise_convolutions():
+    """Each of their channels has a vector of its own, so that there is no matrix to orthogonalise."""
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.Conv2d(4, 8, 3, bias=False))
+    muon, adamw = Optimizer(model, OptimizerSpec(type="muon")).parts
+    assert names_of(model, muon.param_groups[0]["params"]) == {"1.weight"}
+    assert names_of(model, adamw.param_groups[0]["params"]) == {"0.weight"}
+
+
 def test_adamw_gets_all_trainable_parameters():
     model = tiny_denoiser()
     model.slots.requires_grad_(False)
