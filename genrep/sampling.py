@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from genrep.errors import InputError
+from genrep.files import folder_hash
 from genrep.options import add_device_options, non_negative, parse_region, parse_size, positive
 from genrep.pipelines import PIPELINES, SamplingSpec, index_file, load_pipeline, pipeline_name, pipeline_sampling
 from genrep.specs import Spec
@@ -44,6 +45,7 @@ class Sampling:
         batch_size: images at a time.
         num_tokens: tokens per sample, for tokens with positions: a number, "data" to draw it from those of the training data,
             or None for the pipeline's default.
+        guide: the run or pipeline folder whose denoiser guides; None is the pipeline's own guide, if it has one.
     """
 
     settings: SamplingSpec
@@ -52,9 +54,10 @@ class Sampling:
     region: tuple[float, ...] | None
     batch_size: int
     num_tokens: int | Literal["data"] | None = None
+    guide: str | None = None
 
     def load_pipeline(self, place: str | Path) -> Any:
-        """The pipeline of a run or pipeline folder, without progress bars, with the scheduler of the settings."""
+        """The pipeline of a run or pipeline folder, without progress bars, with the scheduler of the settings and the guide."""
         pipeline = load_pipeline(place)
         pipeline.set_progress_bar_config(disable=True)
         scheduler = getattr(self.settings, "scheduler", None)
@@ -65,6 +68,10 @@ class Sampling:
 
             if scheduler_name(pipeline.scheduler) != scheduler:
                 pipeline.scheduler = swap_scheduler(scheduler, pipeline.scheduler)
+        if self.guide is not None:
+            from genrep.pipelines.guide import load_guide
+
+            pipeline.guide = load_guide(self.guide, pipeline)
         return pipeline
 
     def grid(self, pipeline: Any) -> tuple[int, ...]:
@@ -104,6 +111,8 @@ class Sampling:
         record = {**self.settings.model_dump(), "seed": self.seed, "region": self.region}
         if self.num_tokens is not None:  # left out otherwise: earlier versions' samples stay valid
             record["num_tokens"] = self.num_tokens
+        if self.guide is not None:  # by content: the folder may be copied, or trained anew
+            record["guide"] = folder_hash(index_file(self.guide).parent / "denoiser")
         record["size"] = None if self.size is None else self.grid(pipeline)
         if "scheduler" in record:
             from genrep.diffusion.schedulers import scheduler_name
@@ -156,6 +165,8 @@ def parse_sampling(
         raise InputError(f"{options.run} has a {pipeline}; this script needs a {' or a '.join(pipelines)}")
     if options.num_tokens is not None and pipeline == "GANPipeline":
         raise InputError("--num-tokens is for diffusion over tokens with positions, and this is a GAN: leave it out")
+    if options.guide is not None and pipeline == "GANPipeline":
+        raise InputError("--guide is for diffusion, and this is a GAN: leave it out")
     saved, where = saved_settings(options.run)
     kind: Any = SamplingConfig[PIPELINES[pipeline].sampling]  # type: ignore[misc] # which one is known at run time
     settings = override(kind, {"sampling": saved}, [*former, *overrides], where).sampling
@@ -166,6 +177,7 @@ def parse_sampling(
         region=parse_region(options.region),
         batch_size=options.batch_size,
         num_tokens=options.num_tokens,
+        guide=options.guide,
     ), options
 
 
@@ -197,6 +209,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N|data",
         help="tokens per sample, if tokens have positions (clouds); data draws the number from those of the training data "
         "(default: the largest trained with)",
+    )
+    group.add_argument(
+        "--guide",
+        metavar="RUN",
+        help="run or pipeline folder of a smaller or less trained denoiser of the same latents: guidance moves away from its "
+        "predictions instead of those without class (autoguidance; default: the pipeline's guide, if it has one)",
     )
     group.add_argument(
         "--batch-size", type=positive, default=64, help="images at a time; affects memory, not images (default 64)"

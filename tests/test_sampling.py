@@ -388,3 +388,64 @@ def test_options_that_only_the_pipeline_can_check(run, option, message):
     parsed = sampling(run, option)
     with pytest.raises(InputError, match=message):
         parsed.images(parsed.load_pipeline(run), [0], [0])
+
+
+# a guide
+
+
+@pytest.fixture(scope="module")
+def guides(pipeline, tmp_path_factory):
+    """Folders of two runs with smaller denoisers of the same latents, `a` and `b`."""
+    folder = tmp_path_factory.mktemp("guides")
+    for name in ("a", "b"):
+        smaller = woken(dim=8, depth=1)
+        LatentDiffusionPipeline(**{**pipeline.components, "denoiser": smaller}).save_pretrained(
+            folder / name / "pipeline"
+        )
+    return folder
+
+
+def test_a_guide_is_asked_for(run, guides):
+    plain, guided = sampling(run), sampling(run, f"--guide={guides / 'a'}")
+    assert plain.guide is None and plain.load_pipeline(run).guide is None
+    pipeline = guided.load_pipeline(run)
+    assert pipeline.denoiser.config["dim"] == 16 and pipeline.guide.config["dim"] == 8
+    images = guided.images(pipeline, [0, 1], [0, 1], "kept")
+    direct = load_pipeline(run)
+    direct.guide = load_pipeline(guides / "a").denoiser
+    asked = {"generator": image_generators(0, [0, 1]), "output_type": "kept"}
+    assert torch.equal(direct([0, 1], **asked).images, images)
+    assert not torch.equal(plain.images(plain.load_pipeline(run), [0, 1], [0, 1], "kept"), images)
+    swapped = sampling(run, f"--guide={guides / 'a'}", "--sampling.scheduler=heun").load_pipeline(run)
+    assert scheduler_name(swapped.scheduler) == "heun" and swapped.guide is not None
+
+
+def test_images_of_another_guide_are_never_reused(run, guides, tmp_path):
+    """The folder of the images is named by a hash of the record, in which a guide is the hash of its files."""
+
+    def record(place=None):
+        parsed = sampling(run, *([] if place is None else [f"--guide={place}"]))
+        return parsed.record(parsed.load_pipeline(run))
+
+    records = [record(), record(guides / "a"), record(guides / "b")]
+    assert "guide" not in records[0], "images that were drawn without a guide stay valid"
+    assert len({json.dumps(r, sort_keys=True) for r in records}) == 3
+    shutil.copytree(guides / "a" / "pipeline", tmp_path / "copied")
+    for place in (guides / "a" / "pipeline", tmp_path / "copied"):
+        assert record(place) == records[1]
+    trained = load_pipeline(tmp_path / "copied")
+    with torch.no_grad():
+        trained.denoiser.head.bias += 1
+    trained.save_pretrained(tmp_path / "copied")
+    assert record(tmp_path / "copied") != records[1]
+
+
+def test_guides_that_cannot_guide_are_refused(run, gan, guides, tmp_path):
+    with pytest.raises(InputError, match="^--guide is for diffusion, and this is a GAN: leave it out$"):
+        sampling(gan, f"--guide={guides / 'a'}")
+    for place, message in (
+        (tmp_path / "nowhere", "nowhere: no pipeline here"),
+        (gan, "has a GANPipeline; a guide is the denoiser of a LatentDiffusionPipeline, from train/diffusion.py$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sampling(run, f"--guide={place}").load_pipeline(run)

@@ -21,7 +21,7 @@ class DiffusionSamplingSpec(Spec):
     num_inference_steps: PositiveInt = 30
     """Number of sampling steps, at most the number of noise levels."""
     guidance_scale: NonNegativeFloat = 1.5
-    """Scale of classifier-free guidance; 1 disables it."""
+    """Scale of guidance: classifier-free or, with a guide, autoguidance; 1 disables it."""
     guidance_interval: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
     """[low, high]: the range of noise levels that is guided, from 0 at the clean end to 1 at the noisy end."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genrep.arguments import Integer, Number, as_integer, as_integers, as_number, shown
 from genrep.coords import Region
+from genrep.diffusion.guidance import check_guide, guided_prediction
 from genrep.errors import InputError
 from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.denoiser import LatentDenoiser
@@ -35,18 +36,22 @@ class LatentDiffusionPipeline(SignalPipeline):
             `guidance_interval` ((0, 1)).
         token_counts: how many of the training data's token sets have how many tokens, {tokens: sets}, to draw `num_tokens`
             from; None if unknown.
+        guide: a smaller denoiser, or one that was trained for less, of the same latents and classes; with it guidance is
+            autoguidance (`genrep.diffusion.guidance`). None guides by the prediction without class.
 
     Raises:
         InputError: components that do not fit each other, or an invalid setting.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = PIPELINES["LatentDiffusionPipeline"].defaults
-    model_cpu_offload_seq = "denoiser->autoencoder"
+    model_cpu_offload_seq = "guide->denoiser->autoencoder"  # the order of use
+    _optional_components = ["guide"]  # noqa: RUF012 diffusers' own declaration
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012 diffusers' own declaration
     autoencoder: Any
     denoiser: Any
     normalizer: Any
     scheduler: Any
+    guide: Any
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class LatentDiffusionPipeline(SignalPipeline):
         id2label: dict | None = None,
         sampling: dict | None = None,
         token_counts: dict | None = None,
+        guide: LatentDenoiser | None = None,
     ):
         super().__init__()
         _check_scheduler(scheduler)
@@ -70,10 +76,19 @@ class LatentDiffusionPipeline(SignalPipeline):
                 f"a denoiser with latents {denoiser.latent_shape} does not fit an autoencoder with latents {autoencoder.latent_shape}"
             )
         check_normalizer(normalizer, autoencoder)
-        self.register_modules(autoencoder=autoencoder, denoiser=denoiser, normalizer=normalizer, scheduler=scheduler)
+        check_guide(guide, denoiser)
+        self.register_modules(
+            autoencoder=autoencoder, denoiser=denoiser, normalizer=normalizer, scheduler=scheduler, guide=guide
+        )
         self.register_to_config(id2label=id2label, sampling=sampling, token_counts=token_counts)
         if sampling:  # invalid settings are an error here, before a long call
             self.sampling_settings()
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Write every component, and `model_index.json`, which lists them."""
+        # diffusers would leave out a guide that was set after the constructor, with `pipeline.guide = ...`.
+        self.register_modules(guide=self.guide)
+        super().save_pretrained(save_directory, **kwargs)
 
     @property
     def num_classes(self) -> int:
@@ -133,7 +148,8 @@ class LatentDiffusionPipeline(SignalPipeline):
         Args:
             class_labels: one label per image: integers, or a 1-d array or tensor of them; None samples without class.
             num_images: number of images if there are no labels; None is the number of `latents`, or 1.
-            guidance_scale: w of classifier-free guidance, x0 = uncond + w (cond - uncond); 1 disables it.
+            guidance_scale: w of guidance, x0 = worse + w (denoiser - worse), away from the guide's prediction or, without a
+                guide, from that without class; 1 disables it.
             guidance_interval: range of noise levels that is guided, from 0 at the clean end to 1 at the noisy end.
             num_inference_steps: number of sampling steps.
             height, width: size in pixels; None is the encoder's.
@@ -158,8 +174,9 @@ class LatentDiffusionPipeline(SignalPipeline):
             InputError: an invalid argument, latents or an output that are not finite, or an output that exceeds the machine's
                 memory.
         """
-        # Checks come first, so that a mistake costs no sampling. The scheduler may have been swapped since the constructor.
+        # Checks come first, so that a mistake costs no sampling. Components may have been swapped since the constructor.
         _check_scheduler(self.scheduler)
+        check_guide(self.guide, self.denoiser)
         settings = self.sampling_settings(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, guidance_interval=guidance_interval
         )
@@ -264,7 +281,8 @@ class LatentDiffusionPipeline(SignalPipeline):
             # Guidance in a limited interval (Kynkäänniemi et al., 2024): outside it, guidance costs variety for no quality,
             # and twice the work.
             guided = interval[0] <= float(timestep) / last_level <= interval[1]
-            clean = self._predict(noisy, timestep, condition, self.guidance_scale if guided else 1.0, mask)
+            scale = self.guidance_scale if guided else 1.0
+            clean = guided_prediction(self.denoiser, self.guide, noisy, timestep, condition, scale, mask)
             latents = self.scheduler.step(clean, timestep, latents, return_dict=False, **extra)[0]
             if callback is not None:
                 replaced = callback(self, step, timestep, dict.fromkeys(callback_inputs, latents)) or {}
@@ -273,8 +291,9 @@ class LatentDiffusionPipeline(SignalPipeline):
         # Checked once per batch, not per step, which a GPU would wait for. NaN would come out as black images.
         restored = self.normalizer.restore(latents)
         if not bool(restored.isfinite().all()):
+            models = "denoiser has" if self.guide is None else "denoiser or its guide has"
             raise InputError(
-                "sampling gave latents that are not finite (NaN or infinite): the denoiser has diverged or is damaged, "
+                f"sampling gave latents that are not finite (NaN or infinite): the {models} diverged or is damaged, "
                 f"guidance_scale {self.guidance_scale:g} is too large, or fp16 overflows (try bf16 or fp32)"
             )
         return restored
@@ -310,19 +329,6 @@ class LatentDiffusionPipeline(SignalPipeline):
         total = torch.tensor(weights, dtype=torch.float64).cumsum(0)
         draws = torch.stack([torch.rand((), generator=g, device=g.device).cpu() for g in generators]).double()
         return [sizes[k] for k in torch.searchsorted(total, draws * total[-1], right=True).tolist()]
-
-    def _predict(
-        self, noisy: Tensor, timestep: Tensor, condition: Tensor | None, scale: float, mask: Tensor | None
-    ) -> Tensor:
-        """The clean latents, float32; with guidance x0 = uncond + scale (cond - uncond) (Ho & Salimans, 2022)."""
-        if scale == 1 or condition is None:  # at scale 1 the unconditional prediction cancels: half the work
-            return self.denoiser(noisy, timestep.expand(len(noisy)), condition, mask).float()
-        # Both predictions in one batch. Guiding x0 equals guiding ε: each is linear in the other at a given x_t.
-        labels = torch.cat([condition, torch.full_like(condition, self.num_classes)])
-        masks = None if mask is None else torch.cat([mask, mask])
-        predicted = self.denoiser(torch.cat([noisy, noisy]), timestep.expand(len(labels)), labels, masks).float()
-        conditional, unconditional = predicted.chunk(2)
-        return unconditional + scale * (conditional - unconditional)
 
 
 def _check_scheduler(scheduler: Any) -> None:

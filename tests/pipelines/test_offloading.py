@@ -19,17 +19,22 @@ from tests.pipelines.test_gan import pixels as gan_of_pixels
 from tests.tiny import tiny_autoencoder
 
 
-def diffusion():
+def diffusion(guide=None, **sampling):
     normalizer = LatentNormalizer.from_statistics(torch.zeros(4, 8), torch.ones(4, 8))
     scheduler = make_scheduler("dpm_solver", NoiseLevels(NoiseSpec(), (4, 8)))
-    pipeline = LatentDiffusionPipeline(
-        tiny_autoencoder(), woken(), normalizer, scheduler, sampling={"num_inference_steps": 2}
-    )
+    sampling = {"num_inference_steps": 2, **sampling}
+    parts = (tiny_autoencoder(), woken(), normalizer, scheduler)
+    pipeline = LatentDiffusionPipeline(*parts, sampling=sampling, guide=guide)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-every_pipeline = pytest.mark.parametrize("make", [diffusion, gan_of_pixels, gan_of_latents])
+def autoguided():
+    torch.manual_seed(1)
+    return diffusion(woken(depth=1), guidance_scale=2.0)
+
+
+every_pipeline = pytest.mark.parametrize("make", [diffusion, autoguided, gan_of_pixels, gan_of_latents])
 
 
 def draw(pipeline, count=2, **options):
