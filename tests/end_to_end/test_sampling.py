@@ -70,6 +70,31 @@ def test_generate_reconstruct_and_evaluate(stage1, stage2, classifier, tmp_path)
     assert json.loads((tmp_path / "e.json").read_text())["metrics"] == measured
 
 
+def test_generate_and_evaluate_with_a_guide(stage2, classifier, tmp_path):
+    """At scale 0 samples are the guide's own, and a guide's images are kept apart from those without."""
+    pipeline = LatentDiffusionPipeline.from_pretrained(stage2 / "pipeline")
+    with torch.no_grad():
+        pipeline.denoiser.head.weight.normal_(std=0.3)
+    pipeline.save_pretrained(tmp_path / "guide")
+
+    def values(place, scale, *arguments):
+        run(
+            "sample/generate.py", place, "--per-class", 1, "--sampling.guidance_scale", scale, *arguments,
+            "--out", tmp_path / "g.png", "--values", tmp_path / "values.npy",
+        )  # fmt: skip
+        return np.load(tmp_path / "values.npy")
+
+    of_the_guide = values(tmp_path / "guide", 1)
+    assert np.array_equal(values(stage2, 0, "--guide", tmp_path / "guide"), of_the_guide)
+    assert not np.array_equal(values(stage2, 1, "--guide", tmp_path / "guide"), of_the_guide)
+
+    metrics = ["--metrics", "agreement", "--classifier", classifier, "--num-images", 4, "--out", tmp_path / "e.json"]
+    run("sample/evaluate.py", stage2, *metrics)
+    run("sample/evaluate.py", stage2, *metrics, "--guide", tmp_path / "guide")
+    assert json.loads((tmp_path / "e.json").read_text())["sampling"]["guide"]
+    assert len(list((tmp_path / "evaluation").iterdir())) == 2
+
+
 def test_incomparable_evaluations_are_refused(stage2, classifier, tmp_path, capsys):
     metrics = ["--metrics", "fd_classifier", "--classifier", classifier, "--num-images", 4]
     for arguments, message in (
