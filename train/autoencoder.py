@@ -33,6 +33,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     from genrep.randomness import stream_seed
     from genrep.training.optimizer import learning_rate
     from genrep.training.order import SignalStream
+    from genrep.training.perceptual import PerceptualLoss
     from genrep.training.previews import save_reconstructions
     from genrep.training.reconstruction import check_model, latent_noise, noise_shapes, training_points
     from genrep.training.run import Run
@@ -43,10 +44,13 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     data, held_out = (config.data.open(split, shape, channels) for split in ("train", "held_out"))
     signal = data.signal
     check_model(config.autoencoder, data)
+    perceptual = None if config.perceptual is None else PerceptualLoss(config.perceptual, data)
 
     # run
-    settings = config.run
-    run = Run(config, settings, restart, identity={"data": data.fingerprint()})
+    settings, identity = config.run, {"data": data.fingerprint()}
+    if perceptual is not None:
+        identity["perceptual.classifier"] = perceptual.hash
+    run = Run(config, settings, restart, identity=identity)
     noise_of = noise_shapes(config.reconstruction, config.autoencoder)
     stream = SignalStream(data, settings.seed, data.flips, wants_source=data.has_source, noise=noise_of)
 
@@ -54,6 +58,8 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
     torch.manual_seed(settings.seed)  # the initial weights depend on the seed alone
     autoencoder = build(config, signal.spec.model_dump()).to(run.device)
     forward = run.prepare(autoencoder)
+    if perceptual is not None:
+        perceptual.classifier.to(run.device)
 
     # optimizer
     state = TrainingState(autoencoder, config.optimizer, config.ema)
@@ -78,6 +84,7 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
 
     # loop
     for step, parts in run.training_steps(stream, config.data.num_workers):
+        metrics = {}
         for batch in parts:
             # dropout draws from the global generator: seeded from the position, a resumed run drops the same units
             torch.manual_seed(stream_seed(settings.seed, "dropout", batch.positions[0]))
@@ -85,13 +92,21 @@ def train(config: AutoencoderRun, restart: bool = False) -> None:
                 values = signal.values(batch.signals.to(run.device, non_blocking=True))
                 points = training_points(config.reconstruction, data, batch, run.device, settings.seed, step)
                 noise = latent_noise(config.reconstruction, batch, run.device)
-                predicted = forward(values, points.coords, noise)
-                run.backward(points.loss(predicted))
+                window = None if perceptual is None else perceptual.window(values, settings.seed, step)
+                # in one pass, because several processes exchange their gradients after each
+                coords = points.coords if window is None else window.after(points.coords)
+                predicted = forward(values, coords, noise)
+                loss = points.loss(predicted[:, : points.coords.shape[-2]])
+                if perceptual is not None and window is not None:
+                    with run.accelerator.autocast():
+                        distance = perceptual(predicted, window)
+                    loss, metrics["perceptual"] = loss + perceptual.spec.weight * distance, distance
+                run.backward(loss)
         rate = learning_rate(config.optimizer, step, run.num_steps)
         gradient_norm = optimizer.clip_gradients()
         optimizer.step(rate)
         average.update(step + 1)
-        run.end_step(state, lr=rate, gradient_norm=gradient_norm)
+        run.end_step(state, lr=rate, gradient_norm=gradient_norm, **metrics)
 
         if run.due(settings.evaluate_every):
             evaluate()

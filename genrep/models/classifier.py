@@ -152,6 +152,7 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
         spec = from_arguments(ClassifierSpec, locals(), where=type(self).__name__)
         self.signal = (spec.signal or ImageSignalSpec()).build()
         self.image_shape = grid_of(spec.image_size)
+        self.smallest_side = spec.smallest_side
         self.mirrored = mirrored
         num_axes = len(self.image_shape)
         self.stem: nn.Module
@@ -192,12 +193,21 @@ class ImageClassifier(StrictLoading, ModelMixin, ConfigMixin):
             return (self._features(images) + self._features(images.flip(-1))) / 2
         return self._features(images)
 
+    def feature_maps(self, images: Float[Tensor, "batch channels *shape"]) -> list[Float[Tensor, "batch _ ..."]]:
+        """Images in [-1, 1] => the maps of every resolution, the finest first; the means of the last ones are the features.
+
+        Images may have any size of at least `smallest_side` along every axis. `mirrored` has no effect here.
+        """
+        maps, of_resolutions = self.stem(images), []
+        for layer in self.blocks:
+            if isinstance(layer, Halve | PooledBlock):
+                of_resolutions.append(maps)
+            maps = layer(maps)
+        return [*of_resolutions, maps if self.norm is None else F.silu(self.norm(maps))]
+
     def _features(self, images: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch features"]:
         """The features of images as they are."""
-        maps = self.blocks(self.stem(images))
-        if self.norm is not None:
-            maps = F.silu(self.norm(maps))
-        return maps.flatten(2).mean(-1)
+        return self.feature_maps(images)[-1].flatten(2).mean(-1)
 
     def forward(self, images: Float[Tensor, "batch channels *shape"]) -> Float[Tensor, "batch classes"]:
         return self.head(self.dropout(self.features(images)))

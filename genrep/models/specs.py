@@ -271,12 +271,16 @@ class ClassifierSpec(ClassifierArchitecture):
             raise ValueError(f"mirrored is for images; got signals of type {self.signal.type}: set it to false")
         return self
 
+    @property
+    def smallest_side(self) -> int:
+        """The shortest axis that the halvings leave a point of."""
+        if self.blocks == "pooled":
+            return 2**self.stages + 1  # all stages halve, and whitened patches cost a point
+        return self.stem_stride * (2 ** (self.stages - 1) - 1) + 1
+
     @model_validator(mode="after")
     def _has_stages(self) -> "ClassifierSpec":
-        if self.blocks == "pooled":
-            smallest = 2**self.stages + 1  # all stages halve, and whitened patches cost a point
-        else:
-            smallest = self.stem_stride * (2 ** (self.stages - 1) - 1) + 1
+        smallest = self.smallest_side
         if min(grid_of(self.image_size)) < smallest:
             raise ValueError(
                 f"image_size must be at least {smallest} along every axis for {self.stages} stages of {self.blocks} blocks, "

@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from genrep.data import BaseDataSpec, DataSpec
+from genrep.data.signals import SignalData, check_signal, check_whole
 from genrep.errors import InputError
+from genrep.files import folder_hash
 from genrep.models.autoencoder import INRAutoencoder
+from genrep.models.classifier import ImageClassifier
 from genrep.models.specs import AutoencoderSpec
 from genrep.specs import Spec, validate
 from genrep.training.config import read_config
@@ -31,6 +34,28 @@ def load_autoencoder(place: str, config_path: str | None = None) -> INRAutoencod
         )
         raise InputError(f"autoencoder {place!r}: no model there (no {folder / 'config.json'}); {advice}")
     return INRAutoencoder.from_pretrained(folder).freeze()
+
+
+def load_classifier(place: str, data: SignalData, key: str) -> tuple[ImageClassifier, str]:
+    """A convolutional classifier, frozen, from a run or model folder, and the hash of its files.
+
+    InputError, which names the config's `key`, if there is none, or one that does not fit the data's signals.
+    """
+    folder = model_folder(place)
+    if not (folder / "config.json").exists():
+        raise InputError(
+            f"{key} {place!r}: no model there (no {folder / 'config.json'}); train one with train/classifier.py"
+        )
+    classifier = ImageClassifier.from_pretrained(folder).eval().requires_grad_(False)
+    check_signal(classifier, data)
+    check_whole(data, key)
+    channels, num_axes = classifier.config["channels"], len(classifier.image_shape)
+    if (channels, num_axes) != (data.channels, len(data.shape)):
+        raise InputError(
+            f"{key} {place!r} is for signals of {channels} channels and {num_axes} axes, but the data have {data.channels} and "
+            f"{len(data.shape)}"
+        )
+    return classifier, folder_hash(folder)
 
 
 def describe_autoencoder(place: str, config_path: str) -> AutoencoderSpec:

@@ -151,6 +151,17 @@ class ReconstructionSpec(Spec):
     """Noise added to the latents before decoding, relative to a channel's standard deviation between images; each image's level is drawn as |N(0, this²)|."""
 
 
+class PerceptualSpec(Spec):
+    """A term of stage 1's loss: distance between a classifier's maps of reconstructed and of original windows."""
+
+    classifier: Annotated[str, MAY_CHANGE]
+    """Run or model folder of a convolutional classifier (train/classifier.py). Measure with another one than this."""
+    weight: PositiveFloat = 0.1
+    """Weight of the term, beside 1 for the squared error."""
+    window: PositiveInt = 16
+    """Side of the window in pixels, up to the image's; its place is drawn once per step."""
+
+
 class AutoencoderRun(Spec):
     """Stage 1."""
 
@@ -160,6 +171,8 @@ class AutoencoderRun(Spec):
     """The model."""
     reconstruction: ReconstructionSpec = ReconstructionSpec()
     """The objective."""
+    perceptual: PerceptualSpec | None = None
+    """A perceptual term of the loss; null is none."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimizer."""
     ema: EMASpec | None = EMASpec()
@@ -195,6 +208,15 @@ class AutoencoderRun(Spec):
         return self
 
     @model_validator(mode="after")
+    def _window_fits(self) -> "AutoencoderRun":
+        side = min(self.autoencoder.image_shape)
+        if self.perceptual is not None and self.perceptual.window > side:
+            raise ValueError(
+                f"perceptual.window must be at most {side}, the image's side; got {self.perceptual.window}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _noise_needs_two(self) -> "AutoencoderRun":
         if self.reconstruction.latent_noise and self.run.batch // self.run.accumulation < 2:
             raise ValueError(
@@ -217,7 +239,8 @@ class AutoencoderRun(Spec):
     def num_coords(self) -> int:
         """The largest number of coordinates per signal that a step decodes."""
         largest = math.prod(self.data.largest_size(self.autoencoder.image_shape))
-        return self.reconstruction.num_coords or max(self._target_pixels, largest)
+        in_window = 0 if self.perceptual is None else self.perceptual.window ** len(self.autoencoder.image_shape)
+        return (self.reconstruction.num_coords or max(self._target_pixels, largest)) + in_window
 
     @property
     def _target_pixels(self) -> int:
@@ -288,6 +311,11 @@ class DiffusionRun(Spec):
             self.data.check_one_size("encoding during training (latents.folder null or latents.held_out false)")
         if self.diffusion.loss == "two_term":
             self.data.check_one_size("diffusion.loss two_term")
+        alignment, depth = self.diffusion.alignment, self.denoiser.depth
+        if alignment is not None and alignment.block > depth:
+            raise ValueError(
+                f"diffusion.alignment.block must be at most {depth}, the denoiser's depth; got {alignment.block}"
+            )
         num_steps, num_levels = self.sampling.num_inference_steps, self.diffusion.noise.num_timesteps
         if num_steps > num_levels:
             raise ValueError(

@@ -174,3 +174,20 @@ def test_a_classifier_saved_before_its_later_options_loads(tmp_path):
         del config[later]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert torch.equal(ImageClassifier.from_pretrained(tmp_path).eval()(images), model(images))
+
+
+@pytest.mark.parametrize("blocks", ["residual", "pooled"])
+def test_feature_maps_are_those_of_every_resolution(blocks):
+    model = ImageClassifier(16, 3, 10, width=8, stages=3, norm="batch", blocks=blocks).eval()
+    images = torch.randn(2, 3, 16, 16)
+    maps = model.feature_maps(images)
+    if blocks == "residual":  # before every halving, and the last after its norm
+        assert [tuple(of.shape[1:]) for of in maps] == [(8, 16, 16), (16, 8, 8), (32, 4, 4)]
+        first, halve, second, *_ = model.blocks
+        torch.testing.assert_close(maps[1], second(halve(first(model.stem(images)))))
+    else:  # of the patches, then after every block
+        assert [tuple(of.shape[1:]) for of in maps] == [(24, 15, 15), (8, 7, 7), (16, 3, 3), (32, 1, 1)]
+        torch.testing.assert_close(maps[1], model.blocks[0](model.stem(images)))
+    torch.testing.assert_close(maps[-1].mean((2, 3)), model.features(images))
+    smallest = model.smallest_side
+    assert model.feature_maps(torch.randn(1, 3, smallest, smallest))[-1].shape == (1, 32, 1, 1)
