@@ -48,6 +48,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     from genrep.models.normalizer import LatentNormalizer
     from genrep.pipelines.diffusion import LatentDiffusionPipeline
     from genrep.randomness import normal_at, stream_generator, stream_seed, uniform_at
+    from genrep.training.alignment import AlignedDenoiser, ClassifierFeatures
     from genrep.training.folders import load_autoencoder
     from genrep.training.latents import (
         check_cached,
@@ -67,15 +68,18 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     settings, sampling = config.run, config.sampling
     autoencoder = load_autoencoder(config.autoencoder, config_path)
     # the two-term loss compares decoded values with the signals, for which a cache of latents is not enough
-    two_terms = config.diffusion.loss == "two_term"
+    two_terms, alignment = config.diffusion.loss == "two_term", config.diffusion.alignment
     check_decoded_points(config.diffusion, autoencoder)
-    data, held_out = (
-        open_split(config.data, config.latents, autoencoder, split, signals=two_terms)
-        for split in ("train", "held_out")
-    )
-    if two_terms and isinstance(data, SignalData):  # isinstance is for the type checker: open_split gave signals
-        check_whole(data, "diffusion.loss two_term")
+    data = open_split(config.data, config.latents, autoencoder, "train", signals=two_terms or alignment is not None)
+    held_out = open_split(config.data, config.latents, autoencoder, "held_out", signals=two_terms)
     identity = {"autoencoder": autoencoder_hash(autoencoder), "data": data.fingerprint()}
+    clean_features = None
+    # isinstance is for the type checker: open_split gave signals where they are needed
+    if two_terms and isinstance(data, SignalData):
+        check_whole(data, "diffusion.loss two_term")
+    if alignment is not None and isinstance(data, SignalData):
+        clean_features = ClassifierFeatures(alignment, data)
+        identity["diffusion.alignment.classifier"] = clean_features.hash
     class_names, latent_shape = data.class_names, autoencoder.latent_shape
     levels = NoiseLevels(config.diffusion.noise, latent_shape)
 
@@ -91,7 +95,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
         data,
         settings.seed,
         latent_data.flips,
-        wants_signals=two_terms or latent_data.wants_signals,
+        wants_signals=two_terms or clean_features is not None or latent_data.wants_signals,
         cache=latent_data.cache,
         noise={"training noise": latent_shape},
     )
@@ -102,7 +106,11 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     normalizer = LatentNormalizer.from_statistics(
         latent_data.mean, latent_data.std, autoencoder.position_dim, config.denoiser.position_scale
     ).to(run.device)
-    forward = run.prepare(denoiser)
+    trained: Any = denoiser
+    if alignment is not None and clean_features is not None:
+        trained = AlignedDenoiser(denoiser, alignment.block, clean_features.shape).to(run.device)
+        clean_features.classifier.to(run.device)
+    forward = run.prepare(trained)
     objective = DenoisingObjective(config.diffusion, levels, normalizer, len(class_names), autoencoder.decode)
     pipeline: Any = LatentDiffusionPipeline(
         autoencoder,
@@ -116,13 +124,13 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     pipeline.set_progress_bar_config(disable=True)
 
     # optimizer
-    state = TrainingState(denoiser, config.optimizer, config.ema)
+    state = TrainingState(trained, config.optimizer, config.ema)
     optimizer, average = state.optimizer, state.average
 
     # resume
     state.restore(run.checkpoint)
 
-    def denoising_loss(model, sets, signals, labels, positions, noise, stream_name):
+    def denoising_loss(model, sets, signals, labels, positions, noise, stream_name, features=None):
         """The objective for signals at `positions`, which key its randomness."""
         # float32, whatever the cache stores: latents are standardised and mixed with noise in it
         latents, mask = sets
@@ -134,7 +142,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
             points = decoded_points(config.diffusion, autoencoder, signals.to(run.device), generator)
         draws = uniform_at(positions, (2,), settings.seed, f"{stream_name} levels")
         noise = noise.to(run.device, non_blocking=True)
-        return objective(model, latents, labels, noise, draws, mask, points)
+        return objective(model, latents, labels, noise, draws, mask, points, features)
 
     def evaluate() -> None:
         """The objective on held-out signals."""
@@ -172,7 +180,13 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
             torch.manual_seed(stream_seed(settings.seed, "routing", batch.positions[0]))
             with run.accelerator.accumulate(forward):
                 sets, noise = latent_data.sets(batch), batch.noise["training noise"]
-                loss = denoising_loss(forward, sets, batch.signals, batch.labels, batch.positions, noise, "training")
+                features = None
+                if clean_features is not None:
+                    with run.accelerator.autocast():
+                        features = clean_features(batch.signals.to(run.device, non_blocking=True))
+                loss = denoising_loss(
+                    forward, sets, batch.signals, batch.labels, batch.positions, noise, "training", features
+                )
                 run.backward(loss)
         rate = learning_rate(config.optimizer, step, run.num_steps)
         gradient_norm = optimizer.clip_gradients()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from genrep.specs import FiniteFloat, Fraction, PositiveFloat, PositiveInt, Spec
+from genrep.specs import MAY_CHANGE, FiniteFloat, Fraction, PositiveFloat, PositiveInt, Spec
 
 
 class NoiseSpec(Spec):
@@ -47,6 +47,17 @@ class NoiseSpec(Spec):
         return self
 
 
+class AlignmentSpec(Spec):
+    """A term of the loss: the denoiser's tokens, projected, are similar to a classifier's features of the clean image (REPA)."""
+
+    classifier: Annotated[str, MAY_CHANGE]
+    """Run or model folder of a convolutional classifier (train/classifier.py). Measure with another one than this."""
+    weight: PositiveFloat = 0.5
+    """Weight of the term, beside 1 for the denoising loss."""
+    block: PositiveInt = 2
+    """Number of the block, counted from 1, whose tokens are aligned."""
+
+
 class DiffusionSpec(Spec):
     """The objective of stage 2."""
 
@@ -56,5 +67,7 @@ class DiffusionSpec(Spec):
     """MSE of standardised latents, or ANR's two terms: the mean of the decoded image's and the L2-normalised tokens' MSE."""
     label_dropout: Fraction = 0.1
     """Share of labels dropped in training, so that guidance has an unconditional model."""
+    alignment: AlignmentSpec | None = None
+    """A term that aligns the denoiser's tokens with a classifier's features; null is none."""
     image_coords: PositiveInt | None = None
     """Pixels per image that the two-term loss decodes; null is all."""

@@ -38,3 +38,10 @@ def two_term_loss(
     # Entries of unit vectors are of size 1/sqrt(d): without the factor d, Loss2 would be d times smaller than Loss1.
     token_loss = difference.square().flatten(1).mean(1) * predicted.shape[-1]
     return (weight * 0.5 * (image_loss + token_loss)).mean()
+
+
+def alignment_loss(
+    projected: Float[Tensor, "batch places features"], features: Float[Tensor, "batch places features"]
+) -> Float[Tensor, ""]:
+    """Negative cosine similarity of features at every place, averaged (REPA, Yu et al., 2025, eq. 8); between -1 and 1."""
+    return -F.cosine_similarity(projected.float(), features.float(), dim=-1).mean()

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from genrep.diffusion import DiffusionSpec
-from genrep.diffusion.losses import latent_loss, two_term_loss
+from genrep.diffusion.losses import alignment_loss, latent_loss, two_term_loss
 from genrep.diffusion.noise_levels import NoiseLevels
 from genrep.errors import InputError
 from genrep.models.normalizer import LatentNormalizer
@@ -51,6 +51,7 @@ class DenoisingObjective:
         draws: Float[Tensor, "batch 2"],
         mask: Bool[Tensor, "batch tokens"] | None = None,
         points: Any | None = None,
+        features: Float[Tensor, "batch places features"] | None = None,
     ) -> Float[Tensor, ""]:
         """The mean loss of a batch.
 
@@ -62,6 +63,7 @@ class DenoisingObjective:
             draws: uniform numbers in [0, 1) on the CPU; the first chooses the noise level, the second drops the label.
             mask: which tokens are present; None is all.
             points: `coords` and `values` of the signals, for the two-term loss.
+            features: of the clean signals, for `spec.alignment`; the denoiser then returns its projection of them as well.
 
         Raises:
             InputError: a mask with the two-term loss.
@@ -81,6 +83,23 @@ class DenoisingObjective:
         options = {} if mask is None else {"mask": mask}
         # non_blocking: a plain copy to a GPU waits until it has done all that was asked of it before
         predicted = denoiser(noisy, timesteps.to(latents.device, non_blocking=True), class_labels, **options)
+        if features is None:
+            return self._loss(predicted, clean, latents, timesteps, mask, points)
+        assert self.spec.alignment is not None, "features are for the alignment"
+        predicted, projected = predicted
+        loss = self._loss(predicted, clean, latents, timesteps, mask, points)
+        return loss + self.spec.alignment.weight * alignment_loss(projected, features)
+
+    def _loss(
+        self,
+        predicted: Float[Tensor, "batch tokens latent"],
+        clean: Float[Tensor, "batch tokens latent"],
+        latents: Float[Tensor, "batch tokens latent"],
+        timesteps: Int[Tensor, " batch"],
+        mask: Bool[Tensor, "batch tokens"] | None,
+        points: Any | None,
+    ) -> Float[Tensor, ""]:
+        """The denoising loss; `predicted` and `clean` are standardised, `latents` the same as `clean` before that."""
         weight = self.levels.weight(timesteps).to(latents.device, non_blocking=True)
         if self.spec.loss == "latents":
             return latent_loss(predicted, clean, weight, mask)

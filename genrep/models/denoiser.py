@@ -155,6 +155,20 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         Raises:
             InputError: shapes or types that do not fit. Values are not checked, which would slow down training loops.
         """
+        return self.predict(noisy_latents, timesteps, class_labels, mask)[0]
+
+    def predict(
+        self,
+        noisy_latents: Float[Tensor, "batch tokens latent"] | Any,
+        timesteps: Float[Tensor, " batch"] | Int[Tensor, " batch"] | Any,
+        class_labels: Int[Tensor, " batch"] | Any | None = None,
+        mask: Bool[Tensor, "batch tokens"] | None = None,
+        block: int | None = None,
+    ) -> tuple[Float[Tensor, "batch tokens latent"], Float[Tensor, "batch tokens dim"] | None]:
+        """`forward`'s prediction, and the tokens after the block of this number, counted from 1; None without a number.
+
+        Tokens that skip that block in training are those after the first.
+        """
         noisy_latents = as_floats(noisy_latents, "noisy_latents", "[batch, tokens, dim]", self.embed.weight.dtype)
         rows, width = self.latent_shape
         fits = noisy_latents.ndim == 3 and noisy_latents.shape[2] == width
@@ -197,28 +211,35 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
             num_tokens, tokens = tokens.shape[1], torch.cat([tokens, extra], dim=1)
             if mask is not None:
                 mask = F.pad(mask, (0, extra.shape[1]), value=True)  # they are always present
-            tokens = self._through_blocks(tokens, time, mask, num_extra=extra.shape[1])
-            return self.head(self.norm(tokens[:, :num_tokens]))
+            tokens, hidden = self._through_blocks(tokens, time, mask, block, num_extra=extra.shape[1])
+            return self.head(self.norm(tokens[:, :num_tokens])), None if hidden is None else hidden[:, :num_tokens]
 
         condition = F.silu(time if label is None else time + label)  # DiT's: one vector for all blocks
-        tokens = self._through_blocks(tokens, condition, mask)
+        tokens, hidden = self._through_blocks(tokens, condition, mask, block)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
-        return self.head(self.norm(tokens) * (1 + scale) + shift)
+        return self.head(self.norm(tokens) * (1 + scale) + shift), hidden
 
     def _through_blocks(
         self,
         tokens: Float[Tensor, "batch tokens dim"],
         condition: Float[Tensor, "batch dim"],
         mask: Bool[Tensor, "batch tokens"] | None,
+        wanted: int | None,
         num_extra: int = 0,
-    ) -> Float[Tensor, "batch tokens dim"]:
-        """All blocks; in training, `routed` of the tokens skip those in the middle, but none of the `num_extra` at the end."""
+    ) -> tuple[Float[Tensor, "batch tokens dim"], Float[Tensor, "batch tokens dim"] | None]:
+        """The tokens after all blocks, and after the block `wanted`.
+
+        In training, `routed` of the tokens skip the blocks in the middle, but none of the `num_extra` at the end.
+        """
+        hidden = None
         if not (self.training and self.spec.routed):
-            for block in self.blocks:
+            for number, block in enumerate(self.blocks, 1):
                 tokens = block(tokens, condition, mask)
-            return tokens
+                hidden = tokens if number == wanted else hidden
+            return tokens, hidden
         first, *middle, last = self.blocks
         tokens = first(tokens, condition, mask)
+        hidden = tokens if wanted == 1 else None
         order = torch.rand(tokens.shape[:2], device=tokens.device)
         order[:, tokens.shape[1] - num_extra :] = -1
         if mask is not None:
@@ -228,9 +249,11 @@ class LatentDenoiser(StrictLoading, ModelMixin, ConfigMixin):
         index = order.argsort(dim=1)[:, : tokens.shape[1] - num_routed]
         where = index[..., None].expand(-1, -1, tokens.shape[2])
         part, part_mask = tokens.gather(1, where), None if mask is None else mask.gather(1, index)
-        for block in middle:
+        for number, block in enumerate(middle, 2):
             part = block(part, condition, part_mask)
-        return last(tokens.scatter(1, where, part), condition, mask)
+            hidden = tokens.scatter(1, where, part) if number == wanted else hidden
+        tokens = last(tokens.scatter(1, where, part), condition, mask)
+        return tokens, tokens if wanted == len(self.blocks) else hidden
 
 
 def _norm(spec: DenoiserSpec, affine: bool) -> nn.Module:

@@ -88,3 +88,15 @@ def test_the_two_terms_are_of_the_image_and_of_unit_tokens(parts):
     mask = torch.ones(BATCH, TOKENS, dtype=torch.bool)
     with pytest.raises(InputError, match="two_term needs tokens with slots; use latents for sets that differ in size"):
         two(lambda *_: latents, latents, None, noise, draws, mask, Points(coords, values))
+
+
+def test_alignment_adds_its_weighted_loss(parts):
+    normalizer, latents, noise, draws = parts
+    projected, features = torch.randn(BATCH, 2, 6), torch.randn(BATCH, 2, 6)
+    alignment = {"classifier": "runs/classifier", "weight": 0.3}
+    plain = objective(normalizer)(lambda noisy, *_: 0.3 * noisy, latents, None, noise, draws)
+    aligned = objective(normalizer, alignment=alignment)
+    loss = aligned(lambda noisy, *_: (0.3 * noisy, projected), latents, None, noise, draws, features=features)
+    torch.testing.assert_close(loss, plain - 0.3 * F.cosine_similarity(projected, features, dim=-1).mean())
+    without = aligned(lambda noisy, *_: 0.3 * noisy, latents, None, noise, draws)  # as on held-out signals
+    torch.testing.assert_close(without, plain)

@@ -79,6 +79,75 @@ def test_resumed_stage_2_equals_a_straight_run_bit_for_bit(stage1, tmp_path, mon
     assert lines(tmp_path / "straight" / "diffusion") == lines(tmp_path / "resumed" / "diffusion")
 
 
+def test_stage_1_with_a_perceptual_term_resumes_bit_for_bit_and_reports_it(classifier, tmp_path, monkeypatch, capsys):
+    def arguments(folder, weight=0.5):
+        return [
+            *AUTOENCODER, "--perceptual.classifier", classifier, "--perceptual.window", 5, "--perceptual.weight", weight,
+            "--run.steps", 6, "--run.save_every", 3, "--run.folder", folder,
+        ]  # fmt: skip
+
+    straight, resumed = straight_and_resumed("train/autoencoder.py", arguments, tmp_path, monkeypatch)
+    assert_same_weights(straight / "model", resumed / "model")
+    assert lines(straight) == lines(resumed)
+    run("train/autoencoder.py", *AUTOENCODER, "--run.steps", 1, "--run.folder", tmp_path / "plain")
+    first, plain = lines(straight)[0], lines(tmp_path / "plain")[0]
+    assert first["perceptual"] > 0.01 and "perceptual" not in plain
+    assert first["loss"] == pytest.approx(plain["loss"] + 0.5 * first["perceptual"], rel=1e-5)
+    # another classifier in the same place is another run
+    (straight / "checkpoints" / "step-00000006").rename(tmp_path / "gone")
+    other = tmp_path / "other"
+    run(
+        "train/classifier.py",
+        "configs/digits/classifier.yaml",
+        "--run.steps",
+        1,
+        "--classifier.width",
+        8,
+        "--run.folder",
+        other,
+    )
+    run("train/autoencoder.py", *arguments(straight), "--perceptual.classifier", other, expect=2)
+    assert "the perceptual.classifier differs from what this run was trained on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [(), ("--denoiser.depth", 3, "--denoiser.routed", 0.5, "--latents.flips", "true")])
+def test_stage_2_with_alignment_resumes_bit_for_bit(stage1, classifier, tmp_path, monkeypatch, options):
+    def arguments(folder):
+        return [
+            *diffusion(stage1, folder), *options, "--diffusion.alignment.classifier", classifier,
+            "--diffusion.alignment.block", 1, "--run.steps", 6, "--run.save_every", 3,
+        ]  # fmt: skip
+
+    straight_and_resumed("train/diffusion.py", arguments, tmp_path, monkeypatch)
+    pipelines = [tmp_path / name / "diffusion" / "pipeline" / "denoiser" for name in ("straight", "resumed")]
+    assert_same_weights(*pipelines)
+    aligned = lines(tmp_path / "straight" / "diffusion")
+    assert aligned == lines(tmp_path / "resumed" / "diffusion")
+    run("train/diffusion.py", *diffusion(stage1, tmp_path), *options, "--run.steps", 6)
+    plain = lines(tmp_path / "diffusion")
+    # of the same initial weights and noise: the first losses differ by the term, -weight to weight, the held-out ones little
+    assert 0 < abs(aligned[0]["loss"] - plain[0]["loss"]) < 0.5
+    assert aligned[-1]["held_out_loss"] == pytest.approx(plain[-1]["held_out_loss"], rel=0.01)
+    saved = LatentDiffusionPipeline.from_pretrained(tmp_path / "straight" / "diffusion" / "pipeline")
+    assert not [name for name in saved.denoiser.state_dict() if name.startswith("to_")], "training alone needs those"
+
+
+def test_two_processes_align_and_compare_windows_as_one_does(stage1, classifier, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, start in ((one, run), (two, lambda *a: launch(2, *a))):
+        start(
+            "train/autoencoder.py", *AUTOENCODER, "--perceptual.classifier", classifier, "--perceptual.window", 5,
+            "--run.steps", 2, "--run.folder", folder / "anr",
+        )  # fmt: skip
+        start(
+            "train/diffusion.py", *diffusion(stage1, folder), "--diffusion.alignment.classifier", classifier,
+            "--diffusion.alignment.block", 1, "--run.steps", 2,
+        )  # fmt: skip
+    for stage in ("anr", "diffusion"):
+        for first, second in zip(lines(one / stage), lines(two / stage), strict=True):
+            assert first == pytest.approx(second, abs=1e-5, rel=1e-5), stage
+
+
 def test_stage_2_leaves_the_autoencoder_unchanged(stage1, stage2):
     before = weights(stage1 / "model")
     after = LatentDiffusionPipeline.from_pretrained(stage2 / "pipeline").autoencoder.state_dict()

@@ -136,6 +136,35 @@ def test_routed_tokens_skip_the_blocks_in_the_middle_of_a_training_step(conditio
     assert not torch.allclose(again, predicted), "other tokens skip in another step"
 
 
+@pytest.mark.parametrize("conditioning", ["adaln", "token"])
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_the_tokens_after_a_block_are_those_of_the_latents(conditioning, block):
+    denoiser, outputs = woken(conditioning=conditioning, depth=3), []
+    denoiser.blocks[block - 1].register_forward_hook(lambda _, inputs, output: outputs.append(output))
+    noisy, timesteps = torch.randn(3, 4, 8), torch.tensor([10, 500, 900])
+    predicted, hidden = denoiser.predict(noisy, timesteps, block=block)
+    torch.testing.assert_close(hidden, outputs[0][:, :4])  # the tokens of time and class follow
+    torch.testing.assert_close(predicted, denoiser(noisy, timesteps))
+    assert denoiser.predict(noisy, timesteps)[1] is None
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 4])
+def test_tokens_that_skip_a_block_are_those_after_the_first(block):
+    denoiser, seen = woken(depth=4, routed=0.5).train(), {}
+    for number, layer in enumerate(denoiser.blocks, 1):
+        layer.register_forward_hook(lambda _, inputs, output, number=number: seen.update({number: (inputs[0], output)}))
+    hidden = denoiser.predict(torch.randn(3, 4, 8), torch.tensor([10, 500, 900]), block=block)[1]
+    if block in (1, 4):  # all tokens pass these
+        torch.testing.assert_close(hidden, seen[block][1])
+        return
+    for image in range(3):
+        after_first, entered = seen[1][1][image], seen[2][0][image]
+        expected = after_first.clone()
+        for token, output in zip(entered, seen[block][1][image], strict=True):
+            expected[int((after_first == token).all(dim=1).nonzero())] = output
+        torch.testing.assert_close(hidden[image], expected)
+
+
 def test_no_token_skips_blocks_outside_of_training():
     routed, plain = woken(depth=3, routed=0.5), woken(depth=3)
     routed.load_state_dict(plain.state_dict())
