@@ -78,7 +78,7 @@ def train(config: DiffusionRun, config_path: str, restart: bool = False) -> None
     if two_terms and isinstance(data, SignalData):
         check_whole(data, "diffusion.loss two_term")
     if alignment is not None and isinstance(data, SignalData):
-        clean_features = ClassifierFeatures(alignment, data)
+        clean_features = ClassifierFeatures(alignment, data, autoencoder)
         identity["diffusion.alignment.classifier"] = clean_features.hash
     class_names, latent_shape = data.class_names, autoencoder.latent_shape
     levels = NoiseLevels(config.diffusion.noise, latent_shape)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from genrep.data.signals import SignalData
 from genrep.diffusion import AlignmentSpec
 from genrep.errors import InputError
+from genrep.models.autoencoder import INRAutoencoder
 from genrep.models.denoiser import LatentDenoiser
 from genrep.training.folders import load_classifier
 
@@ -22,17 +23,20 @@ class ClassifierFeatures:
     Args:
         spec: names the classifier's folder.
         data: the training signals.
+        autoencoder: the model of stage 1.
 
     Attributes:
         shape: (places, features).
         hash: of the classifier's files.
 
     Raises:
-        InputError: there is no convolutional classifier in the folder, or one of other signals or channels; values may be
-            missing; signals so small that the maps have no places.
+        InputError: tokens with positions, which have no slots to mix; there is no convolutional classifier in the folder, or
+            one that does not fit the signals; values may be missing.
     """
 
-    def __init__(self, spec: AlignmentSpec, data: SignalData):
+    def __init__(self, spec: AlignmentSpec, data: SignalData, autoencoder: INRAutoencoder):
+        if autoencoder.position_dim:
+            raise InputError("diffusion.alignment needs tokens with slots; these have positions: set it to null")
         self.classifier, self.hash = load_classifier(spec.classifier, data, "diffusion.alignment.classifier")
         self.signal = data.signal
         _, places, features = self._of(torch.zeros(1, data.channels, *data.shape)).shape
@@ -54,16 +58,11 @@ class AlignedDenoiser(nn.Module):
         denoiser: of tokens with slots.
         block: number of the block whose tokens are projected, counted from 1.
         shape: (places, features).
-
-    Raises:
-        InputError: tokens with positions.
     """
 
     def __init__(self, denoiser: LatentDenoiser, block: int, shape: tuple[int, int]):
         super().__init__()
         spec = denoiser.spec
-        if spec.position_dim:
-            raise InputError("diffusion.alignment needs tokens with slots; these have positions: set it to null")
         self.denoiser, self.block = denoiser, block
         self.to_places = nn.Linear(spec.num_tokens, shape[0])
         # three layers, as in the paper

@@ -55,6 +55,11 @@ def load_classifier(place: str, data: SignalData, key: str) -> tuple[ImageClassi
             f"{key} {place!r} is for signals of {channels} channels and {num_axes} axes, but the data have {data.channels} and "
             f"{len(data.shape)}"
         )
+    if min(data.shape) < classifier.smallest_side:
+        raise InputError(
+            f"{key} {place!r} halves signals of at least {classifier.smallest_side} points along every axis; these have "
+            f"{' × '.join(map(str, data.shape))}"
+        )
     return classifier, folder_hash(folder)
 
 

@@ -311,6 +311,8 @@ class DiffusionRun(Spec):
             self.data.check_one_size("encoding during training (latents.folder null or latents.held_out false)")
         if self.diffusion.loss == "two_term":
             self.data.check_one_size("diffusion.loss two_term")
+        if self.diffusion.alignment is not None:
+            self.data.check_one_size("diffusion.alignment")
         alignment, depth = self.diffusion.alignment, self.denoiser.depth
         if alignment is not None and alignment.block > depth:
             raise ValueError(

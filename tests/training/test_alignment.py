@@ -11,7 +11,9 @@ from genrep.errors import InputError
 from genrep.models.classifier import ImageClassifier
 from genrep.render import from_uint8
 from genrep.training.alignment import AlignedDenoiser, ClassifierFeatures
-from tests.tiny import tiny_denoiser
+from tests.tiny import tiny_autoencoder, tiny_denoiser
+
+DIGITS = all_of("image", source="digits", in_memory=True).open("train", (8, 8), 1)
 
 
 def test_the_loss_is_the_negative_cosine_similarity():
@@ -24,12 +26,11 @@ def test_the_loss_is_the_negative_cosine_similarity():
 
 
 def test_features_are_the_last_maps_of_the_frozen_classifier(tmp_path):
-    digits = all_of("image", source="digits", in_memory=True).open("train", (8, 8), 1)
     classifier = ImageClassifier(8, 1, 10, width=8, norm="batch", mirrored=True).eval()
     classifier.save_pretrained(tmp_path)
-    features = ClassifierFeatures(AlignmentSpec(classifier=str(tmp_path)), digits)
+    features = ClassifierFeatures(AlignmentSpec(classifier=str(tmp_path)), DIGITS, tiny_autoencoder())
     assert features.shape == (16, 16)  # 4×4 places after a halving, 2 · 8 channels
-    kept = digits.read(range(6))
+    kept = DIGITS.read(range(6))
     found = features(kept)
     maps = classifier.blocks(classifier.stem(from_uint8(kept)))
     expected = F.silu(classifier.norm(maps))
@@ -62,6 +63,15 @@ def test_its_gradient_reaches_the_blocks_up_to_the_aligned_one():
     assert denoiser.embed.weight.grad is not None and bool(denoiser.embed.weight.grad.abs().sum() > 0)
 
 
-def test_tokens_with_positions_are_refused():
+def test_tokens_with_positions_are_refused(tmp_path):
+    cloud = tiny_autoencoder(
+        encoder={"type": "fit"}, decoder={"type": "anchored"}, num_tokens=16, latent_dim=8
+    )  # fmt: skip
     with pytest.raises(InputError, match="alignment needs tokens with slots; these have positions"):
-        AlignedDenoiser(tiny_denoiser(position_dim=2), 1, (3, 7))
+        ClassifierFeatures(AlignmentSpec(classifier=str(tmp_path)), DIGITS, cloud)
+
+
+def test_signals_that_the_classifier_cannot_halve_are_refused(tmp_path):
+    ImageClassifier(32, 1, 10, width=8, stages=3, blocks="pooled", norm="batch").save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="halves signals of at least 9 points along every axis; these have 8 × 8"):
+        ClassifierFeatures(AlignmentSpec(classifier=str(tmp_path)), DIGITS, tiny_autoencoder())
