@@ -27,7 +27,7 @@ def guided_prediction(
 
     - without a guide that of the denoiser itself, without the class: classifier-free guidance (Ho & Salimans, 2022);
     - with a guide the guide's, for the same class: autoguidance (Karras et al., 2024, "Guiding a Diffusion Model with a Bad
-      Version of Itself", equation 3). The guide makes the denoiser's mistakes, only larger ones, so that the difference points
+      Version of Itself"). The guide makes the denoiser's mistakes, only larger ones, so that the difference points
       away from them. That needs no classes, and costs less variety than moving away from all other classes.
 
     Args:

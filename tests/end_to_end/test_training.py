@@ -128,6 +128,12 @@ def test_stage_2_with_alignment_resumes_bit_for_bit(stage1, classifier, tmp_path
     # of the same initial weights and noise: the first losses differ by the term, -weight to weight, the held-out ones little
     assert 0 < abs(aligned[0]["loss"] - plain[0]["loss"]) < 0.5
     assert aligned[-1]["held_out_loss"] == pytest.approx(plain[-1]["held_out_loss"], rel=0.01)
+    third, sixth = (
+        load_file(path / "model.safetensors")
+        for path in sorted((tmp_path / "straight" / "diffusion" / "checkpoints").iterdir())
+    )
+    frozen = [name for name in third if torch.equal(third[name], sixth[name]) and name.startswith("to_")]
+    assert "to_places.weight" in third and frozen == [], "the projection is trained"
     saved = LatentDiffusionPipeline.from_pretrained(tmp_path / "straight" / "diffusion" / "pipeline")
     assert not [name for name in saved.denoiser.state_dict() if name.startswith("to_")], "training alone needs those"
 

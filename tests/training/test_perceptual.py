@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from genrep.coords import grid
-from genrep.data import all_of
+from genrep.data import ImageDataSpec, all_of
+from genrep.data.images import ImageData
 from genrep.errors import InputError
 from genrep.models.classifier import ImageClassifier
 from genrep.training.perceptual import PerceptualLoss, Window, feature_distance
@@ -101,6 +102,14 @@ def test_a_perfect_reconstruction_costs_nothing_and_gradients_reach_the_window_a
     expected = feature_distance(loss.classifier.feature_maps(images), loss.classifier.feature_maps(window.values))
     torch.testing.assert_close(distance.detach(), expected)
     assert not loss.classifier.training, "in training its batch norms would use the batch"
+
+
+def test_channels_of_decoded_points_become_those_of_the_window(tmp_path):
+    saved(tmp_path, channels=3)
+    colours = ImageData(ImageDataSpec(train_split="train[:2]", held_out_fraction=0.0), "train", (8, 8), 3)
+    loss, values = PerceptualLoss(PerceptualSpec(classifier=str(tmp_path), window=4), colours), torch.randn(2, 3, 8, 8)
+    window = loss.window(values, 0, 0)
+    assert float(loss(window.values.flatten(2).mT, window)) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_classifier_of_other_signals_is_refused(digits, tmp_path):
