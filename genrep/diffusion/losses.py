@@ -43,5 +43,5 @@ def two_term_loss(
 def alignment_loss(
     projected: Float[Tensor, "batch places features"], features: Float[Tensor, "batch places features"]
 ) -> Float[Tensor, ""]:
-    """Negative cosine similarity of features at every place, averaged (REPA, Yu et al., 2025, eq. 8); between -1 and 1."""
+    """Negative cosine similarity of features at every place, averaged (REPA, Yu et al., 2025); between -1 and 1."""
     return -F.cosine_similarity(projected.float(), features.float(), dim=-1).mean()

@@ -80,7 +80,8 @@ class PerceptualLoss:
 def feature_distance(maps: Maps, target: Maps) -> Float[Tensor, ""]:
     """Squared distance of maps that are normalised to unit length at every place, averaged over places and resolutions.
 
-    LPIPS (Zhang et al., 2018, eq. 1) with all channel weights 1; between 0 and 4.
+    LPIPS (Zhang et al., 2018, eq. 1) with all channel weights 1, and the mean over resolutions where LPIPS has the sum, so that
+    it is between 0 and 4 for every classifier.
     """
     distances = [(_unit(a) - _unit(b)).square().sum(dim=1).mean() for a, b in zip(maps, target, strict=True)]
     return torch.stack(distances).mean()

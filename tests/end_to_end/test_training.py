@@ -79,6 +79,15 @@ def test_resumed_stage_2_equals_a_straight_run_bit_for_bit(stage1, tmp_path, mon
     assert lines(tmp_path / "straight" / "diffusion") == lines(tmp_path / "resumed" / "diffusion")
 
 
+def other_classifier(folder):
+    """A classifier trained for a step."""
+    run(
+        "train/classifier.py", "configs/digits/classifier.yaml", "--run.steps", 1, "--classifier.width", 8,
+        "--run.folder", folder,
+    )  # fmt: skip
+    return folder
+
+
 def test_stage_1_with_a_perceptual_term_resumes_bit_for_bit_and_reports_it(classifier, tmp_path, monkeypatch, capsys):
     def arguments(folder, weight=0.5):
         return [
@@ -95,23 +104,13 @@ def test_stage_1_with_a_perceptual_term_resumes_bit_for_bit_and_reports_it(class
     assert first["loss"] == pytest.approx(plain["loss"] + 0.5 * first["perceptual"], rel=1e-5)
     # another classifier in the same place is another run
     (straight / "checkpoints" / "step-00000006").rename(tmp_path / "gone")
-    other = tmp_path / "other"
-    run(
-        "train/classifier.py",
-        "configs/digits/classifier.yaml",
-        "--run.steps",
-        1,
-        "--classifier.width",
-        8,
-        "--run.folder",
-        other,
-    )
+    other = other_classifier(tmp_path / "other")
     run("train/autoencoder.py", *arguments(straight), "--perceptual.classifier", other, expect=2)
     assert "the perceptual.classifier differs from what this run was trained on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [(), ("--denoiser.depth", 3, "--denoiser.routed", 0.5, "--latents.flips", "true")])
-def test_stage_2_with_alignment_resumes_bit_for_bit(stage1, classifier, tmp_path, monkeypatch, options):
+def test_stage_2_with_alignment_resumes_bit_for_bit(stage1, classifier, tmp_path, monkeypatch, capsys, options):
     def arguments(folder):
         return [
             *diffusion(stage1, folder), *options, "--diffusion.alignment.classifier", classifier,
@@ -136,6 +135,15 @@ def test_stage_2_with_alignment_resumes_bit_for_bit(stage1, classifier, tmp_path
     assert "to_places.weight" in third and frozen == [], "the projection is trained"
     saved = LatentDiffusionPipeline.from_pretrained(tmp_path / "straight" / "diffusion" / "pipeline")
     assert not [name for name in saved.denoiser.state_dict() if name.startswith("to_")], "training alone needs those"
+    # another classifier in the same place is another run
+    shutil.rmtree(tmp_path / "straight" / "diffusion" / "checkpoints" / "step-00000006")
+    command = [
+        *arguments(tmp_path / "straight"),
+        "--diffusion.alignment.classifier",
+        other_classifier(tmp_path / "other"),
+    ]
+    run("train/diffusion.py", *command, expect=2)
+    assert "the diffusion.alignment.classifier differs from what this run was trained on" in capsys.readouterr().err
 
 
 def test_two_processes_align_and_compare_windows_as_one_does(stage1, classifier, tmp_path):
