@@ -192,6 +192,22 @@ def test_every_shipped_recipe_names_scripts_and_configs(path):
             assert config.run.seconds == stage.seconds
 
 
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs").rglob("recipe*.yaml")), ids=lambda path: path.stem)
+def test_the_classifier_that_measures_a_recipe_takes_no_part_in_its_training(path):
+    stages = validate(RecipeSpec, read_config(path), where=str(path)).stages
+    judges = {stage.options["classifier"] for stage in stages if stage.script == "sample/evaluate.py"}
+    users = {
+        stage.name: value
+        for stage in stages
+        if stage.script.startswith("train/")
+        for key, value in stage.options.items()
+        if key.endswith(".classifier")
+    }
+    made = {str(stage.options["run.folder"]) for stage in stages if stage.script == "train/classifier.py"}
+    assert judges <= made and set(users.values()) <= made
+    assert not judges & set(users.values()), users
+
+
 def test_no_path_of_this_machine_is_in_the_tree():
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=PROJECT).stdout.split()
     for name in tracked:
