@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -273,3 +274,40 @@ def test_the_pattern_report(trained, stage2, tmp_path, capsys):
             assert picture.size == (4 * 96 + 5 * 2, 96 + 2 * 2)
     run("sample/pattern.py", trained / "images" / "pipeline", expect=2)
     assert "no config.yaml there to name the data set; give a run folder\n" in capsys.readouterr().err
+
+
+def test_the_discriminators_refine_a_diffusion_models_latents(trained, stage2, classifier, tmp_path, capsys):
+    measured = ["--classifier", classifier, "--num-images", 20, "--sampling.num_inference_steps", 4]
+    refine = ["benchmarks/discriminator.py", stage2, *measured, "--steps", 5, "--step-size", 0.05, 0.1]
+    run(*refine, "--gan", trained / "of_latents")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("step size")]
+    start, small, large = (dict(zip(row[3::2], map(float, row[4::2]), strict=True)) for row in rows)
+    assert start["logit"] < small["logit"] < large["logit"]
+    # at most as far as five steps in one direction
+    assert start["moved"] == 0 and 0 < small["moved"] <= 0.25 and small["moved"] < large["moved"] <= 0.5
+    assert 0 <= small["class_agreement"] <= 1 and 0 <= small["classifier_recall"] <= 1
+    # the unrefined samples are those of sample/evaluate.py
+    with pytest.warns(UserWarning, match="biased"):
+        run(
+            "sample/evaluate.py", stage2, *measured, "--metrics", "fd_classifier,agreement,prc_classifier",
+            "--no-floors", "--out", tmp_path / "e.json",
+        )  # fmt: skip
+    metrics = json.loads((tmp_path / "e.json").read_text())["metrics"]
+    assert all(start[name] == pytest.approx(metrics[name], rel=1e-3) for name in start if name in metrics)
+    assert {"fd_classifier", "class_agreement", "classifier_precision", "classifier_recall"} <= start.keys()
+
+
+def test_mistakes_about_the_gan_that_refines(trained, stage2, locality, classifier, tmp_path, capsys):
+    config = ["configs/digits/gan_latents.yaml", *SMALL, "--latents.folder", tmp_path / "latents"]
+    run("train/gan.py", *config, "--autoencoder", locality, "--run.steps", 1, "--run.folder", tmp_path / "other")
+    shutil.copytree(trained / "of_latents", tmp_path / "bare")
+    shutil.rmtree(tmp_path / "bare" / "checkpoints")
+    refine = ["benchmarks/discriminator.py", stage2, "--classifier", classifier, "--num-images", 4]
+    for options, message in [
+        (["--gan", trained / "images"], "needs a GAN of latents (gan.target latents), and this is one of signals"),
+        (["--gan", tmp_path / "other"], "it was trained on the latents of another stage 1 than the diffusion model"),
+        (["--gan", tmp_path / "bare"], "no checkpoint there, and only checkpoints hold the discriminators"),
+        (["--gan", trained / "of_latents", "--dtype", "bf16"], "--dtype bf16: the discriminators compute in fp32"),
+    ]:
+        run(*refine, *options, expect=2)
+        assert message in capsys.readouterr().err
