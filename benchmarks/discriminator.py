@@ -28,14 +28,13 @@ from genrep.metrics.fidelity import (
     classifier_precision_recall,
     predicted_labels,
 )
-from genrep.models.classifier import ImageClassifier
 from genrep.models.discriminator import Discriminators
 from genrep.options import positive, positive_number
 from genrep.pipelines import load_pipeline
 from genrep.sampling import parse_sampling
 from genrep.training.checkpoint import list_checkpoints, load_checkpoint
 from genrep.training.config import run_script
-from genrep.training.folders import model_folder, run_config
+from genrep.training.folders import load_classifier, run_config
 from genrep.training.specs import DiffusionRun, GANRun
 from genrep.training.targets import target_sizes
 
@@ -120,8 +119,9 @@ def main() -> None:
     device = choose_device(options.device)
     pipeline = move(sampling.load_pipeline(options.run), device, "fp32")
     critic = Critic(options.gan, pipeline)
-    classifier = ImageClassifier.from_pretrained(model_folder(options.classifier)).to(device)
+    pipeline.set_progress_bar_config(disable=False)
     data = run_config(options.run, DiffusionRun).data.open("held_out", pipeline.image_shape, pipeline.channels)
+    classifier = load_classifier(options.classifier, data, "--classifier")[0].to(device)
     check_enough(options.num_images, len(data))
 
     # samples

@@ -308,6 +308,7 @@ def test_mistakes_about_the_gan_that_refines(trained, stage2, locality, classifi
         (["--gan", tmp_path / "other"], "it was trained on the latents of another stage 1 than the diffusion model"),
         (["--gan", tmp_path / "bare"], "no checkpoint there, and only checkpoints hold the discriminators"),
         (["--gan", trained / "of_latents", "--dtype", "bf16"], "--dtype bf16: the discriminators compute in fp32"),
+        (["--gan", trained / "of_latents", "--classifier", tmp_path], f"--classifier '{tmp_path}': no model there"),
     ]:
         run(*refine, *options, expect=2)
         assert message in capsys.readouterr().err
