@@ -11,9 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import genrep.training.targets
-from genrep import GANPipeline
+from genrep import GANPipeline, LatentDiffusionPipeline
 from genrep.data import ImageDataSpec
 from genrep.data.images import ImageData
+from genrep.models.discriminator import Discriminators
+from genrep.randomness import image_generators
+from genrep.training.folders import run_config
+from genrep.training.specs import GANRun
 from tests.scripts import PROJECT, launch, lines, run
 
 SMALL = [
@@ -276,15 +280,41 @@ def test_the_pattern_report(trained, stage2, tmp_path, capsys):
     assert "no config.yaml there to name the data set; give a run folder\n" in capsys.readouterr().err
 
 
+def mean_logits(pipeline, gan_folder, seed, count) -> float:
+    """The mean logit of a GAN's discriminators for a diffusion model's samples, step by step."""
+    latents = pipeline(
+        class_labels=[index % 10 for index in range(count)], generator=image_generators(seed, range(count)),
+        num_inference_steps=4, output_type="latent",
+    ).images  # fmt: skip
+    discriminators = Discriminators(
+        1, tuple(latents.shape[1:]), 10, **run_config(gan_folder, GANRun).discriminator.model_dump()
+    )
+    weights = load_file(gan_folder / "checkpoints" / "step-00000003" / "discriminator.safetensors")
+    discriminators.load_state_dict(weights)
+    discriminators.eval()
+    with torch.no_grad():
+        standardised = (latents - pipeline.normalizer.mean) / pipeline.normalizer.std
+        views = [pipeline.autoencoder.render(latents), standardised]
+        logits = discriminators(views, torch.arange(count) % 10)
+    return sum(float(part.mean()) for part in logits) / len(logits)
+
+
 def test_the_discriminators_refine_a_diffusion_models_latents(trained, stage2, classifier, tmp_path, capsys):
     measured = ["--classifier", classifier, "--num-images", 20, "--sampling.num_inference_steps", 4]
-    refine = ["benchmarks/discriminator.py", stage2, *measured, "--steps", 5, "--step-size", 0.05, 0.1]
-    run(*refine, "--gan", trained / "of_latents")
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("step size")]
-    start, small, large = (dict(zip(row[3::2], map(float, row[4::2]), strict=True)) for row in rows)
+    refine = ["benchmarks/discriminator.py", stage2, *measured, "--gan", trained / "of_latents"]
+
+    def rows(*options) -> list[dict[str, float]]:
+        run(*refine, *options)
+        lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("step size")]
+        return [dict(zip(words[3::2], map(float, words[4::2]), strict=True)) for words in lines]
+
+    start, small, large = rows("--steps", 5, "--step-size", 0.05, 0.1)
+    pipeline = LatentDiffusionPipeline.from_pretrained(stage2 / "pipeline")
+    assert start["logit"] == pytest.approx(mean_logits(pipeline, trained / "of_latents", 0, 20), rel=2e-3)
     assert start["logit"] < small["logit"] < large["logit"]
-    # at most as far as five steps in one direction
-    assert start["moved"] == 0 and 0 < small["moved"] <= 0.25 and small["moved"] < large["moved"] <= 0.5
+    # five steps lead at most as far as one five times as long
+    assert start["moved"] == 0 and 0.05 < small["moved"] <= 0.25 and 0.1 < large["moved"] <= 0.5
+    assert rows("--steps", 1, "--step-size", 0.05)[1]["moved"] == pytest.approx(0.05, rel=1e-3)
     assert 0 <= small["class_agreement"] <= 1 and 0 <= small["classifier_recall"] <= 1
     # the unrefined samples are those of sample/evaluate.py
     with pytest.warns(UserWarning, match="biased"):
