@@ -64,7 +64,7 @@ class Optimizer:
 
 
 def learning_rate(spec: OptimizerSpec, step: int, num_steps: int) -> float:
-    """Learning rate of step `step`, counted from 0: linear warm-up, then constant, half a cosine to `min_lr`, or a drop to it."""
+    """Learning rate of step `step`, counted from 0: linear warm-up, then constant, or down to `min_lr` by the schedule."""
     # A function of the step rather than an LR scheduler: nothing to save or restore, and a scheduler that accelerate
     # prepares steps once per process, so that the schedule would depend on the number of GPUs.
     if step < spec.warmup_steps:
@@ -73,5 +73,6 @@ def learning_rate(spec: OptimizerSpec, step: int, num_steps: int) -> float:
         return spec.lr
     if spec.schedule == "drop":
         return spec.lr if step < num_steps / 2 else spec.min_lr
-    progress = (step - spec.warmup_steps) / max(1, num_steps - spec.warmup_steps)
-    return spec.min_lr + (spec.lr - spec.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    progress = min(1.0, (step - spec.warmup_steps) / max(1, num_steps - spec.warmup_steps))
+    share = 1 - progress if spec.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return spec.min_lr + (spec.lr - spec.min_lr) * share

@@ -49,10 +49,10 @@ class OptimizerSpec(Spec):
     """Decay rates of AdamW's averages of the gradient and of its square."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
-    schedule: Literal["constant", "cosine", "drop"] = "constant"
-    """After the warm-up: constant; cosine, half a cosine down to min_lr at the end; or drop, lr for half of the steps, then min_lr."""
+    schedule: Literal["constant", "cosine", "linear", "drop"] = "constant"
+    """After the warm-up: constant; half a cosine or a line down to min_lr at the end; or drop, lr for half of the steps, then min_lr."""
     min_lr: NonNegativeFloat = 0.0
-    """Final learning rate of the cosine and drop schedules."""
+    """Final learning rate of all schedules but constant."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate rises linearly from 0."""
     clip_norm: PositiveFloat | None = 1.0

@@ -36,9 +36,18 @@ def test_the_cosine():
     assert learning_rate(spec, 1000, 110) == 0.5
 
 
-def test_the_rate_stays_within_its_bounds():
+def test_the_line():
+    spec = OptimizerSpec(lr=2.0, min_lr=0.5, schedule="linear", warmup_steps=10)
+    rates = [learning_rate(spec, step, 110) for step in range(111)]
+    assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
+    assert rates[10:] == pytest.approx([2.0 - 1.5 * i / 100 for i in range(101)])
+    assert learning_rate(spec, 1000, 110) == 0.5
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_rate_stays_within_its_bounds(schedule):
     for warmup in (0, 5, 20, 50):
-        spec = OptimizerSpec(lr=1.0, min_lr=0.1, schedule="cosine", warmup_steps=warmup)
+        spec = OptimizerSpec(lr=1.0, min_lr=0.1, schedule=schedule, warmup_steps=warmup)
         assert all(0 < learning_rate(spec, step, 20) <= 1 for step in range(25))
 
 
